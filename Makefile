@@ -1,0 +1,51 @@
+# On a fresh clone `make demo` is enough: it creates .venv, installs with the pinned versions, and goes.
+# Needs Python >= 3.11 with venv, and make. Settings: make PYTHON=python3.12, make PIP_FLAGS="--extra-index-url ...".
+PYTHON    ?= python3
+VENV      ?= .venv
+EXTRAS    ?= dev,postgres
+PIP_FLAGS ?=
+ARGS      ?=
+BIN       := $(VENV)/bin
+STAMP     := $(VENV)/.installed
+
+export RAY_USAGE_STATS_ENABLED = 0
+export HF_HUB_DISABLE_TELEMETRY = 1
+export DO_NOT_TRACK = 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help install demo test check fix bench clean
+help:
+	@echo "make demo | test | check | fix | bench | install | clean   (ARGS=... is handed on)"
+
+# The stamp is touched last: an installation that failed half way is tried again.
+install: $(STAMP)
+$(STAMP): pyproject.toml constraints.txt
+	@echo 'installing the pinned versions into $(VENV): a few minutes the first time'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt pip setuptools
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/mergefleet demo $(ARGS)
+
+# Offline on purpose: a test that needs the network is a test that fails on somebody's machine.
+test: $(STAMP)
+	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+fix: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	$(BIN)/python -m bench $(ARGS)
+
+# Removes what make and the tools made; outputs of merges and campaigns stay.
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

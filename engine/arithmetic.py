@@ -1,0 +1,105 @@
+"""One block through a method: by its kernels on stored bits, or by its definition in torch. Same bits either way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine import randomness
+from engine.methods.contract import Array, Block, Call, Facts, Method, RawBlock, Stage
+from engine.numerics import BLOCK
+from engine.views import STORED
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class KernelArithmetic:
+    """The fused numba loops; one per thread, because it owns scratch memory."""
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        self._work: Array = np.empty((0, 0), np.float32)
+
+    def measure(self, stage: Stage, call: Call, rows: Array, at: tuple[int, int], *, facts: Facts, out: Array) -> None:
+        """Add (or, per block, put) the stage's partial of block at = (number, elements) into `out`."""
+        assert stage.kernel is not None
+        stage.kernel(call, self._raw(call, rows, at), facts, out)
+
+    def merge(self, call: Call, rows: Array, at: tuple[int, int], *, facts: Facts, out: Array) -> None:
+        """Merged and rounded values of one block into out[n], stored bits."""
+        assert self.method.kernel is not None
+        self.method.kernel(call, self._raw(call, rows, at), facts, out)
+
+    def _raw(self, call: Call, rows: Array, at: tuple[int, int]) -> RawBlock:
+        from engine.kernels import combine
+
+        if self._work.shape[0] < len(rows) + 4:
+            self._work = combine.scratch(len(rows))
+        number, elements = at
+        return RawBlock(rows, elements, number, number * BLOCK, _keys(self.method, call, number), self._work)
+
+
+class DefinitionArithmetic:
+    """The methods' definitions in torch: the oracle, and what serves methods and dtypes without kernels."""
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+
+    def measure(self, stage: Stage, call: Call, rows: Array, at: tuple[int, int], *, facts: Facts, out: Array) -> None:
+        assert stage.measure is not None
+        out += stage.measure(call, self._block(call, rows, at), facts).numpy()
+
+    def merge(self, call: Call, rows: Array, at: tuple[int, int], *, facts: Facts, out: Array) -> None:
+        encode(self.method.merge(call, self._block(call, rows, at), facts), out)
+
+    def _block(self, call: Call, rows: Array, at: tuple[int, int]) -> Block:
+        number, elements = at
+        values = tuple(decode(row[:elements]) for row in rows)
+        return Block(values, number, number * BLOCK, _keys(self.method, call, number))
+
+
+def _keys(method: Method, call: Call, number: int) -> Array:
+    if not method.random:
+        return np.zeros((len(call.source_ids), 2), np.uint32)
+    return randomness.block_keys(call.seed, call.tensor, call.source_ids, number * BLOCK)
+
+
+def as_torch(row: Array) -> Tensor:
+    """A row of stored bits as a torch tensor of its own dtype; shares memory."""
+    import torch
+
+    if row.dtype == np.uint16:
+        return torch.from_numpy(row.view(np.int16)).view(torch.bfloat16)
+    if row.dtype == np.int16:
+        return torch.from_numpy(row).view(torch.float16)
+    return torch.from_numpy(row)
+
+
+def decode(row: Array) -> Tensor:
+    """A row in the compute dtype: float64 for float64, else float32."""
+    import torch
+
+    values = as_torch(row)
+    return values if values.dtype in (torch.float32, torch.float64) else values.to(torch.float32)
+
+
+_NAN = {np.uint16: 0x7FC0, np.int16: 0x7E00, np.float32: np.nan, np.float64: np.nan}
+
+
+def encode(values: Tensor, out: Array) -> None:
+    """Round `values` into a row of stored bits; to 16 bits through float32; NaN in its canonical form."""
+    import torch
+
+    target = as_torch(out)
+    # torch's own float64 → 16 bit goes through float32 too; said here, so that it cannot differ between devices
+    source = values if values.dtype == target.dtype or out.itemsize == 8 else values.to(torch.float32)
+    target.copy_(source)
+    invalid = torch.isnan(values).numpy()
+    if invalid.any():
+        out[invalid] = _NAN[out.dtype.type]
+
+
+def row_buffer(sources: int, dtype: str) -> Any:
+    return np.empty((sources, BLOCK), STORED[dtype])

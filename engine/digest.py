@@ -1,0 +1,79 @@
+"""Digests: of plans (same digest, same bytes), of recipes (canonical, over contents), of outputs (over blocks).
+
+All are BLAKE3. A tensor's digest is taken over the digests of its blocks, so blocks may be written in any order and a
+part can be checked alone; the digest of the weights is taken over those of all tensors, sorted by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from blake3 import blake3
+
+if TYPE_CHECKING:
+    from engine.checkpoint import Checkpoint
+    from engine.plan import OutputTensor, Plan
+    from engine.recipe import ModelRef
+
+BLOCK_DIGEST_BYTES = 32
+
+
+def of_json(value: Any) -> str:
+    """BLAKE3 of canonical JSON: sorted keys, no spaces, floats as Python's shortest repr."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return blake3(text.encode()).hexdigest()
+
+
+def of_block(data: memoryview) -> bytes:
+    return blake3(data).digest()
+
+
+def of_tensor(tensor: OutputTensor, blocks: Iterable[bytes]) -> str:
+    """Digest of one output tensor from its blocks' digests, in order; name, dtype and shape are part of it."""
+    hasher = blake3(f"{tensor.name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+    for block in blocks:
+        hasher.update(block)
+    return hasher.hexdigest()
+
+
+def of_weights(tensors: Mapping[str, str]) -> str:
+    """Digest of a whole model from its tensors' digests."""
+    return of_json(dict(sorted(tensors.items())))
+
+
+def call_facts(tensor: OutputTensor, plan: Plan) -> dict[str, Any]:
+    """What one output tensor's bytes depend on, sources by index."""
+    facts: dict[str, Any] = {
+        "name": tensor.name,
+        "dtype": tensor.dtype,
+        "shape": list(tensor.shape),
+        "row": tensor.row_dtype,
+        "inputs": [[view.source, view.tensor, view.rounded] for view in tensor.inputs],
+    }
+    call = tensor.call
+    if call is not None:
+        facts["method"] = [call.method, plan.method.version]
+        facts["sources"] = {name: list(values) for name, values in call.sources.items()}
+        facts["options"] = dict(call.options)
+        if plan.method.random:
+            facts["random"] = [call.seed, list(call.source_ids)]
+    return facts
+
+
+def recipe_hash(plan: Plan, checkpoints: Mapping[ModelRef, Checkpoint]) -> str:
+    """The canonical identity of what a plan makes: a Merkle root over layers over tensors over source contents.
+
+    Names and places of the sources do not enter, their bytes do (read once per checkpoint and remembered), so equal
+    hashes mean equal weights; gradients are resolved and sources of weight 0 are gone by now.
+    """
+    layers: dict[str, list[str]] = {}
+    for tensor in plan.tensors:
+        facts = call_facts(tensor, plan)
+        facts["inputs"] = [
+            [checkpoints[plan.sources[view.source]].content_digest(view.tensor), view.stored, view.rounded]
+            for view in tensor.inputs
+        ]
+        layers.setdefault(str(tensor.layer), []).append(of_json(facts))
+    return of_json({layer: of_json(sorted(tensors)) for layer, tensors in layers.items()})

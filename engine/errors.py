@@ -1,0 +1,122 @@
+"""Every error that mergefleet raises on purpose.
+
+    MergefleetError                      exit 1   something failed
+    ├── InputError                       exit 2   what the user gave cannot work; nothing was written
+    │   ├── RecipeError                           a recipe says something impossible or unknown
+    │   ├── SourceError                           a model cannot be read: missing, truncated, corrupt, malformed
+    │   ├── PlanError                             recipe and models do not fit together, or do not fit this machine
+    │   ├── CampaignError                         a campaign says something impossible or unknown
+    │   └── ClusterError                          the cluster asked for cannot be used
+    ├── Refused                          exit 3   it would work, but would overwrite or mix up something
+    │   ├── OutputExists                          OUT is there already
+    │   ├── InputsChanged                         recipe or sources differ from those of the run to resume
+    │   └── Busy                                  another process is writing the same output
+    ├── NotFinite                        exit 1   NaN or Inf in a source, or made by rounding
+    ├── OutputDamaged                    exit 1   bytes on disk are not the bytes that were written
+    ├── EvaluationError                  exit 1   an evaluator could not score a candidate
+    ├── StaleEpoch                       exit 1   a newer coordinator owns the campaign
+    └── WorkerLost                       exit 1   workers died more often than the job may bear
+
+Messages say what happened, where, what was expected and what to do. The message is the only positional
+argument and facts are keyword attributes, so that every class survives pickling (across Ray, say).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+class MergefleetError(Exception):
+    """Base of all errors raised on purpose: `message` for people, keyword `facts` for programs."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, /, **facts: Any) -> None:
+        super().__init__(message)
+        self.facts = facts
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0])
+
+    def __getattr__(self, name: str) -> Any:
+        facts = self.__dict__.get("facts", {})
+        if name in facts:
+            return facts[name]
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; its facts are {sorted(facts)}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.facts)
+
+
+def _rebuild(cls: type[MergefleetError], message: str, facts: dict[str, Any]) -> MergefleetError:
+    return cls(message, **facts)
+
+
+class InputError(MergefleetError):
+    exit_code = 2
+
+
+class RecipeError(InputError):
+    pass
+
+
+class SourceError(InputError):
+    pass
+
+
+class PlanError(InputError):
+    pass
+
+
+class CampaignError(InputError):
+    pass
+
+
+class ClusterError(InputError):
+    pass
+
+
+class Refused(MergefleetError):
+    exit_code = 3
+
+
+class OutputExists(Refused):
+    pass
+
+
+class InputsChanged(Refused):
+    pass
+
+
+class Busy(Refused):
+    pass
+
+
+class NotFinite(MergefleetError):
+    pass
+
+
+class OutputDamaged(MergefleetError):
+    pass
+
+
+class EvaluationError(MergefleetError):
+    pass
+
+
+class StaleEpoch(MergefleetError):
+    pass
+
+
+class WorkerLost(MergefleetError):
+    pass
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A suffix for an error message: the nearest of `known`, or all of them where none is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}."

@@ -1,0 +1,187 @@
+"""The two fused element-wise passes that serve every method: decode, combine, round, in one sweep.
+
+Legend: N sources, rows[N, ≥ n] stored values of one block (uint16 = bf16, int16 = f16, float32), out[n] rounded values.
+A block is worked off in chunks of `CHUNK` elements that stay in the first-level cache; within a chunk every loop runs
+over elements, so that the compiler vectorises it for any number of sources. The order of operations is that of the
+torch definitions in `engine.methods`, which tests hold these loops to, bit for bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from engine.kernels.cache import kernel
+from engine.kernels.codec import decode, encode, float_bits
+
+CHUNK = 2048
+NO_TRIM, MAGNITUDE, RANDOM = 0, 1, 2
+
+
+def scratch(sources: int) -> Any:
+    """Working memory for one thread: float32[sources + 4, CHUNK]."""
+    return np.empty((sources + 4, CHUNK), np.float32)
+
+
+@kernel
+def convert(source: Any, out: Any) -> None:
+    """out[n] = source[n], rounded to the format of `out` (through float32, as torch does)."""
+    for i in range(out.shape[0]):
+        out[i] = encode(decode(source[i]), out[i])
+
+
+@kernel
+def count_nonfinite(row: Any) -> Any:
+    """How many of row[n] are NaN or Inf."""
+    count = 0
+    for i in range(row.shape[0]):
+        value = decode(row[i])
+        # x − x is 0 for finite x, NaN for Inf and NaN
+        count += np.int64(0) if value - value == 0 else np.int64(1)
+    return count
+
+
+@kernel
+def linear(rows: Any, coefficients: Any, out: Any, work: Any) -> None:
+    """out = Σ_j coefficients[j] · rows[j], summed in order of j in float32."""
+    n = out.shape[0]
+    total = work[0]
+    for start in range(0, n, CHUNK):
+        m = min(CHUNK, n - start)
+        y = out[start : start + m]
+        for j in range(rows.shape[0]):
+            x = rows[j, start : start + m]
+            c = coefficients[j]
+            if j == 0:
+                for i in range(m):
+                    total[i] = c * decode(x[i])
+            else:
+                for i in range(m):
+                    total[i] = total[i] + c * decode(x[i])
+        for i in range(m):
+            y[i] = encode(total[i], y[i])
+
+
+@kernel
+def mix(index: Any, key: Any) -> Any:
+    """uint32 bits of one element: two keyed rounds of a 32-bit integer mix (docs/randomness.md)."""
+    x = (index ^ key[0]) & np.uint32(0xFFFFFFFF)
+    x = np.uint32(np.uint32(x ^ (x >> np.uint32(16))) * np.uint32(0x21F0AAAD))
+    x = np.uint32(np.uint32(x ^ (x >> np.uint32(15))) * np.uint32(0xD35A2D97))
+    x = np.uint32(np.uint32(x ^ (x >> np.uint32(15))) + key[1])
+    x = np.uint32(np.uint32(x ^ (x >> np.uint32(16))) * np.uint32(0x21F0AAAD))
+    x = np.uint32(np.uint32(x ^ (x >> np.uint32(15))) * np.uint32(0xD35A2D97))
+    return np.uint32(x ^ (x >> np.uint32(15)))
+
+
+@kernel
+def weighted_delta(x: Any, b: Any, c: Any, wd: Any) -> None:
+    """wd = c · (x − b), all elements kept."""
+    for i in range(x.shape[0]):
+        wd[i] = c * (decode(x[i]) - decode(b[i]))
+
+
+@kernel
+def weighted_delta_magnitude(x: Any, b: Any, c: Any, threshold: Any, last: Any, wd: Any) -> None:
+    """wd = c · (x − b) where |x − b| > threshold, or equals it at an index ≤ last; else 0."""
+    for i in range(x.shape[0]):
+        delta = decode(x[i]) - decode(b[i])
+        bits = np.int32(float_bits(delta) & np.uint32(0x7FFFFFFF))
+        keep = (bits > threshold) | ((bits == threshold) & (np.int32(i) <= last))
+        wd[i] = c * (delta if keep else np.float32(0))
+
+
+@kernel
+def weighted_delta_random(x: Any, b: Any, c: Any, key: Any, below: Any, first: Any, wd: Any) -> None:
+    """wd = c · (x − b) where the element's 24 random bits are < below; else 0."""
+    for i in range(x.shape[0]):
+        delta = decode(x[i]) - decode(b[i])
+        bits = mix(np.uint32(first + np.uint32(i)), key) >> np.uint32(8)
+        wd[i] = c * (delta if bits < below else np.float32(0))
+
+
+@kernel
+def sum_deltas(work: Any, sources: Any, m: Any) -> None:
+    """work[sources, :m] = Σ_j work[j, :m], in order of j."""
+    total = work[sources]
+    for j in range(sources):
+        row = work[j]
+        if j == 0:
+            for i in range(m):
+                total[i] = row[i]
+        else:
+            for i in range(m):
+                total[i] = total[i] + row[i]
+
+
+@kernel
+def elect_deltas(work: Any, m: Any, weights: Any, normalize: Any, scale: Any) -> None:
+    """work[M, :m] = scale · Σ_j agreeing work[j] (÷ Σ_j agreeing weights[j]); the sign of Σ_j work[j] is elected.
+
+    TIES-Merging (Yadav et al. 2023), steps elect and disjoint merge, with mergekit's weights: 0 elects +, a delta of
+    0 agrees with nobody, and where nobody agrees the divisor is 1. `&` and `|` instead of `and`: no branches.
+    """
+    sources = weights.shape[0]
+    sum_deltas(work, sources, m)
+    total, mixed, share = work[sources], work[sources + 1], work[sources + 2]
+    for i in range(m):
+        mixed[i] = np.float32(0)
+        share[i] = np.float32(0)
+    for j in range(sources):
+        row = work[j]
+        w = weights[j]
+        for i in range(m):
+            up = total[i] >= np.float32(0)
+            agrees = (up & (row[i] > np.float32(0))) | ((not up) & (row[i] < np.float32(0)))
+            mixed[i] = mixed[i] + (row[i] if agrees else np.float32(0))
+            share[i] = share[i] + (w if agrees else np.float32(0))
+    if normalize:
+        for i in range(m):
+            total[i] = scale * (mixed[i] / (share[i] if share[i] != np.float32(0) else np.float32(1)))
+    else:
+        for i in range(m):
+            total[i] = scale * mixed[i]
+
+
+@kernel
+def delta(rows: Any, first: Any, trim: Any, coefficients: Any, elect: Any, weights: Any, out: Any, work: Any) -> None:
+    """out = rows[0] + (sum or elected sum) of coefficients[j] · trimmed (rows[j+1] − rows[0]).
+
+    Args:
+        rows: [1 + M, ≥ n], the base first.
+        first: index of the block's first element within its tensor, low 32 bits.
+        trim: (kind, thresholds int32[M], lasts int64[M] (index within the tensor, block start subtracted),
+            keys uint32[M, 2], below uint32[M]).
+        coefficients: float32[M].
+        elect: (on, normalize, scale float32).
+        weights: float32[M], what an agreeing source adds to the divisor.
+        out: [n].
+        work: float32[M + 4, CHUNK].
+    """
+    kind, thresholds, lasts, keys, below = trim
+    on, normalize, scale = elect
+    n = out.shape[0]
+    sources = rows.shape[0] - 1
+    for start in range(0, n, CHUNK):
+        m = min(CHUNK, n - start)
+        b = rows[0, start : start + m]
+        y = out[start : start + m]
+        for j in range(sources):
+            x = rows[j + 1, start : start + m]
+            wd = work[j, :m]
+            c = coefficients[j]
+            if kind == MAGNITUDE:
+                last = np.int32(max(min(lasts[j] - start, np.int64(m)), np.int64(-1)))
+                weighted_delta_magnitude(x, b, c, thresholds[j], last, wd)
+            elif kind == RANDOM:
+                weighted_delta_random(x, b, c, keys[j], below[j], np.uint32(first + np.uint32(start)), wd)
+            else:
+                weighted_delta(x, b, c, wd)
+        if on:
+            elect_deltas(work, m, weights, normalize, scale)
+        else:
+            sum_deltas(work, sources, m)
+        total = work[sources]
+        for i in range(m):
+            y[i] = encode(decode(b[i]) + total[i], y[i])

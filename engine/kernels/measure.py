@@ -1,0 +1,138 @@
+"""Facts about a whole tensor, block by block: Gram matrix, radix histograms of |delta|, ties, masses.
+
+Legend: N sources, M = N − 1 sources besides the base (row 0), n elements of the block.
+Counts are integers and exact in any order. Sums are float64 in `LANES` lanes (element i goes to lane i mod LANES, in
+order of i), then a fixed fold of halves: the same bits for any cut, thread count and compiler (docs/bits.md).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from engine.kernels.cache import kernel
+from engine.kernels.codec import decode, float_bits
+from engine.kernels.combine import CHUNK, mix
+
+LANES = 1024
+
+
+@kernel
+def fold(lanes: Any) -> Any:
+    """Σ lanes[LANES] in place: halves are added onto each other until one number is left."""
+    width = LANES // 2
+    while width > 0:
+        for i in range(width):
+            lanes[i] = lanes[i] + lanes[i + width]
+        width //= 2
+    return lanes[0]
+
+
+@kernel
+def gram(rows: Any, n: Any, out: Any) -> None:
+    """out[N·(N+1)/2] = float64 dot products of rows[i] and rows[j], i ≤ j, row by row of the upper triangle."""
+    sources = rows.shape[0]
+    lanes = np.zeros((out.shape[0], LANES), np.float64)
+    wide = np.empty((sources, LANES), np.float64)
+    for start in range(0, n, LANES):
+        m = min(LANES, n - start)
+        for j in range(sources):
+            x = rows[j, start : start + m]
+            w = wide[j]
+            for i in range(m):
+                w[i] = np.float64(decode(x[i]))
+        pair = 0
+        for j in range(sources):
+            for k in range(j, sources):
+                left, right, lane = wide[j], wide[k], lanes[pair]
+                for i in range(m):
+                    lane[i] = lane[i] + left[i] * right[i]
+                pair += 1
+    for pair in range(out.shape[0]):
+        out[pair] = fold(lanes[pair])
+
+
+@kernel
+def masses(rows: Any, n: Any, first: Any, keys: Any, below: Any, out: Any) -> None:
+    """out[2, M] = (Σ|δ_j|, Σ|δ_j| over the randomly kept elements), float64."""
+    base = rows[0]
+    lanes = np.empty((2, LANES), np.float64)
+    for j in range(rows.shape[0] - 1):
+        lanes[:] = 0
+        whole, kept = lanes[0], lanes[1]
+        key = keys[j]
+        for start in range(0, n, LANES):
+            m = min(LANES, n - start)
+            x = rows[j + 1, start : start + m]
+            b = base[start : start + m]
+            at = np.uint32(first + np.uint32(start))
+            for i in range(m):
+                size = np.float64(abs(decode(x[i]) - decode(b[i])))
+                bits = mix(np.uint32(at + np.uint32(i)), key) >> np.uint32(8)
+                whole[i] = whole[i] + size
+                kept[i] = kept[i] + (size if bits < below[j] else np.float64(0))
+        out[0, j] = fold(whole)
+        out[1, j] = fold(kept)
+
+
+@kernel
+def magnitude_bits(x: Any, b: Any, out: Any) -> None:
+    """out[n] = the 31 bits of |x − b| as float32; as integers they are in the order of the magnitudes."""
+    for i in range(x.shape[0]):
+        out[i] = float_bits(decode(x[i]) - decode(b[i])) & np.uint32(0x7FFFFFFF)
+
+
+@kernel
+def histogram_high(rows: Any, n: Any, out: Any) -> None:
+    """out[M, 32768] += counts of the upper 15 bits (exponent, 7 of mantissa) of |δ_j| as float32."""
+    bits = np.empty(CHUNK, np.uint32)
+    for j in range(rows.shape[0] - 1):
+        counts = out[j]
+        for start in range(0, n, CHUNK):
+            m = min(CHUNK, n - start)
+            magnitude_bits(rows[j + 1, start : start + m], rows[0, start : start + m], bits)
+            for i in range(m):
+                counts[bits[i] >> np.uint32(16)] += 1
+
+
+@kernel
+def histogram_low(rows: Any, n: Any, high: Any, out: Any) -> None:
+    """out[M, 65536] += counts of the lower 16 bits of |δ_j|, where the upper 15 equal high[j]."""
+    bits = np.empty(CHUNK, np.uint32)
+    for j in range(rows.shape[0] - 1):
+        counts = out[j]
+        wanted = np.uint32(high[j])
+        for start in range(0, n, CHUNK):
+            m = min(CHUNK, n - start)
+            magnitude_bits(rows[j + 1, start : start + m], rows[0, start : start + m], bits)
+            for i in range(m):
+                if bits[i] >> np.uint32(16) == wanted:
+                    counts[bits[i] & np.uint32(0xFFFF)] += 1
+
+
+@kernel
+def count_ties(rows: Any, n: Any, thresholds: Any, out: Any) -> None:
+    """out[M] = how many |δ_j| equal thresholds[j] (float32 bits)."""
+    base = rows[0]
+    for j in range(rows.shape[0] - 1):
+        x = rows[j + 1]
+        wanted = np.uint32(thresholds[j])
+        count = np.int64(0)
+        for i in range(n):
+            bits = float_bits(decode(x[i]) - decode(base[i])) & np.uint32(0x7FFFFFFF)
+            count += np.int64(1) if bits == wanted else np.int64(0)
+        out[j] = count
+
+
+@kernel
+def locate_tie(x: Any, b: Any, threshold: Any, rank: Any) -> Any:
+    """Index within the block of the rank-th (from 1) element with |x − b| = threshold; −1 where there are fewer."""
+    seen = 0
+    for i in range(x.shape[0]):
+        bits = float_bits(decode(x[i]) - decode(b[i])) & np.uint32(0x7FFFFFFF)
+        if bits == np.uint32(threshold):
+            seen += 1
+            if seen == rank:
+                return i
+    return -1

@@ -1,0 +1,21 @@
+"""The table of merge methods: one file and one line each."""
+
+from __future__ import annotations
+
+from engine.methods import dare_linear, dare_ties, linear, passthrough, slerp, task_arithmetic, ties
+from engine.methods.contract import Block, Call, Method, Parameter, Stage
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        linear.METHOD,
+        slerp.METHOD,
+        task_arithmetic.METHOD,
+        ties.METHOD,
+        dare_linear.METHOD,
+        dare_ties.METHOD,
+        passthrough.METHOD,
+    )
+}
+
+__all__ = ["METHODS", "Block", "Call", "Method", "Parameter", "Stage"]

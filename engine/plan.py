@@ -1,0 +1,148 @@
+"""Recipe + headers → Plan: every output tensor's name, shape, dtype, file and offset, and what it is made of.
+
+Integers and names only: no tensor data is read. A recipe that cannot work fails here, by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from engine.methods.contract import Call, Method
+from engine.numerics import BLOCK
+from engine.recipe import ModelRef
+from engine.tensorfile.header import ITEMSIZE
+from engine.views import View
+
+TILE_BYTES = 64 << 20
+SHARD_BYTES = 5_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class OutputTensor:
+    """One tensor of the output and all that its bytes depend on.
+
+    Attributes:
+        name, dtype, shape: as written; dtype is a safetensors code.
+        file: index into the plan's files; `offset`: of its first byte there.
+        inputs: views in the order of the method's inputs (the base first, where there is one).
+        call: the method's call; None: the first input's bytes are copied, and all inputs must be equal.
+        row_dtype: format of the rows the method works on.
+        layer: of the output, None for tensors outside the layers.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: int
+    offset: int
+    inputs: tuple[View, ...]
+    call: Call | None
+    row_dtype: str
+    layer: int | None
+    elements: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.elements * ITEMSIZE[self.dtype]
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.elements // BLOCK)
+
+    @property
+    def wide(self) -> bool:
+        """Arithmetic in float64, because a source is."""
+        return self.row_dtype == "F64"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """One safetensors file of the output: its whole header, and its size in bytes with the data."""
+
+    name: str
+    header: bytes
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Blocks [first, first + count) of one output tensor: the unit of scheduling, journalling and retrying."""
+
+    number: int
+    tensor: int
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A merge, decided. `digest` identifies it: same digest, same bytes.
+
+    Attributes:
+        method: the table's row.
+        sources: the models, by the index that views use.
+        config: the config.json to write.
+        describe: flat text facts, from which a refused resume says what changed.
+        left_out: input tensors that the recipe leaves out, by model.
+        tokenizer: the source whose tokenizer is copied.
+        warnings: for the user.
+    """
+
+    method: Method
+    sources: tuple[ModelRef, ...]
+    tensors: tuple[OutputTensor, ...]
+    files: tuple[OutputFile, ...]
+    config: Mapping[str, Any]
+    describe: Mapping[str, str]
+    digest: str
+    tokenizer: ModelRef
+    tile_bytes: int = TILE_BYTES
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def tiles(self) -> tuple[Tile, ...]:
+        """Every tile, in the order of tensors; a tile is at least one block."""
+        tiles: list[Tile] = []
+        for index, tensor in enumerate(self.tensors):
+            step = max(1, self.tile_bytes // (BLOCK * ITEMSIZE[tensor.dtype]))
+            # an empty tensor still gets its tile, so that "all tiles done" means "all tensors done"
+            for first in range(0, max(1, tensor.blocks), step):
+                tiles.append(Tile(len(tiles), index, first, min(step, tensor.blocks - first)))
+        return tuple(tiles)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of all inputs, each read once."""
+        return sum(t.elements * ITEMSIZE[view.stored] for t in self.tensors for view in t.inputs)
+
+    @property
+    def bytes_written(self) -> int:
+        return sum(file.nbytes for file in self.files)
+
+    @property
+    def total_size(self) -> int:
+        """Bytes of all output tensors, as index.json counts them."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    def peak_bytes(self, threads: int) -> int:
+        """An upper bound of what `threads` hold in flight when every tensor is streamed (engine.execute)."""
+        return threads * max((stream_bytes(tensor, self.method) for tensor in self.tensors), default=0)
+
+
+def stream_bytes(tensor: OutputTensor, method: Method) -> int:
+    """Bytes one thread holds while it streams a tensor block by block: rows, conversions, output, partials."""
+    block = min(BLOCK, tensor.elements)
+    rows = len(tensor.inputs) * BLOCK * ITEMSIZE[tensor.row_dtype]
+    conversions = block * (8 + ITEMSIZE[tensor.row_dtype])
+    partials = 0
+    if tensor.call is not None:
+        for stage in method.stages(tensor.call):
+            cells = 1
+            for side in stage.shape(tensor.call):
+                cells *= side
+            partials += cells * 8 * (tensor.blocks if stage.per_block else 1)
+    return rows + conversions + BLOCK * ITEMSIZE[tensor.dtype] + partials

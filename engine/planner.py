@@ -1,0 +1,416 @@
+"""Recipe + opened checkpoints → Plan: what every output tensor is made of, and where it will lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine import architecture, digest
+from engine.architecture import Layout
+from engine.checkpoint import Checkpoint
+from engine.errors import PlanError
+from engine.methods import METHODS
+from engine.methods.contract import Call, Method
+from engine.plan import SHARD_BYTES, TILE_BYTES, OutputFile, OutputTensor, Plan
+from engine.recipe import ModelRef, Recipe, Slice, SliceSource, recipe_to_dict
+from engine.recipe_check import check_parameters
+from engine.settings import lookup
+from engine.tensorfile.header import ITEMSIZE, build_header
+from engine.views import FLOATS, STORED, View, common_dtype, rounded_dtype
+
+HEAD = "lm_head.weight"
+
+
+@dataclass(frozen=True)
+class _Model:
+    """An opened source with its tensors sorted into layers: templates by layer number (None: outside of layers)."""
+
+    checkpoint: Checkpoint
+    layout: Layout
+    templates: Mapping[int | None, tuple[str, ...]]
+
+    @property
+    def tied(self) -> bool:
+        """Whether the output head is the embedding: config.json says so, or says nothing and there is no head."""
+        said = self.checkpoint.config.get("tie_word_embeddings")
+        return bool(said) if said is not None else HEAD not in self.checkpoint.tensors
+
+
+@dataclass(frozen=True)
+class _Target:
+    """One output tensor before its numbers: name, place in the output, and the same tensor's name in every source."""
+
+    name: str
+    layer: int | None
+    depth: float
+    part: Slice
+    sources: tuple[tuple[SliceSource, str], ...]
+    base: str | None
+
+
+def make_plan(
+    recipe: Recipe,
+    checkpoints: Mapping[ModelRef, Checkpoint],
+    *,
+    tile_bytes: int = TILE_BYTES,
+    shard_bytes: int = SHARD_BYTES,
+    allow_unknown: bool = False,
+) -> Plan:
+    """Decide a whole merge from headers alone.
+
+    Args:
+        recipe: what to merge.
+        checkpoints: every model that the recipe names, opened.
+        tile_bytes: size of a tile of output; never changes the result.
+        shard_bytes: no output file grows beyond this, unless one tensor does.
+        allow_unknown: let parameters pass that no method knows.
+
+    Raises:
+        RecipeError: unknown method or parameter, missing or impossible setting.
+        PlanError: recipe and models do not fit together; names the tensor, the models, and both shapes.
+    """
+    warnings = check_parameters(recipe, METHODS, allow_unknown=allow_unknown)
+    method = METHODS[recipe.method]
+    models = {ref: _sorted(checkpoints[ref]) for ref in recipe.models}
+    planner = _Planner(recipe, method, models)
+    pieces = [planner.tensor(target) for target in planner.targets()]
+    tensors, files = _lay_out(pieces, shard_bytes)
+    sources = recipe.models
+    describe = {
+        "recipe": str(recipe_to_dict(recipe)),
+        "output shard size": str(shard_bytes),
+        **{f"source {ref}": str(dict(checkpoints[ref].identity)) for ref in sources},
+    }
+    plan = Plan(
+        method=method,
+        sources=sources,
+        tensors=tensors,
+        files=files,
+        config=planner.config({tensor.name for tensor in tensors}),
+        describe=describe,
+        digest="",
+        tokenizer=recipe.tokenizer_model,
+        tile_bytes=tile_bytes,
+        left_out=_left_out(models, tensors, sources),
+        warnings=tuple(warnings),
+    )
+    facts = [digest.call_facts(tensor, plan) for tensor in tensors]
+    identity = digest.of_json([describe, facts, [[t.file, t.offset] for t in tensors], plan.config])
+    return Plan(**{**plan.__dict__, "digest": identity})
+
+
+def _sorted(checkpoint: Checkpoint) -> _Model:
+    layout = Layout.read(checkpoint.tensors, checkpoint.config)
+    templates: dict[int | None, list[str]] = {}
+    for name in checkpoint.tensors:
+        template, layer = layout.locate(name)
+        templates.setdefault(layer, []).append(template)
+    return _Model(checkpoint, layout, {layer: tuple(names) for layer, names in templates.items()})
+
+
+class _Planner:
+    def __init__(self, recipe: Recipe, method: Method, models: Mapping[ModelRef, _Model]) -> None:
+        self.recipe = recipe
+        self.method = method
+        self.models = models
+
+    # which tensors there are, and from where
+
+    def targets(self) -> Iterator[_Target]:
+        """Output tensors in order: what comes before the layers, the layers, what comes after them."""
+        slices = [self._resolved(part, number) for number, part in enumerate(self.recipe.slices)]
+        yield from self._outside(slices[0], "pre")
+        number = 0
+        for part in slices:
+            start, end = _range(part.sources[0])
+            for step in range(end - start):
+                depth = step / (end - start - 1) if end - start > 1 else 1.0
+                yield from self._layer(part, step, number, depth)
+                number += 1
+        yield from self._outside(slices[-1], "post")
+
+    def _resolved(self, part: Slice, number: int) -> Slice:
+        """The slice with every source's layers spelled out, and checked against the models."""
+        sources = []
+        for source in part.sources:
+            layers = self.models[source.model].layout.layers
+            start, end = source.layers or (0, layers)
+            if end > layers:
+                raise PlanError(
+                    f"{self.recipe.origin}: slices[{number}]: layer_range [{start}, {end}] of {source.model} reaches "
+                    f"beyond the model, which has {layers} layers (0 to {layers - 1})."
+                )
+            sources.append(SliceSource(source.model, (start, end), source.parameters))
+        counts = {str(source.model): _range(source)[1] - _range(source)[0] for source in sources}
+        if len(set(counts.values())) > 1:
+            raise PlanError(
+                f"{self.recipe.origin}: models of different depth cannot be merged layer by layer: "
+                + ", ".join(f"{name} has {count} layers" for name, count in counts.items())
+                + ". Choose layers with slices and layer_range."
+            )
+        return Slice(tuple(sources), part.parameters, part.base_model)
+
+    def _base(self, part: Slice) -> ModelRef | None:
+        return (part.base_model or self.recipe.base_model) if self.method.base == "required" else None
+
+    def _base_start(self, part: Slice) -> int:
+        """First layer of the base that belongs to this slice: its own range, or that of the first source."""
+        base = self._base(part)
+        own = [source for source in part.sources if source.model == base]
+        return _range((own or list(part.sources))[0])[0]
+
+    def _members(self, part: Slice) -> list[SliceSource]:
+        """The sources with settings: all, or all but the base where the method needs one."""
+        base = self._base(part)
+        return [source for source in part.sources if source.model != base]
+
+    def _layer(self, part: Slice, step: int, number: int, depth: float) -> Iterator[_Target]:
+        base, members = self._base(part), self._members(part)
+        starts = [(source.model, _range(source)[0]) for source in members]
+        if base is not None:
+            starts.insert(0, (base, self._base_start(part)))
+        for ref, start in starts:
+            if start + step >= self.models[ref].layout.layers:
+                raise PlanError(f"{self.recipe.origin}: base {ref} has no layer {start + step}, which a slice needs.")
+        found = {(ref, start): self.models[ref].templates.get(start + step, ()) for ref, start in starts}
+        for template in dict.fromkeys(name for names in found.values() for name in names):
+            for (ref, start), names in found.items():
+                if template not in names:
+                    self._refuse_missing(_fill(template, start + step), ref, [other for other, _ in starts])
+            yield _Target(
+                name=_fill(template, number),
+                layer=number,
+                depth=depth,
+                part=part,
+                sources=tuple((source, _fill(template, _range(source)[0] + step)) for source in members),
+                base=None if base is None else _fill(template, starts[0][1] + step),
+            )
+
+    def _outside(self, part: Slice, place: str) -> Iterator[_Target]:
+        """Tensors outside of the layers; a model whose head is tied lends its embedding."""
+        base, members = self._base(part), self._members(part)
+        refs = ([base] if base is not None else []) + [source.model for source in members]
+        names = dict.fromkeys(
+            name
+            for ref in refs
+            for name in self.models[ref].templates.get(None, ())
+            if self.models[ref].layout.place(name) == place
+        )
+        for name in names:
+            inputs = [self._own_or_tied(name, ref, refs) for ref in refs]
+            named = inputs if base is None else inputs[1:]
+            yield _Target(
+                name=name,
+                layer=None,
+                depth=0.0,
+                part=part,
+                sources=tuple(zip(members, named, strict=True)),
+                base=None if base is None else inputs[0],
+            )
+
+    def _own_or_tied(self, name: str, ref: ModelRef, refs: list[ModelRef]) -> str:
+        tensors = self.models[ref].checkpoint.tensors
+        if name in tensors:
+            return name
+        partner = architecture.tied_source(name, tensors)
+        if partner is None:
+            self._refuse_missing(name, ref, refs)
+        assert partner is not None
+        return partner
+
+    def _refuse_missing(self, name: str, ref: ModelRef, refs: list[ModelRef]) -> None:
+        others = ", ".join(str(other) for other in refs if other != ref)
+        raise PlanError(
+            f"{self.recipe.origin}: tensor {name!r} is missing in {ref}, though {others} has it: the models are not of "
+            "one architecture, or a download is incomplete.",
+            tensor=name,
+            model=str(ref),
+        )
+
+    # the numbers of one tensor
+
+    def tensor(self, target: _Target) -> OutputTensor:
+        """Inputs, formats and settings of one output tensor; its file and offset come later."""
+        names = [(source.model, name) for source, name in target.sources]
+        base = self._base(target.part)
+        if base is not None:
+            assert target.base is not None
+            names.insert(0, (base, target.base))
+        self._check_shapes(target.name, names)
+        stored = [self.models[ref].checkpoint.tensors[name] for ref, name in names]
+        wanted = FLOATS[self.recipe.dtype] if self.recipe.dtype else None
+        floats = [tensor.dtype in STORED for tensor in stored]
+        out = FLOATS[self.recipe.out_dtype] if self.recipe.out_dtype else wanted or stored[0].dtype
+        if not any(floats) and not any(tensor.dtype.startswith("F8") for tensor in stored):
+            self._check_same_dtype(target.name, names)
+            call, out, rounded = None, stored[0].dtype, [tensor.dtype for tensor in stored]
+        else:
+            kept, call = self._call(target, stored[0].elements, len(names))
+            names, stored = [names[i] for i in kept], [stored[i] for i in kept]
+            rounded = [rounded_dtype(tensor.dtype, wanted) for tensor in stored]
+            if self._copies(call) and rounded == [stored[0].dtype] == [out]:
+                call = None
+            elif any(tensor.dtype not in STORED for tensor in stored):
+                self._refuse_dtype(target.name, names)
+        index = {ref: number for number, ref in enumerate(self.recipe.models)}
+        views = tuple(
+            View(index[ref], name, tensor.dtype, to)
+            for (ref, name), tensor, to in zip(names, stored, rounded, strict=True)
+        )
+        row = "F64" if wanted == "F64" and call else common_dtype(rounded)
+        shape, elements = stored[0].shape, stored[0].elements
+        return OutputTensor(target.name, out, shape, 0, 0, views, call, row, target.layer, elements)
+
+    def _copies(self, call: Call) -> bool:
+        return call.method == "passthrough" and call.sources["scale"] == (1.0,)
+
+    def _call(self, target: _Target, elements: int, inputs: int) -> tuple[list[int], Call]:
+        """Which inputs are used (a source of weight 0 may change nothing), and the call with their settings."""
+        scoped = {"model": [], "global": []}  # type: dict[str, list[str]]
+        for parameter in self.method.parameters.values():
+            scoped[parameter.scope].append(parameter.name)
+        settings = [
+            {name: self._per_model(name, target, source, tensor) for name in scoped["model"]}
+            for source, tensor in target.sources
+        ]
+        used = list(range(len(settings)))
+        if self.method.drops_zero_weights and "weight" in self.method.parameters:
+            # where all are 0, one is kept: the result is then the base (or 0) by the ordinary arithmetic
+            used = [i for i in used if settings[i]["weight"] != 0] or used[:1]
+        offset = inputs - len(settings)
+        call = Call(
+            method=self.method.name,
+            tensor=target.name,
+            elements=elements,
+            base=bool(offset),
+            source_ids=tuple(self.recipe.source_ids[target.sources[i][0].model] for i in used),
+            sources={name: tuple(settings[i][name] for i in used) for name in scoped["model"]},
+            options={name: self._global(name, target) for name in scoped["global"]},
+            seed=self.recipe.seed,
+        )
+        self._check_sum(target, call)
+        return [*range(offset), *(i + offset for i in used)], call
+
+    def _per_model(self, name: str, target: _Target, source: SliceSource, tensor: str) -> float:
+        levels = (source.parameters, target.part.parameters, self.recipe.parameters)
+        value = lookup(levels, name, (tensor,) * 3, target.depth)
+        return self._or_default(name, value, f"{tensor!r} of {source.model}")
+
+    def _global(self, name: str, target: _Target) -> float:
+        levels = (target.part.parameters, self.recipe.parameters)
+        return self._or_default(name, lookup(levels, name, (target.name,) * 2, target.depth), repr(target.name))
+
+    def _or_default(self, name: str, value: float | bool | None, where: str) -> float:
+        parameter = self.method.parameters[name]
+        if value is None:
+            value = parameter.default
+        if value is None:
+            raise PlanError(
+                f"{self.recipe.origin}: {self.method.name} needs {name!r} for tensor {where}, and no filter matches it. "
+                "Add an entry without a filter."
+            )
+        return float(value)
+
+    def _check_sum(self, target: _Target, call: Call) -> None:
+        if self.method.name == "linear" and call.options["normalize"] and abs(sum(call.sources["weight"])) < 1e-8:
+            raise PlanError(
+                f"{self.recipe.origin}: the weights of tensor {target.name!r} sum to {sum(call.sources['weight']):g} and "
+                "cannot be normalised. Give other weights, or normalize: false."
+            )
+
+    def _check_shapes(self, tensor: str, names: list[tuple[ModelRef, str]]) -> None:
+        first, name = names[0]
+        shape = self.models[first].checkpoint.tensors[name].shape
+        for ref, other in names[1:]:
+            found = self.models[ref].checkpoint.tensors[other].shape
+            if found != shape:
+                raise PlanError(
+                    f"{self.recipe.origin}: tensor {tensor!r} is {list(shape)} in {first} and {list(found)} in {ref}: "
+                    "models of different shape cannot be merged.",
+                    tensor=tensor,
+                    shapes=(shape, found),
+                )
+
+    def _check_same_dtype(self, tensor: str, names: list[tuple[ModelRef, str]]) -> None:
+        dtypes = {str(ref): self.models[ref].checkpoint.tensors[name].dtype for ref, name in names}
+        if len(set(dtypes.values())) > 1:
+            said = ", ".join(f"{dtype} in {ref}" for ref, dtype in dtypes.items())
+            raise PlanError(f"{self.recipe.origin}: tensor {tensor!r} is {said}: it can neither be merged nor copied.")
+
+    def _refuse_dtype(self, tensor: str, names: list[tuple[ModelRef, str]]) -> None:
+        said = ", ".join(f"{self.models[ref].checkpoint.tensors[name].dtype} in {ref}" for ref, name in names)
+        raise PlanError(
+            f"{self.recipe.origin}: tensor {tensor!r} is {said}; {self.method.name} works on {', '.join(STORED)}. "
+            "Dequantise the model first."
+        )
+
+    # what goes beside the tensors
+
+    def config(self, written: set[str]) -> dict[str, Any]:
+        """The donor's config.json, with depth, per-layer lists, dtype and tying as they are written."""
+        donor = self.models[self.recipe.donor]
+        layers: list[int] | None = None
+        if any(source.layers is not None for part in self.recipe.slices for source in part.sources):
+            # entries of per-layer lists follow the donor's layers, or the first source's where it has none there
+            layers = []
+            for part in self.recipe.slices:
+                own = [source for source in part.sources if source.model == self.recipe.donor]
+                layers.extend(range(*_range((own or list(part.sources))[0])))
+        tied = None
+        if HEAD in written and not all(model.tied for model in self.models.values()):
+            tied = False
+        dtype = self.recipe.out_dtype or self.recipe.dtype
+        return architecture.output_config(
+            donor.checkpoint.config, layers=layers, dtype=dtype, tied=tied, vocab_size=None
+        )
+
+
+def _range(source: SliceSource) -> tuple[int, int]:
+    assert source.layers is not None
+    return source.layers
+
+
+def _fill(template: str, layer: int) -> str:
+    return template.replace("{}", str(layer), 1)
+
+
+def _lay_out(pieces: list[OutputTensor], shard_bytes: int) -> tuple[tuple[OutputTensor, ...], tuple[OutputFile, ...]]:
+    """Give every tensor its file and offset: files are filled in order, up to shard_bytes each."""
+    groups: list[list[OutputTensor]] = [[]]
+    filled = 0
+    for piece in pieces:
+        if groups[-1] and filled + piece.nbytes > shard_bytes:
+            groups.append([])
+            filled = 0
+        groups[-1].append(piece)
+        filled += piece.nbytes
+    tensors: list[OutputTensor] = []
+    files: list[OutputFile] = []
+    for number, group in enumerate(groups):
+        raw, header = build_header([(t.name, t.dtype, t.shape) for t in group], {"format": "pt"})
+        name = "model.safetensors"
+        if len(groups) > 1:
+            name = f"model-{number + 1:05d}-of-{len(groups):05d}.safetensors"
+        for t in group:
+            info = header.tensors[t.name]
+            tensors.append(
+                OutputTensor(
+                    t.name, t.dtype, t.shape, number, info.start, t.inputs, t.call, t.row_dtype, t.layer, t.elements
+                )
+            )
+        nbytes = header.data_start + sum(t.elements * ITEMSIZE[t.dtype] for t in group)
+        files.append(OutputFile(name, raw, nbytes))
+    return tuple(tensors), tuple(files)
+
+
+def _left_out(
+    models: Mapping[ModelRef, _Model], tensors: tuple[OutputTensor, ...], sources: tuple[ModelRef, ...]
+) -> dict[str, tuple[str, ...]]:
+    """Input tensors that nothing reads, by model: layers outside of the slices, for example."""
+    read = {(view.source, view.tensor) for tensor in tensors for view in tensor.inputs}
+    left = {
+        str(ref): tuple(name for name in models[ref].checkpoint.tensors if (number, name) not in read)
+        for number, ref in enumerate(sources)
+    }
+    return {ref: names for ref, names in left.items() if names}

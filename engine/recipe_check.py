@@ -1,0 +1,203 @@
+"""A recipe against the table of methods: names, required parameters, values, number of models. Opens no model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from engine.errors import did_you_mean
+from engine.keypath import KeyPath
+from engine.recipe import ModelRef, Recipe, Slice, SliceSource
+from engine.settings import ByName, Gradient, Setting, constants, setting_to_data
+
+if TYPE_CHECKING:
+    from engine.methods.contract import Method, Parameter
+
+MERGEKIT_METHODS = frozenset(
+    (
+        *("arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties", "della", "della_linear"),
+        *("karcher", "linear", "model_stock", "multislerp", "nearswap", "nuslerp", "passthrough"),
+        *("ram", "ramplus_tl", "sce", "slerp", "task_arithmetic", "ties"),
+    )
+)
+MERGEKIT_PARAMETERS = frozenset(
+    (
+        *("alpha", "density", "epsilon", "eps", "filter_wise", "gamma", "int8_mask", "lambda", "max_iter", "normalize"),
+        *("normalize_weights", "nuslerp_flatten", "nuslerp_row_wise", "r", "rescale", "scale", "select_topk", "t"),
+        *("tol", "weight"),
+    )
+)
+"""What mergekit 0.1.5 knows: its methods we may not have yet, its parameters are stray here but no mistake."""
+
+
+@dataclass(frozen=True)
+class _Level:
+    """One `parameters:` of a recipe, and whose it is: a source's, the base's, or of a slice or the whole recipe."""
+
+    where: KeyPath
+    parameters: Mapping[str, Setting]
+    owner: Literal["source", "base", "shared"] = "shared"
+
+
+def check_parameters(recipe: Recipe, methods: Mapping[str, Method], *, allow_unknown: bool = False) -> list[str]:
+    """Warnings for what has no effect; RecipeError, naming file and key, for what cannot be merged.
+
+    Filters that match no tensor are not seen here: that takes the tensors' names, so the plan tells.
+    """
+    method = _method(recipe, methods)
+    warnings = [f"{place}: has no meaning here and is ignored." for place in recipe.ignored]
+    for index, part in enumerate(recipe.slices):
+        _check_models(recipe, part, method, _slice_place(recipe, index))
+    levels = list(_levels(recipe, method))
+    warnings += _check_names(levels, method, methods, allow_unknown=allow_unknown)
+    for level in levels:
+        for name in level.parameters.keys() & method.parameters.keys():
+            warnings += _check_value(level.parameters[name], method.parameters[name], level.where.key(name))
+    for index, part in enumerate(recipe.slices):
+        _check_required(recipe, part, method, _slice_place(recipe, index))
+    return warnings
+
+
+def base_of(recipe: Recipe, part: Slice) -> ModelRef | None:
+    """The base of one slice: its own base_model, else the recipe's."""
+    return part.base_model or recipe.base_model
+
+
+def _method(recipe: Recipe, methods: Mapping[str, Method]) -> Method:
+    if recipe.method in methods:
+        return methods[recipe.method]
+    where = KeyPath(recipe.origin).key("merge_method")
+    if recipe.method in MERGEKIT_METHODS:
+        raise where.error(f"{recipe.method!r} is not supported yet; known: {', '.join(sorted(methods))}.")
+    raise where.error(f"unknown method {recipe.method!r}; {did_you_mean(recipe.method, methods)}")
+
+
+def _slice_place(recipe: Recipe, index: int) -> KeyPath:
+    root = KeyPath(recipe.origin)
+    return root if recipe.whole_models else root.key("slices").item(index)
+
+
+def _source_place(recipe: Recipe, part: KeyPath, index: int) -> KeyPath:
+    return part.key("models" if recipe.whole_models else "sources").item(index)
+
+
+def _levels(recipe: Recipe, method: Method) -> Iterator[_Level]:
+    for index, part in enumerate(recipe.slices):
+        place = _slice_place(recipe, index)
+        for number, source in enumerate(part.sources):
+            where = _source_place(recipe, place, number).key("parameters")
+            yield _Level(where, source.parameters, "base" if _is_base(source, recipe, part, method) else "source")
+        yield _Level(place.key("parameters"), part.parameters)
+    yield _Level(KeyPath(recipe.origin).key("parameters"), recipe.parameters)
+
+
+def _is_base(source: SliceSource, recipe: Recipe, part: Slice, method: Method) -> bool:
+    return method.base == "required" and source.model == base_of(recipe, part)
+
+
+def _check_models(recipe: Recipe, part: Slice, method: Method, where: KeyPath) -> None:
+    """The number of models, and that the base is there where the method has one."""
+    models = [source.model for source in part.sources]
+    named = ", ".join(map(str, models))
+    if method.base == "required":
+        base = base_of(recipe, part)
+        if base is None:
+            raise KeyPath(recipe.origin).error(f"has no 'base_model', which {method.name} needs; models: {named}.")
+        _check_base(base, models, method, where, implied=recipe.whole_models)
+        models = list(dict.fromkeys([base, *models])) if recipe.whole_models else models
+    low, high = method.models
+    low = max(low, 2 if method.base == "required" else 1)
+    if low <= len(models) and (high is None or len(models) <= high):
+        return
+    listed = where.key("models" if recipe.whole_models else "sources")
+    among = ", base_model included" if method.base == "required" else ""
+    hint = " To stack layers, use 'slices'." if (low, high) == (1, 1) and recipe.whole_models else ""
+    raise listed.error(
+        f"{method.name} takes {_count(low, high)}{among}; got {len(models)}: {', '.join(map(str, models))}.{hint}"
+    )
+
+
+def _check_base(base: ModelRef, models: list[ModelRef], method: Method, where: KeyPath, *, implied: bool) -> None:
+    """A whole base need not be listed, but a slice must say which layers of it correspond."""
+    if models.count(base) > 1:
+        raise where.key("sources").error(f"base_model {base} stands there more than once: which layers are the base?")
+    if base in models:
+        return
+    named = " and ".join(map(str, models))
+    if method.models[1] == 2 and len(models) == 2:
+        raise where.error(f"{method.name}'s base_model must be one of its two sources; got {base}, sources {named}.")
+    if not implied:
+        raise where.key("sources").error(
+            f"base_model {base} is not among them; add it, with the layer_range to compare with. Sources: {named}."
+        )
+
+
+def _count(low: int, high: int | None) -> str:
+    if high is None:
+        return f"at least {low} model{'s' if low > 1 else ''}"
+    exact = f"exactly {low}" if low == high else f"{low} to {high}"
+    return f"{exact} model{'s' if high > 1 else ''}"
+
+
+def _check_names(
+    levels: list[_Level], method: Method, methods: Mapping[str, Method], *, allow_unknown: bool
+) -> list[str]:
+    """Refuse unknown parameters; one warning for each name that has no effect where it stands."""
+    known = MERGEKIT_PARAMETERS.union(*(other.parameters for other in methods.values()))
+    places: dict[str, list[KeyPath]] = {}
+    for level in levels:
+        for name in level.parameters:
+            where = level.where.key(name)
+            if name not in known and not allow_unknown:
+                near = did_you_mean(name, method.parameters)
+                raise where.error(f"unknown parameter; {near} (--allow-unknown ignores unknown parameters.)")
+            note = _no_effect(name, level, method, methods)
+            if note:
+                places.setdefault(note, []).append(where)
+    return [
+        f"{first}: {note}" + (f" (So in {len(more)} more place{'s' if len(more) > 1 else ''}.)" if more else "")
+        for note, (first, *more) in places.items()
+    ]
+
+
+def _no_effect(name: str, level: _Level, method: Method, methods: Mapping[str, Method]) -> str | None:
+    """Why a parameter does nothing where it stands; None where it does something."""
+    if name not in method.parameters:
+        owners = sorted(other.name for other in methods.values() if name in other.parameters)
+        of_whom = f" It belongs to {', '.join(owners)}." if owners else ""
+        return f"{method.name} has no parameter {name!r}: ignored.{of_whom}"
+    if level.owner == "base":
+        return f"the base model has no {name!r} of its own: ignored."
+    if level.owner == "source" and method.parameters[name].scope == "global":
+        return f"{name!r} holds for the whole merge, so it is ignored at a model: move it to the recipe's 'parameters'."
+    return None
+
+
+def _check_value(setting: Setting, parameter: Parameter, where: KeyPath) -> list[str]:
+    """Refuse values out of range; a list of warnings for unusual ones."""
+    values = list(constants(setting))
+    if isinstance(parameter.default, bool):
+        choices = [choice for _, choice in setting.choices] if isinstance(setting, ByName) else [setting]
+        if any(isinstance(choice, Gradient) for choice in choices) or any(value not in (0, 1) for value in values):
+            raise where.error(f"got {setting_to_data(setting)}, true or false expected.")
+    outside = [value for value in values if not 0 <= value <= 1]
+    if parameter.name == "density" and outside:
+        raise where.error(f"got {outside[0]}, a share from 0 to 1 expected.")
+    if parameter.name == "t" and outside:
+        return [f"{where}: {outside[0]} lies outside 0 to 1, so it extrapolates beyond one of the models."]
+    return []
+
+
+def _check_required(recipe: Recipe, part: Slice, method: Method, where: KeyPath) -> None:
+    """Every required parameter has a value at some level: for every source that is not the base, or for the slice."""
+    shared = part.parameters.keys() | recipe.parameters.keys()
+    for parameter in method.parameters.values():
+        if not parameter.required or parameter.name in shared:
+            continue
+        needed = f"has no {parameter.name!r}, which {method.name} needs, as in parameters: {{{parameter.name}: 0.5}}."
+        if parameter.scope == "global":
+            raise where.error(needed)
+        for index, source in enumerate(part.sources):
+            if parameter.name not in source.parameters and not _is_base(source, recipe, part, method):
+                raise _source_place(recipe, where, index).error(f"{source.model} {needed}")

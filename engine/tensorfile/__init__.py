@@ -1,0 +1,1 @@
+"""safetensors files by byte range: header (bytes ↔ dataclass), reader, writer, index."""

@@ -1,0 +1,75 @@
+"""What a tile reads: one input tensor of one source, as rows of stored values in one common format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engine.checkpoint import Checkpoint
+from engine.tensorfile.header import ITEMSIZE
+
+FLOATS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
+"""Recipe dtype → safetensors dtype."""
+STORED: dict[str, type] = {"BF16": np.uint16, "F16": np.int16, "F32": np.float32, "F64": np.float64}
+"""Element type of a row in memory; bf16 and f16 travel as their bits."""
+_WIDENS = {("BF16", "F32"), ("F16", "F32"), ("BF16", "F64"), ("F16", "F64"), ("F32", "F64")}
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Tensor `tensor` of source number `source`, rounded to `rounded` (its stored dtype, or the recipe's `dtype`)."""
+
+    source: int
+    tensor: str
+    stored: str
+    rounded: str
+
+
+def rounded_dtype(stored: str, wanted: str | None) -> str:
+    """The format a source's values have after the recipe's `dtype` was applied; a widening keeps the stored one."""
+    if wanted is None or wanted == stored or (stored, wanted) in _WIDENS:
+        return stored
+    return wanted
+
+
+def common_dtype(dtypes: list[str]) -> str:
+    """The narrowest row format that holds all of `dtypes` exactly."""
+    if len(set(dtypes)) == 1:
+        return dtypes[0]
+    return "F64" if "F64" in dtypes else "F32"
+
+
+class RowReader:
+    """Fills rows with blocks of views; one per thread, with a buffer for values that must be converted."""
+
+    def __init__(self) -> None:
+        self._buffer = np.empty(0, np.uint8)
+
+    def fill(self, checkpoint: Checkpoint, view: View, start: int, row: Any) -> None:
+        """row[n] = elements start … start + n of the view, rounded and widened to the row's format."""
+        size = ITEMSIZE[view.stored]
+        if view.stored == view.rounded and STORED[view.stored] == row.dtype.type:
+            checkpoint.read_into(view.tensor, start * size, memoryview(row).cast("B"))
+            return
+        if self._buffer.nbytes < row.size * size:
+            self._buffer = np.empty(row.size * size, np.uint8)
+        raw = self._buffer[: row.size * size]
+        checkpoint.read_into(view.tensor, start * size, memoryview(raw))
+        values = raw.view(STORED[view.stored])
+        for step in _steps(view, row.dtype.type):
+            values = _converted(values, row if step is None else np.empty(row.size, step))
+
+
+def _steps(view: View, row: type) -> list[type | None]:
+    """Formats to pass through; None stands for the row itself, which comes last."""
+    target = STORED[view.rounded]
+    return [None] if target == row or view.stored == view.rounded else [target, None]
+
+
+def _converted(values: Any, out: Any) -> Any:
+    from engine.kernels import combine
+
+    combine.convert(values, out)
+    return out

@@ -1,0 +1,390 @@
+"""What a campaign does next: a pure machine, (state, event) → (state, decisions). No clock, no IO, no random draw.
+
+    search      baselines and Sobol points share the first window; then cohorts of a stage's population, each on another
+                window. A full cohort with all its results is *told* to the sampler, in completion order. Asking never
+                waits: whoever is free draws from the present distribution, filling the one open cohort.
+    selection   the nominees (select.py) are scored on selection items; the best one is the winner
+    holdout     winner and comparators, fixed before it opens, are scored on it once
+    done        judged
+
+The coordinator feeds events and asks `plan_next` when a worker is free and no work is queued. Replaying the same
+events gives the same state, so a restart continues exactly where the store's rows end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from search.campaign_file import ComparatorGroup
+from search.ports import Phase, Split
+
+Origin = Literal["baseline", "sobol", "sampler", "mean", "soup"]
+
+
+@dataclass(frozen=True)
+class StageRule:
+    """A stage as the machine sees it: cohort size, and after how many told candidates it ends (None: never)."""
+
+    population: int
+    quota: int | None = None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Everything fixed about a campaign. `kinds` are those of the baselines, candidates 0, 1, ... in this order."""
+
+    kinds: tuple[Literal["base", "parent", "baseline"], ...]
+    sobol: int
+    stages: tuple[StageRule, ...]
+    window: Mapping[int, int]
+    comparators: tuple[ComparatorGroup, ...] = ("parents", "base", "baselines", "best_global")
+    budget_items: int | None = None
+    budget_candidates: int | None = None
+    fresh: bool = True
+
+    def window_size(self, spent: int) -> int:
+        """Items per candidate after `spent` search items."""
+        return self.window[max(mark for mark in self.window if mark <= spent)]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A candidate on one split: open (neither), scored, or lost for good."""
+
+    score: float | None = None
+    cause: str | None = None
+
+    @property
+    def open(self) -> bool:
+        return self.score is None and self.cause is None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    number: int
+    stage: int  # -1 for baselines
+    origin: Origin
+    cohort: int | None
+    recipe_hash: str
+    outcomes: Mapping[Split, Outcome]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Candidates that share a window of search items (positions start to start + size of pools.window)."""
+
+    number: int
+    stage: int
+    capacity: int
+    start: int
+    size: int
+    members: tuple[int, ...] = ()
+    told: bool = False
+
+    @property
+    def full(self) -> bool:
+        return len(self.members) == self.capacity
+
+
+@dataclass(frozen=True)
+class State:
+    rules: Rules
+    phase: Phase = "search"
+    candidates: tuple[Candidate, ...] = ()
+    cohorts: tuple[Cohort, ...] = ()
+    stage: int = 0
+    told: tuple[int, ...] = ()  # candidates told so far, per stage
+    spent: int = 0  # search items asked for
+    time_up: bool = False
+    winner: int | None = None
+    entrants: tuple[tuple[int, str], ...] = ()  # (candidate, reason) on the holdout, the winner first
+
+
+# ------------------------------------------------------------------------------------------------------------ events
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """A new candidate, to be scored on `split`: in its cohort (search), or as a nominee (selection)."""
+
+    number: int
+    stage: int
+    origin: Origin
+    recipe_hash: str
+    split: Split = "search"
+    cohort: Cohort | None = None
+
+
+@dataclass(frozen=True)
+class Nominated:
+    """A candidate of the search goes on to selection."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    number: int
+    split: Split
+    score: float
+
+
+@dataclass(frozen=True)
+class Lost:
+    """No score, for good: failed for a reason that another attempt cannot mend, or too often."""
+
+    number: int
+    split: Split
+    cause: str
+
+
+@dataclass(frozen=True)
+class HoldoutOpened:
+    entrants: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True)
+class TimeUp:
+    """The budget's hours are over: nothing new is proposed, what runs is finished."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    pass
+
+
+Event = Proposed | Nominated | Scored | Lost | HoldoutOpened | TimeUp | Judged
+
+
+@dataclass(frozen=True)
+class Tell:
+    """Decision: this cohort is complete; tell it to its stage's sampler."""
+
+    cohort: int
+
+
+# ------------------------------------------------------------------------------------------------------- what is next
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Draw candidate `number` from the sampler of `stage` (or take baseline `number`), for this cohort."""
+
+    number: int
+    stage: int
+    origin: Origin
+    cohort: Cohort
+
+
+@dataclass(frozen=True)
+class Nominate:
+    """The search is over: name the candidates for selection."""
+
+
+@dataclass(frozen=True)
+class OpenHoldout:
+    entrants: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """All entrants are scored on the holdout."""
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Results are out; nothing to start before they are in."""
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """Nothing works: whole cohorts are lost."""
+
+    cause: str
+
+
+Next = Ask | Nominate | OpenHoldout | Judge | Idle | GiveUp
+
+
+def begin(rules: Rules) -> State:
+    """The state before the first event."""
+    return State(rules, told=(0,) * len(rules.stages))
+
+
+def plan_next(state: State) -> Next | None:
+    """What a free worker should lead to; None once the campaign is done. Changes nothing."""
+    if state.phase == "done":
+        return None
+    hopeless = _hopeless(state)
+    if hopeless is not None:
+        return GiveUp(hopeless)
+    if state.phase == "search":
+        cohort = _open_cohort(state)
+        if cohort is not None:
+            return _ask(state, cohort)
+    if any(outcome.open for _, outcome in outcomes(state, state.phase)):
+        return Idle()
+    if state.phase == "search":
+        return Nominate()
+    if state.phase == "selection":
+        return _choose(state)
+    return Judge()
+
+
+def advance(state: State, event: Event) -> tuple[State, tuple[Tell, ...]]:
+    """The state after `event`, and which cohorts to tell because of it."""
+    if isinstance(event, Proposed):
+        return _with_candidate(state, event), ()
+    if isinstance(event, Scored):
+        return _with_outcome(state, event.number, split=event.split, outcome=Outcome(score=event.score))
+    if isinstance(event, Lost):
+        return _with_outcome(state, event.number, split=event.split, outcome=Outcome(cause=event.cause))
+    if isinstance(event, Nominated):
+        return replace(_entered(state, {event.number}, split="selection"), phase="selection"), ()
+    if isinstance(event, HoldoutOpened):
+        entered = _entered(state, {number for number, _ in event.entrants}, split="holdout")
+        winner = event.entrants[0][0]
+        return replace(entered, phase="holdout", entrants=event.entrants, winner=winner), ()
+    if isinstance(event, TimeUp):
+        return replace(state, time_up=True), ()
+    return replace(state, phase="done"), ()
+
+
+def outcomes(state: State, split: Split) -> Iterator[tuple[Candidate, Outcome]]:
+    """Every candidate that was sent to `split`, with what came of it."""
+    for candidate in state.candidates:
+        if split in candidate.outcomes:
+            yield candidate, candidate.outcomes[split]
+
+
+def scored(state: State, split: Split) -> list[tuple[Candidate, float]]:
+    """Candidates with a score on `split`."""
+    return [(candidate, outcome.score) for candidate, outcome in outcomes(state, split) if outcome.score is not None]
+
+
+# ------------------------------------------------------------------------------------------------------------ search
+
+
+def _open_cohort(state: State) -> Cohort | None:
+    """The cohort that the next candidate joins; None when the search is over."""
+    if state.time_up and state.cohorts:
+        return None
+    if state.cohorts and not state.cohorts[-1].full:
+        return state.cohorts[-1]  # always filled before another opens, so that no result stays untold
+    rules, number = state.rules, len(state.cohorts)
+    if number == 0:
+        return Cohort(0, 0, len(rules.kinds) + rules.sobol, 0, rules.window_size(0))
+    if state.stage >= len(rules.stages):
+        return None
+    size = rules.window_size(state.spent)
+    capacity = rules.stages[state.stage].population
+    start = state.cohorts[-1].start + state.cohorts[-1].size if rules.fresh else 0
+    if rules.budget_items is not None and state.spent + capacity * size > rules.budget_items:
+        return None
+    if rules.budget_candidates is not None and len(state.candidates) + capacity > rules.budget_candidates:
+        return None
+    return Cohort(number, state.stage, capacity, start, size)
+
+
+def _ask(state: State, cohort: Cohort) -> Ask:
+    number = len(state.candidates)
+    if number < len(state.rules.kinds):
+        return Ask(number, -1, "baseline", cohort)
+    return Ask(number, cohort.stage, "sobol" if cohort.number == 0 else "sampler", cohort)
+
+
+def _with_candidate(state: State, event: Proposed) -> State:
+    cohort = event.cohort
+    candidate = Candidate(
+        number=event.number,
+        stage=event.stage,
+        origin=event.origin,
+        cohort=None if cohort is None else cohort.number,
+        recipe_hash=event.recipe_hash,
+        outcomes={event.split: Outcome()},
+    )
+    state = replace(state, candidates=(*state.candidates, candidate))
+    if cohort is None:
+        return replace(state, phase=event.split)
+    joined = replace(cohort, members=(*cohort.members, event.number))
+    cohorts = (*state.cohorts[: cohort.number], joined)
+    return replace(state, cohorts=cohorts, spent=state.spent + cohort.size)
+
+
+def _with_outcome(state: State, number: int, *, split: Split, outcome: Outcome) -> tuple[State, tuple[Tell, ...]]:
+    before = state.candidates[number]
+    if not before.outcomes[split].open:
+        return state, ()
+    after = replace(before, outcomes={**before.outcomes, split: outcome})
+    state = replace(state, candidates=(*state.candidates[:number], after, *state.candidates[number + 1 :]))
+    if split != "search" or before.cohort is None:
+        return state, ()
+    cohort = state.cohorts[before.cohort]
+    waiting = any(state.candidates[member].outcomes["search"].open for member in cohort.members)
+    if waiting or not cohort.full:
+        return state, ()
+    return _with_told(state, cohort), (Tell(cohort.number),)
+
+
+def _with_told(state: State, cohort: Cohort) -> State:
+    """Count the cohort; the stage ends when its quota is told. Results that come later still go to their own stage."""
+    cohorts = (*state.cohorts[: cohort.number], replace(cohort, told=True), *state.cohorts[cohort.number + 1 :])
+    points = sum(state.candidates[member].origin != "baseline" for member in cohort.members)
+    told = tuple(count + (points if stage == cohort.stage else 0) for stage, count in enumerate(state.told))
+    stage = state.stage
+    quota = state.rules.stages[stage].quota if stage < len(state.rules.stages) else None
+    if quota is not None and told[stage] >= quota:
+        stage += 1
+    return replace(state, cohorts=cohorts, told=told, stage=stage)
+
+
+def _hopeless(state: State) -> str | None:
+    """The first cause, where nothing of the first cohort or of the last two cohorts could be scored."""
+    told = [cohort for cohort in state.cohorts if cohort.told]
+    recent = told[:1] if len(told) == 1 else told[-2:]
+    lost = [state.candidates[member].outcomes["search"].cause for cohort in recent for member in cohort.members]
+    causes = [cause for cause in lost if cause is not None]
+    if state.phase == "search" and causes and len(causes) == len(lost):
+        return causes[0]
+    nominees = list(outcomes(state, "selection"))
+    if state.phase == "selection" and nominees and all(outcome.cause for _, outcome in nominees):
+        return nominees[0][1].cause
+    return None
+
+
+# ------------------------------------------------------------------------------------------- selection and holdout
+
+
+def _choose(state: State) -> OpenHoldout:
+    """Winner by selection score (ties: the lower number), and the comparators, all fixed here."""
+    ranked = sorted(scored(state, "selection"), key=lambda pair: (-pair[1], pair[0].number))
+    winner = ranked[0][0]
+    entrants = [(winner.number, "winner")]
+    groups = {"base": "base", "parent": "parents", "baseline": "baselines"}
+    for candidate, _ in scored(state, "search"):
+        if candidate.origin == "baseline" and groups[state.rules.kinds[candidate.number]] in state.rules.comparators:
+            entrants.append((candidate.number, state.rules.kinds[candidate.number]))
+    best_global = next((candidate for candidate, _ in ranked if candidate.stage == 0), None)
+    wanted = "best_global" in state.rules.comparators and len(state.rules.stages) > 1
+    # a winner that is the best global candidate itself makes no claim to beat it
+    if wanted and best_global is not None and best_global.recipe_hash != winner.recipe_hash:
+        entrants.append((best_global.number, "best global"))
+    return OpenHoldout(tuple(entrants))
+
+
+def _entered(state: State, numbers: set[int], *, split: Split) -> State:
+    """The state with these candidates open on `split`."""
+    candidates = tuple(
+        replace(candidate, outcomes={**candidate.outcomes, split: Outcome()})
+        if candidate.number in numbers
+        else candidate
+        for candidate in state.candidates
+    )
+    return replace(state, candidates=candidates)
+
+
+def stage_of(state: State) -> int:
+    """The stage that is being searched, the last one when the search is over."""
+    return min(state.stage, len(state.rules.stages) - 1)

@@ -1,0 +1,311 @@
+"""A campaign as the user wrote it: YAML → frozen, checked data. docs/search.md lists every key.
+
+Paths of models, of `include_path` and of `publish.to` are relative to the working directory, as in recipes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from engine.errors import CampaignError, did_you_mean
+from engine.keypath import shown
+from engine.yamlfile import read_yaml
+from search.ports import Split
+
+Granularity = Literal["global", "module", "layer_block", "module_layer", "gradient", "module_gradient"]
+SearchMethod = Literal["linear", "task_arithmetic", "ties", "dare_linear", "dare_ties"]
+SamplerName = Literal["auto", "cma", "tpe", "random", "sobol"]
+ComparatorGroup = Literal["parents", "base", "baselines", "best_global"]
+BASELINES = ("base", "parents", "uniform", "task_arithmetic", "ties", "dare_ties")
+DTYPES = Literal["float32", "bfloat16", "float16", "float64"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class SourceEntry(_Part):
+    """A model to merge: `model` is a local directory or `org/name[@revision]`; `name` is what reports call it."""
+
+    model: str
+    name: str = ""
+
+
+class Range(_Part):
+    """Bounds of a searched parameter, and `start`: the first guess, and its value in stages that do not search it."""
+
+    low: float
+    high: float
+    start: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if not self.low <= self.start <= self.high or self.low == self.high:
+            raise ValueError(f"want low <= start <= high and low < high, got {self.low}, {self.start}, {self.high}")
+        return self
+
+
+class StageEntry(_Part):
+    """One step of the ladder from coarse to fine.
+
+    `by` says over what a parameter varies (always per source); `blocks` belongs to layer_block and module_layer,
+    `knots` to gradient and module_gradient. `candidates` ends the stage (the last one ends with the budget).
+    `sigma` is in units of the range's width; `population` 0 means 4 + 3·ln(dimensions).
+    """
+
+    name: str
+    by: Granularity = "global"
+    blocks: int = Field(default=0, ge=0)
+    knots: int = Field(default=0, ge=0)
+    search: tuple[str, ...] = ()
+    population: int = Field(default=0, ge=0)
+    sigma: float = Field(default=0.15, gt=0, le=1)
+    sobol: int = Field(default=0, ge=0)
+    candidates: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _depth_given(self) -> StageEntry:
+        if self.by in ("layer_block", "module_layer") and self.blocks < 1:
+            raise ValueError(f"by: {self.by} needs `blocks`, the number of layer blocks")
+        if self.by in ("gradient", "module_gradient") and self.knots < 2:
+            raise ValueError(f"by: {self.by} needs `knots`, 2 or more")
+        return self
+
+
+class SpaceEntry(_Part):
+    """What is searched. `fixed` are recipe parameters that stay constant, `modules` tensor-name filters by group."""
+
+    method: SearchMethod = "task_arithmetic"
+    parameters: Mapping[str, Range]
+    fixed: Mapping[str, float | bool] = {}
+    modules: Mapping[str, str] = {"attention": "self_attn", "mlp": "mlp"}
+    stages: tuple[StageEntry, ...] = Field(min_length=1)
+
+    @field_validator("parameters")
+    @classmethod
+    def _known_parameters(cls, value: Mapping[str, Range]) -> Mapping[str, Range]:
+        for name in value:
+            if name not in ("weight", "density"):
+                raise ValueError(f"cannot search {name!r}, {did_you_mean(name, ('weight', 'density'))}")
+        if "weight" not in value:
+            raise ValueError("parameter 'weight' is missing")
+        return value
+
+
+class TaskEntry(_Part):
+    """One skill: the lm-eval task of each split, the per-item metric, and its weight in the score."""
+
+    name: str
+    search: str
+    selection: str
+    holdout: str
+    metric: str = "exact_match"
+    weight: float = Field(default=1.0, gt=0)
+
+    def task_of(self, split: Split) -> str:
+        """The lm-eval task that holds this skill's items of `split`."""
+        return {"search": self.search, "selection": self.selection, "holdout": self.holdout}[split]
+
+
+class ItemsEntry(_Part):
+    """How many items. `window` maps search items spent so far to items per candidate; the last three cap each task."""
+
+    window: Mapping[int, Annotated[int, Field(ge=1)]] = {0: 15, 2000: 30, 8000: 75, 25000: 150}
+    block_size: int = Field(default=60, ge=1)
+    fresh: bool = True
+    search: int | None = Field(default=None, ge=1)
+    selection: int | None = Field(default=None, ge=1)
+    holdout: int | None = Field(default=None, ge=1)
+
+    @field_validator("window")
+    @classmethod
+    def _starts_at_zero(cls, value: Mapping[int, int]) -> Mapping[int, int]:
+        if 0 not in value or min(value) < 0:
+            raise ValueError("the schedule needs an entry for 0 items spent, and none below 0")
+        return value
+
+    def window_size(self, spent: int) -> int:
+        """Items per candidate after `spent` search items."""
+        return self.window[max(mark for mark in self.window if mark <= spent)]
+
+    def cap(self, split: Split) -> int | None:
+        """Most items per task that `split` may use; None for all."""
+        return {"search": self.search, "selection": self.selection, "holdout": self.holdout}[split]
+
+
+class BudgetEntry(_Part):
+    """When the search ends, whichever comes first; selection and holdout come on top."""
+
+    items: int | None = Field(default=None, ge=1)
+    candidates: int | None = Field(default=None, ge=1)
+    hours: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _bounded(self) -> BudgetEntry:
+        if self.items is None and self.candidates is None and self.hours is None:
+            raise ValueError("a budget needs items, candidates or hours")
+        return self
+
+
+class SelectionEntry(_Part):
+    """Who is re-scored on selection items: best candidates, latest distribution means, and a soup of the best."""
+
+    top: int = Field(default=3, ge=0)
+    means: int = Field(default=3, ge=1)
+    soup: int = Field(default=5, ge=0)
+
+
+class EvaluatorEntry(_Part):
+    """The resident model; all of it is part of the evaluation key."""
+
+    engine: Literal["hf"] = "hf"
+    dtype: DTYPES = "float32"
+    threads: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=60, ge=1)
+    attention: Literal["eager", "sdpa"] = "eager"
+    device: str = "cpu"
+
+
+class PublishEntry(_Part):
+    """Where the winner goes: a directory that does not exist yet. None: publish only on `mergefleet publish`."""
+
+    to: str | None = None
+
+
+class Campaign(_Part):
+    """A whole campaign file. `origin` names the file in messages."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    base_model: str
+    sources: tuple[SourceEntry, ...] = Field(min_length=1)
+    dtype: DTYPES | None = None
+    out_dtype: DTYPES | None = None
+    seed: int = Field(default=0, ge=0)
+    space: SpaceEntry
+    tasks: tuple[TaskEntry, ...] = Field(min_length=1)
+    include_path: str | None = None
+    items: ItemsEntry = ItemsEntry()
+    budget: BudgetEntry
+    sampler: SamplerName = "auto"
+    baselines: Literal["auto"] | tuple[str, ...] = "auto"
+    comparators: tuple[ComparatorGroup, ...] = ("parents", "base", "baselines", "best_global")
+    selection: SelectionEntry = SelectionEntry()
+    publish: PublishEntry = PublishEntry()
+    evaluator: EvaluatorEntry = EvaluatorEntry()
+    store: str | None = None
+    origin: str = "<campaign>"
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _short_sources(cls, value: Any) -> Any:
+        """`- path` is short for `- model: path`."""
+        if not isinstance(value, list | tuple):
+            return value
+        return [{"model": entry} if isinstance(entry, str) else entry for entry in value]
+
+    @field_validator("baselines")
+    @classmethod
+    def _known_baselines(cls, value: Any) -> Any:
+        for name in () if value == "auto" else value:
+            stem, _, scale = name.partition(":")
+            if stem not in BASELINES or (scale and stem != "task_arithmetic"):
+                raise ValueError(f"got {name!r}, {did_you_mean(stem, BASELINES)}")
+            if scale and not _is_positive(scale):
+                raise ValueError(f"got {name!r}, a number above 0 expected after 'task_arithmetic:'")
+        return value
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Campaign:
+        tasks = [task.name for task in self.tasks]
+        stages = [stage.name for stage in self.space.stages]
+        for what, names in (("task", tasks), ("stage", stages), ("source", list(self.source_names))):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"two entries are called {twice[0]!r}: give every {what} a name of its own")
+        return self
+
+    @cached_property
+    def source_names(self) -> tuple[str, ...]:
+        """Short names in order: `name`, else the last part of the path; the second of two alike gets `-2`."""
+        names: list[str] = []
+        for source in self.sources:
+            stem = source.name or source.model.rstrip("/").rsplit("/", 1)[-1]
+            alike = sum(other == stem or other.startswith(f"{stem}-") for other in names)
+            names.append(stem if source.name or stem not in names else f"{stem}-{alike + 1}")
+        return tuple(names)
+
+    @property
+    def task_weights(self) -> dict[str, float]:
+        """Task name → its share of the score; the shares sum to 1."""
+        total = sum(task.weight for task in self.tasks)
+        return {task.name: task.weight / total for task in self.tasks}
+
+
+def load_campaign(path: str | Path) -> Campaign:
+    """Read and check a campaign file; CampaignError names file and key, and the nearest known name."""
+    return parse_campaign(read_yaml(path, error=CampaignError), origin=str(path))
+
+
+def parse_campaign(data: object, *, origin: str) -> Campaign:
+    """Check a campaign given as plain data; `origin` is what errors call it."""
+    if not isinstance(data, Mapping):
+        raise CampaignError(f"{origin}: got {shown(data)}, a mapping expected.", file=origin)
+    if "origin" in data:
+        raise CampaignError(f"{origin}: origin: unknown key.", file=origin, key="origin")
+    try:
+        return Campaign.model_validate({**data, "origin": origin})
+    except ValidationError as failure:
+        raise _explained(failure, origin) from None
+
+
+def campaign_to_dict(campaign: Campaign) -> dict[str, Any]:
+    """Plain data that `parse_campaign` reads back as the same campaign."""
+    data: dict[str, Any] = campaign.model_dump(mode="json", exclude={"origin"})
+    return data
+
+
+def _explained(failure: ValidationError, origin: str) -> CampaignError:
+    """The first error of pydantic as one line: file, key, what was found and what is known."""
+    first = failure.errors()[0]
+    place = [part for part in first["loc"] if not (isinstance(part, str) and "[" in part)]
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
+    if first["type"] == "extra_forbidden":
+        told = f"unknown key; {did_you_mean(str(place[-1]), _known_keys(place[:-1]))}"
+    elif first["type"] == "missing":
+        told = "is missing."
+    elif first["type"] == "value_error":
+        told = str(first["ctx"]["error"])
+    else:
+        told = f"got {shown(first['input'])}: {first['msg'][:1].lower()}{first['msg'][1:]}."
+    return CampaignError(f"{origin}: {key}: {told}" if key else f"{origin}: {told}", file=origin, key=key)
+
+
+def _known_keys(place: list[Any]) -> set[str]:
+    """The keys of the mapping that stands at `place` in a campaign file."""
+    part: Any = Campaign
+    for step in place:
+        inner = part.model_fields[step].annotation if isinstance(step, str) and _is_part(part) else part
+        part = next((found for found in _parts(inner)), part)
+    return set(part.model_fields) - {"origin"}
+
+
+def _parts(annotation: Any) -> list[Any]:
+    if _is_part(annotation):
+        return [annotation]
+    return [part for argument in get_args(annotation) for part in _parts(argument)]
+
+
+def _is_part(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, _Part)
+
+
+def _is_positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < float("inf")
+    except ValueError:
+        return False

@@ -1,0 +1,129 @@
+"""The items of each split in one fixed, stratified order; the windows and blocks cut from it; the overlap check. Pure.
+
+A *window* is what one cohort of search candidates is scored on: equally many items of every task, the next ones in that
+task's order, starting again at its end. Each task's order is a seeded shuffle with its strata spread evenly, so any
+window is a stratified sample and windows that grow are nested. A *block* is what one work unit scores; selection and
+holdout are cut into the same blocks for every candidate, because the items of a batch may influence each other's bits.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+
+from engine.errors import CampaignError
+from search.campaign_file import Campaign
+from search.ports import SPLITS, Inventory, Item, Split
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Item keys by split and task, in fixed order; `task_of` for all of them."""
+
+    ordered: Mapping[Split, Mapping[str, tuple[str, ...]]]
+    task_of: Mapping[str, str]
+    block_size: int
+
+    def size(self, split: Split) -> int:
+        return sum(len(items) for items in self.ordered[split].values())
+
+    def window(self, start: int, size: int) -> tuple[str, ...]:
+        """About `size` search items (at least one per task, each at most once), from position `start` on.
+
+        `start` counts items over all tasks, so windows that follow each other start where the last one ended.
+        """
+        tasks = self.ordered["search"]
+        columns = []
+        for items in tasks.values():
+            count = min(len(items), max(1, size // len(tasks)))
+            first = start // len(tasks)
+            columns.append([items[(first + step) % len(items)] for step in range(count)])
+        return interleave(columns)
+
+    def all(self, split: Split) -> tuple[str, ...]:
+        """Every item of a split, tasks interleaved in proportion to their sizes."""
+        return interleave(list(self.ordered[split].values()))
+
+    def blocks(self, items: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+        """`items` cut into runs of at most block_size, as equal as possible."""
+        count = -(-len(items) // self.block_size)
+        cuts = [len(items) * index // count for index in range(count + 1)]
+        return tuple(tuple(items[low:high]) for low, high in pairwise(cuts))
+
+
+def interleave(columns: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Merge columns so that every prefix holds each in proportion to its length (ties: the earlier column first).
+
+    >>> interleave([["a1", "a2", "a3", "a4"], ["b1", "b2"]])
+    ('a1', 'b1', 'a2', 'a3', 'b2', 'a4')
+    """
+    placed = [
+        ((position + 0.5) / len(column), index, item)
+        for index, column in enumerate(columns)
+        for position, item in enumerate(column)
+    ]
+    return tuple(item for _, _, item in sorted(placed, key=lambda entry: entry[:2]))
+
+
+def make_pools(campaign: Campaign, inventory: Inventory) -> Pools:
+    """Order, cap and check the items.
+
+    Raises CampaignError where a task has no items in a split, a key occurs twice, or selection or holdout contain an
+    item of another split (by content).
+    """
+    check_overlap(inventory, origin=campaign.origin)
+    ordered: dict[Split, dict[str, tuple[str, ...]]] = {}
+    for split in SPLITS:
+        by_task: dict[str, list[Item]] = {task.name: [] for task in campaign.tasks}
+        for item in inventory.items[split]:
+            by_task[item.task].append(item)
+        for task, items in by_task.items():
+            if not items:
+                raise CampaignError(f"{campaign.origin}: task {task!r} has no {split} items", task=task, split=split)
+        cap = campaign.items.cap(split)
+        ordered[split] = {
+            task: stratified_order(items, seed=f"{campaign.seed}/{split}/{task}")[:cap]
+            for task, items in by_task.items()
+        }
+    task_of = {item.key: item.task for item in chain.from_iterable(inventory.items.values())}
+    return Pools(ordered, task_of, campaign.items.block_size)
+
+
+def stratified_order(items: Sequence[Item], *, seed: str) -> tuple[str, ...]:
+    """Keys shuffled within each stratum, strata interleaved in proportion; depends on keys and seed only."""
+    strata: dict[str, list[str]] = defaultdict(list)
+    for item in items:
+        strata[item.stratum].append(item.key)
+    columns = []
+    for name in sorted(strata):
+        column = sorted(strata[name])
+        random.Random(f"{seed}/{name}").shuffle(column)
+        columns.append(column)
+    return interleave(columns)
+
+
+def check_overlap(inventory: Inventory, *, origin: str) -> None:
+    """Raise CampaignError where one key, or one content, occurs in two splits, naming the items."""
+    seen: dict[str, tuple[Split, str]] = {}
+    keys: set[str] = set()
+    shared: list[str] = []
+    for split in SPLITS:
+        for item in inventory.items[split]:
+            if item.key in keys:
+                raise CampaignError(
+                    f"{origin}: item key {item.key!r} occurs twice: keys must be unique over all splits"
+                )
+            keys.add(item.key)
+            earlier, key = seen.setdefault(item.content, (split, item.key))
+            if earlier != split:
+                shared.append(f"{item.key} ({split}) = {key} ({earlier})")
+    if shared:
+        more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
+        raise CampaignError(
+            f"{origin}: tasks: {len(shared)} items occur in two splits: {', '.join(shared[:5])}{more}. "
+            "A winner is judged on items that nobody searched or selected on: make the splits disjoint.",
+            items=shared,
+        )

@@ -1,0 +1,214 @@
+"""What crosses the borders of `search`: items, work, results, progress, and the two protocols that exchange them.
+
+    Evaluator   ← Work    a resident model that scores items; it knows nothing of campaigns
+    WorkSource  → Work    what a worker sees of the coordinator: the coordinator itself, or a Ray handle wrapped in one
+
+Everything here is frozen, pickles, and imports nothing heavy. Item keys are opaque strings, unique over all splits
+and stable over restarts (an evaluator makes them, for example "demo_letters_search/0042").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Split = Literal["search", "selection", "holdout"]
+SPLITS: tuple[Split, ...] = ("search", "selection", "holdout")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question of one task.
+
+    key      unique over all splits, stable over restarts
+    task     the `name` of the campaign's task entry (not the per-split lm-eval name)
+    content  digest of what is asked and what is right: equal content in two splits is a leak
+    stratum  items of one task and stratum are exchangeable; "" where the task has no finer division
+    """
+
+    key: str
+    task: str
+    content: str
+    stratum: str = ""
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What an evaluator measures: its evaluation key, and the items of each split in the order of the task's files.
+
+    `key` digests everything that scores depend on besides weights and items: resolved task YAML, metric, few-shot and
+    generation settings, engine and its version, dtype, threads, batch size. Scores are stored under it.
+    """
+
+    key: str
+    items: Mapping[Split, tuple[Item, ...]]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One work unit: score one candidate on one block of items.
+
+    `recipe` is a mergekit-compatible mapping (`engine.parse_recipe(dict(work.recipe), origin=...)`), `recipe_hash` its
+    canonical hash. The same items always make the same block of `selection` and `holdout`. `lease`, `attempt` (1 for
+    the first) and `epoch` identify this handing out.
+    """
+
+    candidate: int
+    recipe: Mapping[str, Any]
+    recipe_hash: str
+    split: Split
+    block: int
+    items: tuple[str, ...]
+    lease: str
+    attempt: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class BlockResult:
+    """Scores of exactly the items of a Work.
+
+    `recipe_hash` is what was loaded in the model before *and* after scoring (the evaluator checks both and returns
+    Failed where they differ); `weights_digest` is the live model's, which the published files must reproduce.
+    """
+
+    lease: str
+    recipe_hash: str
+    weights_digest: str
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A work unit without scores: why, and whether another attempt may do better (a lost worker, not a NaN)."""
+
+    lease: str
+    cause: str
+    retryable: bool
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing to do now; ask again after so many seconds."""
+
+    after_s: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Nothing to do ever again in this run: the campaign is `done`, or was `paused`."""
+
+    reason: Literal["done", "paused"]
+
+
+class Evaluator(Protocol):
+    """A resident model that scores blocks of items.
+
+    Contract, checked by tests/search/evaluators: before the first item of a block is scored, `audit.record_attempt`
+    has appended (candidate, item, attempt, pid, epoch) of all its items to the campaign's audit file; scores are finite
+    (a NaN is `Failed`); a failure is a `Failed`, never a number and never an exception, except for errors of the
+    campaign itself (unknown task or metric), which are CampaignError and come out of construction or `inventory`.
+    """
+
+    def inventory(self) -> Inventory:
+        """The evaluation key and the items; the same in every process that builds the same evaluator."""
+
+    def evaluate(self, work: Work) -> BlockResult | Failed:
+        """Merge the candidate into the live model (nothing to do if it is loaded already) and score the block."""
+
+    def close(self) -> None:
+        """Release model and checkpoints."""
+
+
+class WorkSource(Protocol):
+    """The coordinator, as a worker sees it."""
+
+    def next_work(self, worker: str) -> Work | Wait | Finished:
+        """A unit under a fresh lease for this worker."""
+
+    def submit(self, worker: str, result: BlockResult | Failed) -> None:
+        """Hand in the result of a lease; one that was already answered is ignored."""
+
+    def heartbeat(self, worker: str) -> None:
+        """This worker is alive: extend its leases."""
+
+
+Phase = Literal["search", "selection", "holdout", "done"]
+
+
+@dataclass(frozen=True)
+class CampaignStatus:
+    """A snapshot for progress bars; all counts over the whole life of the campaign, resumes included.
+
+    `items_done` of `items_total` are item evaluations of the present phase; `items_per_s` is measured over the last
+    minute of this run, `seconds_left` covers this and the following phases (None while nothing was measured yet).
+    `best_score` is the shrunk estimate of the best candidate's mean score on search items, 0 to 1 for accuracies.
+    """
+
+    name: str
+    phase: Phase
+    stage: str
+    candidates: int
+    failed: int
+    best_score: float | None
+    best_candidate: int | None
+    items_done: int
+    items_total: int
+    items_per_s: float | None
+    seconds_left: float | None
+    workers: int
+    epoch: int
+    paused: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Winner minus one comparator on the holdout; scores are weighted means over tasks, 0 to 1 for accuracies.
+
+    `lower` is the one-sided 95 % lower bound of `difference` (stratified paired bootstrap), `interval` the two-sided
+    95 % interval, `sign_p` the one-sided p-value of the exact paired sign test.
+    """
+
+    comparator: int
+    label: str
+    score: float
+    difference: float
+    lower: float
+    interval: tuple[float, float]
+    sign_p: float
+    wins: int
+    losses: int
+
+    @property
+    def beaten(self) -> bool:
+        return self.lower > 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer of a campaign. `significant` only if the winner beats every comparator (an intersection test)."""
+
+    winner: int
+    label: str
+    recipe_hash: str
+    score: float
+    interval: tuple[float, float]
+    comparisons: tuple[Comparison, ...]
+    holdout_items: int
+    resamples: int
+    seed: int
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def significant(self) -> bool:
+        return bool(self.comparisons) and all(comparison.beaten for comparison in self.comparisons)
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in one line for people."""
+        if self.significant:
+            return f"candidate {self.winner} ({self.label}) beats all {len(self.comparisons)} comparators"
+        unbeaten = [c.label for c in self.comparisons if not c.beaten]
+        return f"no significant winner: {self.label} is not shown to beat {', '.join(unbeaten) or 'anything'}"

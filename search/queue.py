@@ -1,0 +1,110 @@
+"""Work units and their leases: who scores what, until when, for the how-manieth time. Pure: the time is an argument.
+
+A unit belongs to a *recipe*, not to a candidate: two candidates with the same recipe share its scores. A worker goes on
+with the recipe it has in its model; else it gets the oldest unit. A lease that runs out, or whose worker failed for a
+passing reason, sends its unit back, at most `RETRIES` times. A restart sends all running leases back and counts none,
+up to `MAX_ATTEMPTS`: a unit that takes the whole process down every time must end, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from search.ports import Split
+
+RETRIES = 2
+MAX_ATTEMPTS = 12
+
+
+@dataclass
+class Unit:
+    """Items of one recipe to be scored together; `attempts` were handed out, `failures` of them went wrong."""
+
+    candidate: int
+    recipe_hash: str
+    split: Split
+    block: int
+    items: tuple[str, ...]
+    attempts: int = 0
+    failures: int = 0
+
+    @property
+    def spent(self) -> bool:
+        return self.failures > RETRIES or self.attempts >= MAX_ATTEMPTS
+
+
+@dataclass
+class Lease:
+    """A unit in a worker's hands; `deadline` is None where leases do not run out."""
+
+    key: str
+    worker: str
+    unit: Unit
+    deadline: float | None
+
+
+class WorkQueue:
+    """Pending units in order, and running leases."""
+
+    def __init__(self, *, lease_s: float | None) -> None:
+        self.lease_s = lease_s
+        self.pending: list[Unit] = []
+        self.leases: dict[str, Lease] = {}
+        self._loaded: dict[str, str] = {}
+
+    def add(self, units: Iterable[Unit]) -> None:
+        self.pending.extend(units)
+
+    def items_out(self, recipe_hash: str) -> set[str]:
+        """Items of a recipe that are pending or running."""
+        running = [lease.unit for lease in self.leases.values()]
+        return {item for unit in (*self.pending, *running) if unit.recipe_hash == recipe_hash for item in unit.items}
+
+    def take(self, worker: str, *, key: str, now: float) -> Lease | None:
+        """A lease on the next unit for this worker, or None where nothing is pending."""
+        if not self.pending:
+            return None
+        loaded = self._loaded.get(worker)
+        mine = (index for index, unit in enumerate(self.pending) if unit.recipe_hash == loaded)
+        unit = self.pending.pop(next(mine, 0))
+        unit.attempts += 1
+        lease = Lease(key, worker, unit, None if self.lease_s is None else now + self.lease_s)
+        self.leases[key] = lease
+        self._loaded[worker] = unit.recipe_hash
+        return lease
+
+    def release(self, key: str) -> Unit | None:
+        """End a lease; None where it is not running (answered, or run out)."""
+        lease = self.leases.pop(key, None)
+        return None if lease is None else lease.unit
+
+    def retry(self, unit: Unit) -> bool:
+        """Count a failure and put the unit first in the queue; False where it has failed too often."""
+        unit.failures += 1
+        if unit.spent:
+            return False
+        self.pending.insert(0, unit)
+        return True
+
+    def extend(self, worker: str, *, now: float) -> None:
+        """Move the deadlines of a worker's leases."""
+        for lease in self.leases.values():
+            if lease.worker == worker and self.lease_s is not None:
+                lease.deadline = now + self.lease_s
+
+    def run_out(self, *, now: float) -> list[Lease]:
+        """Leases past their deadline, taken out of the running ones."""
+        late = [lease for lease in self.leases.values() if lease.deadline is not None and lease.deadline < now]
+        for lease in late:
+            del self.leases[lease.key]
+        return late
+
+    def drop(self, recipe_hash: str) -> None:
+        """Forget what is pending of a recipe (it failed for good)."""
+        self.pending = [unit for unit in self.pending if unit.recipe_hash != recipe_hash]
+
+    def drop_scored(self, recipe_hash: str, items: Iterable[str]) -> None:
+        """Forget pending units whose items are all scored by now (a late answer to an old lease)."""
+        known = set(items)
+        self.pending = [u for u in self.pending if u.recipe_hash != recipe_hash or not known.issuperset(u.items)]

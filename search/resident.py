@@ -1,0 +1,269 @@
+"""The resident model: a live `transformers` model that candidates are merged straight into, and its evaluator.
+
+    recipe ─ plan ─ execute → live parameters → scorer → scores        nothing is written, nothing is reloaded
+
+The model is *dirty* from the first copied block until the last; only then does it carry a recipe hash. A score counts
+only if the hash is the candidate's before and after scoring, and if the parameters' bytes are still those that were
+merged: a fingerprint of them (5 GB/s on one core, a small part of one forward pass) is compared after every block.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine import digest
+from engine.checkpoint import Checkpoint, open_checkpoint
+from engine.errors import CampaignError, EvaluationError, MergefleetError, SourceError
+from engine.execute import Work as MergeWork
+from engine.execute import execute
+from engine.planner import make_plan
+from engine.recipe import ModelRef, parse_recipe
+from engine.sinks import Binding, LiveSink
+from search.audit import record_attempt
+from search.campaign_file import Campaign, EvaluatorEntry
+from search.evaluators import open_scorer
+from search.evaluators.contract import Scorer, Subject, evaluation_key, runtime_facts
+from search.ports import BlockResult, Failed, Inventory, Work
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from engine.plan import Plan
+
+# What a scorer may raise: lm-eval and users' functions bring exceptions of any of these kinds.
+_SCORING_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+_PASSING_ERRORS = (OSError, MemoryError)  # another attempt, elsewhere or later, may do better
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What the live model holds: whose recipe, which weights (digest of the published form), which live bytes."""
+
+    recipe_hash: str
+    weights_digest: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class _Skeleton:
+    subject: Subject
+    binding: Binding
+    shape: str  # canonical config; another one means another skeleton
+    tokenizer: ModelRef
+
+
+class ResidentModel:
+    """One live model at a time. Not thread safe; one evaluator owns it.
+
+    Checkpoints are opened once and stay open. A recipe whose output has another configuration (depth, tied heads,
+    rope, vocabulary) or another tokenizer gets a new skeleton, the old one is let go.
+    """
+
+    def __init__(self, entry: EvaluatorEntry) -> None:
+        self._entry = entry
+        self._checkpoints: dict[ModelRef, Checkpoint] = {}
+        self._skeleton: _Skeleton | None = None
+        self.loaded: Loaded | None = None
+
+    @property
+    def subject(self) -> Subject:
+        """Model and tokenizer. Raises EvaluationError before the first `load`."""
+        if self._skeleton is None:
+            raise EvaluationError("no recipe has been loaded into the resident model yet")
+        return self._skeleton.subject
+
+    def load(self, recipe: Mapping[str, Any], *, expected_hash: str | None = None) -> Loaded:
+        """Merge a recipe (mergekit's schema) into the live parameters; nothing to do if it is there already.
+
+        With `expected_hash`, a recipe that hashes otherwise on this machine is refused before a byte is merged.
+        Raises EvaluationError then, NotFinite for NaN or Inf, InputError where recipe and sources do not fit.
+        """
+        if self.loaded is not None and self.loaded.recipe_hash == expected_hash and self.is_intact():
+            return self.loaded
+        parsed = parse_recipe(dict(recipe), origin="<candidate>")
+        for ref in parsed.models:
+            if ref not in self._checkpoints:
+                self._checkpoints[ref] = open_checkpoint(ref)
+        plan = make_plan(parsed, self._checkpoints)
+        recipe_hash = digest.recipe_hash(plan, self._checkpoints)
+        if expected_hash is not None and recipe_hash != expected_hash:
+            raise EvaluationError(
+                f"the recipe's hash is {recipe_hash[:12]} here, {expected_hash[:12]} was asked for: the sources on this "
+                "machine are not those of the campaign",
+                got=recipe_hash,
+                expected=expected_hash,
+            )
+        return self._merge(plan, recipe_hash)
+
+    def _merge(self, plan: Plan, recipe_hash: str) -> Loaded:
+        skeleton = self._skeleton_for(plan)
+        self.loaded = None  # dirty from here on
+        merged = execute(plan, self._checkpoints, LiveSink(skeleton.binding), work=MergeWork(self._entry.threads))
+        weights_digest = digest.of_weights(merged.tensor_digests(plan))
+        self.loaded = Loaded(recipe_hash, weights_digest, fingerprint(skeleton.subject.model))
+        return self.loaded
+
+    def is_intact(self) -> bool:
+        """Whether the live parameters still hold, bit for bit, what `load` merged into them."""
+        return self.loaded is not None and fingerprint(self.subject.model) == self.loaded.fingerprint
+
+    def _skeleton_for(self, plan: Plan) -> _Skeleton:
+        shape = digest.of_json({**plan.config, "dtype": None, "torch_dtype": None})
+        old = self._skeleton
+        if old is not None and old.shape == shape and old.tokenizer == plan.tokenizer and old.binding.fits(plan):
+            return old
+        self._skeleton = self.loaded = None  # before the new one takes its memory
+        source = self._checkpoints[plan.tokenizer].directory
+        model = make_skeleton(plan.config, self._entry, source)
+        subject = Subject(model, load_tokenizer(source))
+        self._skeleton = _Skeleton(subject, Binding.build(model, plan), shape, plan.tokenizer)
+        return self._skeleton
+
+    def close(self) -> None:
+        """Let go of model and files."""
+        self._skeleton = self.loaded = None
+        for checkpoint in self._checkpoints.values():
+            checkpoint.close()
+        self._checkpoints.clear()
+
+
+class ResidentEvaluator:
+    """The Evaluator of search.ports over a ResidentModel and a Scorer."""
+
+    def __init__(self, scorer: Scorer, entry: EvaluatorEntry, *, audit: Path) -> None:
+        self._scorer, self._entry, self._audit = scorer, entry, audit
+        self.resident = ResidentModel(entry)
+        self._inventory: Inventory | None = None
+
+    def inventory(self) -> Inventory:
+        """See search.ports.Evaluator; loads no model."""
+        if self._inventory is None:
+            key = evaluation_key(self._scorer, runtime_facts(self._entry))
+            self._inventory = Inventory(key, self._scorer.items())
+        return self._inventory
+
+    def evaluate(self, work: Work) -> BlockResult | Failed:
+        """See search.ports.Evaluator."""
+        try:
+            loaded = self.resident.load(work.recipe, expected_hash=work.recipe_hash)
+            record_attempt(self._audit, work)
+            scores = self._score(self.resident.subject, work.items)
+        except CampaignError:
+            raise
+        except _PASSING_ERRORS as error:
+            return Failed(work.lease, _cause(error), retryable=True)
+        except (MergefleetError, *_SCORING_ERRORS) as error:
+            return Failed(work.lease, _cause(error), retryable=False)
+        after = self.resident.loaded
+        if after is None or after.recipe_hash != work.recipe_hash or not self.resident.is_intact():
+            cause = "the weights in the live model changed while they were scored: the scores were thrown away"
+            return Failed(work.lease, cause, retryable=True)
+        return BlockResult(work.lease, loaded.recipe_hash, loaded.weights_digest, scores)
+
+    def rescore(self, directory: Path, blocks: Iterable[Sequence[str]]) -> dict[str, float]:
+        """Scores of a model on disk, by item, from the same blocks of items as in the campaign.
+
+        Loads it with `AutoModelForCausalLM.from_pretrained`, as its users will, in the evaluator's dtype. With equal
+        weights, dtype, threads and blocks the scores are exactly those of the live model. Raises EvaluationError
+        where a tensor is missing or left over.
+        """
+        subject = load_from_disk(directory, self._entry)
+        scores: dict[str, float] = {}
+        for block in blocks:
+            scores |= self._score(subject, block)
+        return scores
+
+    def _score(self, subject: Subject, keys: Sequence[str]) -> dict[str, float]:
+        import torch
+
+        torch.set_num_threads(self._entry.threads)  # each time: Ray and other libraries change it behind our back
+        return self._scorer.score(subject, keys)
+
+    def close(self) -> None:
+        self.resident.close()
+
+
+def open_evaluator(campaign: Campaign, *, audit: Path) -> ResidentEvaluator:
+    """The evaluator a campaign asks for. Raises CampaignError for tasks and metrics that do not exist."""
+    return ResidentEvaluator(open_scorer(campaign), campaign.evaluator, audit=audit)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """BLAKE3 (hex) of every live parameter and persistent buffer, tied ones once, in the order of state_dict."""
+    import torch
+    from blake3 import blake3
+
+    hasher, seen = blake3(), set()
+    for name, value in model.state_dict().items():
+        if value.data_ptr() in seen:
+            continue
+        seen.add(value.data_ptr())
+        hasher.update(name.encode())
+        hasher.update(memoryview(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()))
+    return hasher.hexdigest()
+
+
+def make_skeleton(config: Mapping[str, Any], entry: EvaluatorEntry, source: Path) -> Any:
+    """A model of this config whose parameters are allocated and not filled; buffers (rope) are computed.
+
+    The config goes the way of `from_pretrained`, and so do the generation settings beside the tokenizer, so that the
+    live model decodes as the published one will. Raises EvaluationError for an architecture transformers has not.
+    """
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    kind = str(config.get("model_type"))
+    if kind not in CONFIG_MAPPING:
+        raise EvaluationError(f"config.json: transformers has no model_type {kind!r}, so it cannot be evaluated here")
+    settings = CONFIG_MAPPING[kind].from_dict(json.loads(json.dumps(dict(config))))
+    with torch.device(entry.device), no_init_weights():
+        model = AutoModelForCausalLM.from_config(
+            settings, dtype=getattr(torch, entry.dtype), attn_implementation=entry.attention
+        )
+    model.tie_weights()
+    if (source / "generation_config.json").is_file():
+        from transformers import GenerationConfig
+
+        model.generation_config = GenerationConfig.from_pretrained(source, local_files_only=True)
+    return model.eval().requires_grad_(False)
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The tokenizer of a local model. Raises SourceError where there is none that transformers can read."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise SourceError(
+            f"{directory}: transformers cannot read its tokenizer: {error}", path=str(directory)
+        ) from error
+
+
+def load_from_disk(directory: Path, entry: EvaluatorEntry) -> Subject:
+    """A published model as its users load it, in the evaluator's dtype and attention."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if not directory.is_dir():
+        raise SourceError(f"{directory}: there is no such model directory", path=str(directory))
+    model, report = AutoModelForCausalLM.from_pretrained(
+        directory,
+        dtype=getattr(torch, entry.dtype),
+        attn_implementation=entry.attention,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report[what]:
+            raise EvaluationError(f"{directory}: {what.replace('_', ' ')}: {sorted(map(str, report[what]))[:3]}")
+    return Subject(model.to(entry.device).eval().requires_grad_(False), load_tokenizer(directory))
+
+
+def _cause(error: BaseException) -> str:
+    return str(error) if isinstance(error, MergefleetError) else f"{type(error).__name__}: {error}"

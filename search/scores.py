@@ -1,0 +1,183 @@
+"""Scores and what may be concluded from them: means over tasks, estimates across windows, and the verdict. Pure.
+
+Legend: I items, C candidates (winner or comparators), B bootstrap resamples.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.ports import Comparison, Verdict
+
+RESAMPLES = 10_000
+LEVEL = 0.05
+Floats = NDArray[np.float64]
+
+
+def weighted_mean(scores: Mapping[str, float], *, task_of: Mapping[str, str], weights: Mapping[str, float]) -> float:
+    """Σ_t w_t · mean of task t's items, over the tasks that have items here (their weights rescaled to sum to 1)."""
+    by_task: dict[str, list[float]] = defaultdict(list)
+    for item, score in scores.items():
+        by_task[task_of[item]].append(score)
+    total = sum(weights[task] for task in by_task)
+    return sum(weights[task] * sum(values) / len(values) for task, values in by_task.items()) / total
+
+
+# --------------------------------------------------------------------------------------------------------- estimates
+
+
+@dataclass(frozen=True)
+class WindowScore:
+    """A candidate's mean score on its cohort's window of `items` items."""
+
+    number: int
+    stage: int
+    cohort: int
+    items: int
+    score: float
+
+
+NEIGHBOURS = 2  # cohorts on each side that steady a cohort's level
+
+
+def estimates(scores: Sequence[WindowScore]) -> dict[int, float]:
+    """Candidate → shrunk estimate of its true mean, comparable between candidates of different windows.
+
+    estimate = level of the cohort + shrinkage · (score − cohort mean). Within a cohort all candidates saw the same
+    items, so the second term is paired; its shrinkage τ²/(τ² + σ²/n) comes from the spread of all cohorts of the stage
+    against the binomial noise σ² = p(1−p). The level averages the means of up to five neighbouring cohorts of the
+    stage, each on its own items: one small window may be easy by luck, five in a row hardly.
+    """
+    cohorts: dict[tuple[int, int], list[WindowScore]] = defaultdict(list)
+    for entry in scores:
+        cohorts[max(entry.stage, 0), entry.cohort].append(entry)
+    found: dict[int, float] = {}
+    for stage in sorted({stage for stage, _ in cohorts}):
+        members = [cohorts[key] for key in sorted(cohorts) if key[0] == stage]
+        found |= _stage_estimates(members)
+    return found
+
+
+def _stage_estimates(cohorts: list[list[WindowScore]]) -> dict[int, float]:
+    means = np.array([np.mean([entry.score for entry in cohort]) for cohort in cohorts])
+    items = np.array([cohort[0].items for cohort in cohorts], dtype=float)
+    noise = np.maximum(means * (1 - means), 0.01) / items
+    spread = _spread(cohorts, means, noise)
+    found: dict[int, float] = {}
+    for index, cohort in enumerate(cohorts):
+        near = slice(max(0, index - NEIGHBOURS), index + NEIGHBOURS + 1)
+        level = float(np.average(means[near], weights=items[near]))
+        shrinkage = spread / (spread + noise[index])
+        for entry in cohort:
+            found[entry.number] = level + float(shrinkage) * (entry.score - float(means[index]))
+    return found
+
+
+def _spread(cohorts: list[list[WindowScore]], means: Floats, noise: Floats) -> float:
+    """τ²: variance of true scores within cohorts, by moments; at least a tenth of the smallest noise."""
+    free = sum(len(cohort) - 1 for cohort in cohorts)
+    if free == 0:
+        return float(noise.min())
+    squares = sum((e.score - mean) ** 2 for cohort, mean in zip(cohorts, means, strict=True) for e in cohort)
+    expected = sum((len(cohort) - 1) * n for cohort, n in zip(cohorts, noise, strict=True))
+    return max((float(squares) - float(expected)) / free, 0.1 * float(noise.min()))
+
+
+# ----------------------------------------------------------------------------------------------------------- verdict
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A candidate with its holdout scores, item → score."""
+
+    number: int
+    label: str
+    recipe_hash: str
+    scores: Mapping[str, float]
+
+
+def judge(
+    winner: Entrant,
+    comparators: Sequence[Entrant],
+    *,
+    task_of: Mapping[str, str],
+    weights: Mapping[str, float],
+    seed: int,
+) -> Verdict:
+    """Compare the winner with every comparator on the same holdout items.
+
+    The winner wins if the one-sided 95 % lower bound of every paired difference is above 0. That is an
+    intersection-union test: the claim is "better than all of them", so each test has the full level and no correction
+    for several comparisons is due (Berger 1982). Bounds are percentiles of a paired bootstrap over items, stratified by
+    task; all comparisons share the resamples. A comparator equal to the winner has difference and bound 0: not beaten.
+    """
+    items = sorted(winner.scores, key=lambda item: (task_of[item], item))
+    tasks = [task_of[item] for item in items]
+    scores_CI = np.array([[entrant.scores[item] for item in items] for entrant in (winner, *comparators)])
+    differences_CI = scores_CI[0] - scores_CI
+    rows_CI = np.concatenate([scores_CI[:1], differences_CI[1:]])
+    observed_C, drawn_CB = bootstrap(rows_CI, tasks=tasks, weights=weights, seed=seed)
+    low, high = np.percentile(drawn_CB, [100 * LEVEL / 2, 100 - 100 * LEVEL / 2], axis=1)
+    lower = np.percentile(drawn_CB, 100 * LEVEL, axis=1)
+    comparisons = []
+    for index, entrant in enumerate(comparators, start=1):
+        wins, losses = int((differences_CI[index] > 0).sum()), int((differences_CI[index] < 0).sum())
+        comparisons.append(
+            Comparison(
+                comparator=entrant.number,
+                label=entrant.label,
+                score=float(observed_C[0] - observed_C[index]),
+                difference=float(observed_C[index]),
+                lower=float(lower[index]),
+                interval=(float(low[index]), float(high[index])),
+                sign_p=sign_test(wins, losses),
+                wins=wins,
+                losses=losses,
+            )
+        )
+    return Verdict(
+        winner=winner.number,
+        label=winner.label,
+        recipe_hash=winner.recipe_hash,
+        score=float(observed_C[0]),
+        interval=(float(low[0]), float(high[0])),
+        comparisons=tuple(comparisons),
+        holdout_items=len(items),
+        resamples=RESAMPLES,
+        seed=seed,
+    )
+
+
+def bootstrap(
+    rows_CI: Floats, *, tasks: Sequence[str], weights: Mapping[str, float], seed: int
+) -> tuple[Floats, Floats]:
+    """Weighted mean over tasks of every row, and its bootstrap distribution: ([C], [C, B]).
+
+    Items are drawn with replacement within their task (`tasks` names the task of each of the I items); every row sees
+    the same draws, so a row of differences gives a paired bootstrap.
+    """
+    observed_C = np.zeros(len(rows_CI))
+    drawn_CB = np.zeros((len(rows_CI), RESAMPLES))
+    total = sum(weights[task] for task in set(tasks))
+    for index, task in enumerate(sorted(set(tasks))):
+        columns = np.array([name == task for name in tasks])
+        patterns_CU, sizes_U = np.unique(rows_CI[:, columns], axis=1, return_counts=True)
+        share = weights[task] / total / columns.sum()
+        observed_C += share * (patterns_CU @ sizes_U)
+        # items with the same scores in every row are exchangeable: drawing how often each *pattern* occurs is the same
+        generator = np.random.default_rng([seed, index])
+        counts_BU = generator.multinomial(columns.sum(), sizes_U / sizes_U.sum(), size=RESAMPLES)
+        drawn_CB += share * (patterns_CU @ counts_BU.T)
+    return observed_C, drawn_CB
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """One-sided p-value of the exact paired sign test: P(≥ wins of wins + losses fair coins); ties are left out."""
+    from scipy.stats import binomtest
+
+    return 1.0 if wins + losses == 0 else float(binomtest(wins, wins + losses, alternative="greater").pvalue)

@@ -1,0 +1,64 @@
+"""What every test runs under: no telemetry, no hub, no connection that leaves this machine."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+# Read by libraries when they are first imported, and inherited by every process that a test starts.
+OFFLINE = {
+    "DO_NOT_TRACK": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TRANSFORMERS_OFFLINE": "1",
+}
+for name, value in OFFLINE.items():
+    os.environ.setdefault(name, value)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_connection_leaves_this_machine() -> Iterator[None]:
+    """Fail on the first TCP connection to an address that is not this machine's.
+
+    UDP stays open: `connect` on a datagram socket sends nothing, and Ray asks the kernel that way which of this
+    machine's addresses it would use.
+    """
+    patch = pytest.MonkeyPatch()
+    for name in ("connect", "connect_ex"):
+        patch.setattr(socket.socket, name, _guarded(getattr(socket.socket, name)))
+    yield
+    patch.undo()
+
+
+def _guarded(connect: Any) -> Any:
+    def guarded(self: socket.socket, address: Any) -> Any:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and self.type & socket.SOCK_STREAM:
+            assert _is_ours(str(address[0])), f"a test tried to connect to {address}: tests stay on this machine"
+        return connect(self, address)
+
+    return guarded
+
+
+def _is_ours(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host in {"localhost", socket.gethostname()}
+    return address.is_loopback or host in _own_addresses()
+
+
+def _own_addresses() -> set[str]:
+    """This machine's address on its network, where it has one: Ray's processes listen there."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return set()
+        return {str(probe.getsockname()[0])}

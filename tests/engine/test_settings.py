@@ -1,0 +1,138 @@
+"""Settings: constants, gradients over layers, choices by tensor name."""
+
+import math
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.errors import RecipeError
+from engine.keypath import KeyPath
+from engine.settings import ByName, Gradient, constants, evaluate, is_total, lookup, parse_setting, setting_to_data
+
+PLACE = KeyPath("r.yml", "parameters.t")
+
+numbers = st.floats(-1e6, 1e6)
+choices = st.one_of(numbers, st.booleans(), st.lists(numbers, min_size=1, max_size=6).map(lambda v: Gradient(tuple(v))))
+patterns = st.one_of(st.none(), st.just("*"), st.text("abc.", max_size=3))
+settings = st.one_of(
+    choices, st.lists(st.tuples(patterns, choices), min_size=1, max_size=4).map(lambda c: ByName(tuple(c)))
+)
+
+
+@given(st.lists(numbers, min_size=1, max_size=8), st.floats(0, 1))
+def test_a_gradient_is_linear_interpolation_between_evenly_spread_knots(knots: list[float], depth: float) -> None:
+    oracle = np.interp(depth, np.linspace(0, 1, len(knots)), knots)
+    assert evaluate(Gradient(tuple(knots)), "x", depth) == pytest.approx(oracle, rel=1e-9, abs=1e-6)
+
+
+@given(st.lists(numbers, min_size=1, max_size=8))
+def test_a_gradient_starts_at_its_first_knot_and_ends_at_its_last(knots: list[float]) -> None:
+    gradient = Gradient(tuple(knots))
+    assert evaluate(gradient, "x", 0.0) == knots[0]
+    assert evaluate(gradient, "x", 1.0) == knots[-1]
+
+
+@given(st.lists(st.tuples(patterns, numbers), min_size=1, max_size=5), st.text("abc.", max_size=6))
+def test_the_first_filter_that_is_part_of_the_name_wins(entries: list[tuple[str | None, float]], name: str) -> None:
+    matching = [value for pattern, value in entries if pattern in (None, "*") or pattern in name]
+    assert evaluate(ByName(tuple(entries)), name, 0.5) == (matching[0] if matching else None)
+
+
+def test_filters_tell_capitals_apart_and_know_no_wildcards_inside() -> None:
+    setting = ByName((("MLP", 1.0), ("m*p", 2.0)))
+    assert evaluate(setting, "model.layers.0.mlp.up_proj.weight", 0.0) is None
+
+
+@given(settings)
+def test_a_setting_reads_back_from_its_own_yaml(setting: object) -> None:
+    text = yaml.safe_dump(setting_to_data(setting))  # type: ignore[arg-type]
+    assert parse_setting(yaml.safe_load(text), where=PLACE) == setting
+
+
+@given(settings, st.text("abc.", max_size=6), st.floats(0, 1))
+def test_a_total_setting_has_a_value_for_every_name_and_stays_within_its_constants(
+    setting: object, name: str, depth: float
+) -> None:
+    value = evaluate(setting, name, depth)  # type: ignore[arg-type]
+    given_values = list(constants(setting))  # type: ignore[arg-type]
+    if value is None:
+        assert not is_total(setting)  # type: ignore[arg-type]
+    else:
+        slack = 1e-9 * max(map(abs, given_values)) + 1e-300
+        assert min(given_values) - slack <= value <= max(given_values) + slack
+
+
+def test_the_first_level_with_a_value_wins_and_a_filter_that_matches_nothing_falls_through() -> None:
+    levels = ({"t": ByName((("mlp", 0.1),))}, {}, {"t": 0.3})
+    names = ("layers.3.mlp.up", "layers.3.mlp.up", "layers.0.mlp.up")
+    assert lookup(levels, "t", names, 0.0) == 0.1
+    assert lookup(levels, "t", ("layers.3.attn", *names[1:]), 0.0) == 0.3
+    assert lookup(levels[:2], "t", ("layers.3.attn", names[1]), 0.0) is None
+    assert lookup(levels, "weight", names, 0.0) is None
+
+
+def test_each_level_sees_the_name_that_belongs_to_it() -> None:
+    setting = ByName((("layers.3.", 1.0), (None, 2.0)))
+    levels = ({"t": ByName((("layers.9.", 7.0),))}, {"t": setting})
+    assert lookup(levels, "t", ("layers.3.mlp", "layers.3.mlp"), 0.0) == 1.0
+    assert lookup(levels, "t", ("layers.3.mlp", "layers.0.mlp"), 0.0) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("data", "setting"),
+    [
+        (1, 1.0),
+        (True, True),
+        ([0, 1, True], Gradient((0.0, 1.0, 1.0))),
+        ({"value": 0.5}, ByName(((None, 0.5),))),
+        ({"filter": "mlp", "value": [0, 1]}, ByName((("mlp", Gradient((0.0, 1.0))),))),
+        ([{"filter": "*", "value": False}], ByName((("*", False),))),
+        ([{"filter": "", "value": 1}], ByName((("", 1.0),))),
+    ],
+)
+def test_every_form_that_mergekit_accepts_is_read(data: object, setting: object) -> None:
+    parsed = parse_setting(data, where=PLACE)
+    assert parsed == setting
+    assert type(parsed) is type(setting)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("1e-5", "r.yml: parameters.t: got '1e-5', which is text to YAML, a number expected: write 1.0e-5"),
+        ("0,5", "r.yml: parameters.t: got '0,5', which is text to YAML, a number expected: write 0.5"),
+        ("3.5e10", "r.yml: parameters.t: got '3.5e10', which is text to YAML, a number expected: write 35000000000.0"),
+        ("True", "r.yml: parameters.t: got 'True', a number, true or false expected: write true without quotes."),
+        ("union", "r.yml: parameters.t: got 'union', a number expected: no setting has text as its value."),
+        ("inf", "r.yml: parameters.t: got 'inf', a finite number expected."),
+        (None, "r.yml: parameters.t: got nothing, a number expected."),
+        (math.nan, "r.yml: parameters.t: got nan, a finite number expected."),
+        (-math.inf, "r.yml: parameters.t: got -inf, a finite number expected."),
+        (10**400, "r.yml: parameters.t: got a number beyond all bounds, a finite number expected."),
+        ([], "r.yml: parameters.t: got an empty list, a list of numbers expected."),
+        ([0, [1]], "r.yml: parameters.t[1]: got a list, a number expected."),
+        ([0, "x"], "r.yml: parameters.t[1]: got 'x', a number expected: no setting has text as its value."),
+        ([0, {"value": 1}], "r.yml: parameters.t[0]: got 0, a mapping with the keys filter, value expected."),
+        ({"filter": "mlp"}, "r.yml: parameters.t: has no 'value'."),
+        ({"filtre": "mlp", "value": 1}, "r.yml: parameters.t.filtre: unknown key; did you mean 'filter'?"),
+        ({"filter": 7, "value": 1}, "r.yml: parameters.t.filter: got 7, text expected: write it in quotes."),
+        (
+            [{"filter": "a", "value": []}],
+            "r.yml: parameters.t[0].value: got an empty list, a list of numbers expected.",
+        ),
+    ],
+)
+def test_what_is_no_setting_is_refused_by_file_and_key(data: object, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_setting(data, where=PLACE)
+    assert str(caught.value) == message
+
+
+def test_a_list_that_contains_itself_is_refused() -> None:
+    loop: list[object] = []
+    loop.append(loop)
+    with pytest.raises(RecipeError, match=r"parameters\.t\[0\]: got a list, a number expected"):
+        parse_setting(loop, where=PLACE)

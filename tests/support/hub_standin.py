@@ -1,0 +1,149 @@
+"""The part of the Hub that huggingface_hub 2.4 calls to download a model, as a server on this machine.
+
+    GET  /api/models/ORG/NAME[/revision/REV]    the commit behind a branch or tag
+    GET  /api/models/ORG/NAME/tree/COMMIT       the files of a commit
+    HEAD and GET /ORG/NAME/resolve/COMMIT/FILE  size and ETag, then the bytes
+
+Errors carry the X-Error-Code headers by which the client tells them apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass
+class Repository:
+    """Files by commit, commits by branch or tag. `access` is 'open', 'gated', 'private', 'forbidden' or 'broken'."""
+
+    commits: Mapping[str, Mapping[str, bytes]]
+    refs: Mapping[str, str]
+    access: str = "open"
+
+
+@dataclass
+class Hub:
+    """A running stand-in: its address, its repositories (may be changed while it runs) and what was asked of it."""
+
+    url: str
+    repositories: dict[str, Repository]
+    requests: list[str] = field(default_factory=list)
+    tokens: set[str] = field(default_factory=set)
+
+    def downloaded(self) -> set[str]:
+        """The files whose bytes were sent."""
+        return {
+            line.split("/resolve/")[1].split("/", 1)[1]
+            for line in self.requests
+            if line.startswith("GET /") and "/resolve/" in line
+        }
+
+
+def commit_id(label: str) -> str:
+    """40 hex digits, as a commit's name has."""
+    return hashlib.sha1(label.encode(), usedforsecurity=False).hexdigest()
+
+
+@contextlib.contextmanager
+def running_hub(repositories: Mapping[str, Repository]) -> Iterator[Hub]:
+    """Serve `repositories` on a free port until the block ends."""
+    hub = Hub("", dict(repositories))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(hub))
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+_REFUSALS = {
+    "gated": Answer(403, b"", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted."}),
+    "private": Answer(401, b"", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}),
+    "forbidden": Answer(403, b"", {"X-Error-Message": "The token has no access to this resource."}),
+    "broken": Answer(500, b"", {"X-Error-Message": "Internal Error"}),
+}
+
+
+def answer(repositories: Mapping[str, Repository], path: str) -> Answer:
+    """What the Hub answers to a GET of `path` (a HEAD is the same without the body)."""
+    parts = [unquote(part) for part in path.strip("/").split("/")]
+    is_api = parts[:2] == ["api", "models"]
+    parts = parts[2:] if is_api else parts
+    repository = repositories.get("/".join(parts[:2]))
+    if repository is None:
+        return Answer(404, b"", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
+    if repository.access != "open":
+        return _REFUSALS[repository.access]
+    revision = parts[3] if len(parts) > 3 else "main"
+    commit = repository.refs.get(revision, revision)
+    if commit not in repository.commits:
+        return Answer(404, b"", {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"})
+    files = repository.commits[commit]
+    if not is_api:
+        return _file("/".join(parts[4:]), files, commit)
+    if len(parts) > 2 and parts[2] == "tree":
+        return _json([_entry(name, data) for name, data in files.items()])
+    return _json({"id": "/".join(parts[:2]), "sha": commit, "siblings": [{"rfilename": name} for name in files]})
+
+
+def _file(name: str, files: Mapping[str, bytes], commit: str) -> Answer:
+    if name not in files:
+        return Answer(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
+    etag = hashlib.sha256(files[name]).hexdigest()
+    return Answer(200, files[name], {"ETag": f'"{etag}"', "X-Repo-Commit": commit})
+
+
+def _entry(name: str, data: bytes) -> dict[str, object]:
+    return {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha256(data).hexdigest()[:40]}
+
+
+def _json(value: object) -> Answer:
+    return Answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+
+def _handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self._answer(with_body=True)
+
+        def do_HEAD(self) -> None:
+            self._answer(with_body=False)
+
+        def _answer(self, *, with_body: bool) -> None:
+            path = urlsplit(self.path).path
+            hub.requests.append(f"{self.command} {path}")
+            if "Authorization" in self.headers:
+                hub.tokens.add(self.headers["Authorization"])
+            result = answer(hub.repositories, path)
+            self.send_response(result.status)
+            for name, value in result.headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(result.body)))
+            self.end_headers()
+            if with_body:
+                self.wfile.write(result.body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Handler
