@@ -1,7 +1,7 @@
 """mergefleet's engine: merge math and bytes, in one process.
 
-    from engine import load_recipe, merge
-    merge(load_recipe("recipe.yml"), "out")
+from engine import load_recipe, merge
+merge(load_recipe("recipe.yml"), "out")
 """
 
 from __future__ import annotations

@@ -251,6 +251,8 @@ def _check_weight_map(weight_map: Mapping[str, str], tensors: Mapping[str, Store
 def _local_directory(ref: ModelRef) -> Path | None:
     """The directory that `ref` names; None where it can only be a Hub repository; SourceError where it is neither."""
     text = ref.path
+    if not text:
+        raise SourceError("a model without a name: name its directory, or ORG/NAME on the Hub.")
     for name in (text, str(ref)):  # a directory's name may contain '@'
         try:
             path = Path(name).expanduser()
@@ -258,7 +260,7 @@ def _local_directory(ref: ModelRef) -> Path | None:
                 if ref.revision is not None and name == text:
                     raise SourceError(f"{ref}: {text} is a local directory, which has no revisions. Drop '@'.")
                 return path
-        except (RuntimeError, ValueError) as error:  # an unknown ~user; a NUL in the name
+        except RuntimeError as error:  # an unknown ~user
             raise SourceError(f"{text!r}: is no path: {error}.") from error
     path = Path(text).expanduser()
     if path.is_file():

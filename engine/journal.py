@@ -104,7 +104,8 @@ def open_journal(path: Path, plan_digest: str, *, describe: Mapping[str, str] | 
 
 
 def _encode(record: Mapping[str, Any]) -> bytes:
-    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    # ASCII only: a path may hold bytes that are no UTF-8, which Python keeps as lone surrogates.
+    text = json.dumps(record, separators=(",", ":"), allow_nan=False).encode("ascii")
     return b"%d %08x %b\n" % (len(text), zlib.crc32(text), text)
 
 

@@ -22,7 +22,8 @@ class KeyPath:
 
     def key(self, name: object) -> KeyPath:
         """The place of `name` in the mapping that stands here."""
-        return KeyPath(self.origin, f"{self.path}.{name}" if self.path else str(name), self.error_class)
+        text = str(name) if str(name).isprintable() and len(str(name)) <= 60 else shown(name)
+        return KeyPath(self.origin, f"{self.path}.{text}" if self.path else text, self.error_class)
 
     def item(self, index: int) -> KeyPath:
         """The place of item `index` in the list that stands here."""
@@ -48,7 +49,7 @@ class KeyPath:
         return [(self.item(index), item) for index, item in enumerate(raw)]
 
     def text(self, raw: object) -> str:
-        """`raw`, which must be text that is not empty."""
+        """`raw`, which must be text that is not empty; it may hold anything, so an error shows its `repr`."""
         if not isinstance(raw, str) or not raw:
             hint = "" if raw is None or isinstance(raw, (str, list, tuple, Mapping)) else ": write it in quotes"
             raise self.error(f"got {shown(raw)}, text expected{hint}.")

@@ -16,7 +16,7 @@ import numpy as np
 from engine import card, digest
 from engine.checkpoint import Checkpoint, open_checkpoints
 from engine.errors import PlanError
-from engine.execute import Arithmetic, Executed, Hooks, Work, execute
+from engine.execute import Executed, Hooks, Work, execute
 from engine.methods.contract import Facts
 from engine.numerics import BLOCK
 from engine.plan import SHARD_BYTES, TILE_BYTES, Plan, Tile
@@ -27,6 +27,7 @@ from engine.sinks import FileSink
 from engine.tensorfile.header import ITEMSIZE
 from engine.tensorfile.index import INDEX_NAME, build_index
 from engine.tokenizer import copy_tokenizer
+from engine.worker import Arithmetic
 
 PROVENANCE = "provenance.json"
 RECIPE = "recipe.json"
@@ -100,7 +101,11 @@ def merge(
     job = Job.prepare(recipe, Path(out), options)
     with job:
         executed = execute(
-            job.plan, job.checkpoints, job.sink, work=options.work(done=job.done, facts=job.facts), hooks=job.hooks(progress)
+            job.plan,
+            job.checkpoints,
+            job.sink,
+            work=options.work(done=job.done, facts=job.facts),
+            hooks=job.hooks(progress),
         )
         return job.publish(executed)
 
@@ -174,15 +179,15 @@ class Job:
         directory = self.staging.directory
         if len(self.plan.files) > 1:
             weight_map = {tensor.name: self.plan.files[tensor.file].name for tensor in self.plan.tensors}
-            (directory / INDEX_NAME).write_text(build_index(weight_map, self.plan.total_size))
+            (directory / INDEX_NAME).write_text(build_index(weight_map, self.plan.total_size), encoding="utf-8")
         _write_json(directory / "config.json", self.plan.config)
         copy_tokenizer(self.checkpoints[self.plan.tokenizer].directory, directory)
         if self.recipe.chat_template:
-            (directory / "chat_template.jinja").write_text(self.recipe.chat_template)
+            (directory / "chat_template.jinja").write_text(self.recipe.chat_template, encoding="utf-8")
         provenance = self._provenance(weights, tensors)
         _write_json(directory / PROVENANCE, provenance)
         _write_json(directory / RECIPE, recipe_to_dict(self.recipe))
-        (directory / "README.md").write_text(card.model_card(self._card(weights)))
+        (directory / "README.md").write_text(card.model_card(self._card(weights)), encoding="utf-8")
         out = self.staging.publish()
         return MergeResult(
             out=out,
@@ -295,8 +300,8 @@ def _check_budget(plan: Plan, options: Options) -> None:
     needed = plan.peak_bytes(work.thread_count)
     if needed > work.memory_bytes:
         raise PlanError(
-            f"memory budget of {work.memory_bytes:_} bytes is too small: {work.thread_count} threads need {needed:_} bytes "
-            f"for this recipe. Give --memory {-(-needed >> 20)}MiB, or fewer --threads."
+            f"memory budget of {work.memory_bytes:_} bytes is too small: {work.thread_count} threads need "
+            f"{needed:_} bytes for this recipe. Give --memory {-(-needed >> 20)}MiB, or fewer --threads."
         )
 
 
@@ -328,4 +333,4 @@ def version() -> str:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -27,7 +27,7 @@ def parse_model(raw: object, where: KeyPath, *, ignored: list[str] | None = None
     mean nothing here (override_architecture) are added to `ignored`.
     """
     if not isinstance(raw, Mapping):
-        return _from_text(where.text(raw), where)
+        return _from_text(_printable(raw, where), where)
     fields = where.mapping(raw, ("model", "lora", "override_architecture"))
     if fields.get("lora") is not None:
         raise where.key("lora").error("LoRA adapters are not supported yet; merge it into its model first.")
@@ -36,8 +36,8 @@ def parse_model(raw: object, where: KeyPath, *, ignored: list[str] | None = None
     place = where.key("model")
     inner = place.mapping(fields.get("model"), ("path", "revision"))
     revision = inner.get("revision")
-    path = place.key("path").text(inner.get("path"))
-    return ModelRef(path, None if revision is None else place.key("revision").text(revision))
+    path = _printable(inner.get("path"), place.key("path"))
+    return ModelRef(path, None if revision is None else _printable(revision, place.key("revision")))
 
 
 def model_to_data(ref: ModelRef) -> object:
@@ -48,6 +48,14 @@ def model_to_data(ref: ModelRef) -> object:
     except InputError:  # a path with + or @ in it needs the mapping
         pass
     return {"model": {"path": ref.path} if ref.revision is None else {"path": ref.path, "revision": ref.revision}}
+
+
+def _printable(raw: object, where: KeyPath) -> str:
+    """Text that can stand in a message, a card and a log as it is."""
+    text = where.text(raw)
+    if not text.isprintable():
+        raise where.error(f"got {shown(text)}, which holds a character that cannot be printed.")
+    return text
 
 
 def _from_text(text: str, where: KeyPath) -> ModelRef:

@@ -5,7 +5,7 @@ Integers and names only: no tensor data is read. A recipe that cannot work fails
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -128,9 +128,10 @@ class Plan:
         """Bytes of all output tensors, as index.json counts them."""
         return sum(tensor.nbytes for tensor in self.tensors)
 
-    def peak_bytes(self, threads: int) -> int:
-        """An upper bound of what `threads` hold in flight when every tensor is streamed (engine.execute)."""
-        return threads * max((stream_bytes(tensor, self.method) for tensor in self.tensors), default=0)
+    def peak_bytes(self, threads: int, tensors: Iterable[int] | None = None) -> int:
+        """An upper bound of what `threads` hold in flight while they stream `tensors` (default: all)."""
+        chosen = self.tensors if tensors is None else [self.tensors[index] for index in tensors]
+        return threads * max((stream_bytes(tensor, self.method) for tensor in chosen), default=0)
 
 
 def stream_bytes(tensor: OutputTensor, method: Method) -> int:

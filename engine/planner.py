@@ -242,14 +242,15 @@ class _Planner:
         wanted = FLOATS[self.recipe.dtype] if self.recipe.dtype else None
         floats = [tensor.dtype in STORED for tensor in stored]
         out = FLOATS[self.recipe.out_dtype] if self.recipe.out_dtype else wanted or stored[0].dtype
+        call: Call | None = None
         if not any(floats) and not any(tensor.dtype.startswith("F8") for tensor in stored):
             self._check_same_dtype(target.name, names)
-            call, out, rounded = None, stored[0].dtype, [tensor.dtype for tensor in stored]
+            out, rounded = stored[0].dtype, [tensor.dtype for tensor in stored]
         else:
             kept, call = self._call(target, stored[0].elements, len(names))
             names, stored = [names[i] for i in kept], [stored[i] for i in kept]
             rounded = [rounded_dtype(tensor.dtype, wanted) for tensor in stored]
-            if self._copies(call) and rounded == [stored[0].dtype] == [out]:
+            if not call.elements or (_copies(call) and rounded == [stored[0].dtype] == [out]):
                 call = None
             elif any(tensor.dtype not in STORED for tensor in stored):
                 self._refuse_dtype(target.name, names)
@@ -261,9 +262,6 @@ class _Planner:
         row = "F64" if wanted == "F64" and call else common_dtype(rounded)
         shape, elements = stored[0].shape, stored[0].elements
         return OutputTensor(target.name, out, shape, 0, 0, views, call, row, target.layer, elements)
-
-    def _copies(self, call: Call) -> bool:
-        return call.method == "passthrough" and call.sources["scale"] == (1.0,)
 
     def _call(self, target: _Target, elements: int, inputs: int) -> tuple[list[int], Call]:
         """Which inputs are used (a source of weight 0 may change nothing), and the call with their settings."""
@@ -307,16 +305,16 @@ class _Planner:
             value = parameter.default
         if value is None:
             raise PlanError(
-                f"{self.recipe.origin}: {self.method.name} needs {name!r} for tensor {where}, and no filter matches it. "
-                "Add an entry without a filter."
+                f"{self.recipe.origin}: {self.method.name} needs {name!r} for tensor {where}, and no filter "
+                "matches it. Add an entry without a filter."
             )
         return float(value)
 
     def _check_sum(self, target: _Target, call: Call) -> None:
         if self.method.name == "linear" and call.options["normalize"] and abs(sum(call.sources["weight"])) < 1e-8:
             raise PlanError(
-                f"{self.recipe.origin}: the weights of tensor {target.name!r} sum to {sum(call.sources['weight']):g} and "
-                "cannot be normalised. Give other weights, or normalize: false."
+                f"{self.recipe.origin}: the weights of tensor {target.name!r} sum to {sum(call.sources['weight']):g} "
+                "and cannot be normalised. Give other weights, or normalize: false."
             )
 
     def _check_shapes(self, tensor: str, names: list[tuple[ModelRef, str]]) -> None:
@@ -366,6 +364,10 @@ class _Planner:
         )
 
 
+def _copies(call: Call) -> bool:
+    return call.method == "passthrough" and call.sources["scale"] == (1.0,)
+
+
 def _range(source: SliceSource) -> tuple[int, int]:
     assert source.layers is not None
     return source.layers
@@ -388,6 +390,8 @@ def _lay_out(pieces: list[OutputTensor], shard_bytes: int) -> tuple[tuple[Output
     tensors: list[OutputTensor] = []
     files: list[OutputFile] = []
     for number, group in enumerate(groups):
+        # wide elements first: the format has no holes, and some readers cannot bear unaligned tensors
+        group.sort(key=lambda tensor: -ITEMSIZE[tensor.dtype])
         raw, header = build_header([(t.name, t.dtype, t.shape) for t in group], {"format": "pt"})
         name = "model.safetensors"
         if len(groups) > 1:

@@ -60,8 +60,9 @@ class Staging:
         partial = _partial(out)
         lock_fd = _make_and_lock(partial)
         try:
-            if os.path.lexists(out):  # published by another process while this one waited
-                _remove(partial)
+            if os.path.lexists(out):  # published by another process just now, which removed the journal
+                if not (partial / _JOURNAL).exists():
+                    _remove(partial)
                 refuse_existing(out)
             journal = open_journal(partial / _JOURNAL, plan_digest, describe=describe)
             if journal.is_new and (partial / _OUT).exists():  # what lies there belongs to no plan we know
@@ -207,8 +208,9 @@ def _make_and_lock(partial: Path) -> int:
 
 def _refuse_foreign(partial: Path) -> None:
     """Refused unless the directory is ours: it has our lock file, or nothing at all (killed right after mkdir)."""
-    try:
-        is_ours = not partial.is_symlink() and ((partial / _LOCK).is_file() or not any(partial.iterdir()))
+    try:  # one listing: another process may be making its lock between two looks
+        names = {path.name for path in partial.iterdir()}
+        is_ours = not partial.is_symlink() and (_LOCK in names or not names)
     except FileNotFoundError:  # removed just now
         return
     except NotADirectoryError:

@@ -107,7 +107,7 @@ def _number_sources(named: list[ModelRef], given: Mapping[ModelRef, int], origin
 
 
 def load_recipe(path: str | Path) -> Recipe:
-    """The recipe in a YAML file. RecipeError names the file and the key, or the line and column, that is wrong."""
+    """The recipe in a YAML (or .json) file. RecipeError names the file, and the key, or line and column, at fault."""
     from engine.yamlfile import read_yaml
 
     return parse_recipe(read_yaml(path), origin=str(path))

@@ -12,6 +12,7 @@ from engine.numerics import BLOCK
 from engine.plan import OutputTensor, Plan
 from engine.tensorfile import writer
 from engine.tensorfile.header import ITEMSIZE
+from engine.views import as_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,7 +38,7 @@ class FileSink:
     def write(self, index: int, tensor: OutputTensor, block: int, data: Array) -> None:
         offset = tensor.offset + block * BLOCK * ITEMSIZE[tensor.dtype]
         origin = str(self._paths[tensor.file])
-        writer.write_at(self._fds[tensor.file], offset, memoryview(data).cast("B"), origin=origin)
+        writer.write_at(self._fds[tensor.file], offset, as_bytes(data), origin=origin)
 
     def close(self) -> None:
         for fd in self._fds:

@@ -17,6 +17,11 @@ STORED: dict[str, type] = {"BF16": np.uint16, "F16": np.int16, "F32": np.float32
 _WIDENS = {("BF16", "F32"), ("F16", "F32"), ("BF16", "F64"), ("F16", "F64"), ("F32", "F64")}
 
 
+def as_bytes(array: Any) -> memoryview:
+    """The memory of a contiguous array, as bytes."""
+    return memoryview(array).cast("B")
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """Tensor `tensor` of source number `source`, rounded to `rounded` (its stored dtype, or the recipe's `dtype`)."""
@@ -51,13 +56,13 @@ class RowReader:
         """row[n] = elements start … start + n of the view, rounded and widened to the row's format."""
         size = ITEMSIZE[view.stored]
         if view.stored == view.rounded and STORED[view.stored] == row.dtype.type:
-            checkpoint.read_into(view.tensor, start * size, memoryview(row).cast("B"))
+            checkpoint.read_into(view.tensor, start * size, as_bytes(row))
             return
         if self._buffer.nbytes < row.size * size:
             self._buffer = np.empty(row.size * size, np.uint8)
         raw = self._buffer[: row.size * size]
-        checkpoint.read_into(view.tensor, start * size, memoryview(raw))
-        values = raw.view(STORED[view.stored])
+        checkpoint.read_into(view.tensor, start * size, as_bytes(raw))
+        values: Any = raw.view(STORED[view.stored])
         for step in _steps(view, row.dtype.type):
             values = _converted(values, row if step is None else np.empty(row.size, step))
 

@@ -1,4 +1,4 @@
-"""YAML text → plain Python data, with errors a person can act on: file, line, column, what was found.
+"""YAML (or JSON) text → plain Python data, with errors a person can act on: file, line, column, what was found.
 
 Stricter than PyYAML's safe loader: a key given twice is refused (PyYAML keeps the last one in silence), so are the
 dashes, quotes and spaces that web pages and word processors put in the place of ASCII ones, and so is nesting deep
@@ -7,8 +7,10 @@ enough to overflow libyaml's stack (a file of 100 000 brackets ends the process)
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,7 +43,10 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 
 def read_yaml(path: str | Path, *, error: type[InputError] = RecipeError) -> object:
-    """The one document of a YAML file as dicts, lists and scalars; `error` names the file, line and column."""
+    """The one document of a YAML file as dicts, lists and scalars; `error` names the file, line and column.
+
+    A file called *.json is read as JSON: the recipe.json of a published model, where 1e-05 is a number.
+    """
     origin = str(path)
     try:
         data = Path(path).read_bytes()
@@ -55,7 +60,27 @@ def read_yaml(path: str | Path, *, error: type[InputError] = RecipeError) -> obj
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as failure:
         raise error(f"{origin}: byte {failure.start} is not UTF-8: save the file as UTF-8.", file=origin) from None
+    if origin.endswith(".json"):
+        return _parse_json(text, (origin, error))
     return parse_yaml(text, origin=origin, error=error)
+
+
+def _parse_json(text: str, where: Origin) -> object:
+    origin, error = where
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        twin = next((name for name, count in Counter(name for name, _ in pairs).items() if count > 1), None)
+        if twin is not None:
+            raise error(f"{origin}: key {twin!r} is given twice.", file=origin)
+        return dict(pairs)
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except json.JSONDecodeError as failure:
+        place = f"line {failure.lineno}, column {failure.colno}"
+        raise error(f"{origin}: {place}: not valid JSON: {failure.msg}.", file=origin) from None
+    except (RecursionError, ValueError) as failure:  # nested without end, or an integer of thousands of digits
+        raise error(f"{origin}: cannot be read as JSON: {failure}.", file=origin) from None
 
 
 def parse_yaml(text: str, *, origin: str, error: type[InputError] = RecipeError) -> object:

@@ -20,11 +20,16 @@ DENSITY = 0.5
 
 @dataclass(frozen=True)
 class Baseline:
-    """A fixed candidate; `kind` decides which comparator group it belongs to."""
+    """A fixed candidate; `kind` decides which comparator group it belongs to.
+
+    `weights` are those of the task arithmetic that gives the same model (None where none does): in such a space the
+    baseline is a known point, and its score helps to choose the start of the search.
+    """
 
     label: str
     kind: Literal["base", "parent", "baseline"]
     recipe: Mapping[str, Any]
+    weights: tuple[float, ...] | None = None
 
 
 def make_baselines(campaign: Campaign) -> tuple[Baseline, ...]:
@@ -43,22 +48,30 @@ def make_baselines(campaign: Campaign) -> tuple[Baseline, ...]:
 def _expand(name: str, campaign: Campaign) -> list[Baseline]:
     """One entry of the file → the baselines it stands for."""
     stem, _, scale = name.partition(":")
+    count = len(campaign.sources)
     if stem == "base":
-        return [Baseline("base", "base", _alone(campaign.base_model, campaign))]
+        return [Baseline("base", "base", _alone(campaign.base_model, campaign), (0.0,) * count)]
     if stem == "parents":
-        pairs = zip(campaign.source_names, campaign.sources, strict=True)
-        return [Baseline(f"parent {label}", "parent", _alone(source.model, campaign)) for label, source in pairs]
+        return [_parent(index, campaign) for index in range(count)]
     if stem == "uniform":
-        return [Baseline("uniform", "baseline", _merge("linear", campaign, {"weight": 1.0}, {"normalize": True}))]
+        recipe = _merge("linear", campaign, {"weight": 1.0}, {"normalize": True})
+        return [Baseline("uniform", "baseline", recipe, (1 / count,) * count)]
     if stem == "task_arithmetic":
         return [_scaled(float(text), campaign) for text in ([scale] if scale else SCALES)]
     settings = {"weight": 1.0, "density": DENSITY}
     return [Baseline(stem, "baseline", _merge(stem, campaign, settings, {"normalize": True}))]
 
 
+def _parent(index: int, campaign: Campaign) -> Baseline:
+    weights = tuple(float(other == index) for other in range(len(campaign.sources)))
+    recipe = _alone(campaign.sources[index].model, campaign)
+    return Baseline(f"parent {campaign.source_names[index]}", "parent", recipe, weights)
+
+
 def _scaled(scale: float, campaign: Campaign) -> Baseline:
     recipe = _merge("task_arithmetic", campaign, {"weight": scale}, {"normalize": False})
-    return Baseline(f"task arithmetic {scale:g}", "baseline", recipe)
+    weights = (scale,) * len(campaign.sources)
+    return Baseline(f"task arithmetic {scale:g}", "baseline", recipe, weights)
 
 
 def _alone(model: str, campaign: Campaign) -> dict[str, Any]:

@@ -1,106 +1,270 @@
-"""The campaign's one writer: hands out work under leases, takes scores, decides through campaign.py, stores all of it.
+"""The campaign's one writer: hands out work under leases, takes scores, and stores everything. Clock and glue only.
 
-    campaign.py decides (pure) · samplers.py proposes · queue.py leases (pure) · store.py remembers · this file: clock + glue
+    campaign.py decides (pure)  ·  samplers.py proposes  ·  board.py and queue.py keep count (pure)
+    desk.py is the memory with its pending rows  ·  steps.py acts on the machine's plans  ·  store.py remembers
 
-In process the driver is `search.inline.run_inline`; on Ray an actor wraps a Coordinator and forwards the WorkSource calls.
-Not thread safe: one thread calls it (a Ray actor with max_concurrency=1 does).
+In process the driver is `search.inline.run_inline`; on Ray an actor wraps a Coordinator and forwards the calls of
+`WorkSource`. Not thread safe: one thread at a time (a Ray actor with max_concurrency=1).
+
+Every call changes memory first and then commits once. A commit that fails (a newer coordinator, a full disk) leaves
+memory ahead of the rows, so such a coordinator answers nothing more; a new one starts from the rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from search.campaign_file import Campaign
-from search.ports import BlockResult, CampaignStatus, Failed, Finished, Inventory, Verdict, Wait, Work
+from engine.errors import EvaluationError
+from search import campaign as machine
+from search import schema, steps
+from search.desk import Desk
+from search.live import stored_events
+from search.ports import SPLITS, BlockResult, CampaignStatus, Failed, Finished, Verdict, Wait, Work
+from search.progress import Progress
+from search.queue import Lease, Unit
+from search.run import Run, Services
+from search.store import Row
+from search.verdicts import verdict_from_dict, verdict_to_dict
 
-
-@dataclass(frozen=True)
-class RunDirectory:
-    """Where a run lives: `runs/<name>` by default."""
-
-    root: Path
-
-    @property
-    def database(self) -> Path:
-        return self.root / "campaign.sqlite"
-
-    @property
-    def audit(self) -> Path:
-        return self.root / "audit.jsonl"
-
-    @property
-    def mirror(self) -> Path:
-        return self.root / "optuna.sqlite"
-
-    @property
-    def scores(self) -> Path:
-        return self.root / "items.parquet"
-
-    @property
-    def report(self) -> Path:
-        return self.root / "report.html"
-
-
-@dataclass(frozen=True)
-class Services:
-    """What the coordinator needs from elsewhere, as functions: fakes in tests, the engine in production.
-
-    hash_recipe   recipe mapping → canonical recipe hash (hex); raises InputError for a recipe that cannot work
-    layers        number of decoder layers of the models
-    now           seconds on a clock that only goes forward between two restarts (time.time)
-    lease_s       a lease without a heartbeat for this long is given to another worker; None: never (in process)
-    """
-
-    hash_recipe: Callable[[Mapping[str, Any]], str]
-    layers: int
-    now: Callable[[], float]
-    lease_s: float | None = None
+WAIT_S = 0.2
 
 
 class Coordinator:
-    """Use `Coordinator.open`; see search.ports.WorkSource for what workers may call."""
+    """Made by `search.opening.open_coordinator`; `next_work`, `submit`, `heartbeat` are search.ports.WorkSource."""
 
-    @classmethod
-    def open(
-        cls,
-        campaign: Campaign,
-        inventory: Inventory,
-        *,
-        services: Services,
-        directory: RunDirectory,
-        resume: bool = False,
-    ) -> Coordinator:
-        """Start or continue a run: check items, take over the store (epoch += 1), replay what it holds.
+    def __init__(self, run: Run, services: Services) -> None:
+        self.run = run
+        self._services = services
+        self._desk = Desk(run, services)
+        self._progress = Progress(started=services.now(), seconds_before=run.seconds_before)
+        self._leases = 0
+        self._paused = False
+        self._broken: BaseException | None = None
+        self._verdict: Verdict | None = None
+        with self._committing():
+            self._restore()
 
-        Raises CampaignError (holdout overlaps other items; space does not fit), Refused (a run is there and `resume`
-        is False), InputsChanged (resume with another campaign or evaluator), Busy (the store is locked by a process
-        that cannot be ended from here).
-        """
-        raise NotImplementedError
+    # ------------------------------------------------------------------------------------------------ what workers call
 
     def next_work(self, worker: str) -> Work | Wait | Finished:
-        raise NotImplementedError
+        """A unit under a fresh lease for this worker. EvaluationError where nothing can be scored at all."""
+        with self._committing():
+            now = self._services.now()
+            self._progress.saw(worker, now=now)
+            self._expire(now)
+            self._check_hours(now)
+            while not self._paused:
+                key = f"{self.run.store.epoch}.{self._leases + 1}"
+                lease = self._desk.queue.take(worker, key=key, now=now)
+                if lease is not None:
+                    return self._hand_out(lease, now)
+                after = self._plan()
+                if after is not None:
+                    return after
+            return Finished("paused")
 
     def submit(self, worker: str, result: BlockResult | Failed) -> None:
-        raise NotImplementedError
+        """Hand in the result of a lease; one that was answered already is ignored, unless it has new scores."""
+        with self._committing():
+            now = self._services.now()
+            self._progress.saw(worker, now=now)
+            unit = self._desk.queue.release(result.lease)
+            if isinstance(result, BlockResult):
+                refusal = self._refusal(result, unit)
+                if refusal is None:
+                    self._take_scores(result, unit, now)
+                    return
+                result = Failed(result.lease, refusal, retryable=True)
+            if unit is not None:
+                self._fail(unit, result, now)
 
     def heartbeat(self, worker: str) -> None:
-        raise NotImplementedError
+        """This worker is alive: extend its leases (in memory only; a restart sends running leases back anyway)."""
+        now = self._services.now()
+        self._progress.saw(worker, now=now)
+        self._desk.queue.extend(worker, now=now)
+
+    # ------------------------------------------------------------------------------------------------ what drivers call
 
     def status(self) -> CampaignStatus:
-        raise NotImplementedError
+        """A snapshot for progress bars."""
+        return self._progress.status(self._desk, paused=self._paused, now=self._services.now())
 
     def verdict(self) -> Verdict | None:
         """The answer, once the phase is `done`."""
-        raise NotImplementedError
+        return self._verdict
 
     def pause(self) -> None:
         """Hand out nothing more: workers get Finished("paused"); results of running leases are still taken."""
-        raise NotImplementedError
+        self._paused = True
 
     def close(self) -> None:
-        """Write the exports (Parquet matrix, Optuna mirror) and close the store."""
-        raise NotImplementedError
+        """Note the time used, write the exports (item matrix as Parquet, Optuna mirror), close the store."""
+        from search.exports import export_run
+
+        try:
+            if self._broken is None:
+                with self._committing():
+                    self._write_seconds()
+                export_run(self.run)
+        finally:
+            self.run.store.close()
+
+    # ---------------------------------------------------------------------------------------------------------- commits
+
+    @contextmanager
+    def _committing(self) -> Iterator[None]:
+        """Run a call, then write what it queued in one transaction; any failure ends this coordinator."""
+        if self._broken is not None:
+            raise self._broken
+        try:
+            yield
+            if self._desk.writes:
+                with self.run.store.transaction() as transaction:
+                    for write in self._desk.writes:
+                        write(transaction)
+                self._desk.writes.clear()
+        except BaseException as failure:
+            self._broken = failure
+            raise
+
+    # ------------------------------------------------------------------------------------------------ leases and scores
+
+    def _hand_out(self, lease: Lease, now: float) -> Work:
+        self._leases += 1
+        unit, epoch = lease.unit, self.run.store.epoch
+        row = {"lease": lease.key, "candidate": unit.candidate, "split": unit.split, "block": unit.block}
+        row |= {"worker": lease.worker, "attempt": unit.attempts, "epoch": epoch, "state": "running", "taken": now}
+        self._desk.add(schema.LEASES, row)
+        return Work(
+            candidate=unit.candidate,
+            recipe=self._desk.recipes[unit.candidate],
+            recipe_hash=unit.recipe_hash,
+            split=unit.split,
+            block=unit.block,
+            items=unit.items,
+            lease=lease.key,
+            attempt=unit.attempts,
+            epoch=epoch,
+        )
+
+    def _end_lease(self, key: str, state: str, *, now: float, **facts: str) -> None:
+        self._desk.change(schema.LEASES, {"state": state, "ended": now, **facts}, lease=key)
+
+    def _expire(self, now: float) -> None:
+        for lease in self._desk.queue.run_out(now=now):
+            cause = f"worker {lease.worker} was not heard of for {self._services.lease_s:g} s"
+            self._end_lease(lease.key, "expired", now=now, cause=cause)
+            if not self._desk.queue.retry(lease.unit):
+                self._desk.lose(lease.unit.recipe_hash, cause)
+
+    def _fail(self, unit: Unit, failed: Failed, now: float) -> None:
+        self._end_lease(failed.lease, "failed", now=now, cause=failed.cause)
+        if not failed.retryable or not self._desk.queue.retry(unit):
+            self._desk.lose(unit.recipe_hash, failed.cause)
+
+    def _refusal(self, result: BlockResult, unit: Unit | None) -> str | None:
+        """Why these scores cannot be taken, or None."""
+        if unit is not None and result.recipe_hash != unit.recipe_hash:
+            return f"scored recipe {result.recipe_hash[:12]}, {unit.recipe_hash[:12]} was asked for"
+        if unit is not None and set(result.scores) != set(unit.items):
+            return f"got scores of {len(result.scores)} items, {len(unit.items)} others were asked for"
+        strange = [item for item, score in result.scores.items() if not math.isfinite(score)]
+        if strange:
+            return f"{len(strange)} scores are not finite numbers, the first that of {strange[0]}"
+        digest = self._desk.digests.get(result.recipe_hash, result.weights_digest)
+        if digest != result.weights_digest:
+            return f"weights {result.weights_digest[:12]} were scored, {digest[:12]} before under the same recipe hash"
+        return None
+
+    def _take_scores(self, result: BlockResult, unit: Unit | None, now: float) -> None:
+        """Store what is new, close the lease, and finish the assessments that are complete now."""
+        desk, recipe_hash = self._desk, result.recipe_hash
+        fresh = desk.board.take(recipe_hash, result.scores)
+        key = {"eval_key": self.run.eval_key, "recipe_hash": recipe_hash, "lease": result.lease}
+        rows = [{**key, "item": item, "score": float(score)} for item, score in fresh.items()]
+        desk.writes.append(lambda transaction: transaction.add_scores(rows))
+        self._progress.count(len(fresh), now=now)
+        if unit is not None:
+            self._end_lease(result.lease, "done", now=now, weights_digest=result.weights_digest)
+        desk.digests[recipe_hash] = result.weights_digest
+        desk.queue.drop_scored(recipe_hash, desk.board.scores[recipe_hash])
+        desk.finish(recipe_hash)
+
+    # -------------------------------------------------------------------------------------------------- plans and hours
+
+    def _plan(self) -> Wait | Finished | None:
+        """Let the machine say what is next and do it; None when there may be work now."""
+        plan = machine.plan_next(self._desk.live.state)
+        if plan is None:
+            return Finished("done")
+        if isinstance(plan, machine.Idle):
+            return Wait(WAIT_S)
+        if isinstance(plan, machine.GiveUp):
+            raise EvaluationError(f"campaign {self.run.campaign.name!r}: no candidate can be scored: {plan.cause}")
+        if isinstance(plan, machine.Ask):
+            steps.propose(self._desk, plan)
+        elif isinstance(plan, machine.Nominate):
+            steps.nominate_candidates(self._desk)
+        elif isinstance(plan, machine.OpenHoldout):
+            steps.open_holdout(self._desk, plan.entrants)
+        else:
+            self._finish(steps.judge_entrants(self._desk))
+        return None
+
+    def _finish(self, verdict: Verdict) -> None:
+        self._verdict = verdict
+        self._desk.change(schema.CAMPAIGNS, {"verdict": verdict_to_dict(verdict)})
+        self._write_seconds()
+        self._desk.live.apply(machine.Judged())
+
+    def _check_hours(self, now: float) -> None:
+        hours, state = self.run.campaign.budget.hours, self._desk.live.state
+        if hours is None or state.time_up or state.phase != "search" or self._progress.seconds(now) <= hours * 3600:
+            return
+        self._desk.change(schema.CAMPAIGNS, {"time_up": self._desk.next_sequence()})
+        self._desk.live.apply(machine.TimeUp())
+
+    def _write_seconds(self) -> None:
+        self._desk.change(schema.CAMPAIGNS, {"seconds": self._progress.seconds(self._services.now())})
+
+    # ---------------------------------------------------------------------------------------------------------- restart
+
+    def _restore(self) -> None:
+        """Rebuild memory from the rows, and send the leases of earlier epochs back to the queue."""
+        desk, store = self._desk, self.run.store
+        for row in store.rows(schema.ITEM_SCORES, eval_key=self.run.eval_key):
+            desk.board.scores[row["recipe_hash"]][row["item"]] = row["score"]
+        for row in store.rows(schema.CANDIDATES):
+            desk.recipes.append(row["recipe"])
+        for sequence, event, point in stored_events(store):
+            desk.live.apply(event, point=point)
+            desk.sequence = max(desk.sequence, sequence)
+        self._restore_queue(store.rows(schema.LEASES))
+        verdict = store.rows(schema.CAMPAIGNS, id=store.campaign)[0]["verdict"]
+        if verdict is not None:
+            self._verdict = verdict_from_dict(verdict)
+            desk.live.apply(machine.Judged())
+
+    def _restore_queue(self, leases: Sequence[Row]) -> None:
+        """Queue what open assessments still need, with the attempts that their units have behind them."""
+        desk, now = self._desk, self._services.now()
+        candidates = desk.live.state.candidates
+        attempts: dict[tuple[int, str, int], list[str]] = {}
+        for row in leases:
+            attempts.setdefault((row["candidate"], row["split"], row["block"]), []).append(row["state"])
+            if row["weights_digest"] is not None:
+                desk.digests[candidates[row["candidate"]].recipe_hash] = row["weights_digest"]
+            if row["state"] == "running":
+                self._end_lease(row["lease"], "lost", now=now, cause="its coordinator ended")
+        for split in SPLITS:
+            for candidate, outcome in machine.outcomes(desk.live.state, split):
+                if outcome.open:
+                    desk.start(candidate.number, split)
+        for unit in list(desk.queue.pending):
+            states = attempts.get((unit.candidate, unit.split, unit.block), [])
+            unit.attempts, unit.failures = len(states), sum(state in ("failed", "expired") for state in states)
+            if unit.spent:
+                desk.lose(unit.recipe_hash, "its work units failed, or ended their process, too often")

@@ -10,7 +10,7 @@ and stable over restarts (an evaluator makes them, for example "demo_letters_sea
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 Split = Literal["search", "selection", "holdout"]
@@ -199,16 +199,18 @@ class Verdict:
     holdout_items: int
     resamples: int
     seed: int
-    notes: tuple[str, ...] = field(default=())
+    unscored: tuple[str, ...] = ()  # comparators that could not be scored on the holdout: not beaten
+    notes: tuple[str, ...] = ()
 
     @property
     def significant(self) -> bool:
-        return bool(self.comparisons) and all(comparison.beaten for comparison in self.comparisons)
+        compared = bool(self.comparisons) and not self.unscored
+        return compared and all(comparison.beaten for comparison in self.comparisons)
 
     @property
     def sentence(self) -> str:
         """The verdict in one line for people."""
         if self.significant:
             return f"candidate {self.winner} ({self.label}) beats all {len(self.comparisons)} comparators"
-        unbeaten = [c.label for c in self.comparisons if not c.beaten]
+        unbeaten = [c.label for c in self.comparisons if not c.beaten] + list(self.unscored)
         return f"no significant winner: {self.label} is not shown to beat {', '.join(unbeaten) or 'anything'}"

@@ -65,14 +65,20 @@ class WorkQueue:
         """A lease on the next unit for this worker, or None where nothing is pending."""
         if not self.pending:
             return None
-        loaded = self._loaded.get(worker)
-        mine = (index for index, unit in enumerate(self.pending) if unit.recipe_hash == loaded)
-        unit = self.pending.pop(next(mine, 0))
+        unit = self.pending.pop(self._best_for(worker))
         unit.attempts += 1
         lease = Lease(key, worker, unit, None if self.lease_s is None else now + self.lease_s)
         self.leases[key] = lease
         self._loaded[worker] = unit.recipe_hash
         return lease
+
+    def _best_for(self, worker: str) -> int:
+        """Place in the queue: the recipe that the worker has loaded, else one that no other worker is busy with."""
+        loaded = self._loaded.get(worker)
+        elsewhere = {lease.unit.recipe_hash for lease in self.leases.values()}
+        choices = [index for index, unit in enumerate(self.pending) if unit.recipe_hash == loaded]
+        choices += [index for index, unit in enumerate(self.pending) if unit.recipe_hash not in elsewhere][:1]
+        return choices[0] if choices else 0
 
     def release(self, key: str) -> Unit | None:
         """End a lease; None where it is not running (answered, or run out)."""

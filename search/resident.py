@@ -92,8 +92,8 @@ class ResidentModel:
         recipe_hash = digest.recipe_hash(plan, self._checkpoints)
         if expected_hash is not None and recipe_hash != expected_hash:
             raise EvaluationError(
-                f"the recipe's hash is {recipe_hash[:12]} here, {expected_hash[:12]} was asked for: the sources on this "
-                "machine are not those of the campaign",
+                f"the recipe's hash is {recipe_hash[:12]} here, {expected_hash[:12]} was asked for: the sources on "
+                "this machine are not those of the campaign",
                 got=recipe_hash,
                 expected=expected_hash,
             )

@@ -1,24 +1,31 @@
-"""A finished (or paused) campaign, read back for reports and publishing."""
+"""A finished, paused or running campaign, read back from its store for reports and publishing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from search.campaign_file import Campaign
-from search.ports import Split, Verdict
-
-Origin = Literal["baseline", "start", "sobol", "cma", "sampler", "mean", "soup"]
+from engine.errors import CampaignError
+from search import schema
+from search.campaign import Origin
+from search.campaign_file import Campaign, parse_campaign
+from search.ports import SPLITS, Phase, Split, Verdict
+from search.scores import WindowScore, estimates
+from search.store import Row, Store
+from search.verdicts import verdict_from_dict
 
 
 @dataclass(frozen=True)
 class CandidateRow:
-    """One candidate. `label` is short and unique ("ties", "parent letters", "cma 117", "mean of layers").
+    """One candidate. `label` is short and unique ("ties", "parent letters", "layers 117", "mean of layers").
 
-    params         the sampler's coordinates, name → value; {} for a baseline outside the space
+    stage          name of the stage whose axes `params` are; "" for baselines
+    params         the sampler's coordinates, name → value; {} for a baseline
     search_score   mean score on the candidate's own search window (None: not scored there, or failed)
-    estimate       shrunk estimate comparable between candidates whatever window they saw
+    estimate       shrunk estimate, comparable between candidates whatever window they saw
+    order          when its search score came in, counted over all events (None: it has none)
     failure        why it has no score, or None
     """
 
@@ -26,6 +33,7 @@ class CandidateRow:
     label: str
     stage: str
     origin: Origin
+    cohort: int | None
     params: Mapping[str, float]
     recipe: Mapping[str, Any]
     recipe_hash: str
@@ -34,6 +42,7 @@ class CandidateRow:
     estimate: float | None
     selection_score: float | None
     holdout_score: float | None
+    order: int | None
     failure: str | None
 
 
@@ -59,10 +68,14 @@ class HoldoutAccess:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything a report or `publish` needs. `winner` is None before selection is over."""
+    """Everything a report or `publish` needs. `winner` is None before the holdout opens.
+
+    `items_spent` counts the item evaluations that were paid for, by split; `seconds` is the time that all runs took.
+    """
 
     campaign: Campaign
-    phase: str
+    phase: Phase
+    layers: int
     candidates: tuple[CandidateRow, ...]
     item_scores: tuple[ItemScore, ...]
     ledger: tuple[HoldoutAccess, ...]
@@ -70,6 +83,106 @@ class Results:
     verdict: Verdict | None
     items_spent: Mapping[Split, int]
     seconds: float
+    eval_key: str
 
     def candidate(self, number: int) -> CandidateRow:
         return self.candidates[number]
+
+
+def read_results(url: str, *, name: str) -> Results:
+    """Read campaign `name` from the store at `url` (see `store.store_url`). CampaignError where it is not there."""
+    store = Store(url)
+    try:
+        found = store.find(name)
+        if found is None:
+            raise CampaignError(f"{url}: holds no run of campaign {name!r}", name=name)
+        return results_of(store, found)
+    finally:
+        store.close()
+
+
+def results_of(store: Store, row: Row) -> Results:
+    """The results of the campaign that `store` has found, whose row this is."""
+    campaign = parse_campaign(row["config"], origin=f"{store.url} ({row['name']})")
+    items = {item["item"]: item for item in store.rows(schema.ITEMS)}
+    task_of = {key: item["task"] for key, item in items.items()}
+    split_of: dict[str, Split] = {key: item["split"] for key, item in items.items()}
+    outcomes = {(entry["number"], entry["split"]): entry for entry in store.rows(schema.ASSESSMENTS)}
+    candidates = _candidates(store, campaign, outcomes)
+    scores: dict[str, list[tuple[str, float]]] = defaultdict(list)
+    for entry in store.rows(schema.ITEM_SCORES, eval_key=row["eval_key"]):
+        if entry["item"] in split_of:
+            scores[entry["recipe_hash"]].append((entry["item"], entry["score"]))
+    spent = dict.fromkeys(SPLITS, 0)
+    for recipe_hash in {candidate.recipe_hash for candidate in candidates}:
+        for item, _ in scores[recipe_hash]:
+            spent[split_of[item]] += 1
+    matrix = tuple(
+        ItemScore(candidate.number, split_of[item], task_of[item], item, score)
+        for candidate in candidates
+        for item, score in scores[candidate.recipe_hash]
+        if (candidate.number, split_of[item]) in outcomes
+    )
+    ledger = tuple(HoldoutAccess(**{k: v for k, v in e.items() if k != "campaign"}) for e in store.rows(schema.LEDGER))
+    return Results(
+        campaign=campaign,
+        phase=_phase(row, outcomes),
+        layers=row["layers"],
+        candidates=candidates,
+        item_scores=matrix,
+        ledger=ledger,
+        winner=next((entry.candidate for entry in ledger if entry.reason == "winner"), None),
+        verdict=None if row["verdict"] is None else verdict_from_dict(row["verdict"]),
+        items_spent=spent,
+        seconds=row["seconds"],
+        eval_key=row["eval_key"],
+    )
+
+
+def _candidates(store: Store, campaign: Campaign, outcomes: Mapping[tuple[int, str], Row]) -> tuple[CandidateRow, ...]:
+    rows = store.rows(schema.CANDIDATES)
+    names = [stage.name for stage in campaign.space.stages]
+    sizes = {row["number"]: row["size"] for row in store.rows(schema.COHORTS)}
+    estimated = estimates(list(_windows(rows, outcomes, sizes)))
+    scored = [row for row in store.rows(schema.LEASES) if row["weights_digest"] is not None]
+    digests = {rows[row["candidate"]]["recipe_hash"]: row["weights_digest"] for row in scored}
+    found = []
+    for row in rows:
+        by_split = {split: outcomes.get((row["number"], split), {}) for split in SPLITS}
+        causes = [entry["cause"] for entry in by_split.values() if entry.get("cause")]
+        found.append(
+            CandidateRow(
+                number=row["number"],
+                label=row["label"] or f"candidate {row['number']}",
+                stage="" if row["stage"] < 0 else names[row["stage"]],
+                origin=row["origin"],
+                cohort=row["cohort"],
+                params=row["params"],
+                recipe=row["recipe"],
+                recipe_hash=row["recipe_hash"],
+                weights_digest=digests.get(row["recipe_hash"]),
+                search_score=by_split["search"].get("score"),
+                estimate=estimated.get(row["number"]),
+                selection_score=by_split["selection"].get("score"),
+                holdout_score=by_split["holdout"].get("score"),
+                order=by_split["search"].get("finished"),
+                failure=causes[0] if causes else None,
+            )
+        )
+    return tuple(found)
+
+
+def _windows(
+    rows: Sequence[Row], outcomes: Mapping[tuple[int, str], Row], sizes: Mapping[int, int]
+) -> Iterator[WindowScore]:
+    for row in rows:
+        outcome = outcomes.get((row["number"], "search"))
+        if outcome is not None and outcome["score"] is not None:
+            yield WindowScore(row["number"], row["stage"], row["cohort"], sizes[row["cohort"]], outcome["score"])
+
+
+def _phase(row: Row, outcomes: Mapping[tuple[int, str], Row]) -> Phase:
+    if row["verdict"] is not None:
+        return "done"
+    reached = {split for _, split in outcomes}
+    return "holdout" if "holdout" in reached else "selection" if "selection" in reached else "search"

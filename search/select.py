@@ -87,5 +87,3 @@ def _distinct(nominees: Sequence[Nominee]) -> list[Nominee]:
         key = (nominee.stage, tuple(sorted(nominee.params.items())))
         found.setdefault(key, nominee)
     return list(found.values())
-
-

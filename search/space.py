@@ -170,6 +170,18 @@ class Space:
             raise CampaignError(f"the recipe is not a point of stage {self.stages[stage].name!r}")
         return found
 
+    def equivalent(self, weights: Sequence[float] | None) -> dict[str, float] | None:
+        """The point of the first stage that is task arithmetic with these weights; None where there is none."""
+        axes = self.stages[0].axes
+        unnormalized = (
+            self.method == "task_arithmetic" and not {*self.fixed} - {"normalize"} and not self.fixed.get("normalize")
+        )
+        if weights is None or not unnormalized:
+            return None
+        point = {axis.name: weights[axis.source] for axis in axes}
+        inside = all(axis.low <= point[axis.name] <= axis.high for axis in axes)
+        return self.stages[0].rounded(point) if inside else None
+
     def lift(self, stage: int, params: Params) -> dict[str, float]:
         """The point of stage + 1 that gives every tensor the same values; not rounded (interpolated knots may lie
         between grid points)."""

@@ -148,12 +148,19 @@ def test_the_wheel_merges_in_a_bare_environment(bare: Path, family: Path) -> Non
     assert not (family / "out.partial").exists()
 
 
-def test_a_bad_recipe_is_one_line_and_exit_2_there_too(bare: Path, family: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "method", "said"),
+    [([], "linaer", "did you mean 'linear'"), (["--treads", "2"], "linear", "--threads")],
+    ids=["unknown method", "unknown option"],
+)
+def test_bad_input_is_an_error_with_a_suggestion_and_exit_2_there_too(
+    bare: Path, family: Path, options: list[str], method: str, said: str
+) -> None:
     recipe = family / "recipe.yml"
-    recipe.write_text(recipe.read_text().replace("merge_method: linear", "merge_method: linaer"))
-    command = [bare / "bin" / "mergefleet", "merge", "recipe.yml", "out"]
+    recipe.write_text(recipe.read_text().replace("merge_method: linear", f"merge_method: {method}"))
+    command = [bare / "bin" / "mergefleet", "merge", "recipe.yml", "out", *options]
     done = subprocess.run(command, cwd=family, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2
-    assert "did you mean 'linear'" in done.stderr
+    assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not (family / "out").exists()

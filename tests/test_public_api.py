@@ -54,6 +54,16 @@ HEAVY = {
     "cluster": {"torch", "ray", "lm_eval", "optuna", "transformers", "scipy", "fastapi", "starlette", "uvicorn"},
 }
 
+TWO_COMMANDS = """
+import typer
+app = typer.Typer(add_completion=False)
+@app.command()
+def one(number: int = 1): "One."
+@app.command()
+def two(number: int = 1): "Two."
+app()
+"""
+
 
 def modules_after(statement: str) -> set[str]:
     """The top-level modules that a fresh interpreter holds after `statement`."""
@@ -102,11 +112,12 @@ def test_the_command_starts_without_anything_heavy() -> None:
 def test_help_costs_little_more_than_the_command_line_library_itself(capsys: pytest.CaptureFixture[str]) -> None:
     command = Path(sys.executable).with_name("mergefleet")
     help_s = cpu_seconds(str(command), "--help")
-    floor_s = cpu_seconds(sys.executable, "-c", "import typer, rich.console")
+    floor_s = cpu_seconds(sys.executable, "-c", TWO_COMMANDS, "--help")
     with capsys.disabled():
-        print(f"\nmergefleet --help: {help_s:.2f} CPU-s; typer and rich alone: {floor_s:.2f} CPU-s")
-    # A ratio, because CPU-seconds differ between machines: one heavy import (torch, ray) makes it 5 or more.
-    assert help_s < 3 * floor_s
+        print(f"\nmergefleet --help: {help_s:.2f} CPU-s; a typer application without any work: {floor_s:.2f} CPU-s")
+    # A ratio, because CPU-seconds differ between machines. Measured 1.1; importing numpy and numba makes it 2.6,
+    # torch 10. DESIGN 6's bar (0.3 CPU-s where the floor takes 0.15) is the same factor.
+    assert help_s < 2 * floor_s
 
 
 def test_the_top_level_names_belong_to_mergefleet_alone() -> None:

@@ -45,17 +45,18 @@ def task_config(skill: str, pool: str) -> dict[str, Any]:
 def load_tasks(names: list[str], folder: Path) -> Any:
     """lm-eval's task dictionary for `names`, from any working directory.
 
-    A registered task accepts overrides in a dictionary; this one makes `data_files` absolute.
+    lm-eval takes whole configurations in place of names; these are the files' with `data_files` made absolute. (An
+    override of a registered task is no way out: at top level lm-eval 0.4.13 takes every dictionary for a whole task.)
     """
     from lm_eval.tasks import TaskManager, get_task_dict
 
-    manager = TaskManager(include_path=str(folder), include_defaults=False)
-    specs = []
-    for name in names:
-        kwargs = yaml.safe_load((folder / f"{name}.yaml").read_text())["dataset_kwargs"]
-        files = {split: str((folder / file).resolve()) for split, file in kwargs["data_files"].items()}
-        specs.append({"task": name, "dataset_kwargs": kwargs | {"data_files": files}})
-    return get_task_dict(specs, manager)
+    configs = [yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")) for name in names]
+    for config in configs:
+        files = config["dataset_kwargs"]["data_files"]
+        config["dataset_kwargs"]["data_files"] = {
+            split: str((folder / file).resolve()) for split, file in files.items()
+        }
+    return get_task_dict(configs, TaskManager(include_defaults=False))
 
 
 def write_tasks(pools_by_skill: Pools, folder: Path) -> None:

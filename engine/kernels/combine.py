@@ -34,7 +34,7 @@ def convert(source: Any, out: Any) -> None:
 @kernel
 def count_nonfinite(row: Any) -> Any:
     """How many of row[n] are NaN or Inf."""
-    count = 0
+    count = np.int64(0)
     for i in range(row.shape[0]):
         value = decode(row[i])
         # x − x is 0 for finite x, NaN for Inf and NaN

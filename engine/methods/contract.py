@@ -4,10 +4,10 @@ Legend: N inputs of one output tensor (the base first, where the method has one)
 n elements of a block.
 
 A method's `merge` is a pure function of a `Block` in torch: readable, right on any device. Facts about the whole
-tensor come from ordered `Stage`s: `measure` looks at one block, partials of all blocks are put together exactly (integers
-are added; floats keep one slot per block, so the order of arrival cannot matter), and `finish` turns them into
-a small array by plain scalar arithmetic. Where `kernel` functions are given they do the same as `measure` and `merge`
-on stored bits, and tests hold them equal bit for bit.
+tensor come from ordered `Stage`s: `measure` looks at one block, partials of all blocks are put together exactly
+(integers are added; floats keep one slot per block, so the order of arrival cannot matter), and `finish` turns them
+into a small array by plain scalar arithmetic. Where `kernel` functions are given they do the same as `measure` and
+`merge` on stored bits, and tests hold them equal bit for bit.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Stage:
     per_block: bool = True
     measure: Callable[[Call, Block, Facts], Tensor] | None = None
     kernel: Callable[[Call, RawBlock, Facts, Array], None] | None = None
-    only: Callable[[Facts], Collection[int]] | None = None
+    only: Callable[[Facts], Collection[int] | None] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """dare_ties: DARE's random dropping and rescaling (Yu et al. 2024), then TIES' sign election (Yadav et al. 2023).
 
-    δ'_j as in `dare_linear`;   out = b + λ · Σ agreeing w_j s_j δ'_j    (÷ Σ agreeing w_j with normalize, off by default)
+δ'_j as in `dare_linear`;   out = b + λ · Σ agreeing w_j s_j δ'_j    (÷ Σ agreeing w_j with normalize, off by default)
 """
 
 from __future__ import annotations

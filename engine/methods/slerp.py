@@ -34,7 +34,8 @@ def _kernel_measure(call: Call, raw: RawBlock, facts: Facts, out: Array) -> None
 
 
 def _finish(call: Call, partial: Any, facts: Facts) -> Array:
-    return np.array(slerp_coefficients(*fold_blocks(partial), t=call.options["t"]), np.float64)
+    aa, ab, bb = fold_blocks(partial)
+    return np.array(slerp_coefficients(aa, ab, bb, call.options["t"]), np.float64)
 
 
 METHOD = Method(
@@ -43,9 +44,7 @@ METHOD = Method(
     merge=linear.merge,
     kernel=linear.kernel,
     parameters=parameters(Parameter("t", "global", required=True)),
-    stages=lambda call: (
-        Stage("coefficients", _finish, lambda call: (3,), measure=_measure, kernel=_kernel_measure),
-    ),
+    stages=lambda call: (Stage("coefficients", _finish, lambda call: (3,), measure=_measure, kernel=_kernel_measure),),
     base="required",
     models=(2, 2),
 )

@@ -1,6 +1,6 @@
 """task_arithmetic: the base plus weighted task vectors (Ilharco et al. 2023).
 
-    out = b + λ · Σ_j w_j · (x_j − b)    (÷ Σ w with normalize, off by default)
+out = b + λ · Σ_j w_j · (x_j − b)    (÷ Σ w with normalize, off by default)
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
     δ_j = x_j − b;   keep the k_j = ⌊density_j · n⌋ largest |δ_j|;   out = b + λ · Σ agreeing w_j δ_j / Σ agreeing w_j
 
-Exactly k_j elements survive (`magnitude`): ties at the threshold are broken by index, where mergekit's choice is arbitrary.
+Exactly k_j elements survive (`magnitude`): ties at the threshold are broken by index, where mergekit's choice is
+arbitrary.
 """
 
 from __future__ import annotations

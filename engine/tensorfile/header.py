@@ -91,7 +91,7 @@ def parse_header(data: bytes, *, file_size: int, origin: str) -> Header:
     if len(data) < data_start:
         raise SourceError(f"{origin}: the header takes {data_start:_} bytes, only {len(data):_} could be read.")
     entries = _load_json(data[_LENGTH_BYTES:data_start], origin)
-    metadata = _check_metadata(entries.pop("__metadata__", None) or {}, origin)
+    metadata = _check_metadata(entries.pop("__metadata__", None), origin)
     tensors = [_check_tensor(name, entry, data_start, origin) for name, entry in entries.items()]
     tensors.sort(key=lambda tensor: (tensor.start, tensor.end))
     _check_cover(tensors, data_start, file_size, origin)
@@ -193,6 +193,8 @@ def _refuse_constant(text: str) -> NoReturn:
 
 
 def _check_metadata(metadata: object, origin: str) -> dict[str, str]:
+    if metadata is None:
+        return {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise SourceError(f"{origin}: '__metadata__' must map names to strings, got {_short(metadata)}.")
     return metadata

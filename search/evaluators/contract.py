@@ -148,4 +148,3 @@ def runtime_facts(entry: EvaluatorEntry) -> dict[str, Any]:
     device = torch.device(entry.device)
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     return {**entry.model_dump(), "versions": versions, "machine": kind}
-

@@ -249,7 +249,15 @@ def _load_tasks(manager: Any, name: str, where: str) -> dict[str, Any]:
 
     try:
         tasks: dict[str, Any] = manager.load([name])["tasks"]
-    except (OSError, datasets.exceptions.DatasetsError, ImportError, AttributeError, KeyError, ValueError, TypeError) as error:
+    except (
+        OSError,
+        datasets.exceptions.DatasetsError,
+        ImportError,
+        AttributeError,
+        KeyError,
+        ValueError,
+        TypeError,
+    ) as error:
         raise CampaignError(f"{where}: lm-eval task {name!r} cannot be loaded: {error}", task=name) from error
     for task in tasks.values():
         task.set_fewshot_seed(FEWSHOT_SEED)
@@ -285,13 +293,14 @@ def _metric(task: Any, wanted: str, where: str) -> _Metric:
         )
     if task.aggregation()[name] is not mean:
         raise CampaignError(
-            f"{where}: metric {name!r} of lm-eval task {task.config.task!r} exists only for a whole task, but items are "
-            "scored one by one: name a metric whose aggregation is `mean`",
+            f"{where}: metric {name!r} of lm-eval task {task.config.task!r} exists only for a whole task, and "
+            "items are scored one by one: name a metric whose aggregation is `mean`",
             metric=name,
         )
     if task.higher_is_better().get(name) is False:
         raise CampaignError(
-            f"{where}: of metric {name!r} of lm-eval task {task.config.task!r} less is better; name one of which more is",
+            f"{where}: of metric {name!r} of lm-eval task {task.config.task!r} less is better: name one "
+            "of which more is",
             metric=name,
         )
     if chosen not in filters and (chosen or len(filters) > 1):

@@ -2,8 +2,8 @@
 
     def score(model, tokenizer, rows: list[dict]) -> list[float]
 
-gets the live model, its tokenizer and the rows of one block (each a JSON object), and returns one finite number per row,
-larger is better. It must keep no state about the model: the next call brings other weights in the same object.
+gets the live model, its tokenizer and the rows of one block (each a JSON object), and returns one finite number per
+row, larger is better. It must keep no state about the model: the next call brings other weights in the same object.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ class PythonScorer:
         for index, row in enumerate(read_rows(path, f"{origin}: task {entry.name!r}")):
             key = f"{entry.name}/{path.stem}/{row_id(row, index)}"
             if key in self._rows:
-                raise CampaignError(f"{path}: two rows with id {row_id(row, index)!r}: give every row its own", item=key)
+                raise CampaignError(
+                    f"{path}: two rows with id {row_id(row, index)!r}: give every row its own", item=key
+                )
             self._rows[key] = (entry.name, row)
             items.append(Item(key, entry.name, content_digest(row), str(row.get("stratum", ""))))
         return items

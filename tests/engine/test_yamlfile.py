@@ -1,5 +1,6 @@
 """YAML files: plain data out, and errors with file, line and column."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,27 @@ def test_the_caller_chooses_the_error_and_gets_the_place_as_facts() -> None:
     with pytest.raises(CampaignError) as caught:
         parse_yaml("a: 1\na: 2\n", origin="c.yml", error=CampaignError)
     assert caught.value.facts == {"file": "c.yml", "line": 2, "column": 1}
+
+
+def test_a_json_file_is_read_as_json_where_small_numbers_need_no_dot(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({"a": 1e-05, "b": [1, None]}))
+    assert "1e-05" in path.read_text()
+    assert read_yaml(path) == {"a": 1e-05, "b": [1, None]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1,}', "line 1, column 9: not valid JSON: "),
+        ('{"a": 1, "a": 2}', "key 'a' is given twice."),
+        ("[" * 100_000, "cannot be read as JSON: "),
+        ("9" * 5000, "cannot be read as JSON: "),
+    ],
+)
+def test_broken_json_is_refused_like_broken_yaml(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        read_yaml(path)
+    assert str(caught.value).startswith(f"{path}: {message}")

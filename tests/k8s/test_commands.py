@@ -53,13 +53,13 @@ def example(documents: list[dict[str, Any]], name: str) -> dict[str, Any]:
     return content
 
 
-def run(words: list[str], pod: Path, **other: Any) -> subprocess.CompletedProcess[str]:
-    """Run a pod's command line here: its absolute paths under `pod`, and a Ray of this machine's own."""
+def run(words: list[str], pod: Path) -> subprocess.CompletedProcess[str]:
+    """Run a pod's command line here, in its working directory: paths lie under `pod`, Ray is this machine's own."""
     assert words[0] == "mergefleet"
     here = [{"auto": "local"}.get(word, word) for word in words[1:]]
     local = [str(pod / word[1:]) if word.startswith("/") else word for word in here]
     return subprocess.run(
-        [str(COMMAND), *local], cwd=pod, capture_output=True, text=True, timeout=400, check=False, **other
+        [str(COMMAND), *local], cwd=pod / "out", capture_output=True, text=True, timeout=400, check=False
     )
 
 
@@ -110,6 +110,7 @@ def test_the_campaign_jobs_command_runs_the_example_campaign(
     done = run(entrypoint(documents, "mergefleet-search"), pod)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (pod / "out" / "winner" / "provenance.json").is_file()
+    assert (pod / "out" / "runs" / "example" / "campaign.sqlite").is_file()
     # The retry of a job whose campaign is over finds nothing left to do, and changes nothing.
     before = digest(pod / "out" / "winner")
     assert run(entrypoint(documents, "mergefleet-search"), pod).returncode == 0

@@ -149,6 +149,15 @@ def test_the_ray_version_is_the_pinned_one_everywhere(spec: Document) -> None:
     assert spec["rayVersion"] == pinned("ray") == version("ray")
 
 
+@pytest.mark.parametrize("spec", CLUSTER_SPECS)
+def test_what_a_job_writes_beside_its_output_lies_on_the_shared_volume_too(spec: Document) -> None:
+    # A driver's working directory is that of `ray start`, and a campaign's run is runs/NAME there.
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        (container,) = group["template"]["spec"]["containers"]
+        volumes = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+        assert volumes[container["workingDir"]] == "data"
+
+
 def test_all_pods_run_one_image_under_a_fixed_name() -> None:
     images = {container["image"] for container in CONTAINERS}
     assert images == {f"mergefleet:{version('mergefleet')}"}

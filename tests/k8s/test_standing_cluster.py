@@ -1,4 +1,4 @@
-"""What KubeRay would start, started here: head and worker with the manifests' flags and variables, and a job sent to it.
+"""What KubeRay would start, started here: head and worker with the manifests' flags and variables, and a job for them.
 
 The one difference to the pods is paths and sizes: `ray job submit` carries the merge job's command line with
 `--address auto` as it stands, under token authentication and PYTHONSAFEPATH, as in the image.
@@ -85,7 +85,7 @@ def cluster(documents: list[dict[str, Any]]) -> Iterator[Cluster]:
         for group, extra in starts:
             environment = environment_of(group, home)
             command = [str(RAY), "start", *flags(group), *extra, *local]
-            running.append(subprocess.Popen(command, env=environment, cwd=home, stdout=subprocess.DEVNULL))
+            running.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL))
             wait_for_gcs(f"127.0.0.1:{port}", environment)
         yield Cluster(f"http://127.0.0.1:{dashboard}", environment_of(head, home))
     finally:

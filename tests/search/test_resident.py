@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -214,8 +214,8 @@ def test_nan_in_a_source_is_a_failure_that_names_it_and_no_number(family, evalua
 
 
 def test_a_recipe_that_cannot_be_merged_is_a_failure_and_not_an_exception(family, evaluator):
-    recipe = family.recipe_of("a", "deep")
-    result = evaluator.evaluate(work(family.recipe_of("a"), family.keys(), recipe=recipe))
+    impossible = replace(work(family.recipe_of("a"), family.keys()), recipe=family.recipe_of("a", "deep"))
+    result = evaluator.evaluate(impossible)
     assert isinstance(result, Failed)
     assert not result.retryable
 

@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from search.campaign_file import TaskEntry
 from search.evaluators.contract import Subject
 
-ANSWER_TOKENS = 4
+ANSWER_TOKENS = 4  # max_gen_toks below
 CHOICES = ["ab", "c", "dcba"]
 SIZES = {"search": 12, "selection": 6, "holdout": 8}
 
@@ -27,16 +27,13 @@ dataset_path: json
 dataset_kwargs: {{data_files: {{test: data/{name}.jsonl}}}}
 test_split: test
 """
-SPELL_YAML = (
-    """
+SPELL_YAML = """
 output_type: generate_until
 doc_to_text: "{{question}}="
 doc_to_target: answer
-generation_kwargs: {until: ["\\n"], max_gen_toks: %d, do_sample: false}
+generation_kwargs: {until: ["\\n"], max_gen_toks: 4, do_sample: false}
 metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 """
-    % ANSWER_TOKENS
-)
 PICK_YAML = """
 output_type: multiple_choice
 doc_to_text: "{{question}}="

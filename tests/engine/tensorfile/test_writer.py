@@ -64,7 +64,9 @@ def test_a_full_disk_is_said_with_path_and_bytes(tmp_path: Path, monkeypatch: py
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(MergefleetError, match="m: writing 5_000 bytes failed: No space left on device. Free") as caught:
+    with pytest.raises(
+        MergefleetError, match=r"m: writing 5_000 bytes failed: No space left on device\. Free"
+    ) as caught:
         create(tmp_path / "m", b"head", 5000)
     assert caught.value.errno == errno.ENOSPC
     monkeypatch.setattr(os, "pwrite", full)

@@ -28,7 +28,9 @@ def spell(bench: Bench, **changes: str) -> TaskEntry:
     return bench.entries[0].model_copy(update=changes)
 
 
-def folder_with(folder: Path, bench: Bench, name: str, *changes: tuple[str, str], template: str = "spell_search") -> str:
+def folder_with(
+    folder: Path, bench: Bench, name: str, *changes: tuple[str, str], template: str = "spell_search"
+) -> str:
     """A task folder that also has the task `name`: a template of the bench with some text replaced."""
     text = (bench.folder / f"{template}.yaml").read_text()
     for old, new in ((f"task: {template}", f"task: {name}"), *changes):
@@ -206,8 +208,8 @@ def test_few_shot_prompts_do_not_depend_on_the_block_that_is_scored_first(bench,
 
 
 def test_a_user_function_that_writes_into_its_document_does_not_change_the_next_score(bench, tmp_path):
-    code = "def judge(doc, results):\n    doc['answer'] += 'x'\n    return {'right': float(doc['answer'][:-1] == results[0])}\n"
-    (tmp_path / "judges.py").write_text(code)
+    right = "{'right': float(doc['answer'][:-1] == results[0])}"
+    (tmp_path / "judges.py").write_text(f"def judge(doc, results):\n    doc['answer'] += 'x'\n    return {right}\n")
     own = ("doc_to_target: answer", "doc_to_target: answer\nprocess_results: !function judges.judge")
     folder = folder_with(tmp_path, bench, "own", own, ("metric: exact_match", "metric: right"))
     scorer = LmEvalScorer([spell(bench, metric="right", **dict.fromkeys(SPLITS, "own"))], include_path=folder)

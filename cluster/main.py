@@ -1,0 +1,195 @@
+"""The `mergefleet` command: parse, call, print. Everything heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from engine.errors import MergefleetError
+
+_UsageError: Any = typer.BadParameter.__bases__[0]  # the command line's own errors; typer does not export their class
+
+app = typer.Typer(
+    name="mergefleet",
+    help="Search for the best merge of a family of language models, and publish the winner with proof.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print a JSON object instead of text.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+Memory = Annotated[str, typer.Option(help="What may be in flight, e.g. 512MiB; default a quarter of the machine.")]
+Threads = Annotated[int, typer.Option(min=0, help="Threads; 0 for all processors.")]
+TileSize = Annotated[str, typer.Option(help="Bytes of output per unit of work; never changes the result.")]
+ShardSize = Annotated[str, typer.Option(help="Largest output file, e.g. 5GB.")]
+Unknown = Annotated[bool, typer.Option(help="Let parameters pass that no method knows.")]
+Address = Annotated[str | None, typer.Option(help="local | auto | HOST:PORT: run on Ray; default in this process.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Ray workers; default one per processor.")]
+
+
+@app.command()
+def merge(
+    recipe: Annotated[Path, typer.Argument(help="A mergekit-compatible YAML file.")],
+    out: Annotated[Path, typer.Argument(help="The directory to make.")],
+    memory: Memory = "",
+    threads: Threads = 0,
+    tile_size: TileSize = "64MiB",
+    out_shard_size: ShardSize = "5GB",
+    random_seed: Annotated[int | None, typer.Option(min=0, help="Overrides the recipe's seed.")] = None,
+    allow_nan: Annotated[bool, typer.Option("--allow-nan", help="Publish NaN and Inf, if there are any.")] = False,
+    allow_unknown: Unknown = False,
+    definition: Annotated[bool, typer.Option("--definition", help="Use the torch definitions (slow).")] = False,
+    digest: Annotated[bool, typer.Option("--digest", help="Also record the content digests of the sources.")] = False,
+    address: Address = None,
+    workers: Workers = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Merge RECIPE into OUT. OUT appears whole or not at all; the same command resumes an interrupted run."""
+    from cluster import output
+    from engine.merge import Options
+    from engine.merge import merge as merge_here
+
+    options = Options(
+        threads=threads,
+        memory_bytes=output.parse_bytes(memory, option="--memory") if memory else 0,
+        tile_bytes=output.parse_bytes(tile_size, option="--tile-size"),
+        shard_bytes=output.parse_bytes(out_shard_size, option="--out-shard-size"),
+        arithmetic="definition" if definition else "kernel",
+        allow_nonfinite=allow_nan,
+        allow_unknown=allow_unknown,
+        content_digests=digest,
+    )
+    loaded = _load_recipe(recipe, random_seed)
+    with output.byte_progress(f"merging into {out.name}", quiet=quiet or json) as progress:
+        if address is None:
+            result = merge_here(loaded, out, options=options, progress=progress)
+        else:
+            from cluster.merge_job import merge_on_ray
+
+            result = merge_on_ray(loaded, out, options=options, address=address, workers=workers, progress=progress)
+    facts = {
+        "out": str(result.out),
+        "weights": result.weights_digest,
+        "plan": result.plan_digest,
+        "bytes_written": result.bytes_written,
+        "tiles": result.tiles,
+        "resumed_tiles": result.resumed_tiles,
+        "nonfinite": [{"origin": o, "tensor": t, "count": c} for (o, t), c in sorted(result.nonfinite.items())],
+    }
+    if json:
+        output.print_json(facts)
+    else:
+        resumed = (
+            f" ({result.resumed_tiles} of {result.tiles} tiles from an earlier run)" if result.resumed_tiles else ""
+        )
+        print(
+            f"{result.out}: {output.human_bytes(result.bytes_written)}, weights {result.weights_digest[:16]}{resumed}"
+        )
+
+
+@app.command()
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="A mergekit-compatible YAML file.")],
+    scan: Annotated[bool, typer.Option("--scan", help="Also read all data and count NaN and Inf.")] = False,
+    threads: Threads = 0,
+    tile_size: TileSize = "64MiB",
+    out_shard_size: ShardSize = "5GB",
+    allow_unknown: Unknown = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Say what a merge of RECIPE would do, from the headers alone; with --scan look for NaN and Inf too."""
+    from cluster import output, plan_report
+    from engine import make_plan, open_checkpoints
+
+    loaded = _load_recipe(recipe, None)
+    checkpoints = open_checkpoints(loaded.models)
+    made = make_plan(
+        loaded,
+        checkpoints,
+        tile_bytes=output.parse_bytes(tile_size, option="--tile-size"),
+        shard_bytes=output.parse_bytes(out_shard_size, option="--out-shard-size"),
+        allow_unknown=allow_unknown,
+    )
+    facts = plan_report.facts(made, threads=threads)
+    if scan:
+        from engine.scan import scan as scan_sources
+
+        with output.byte_progress("scanning", quiet=quiet or json) as progress:
+            found = scan_sources(made, checkpoints, threads=threads, progress=progress)
+        facts["nonfinite"] = [vars(finding) for finding in found]
+    if json:
+        output.print_json(facts)
+    else:
+        plan_report.print_plan(facts)
+    if facts.get("nonfinite"):
+        raise typer.Exit(1)
+
+
+@app.command()
+def clean(
+    out: Annotated[Path, typer.Argument(help="The output of a run that died.")],
+    json: Json = False,
+) -> None:
+    """Remove what a dead run left beside OUT (never OUT itself)."""
+    from cluster import output
+    from engine.publish import clean as clean_output
+
+    removed = [str(path) for path in clean_output(out)]
+    if json:
+        output.print_json({"removed": removed})
+    else:
+        print("\n".join(f"removed {path}" for path in removed) or f"nothing to remove beside {out}")
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Say what this machine has, and what would fail on it."""
+    from cluster import doctor as examination
+
+    checks = examination.examine()
+    if json:
+        from cluster import output
+
+        output.print_json({"checks": [vars(check) for check in checks]})
+    else:
+        examination.print_checks(checks)
+    if any(check.status == "fails" for check in checks):
+        raise typer.Exit(1)
+
+
+def _load_recipe(path: Path, seed: int | None) -> Any:
+    from dataclasses import replace
+
+    from engine import load_recipe
+
+    loaded = load_recipe(path)
+    return loaded if seed is None else replace(loaded, seed=seed)
+
+
+def run() -> None:
+    """Entry point: errors made on purpose are one line, with the exit codes of `engine.errors`; ctrl-C is 130."""
+    try:
+        code = app(standalone_mode=False)
+    except MergefleetError as error:
+        from cluster.output import print_error
+
+        print_error(error, as_json="--json" in sys.argv)
+        sys.exit(error.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.stderr.write("mergefleet: interrupted; run the same command again to resume.\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except _UsageError as error:
+        error.show()
+        sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,179 @@
+"""What one thread of a merge does: read rows, measure, merge, check, digest, hand on; one block at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from engine import digest
+from engine.arithmetic import DefinitionArithmetic, KernelArithmetic, row_buffer
+from engine.checkpoint import Checkpoint
+from engine.errors import MergefleetError, NotFinite
+from engine.methods.contract import Array, Call, Facts, Stage
+from engine.numerics import BLOCK
+from engine.plan import OutputTensor, Plan
+from engine.sinks import Sink
+from engine.tensorfile.header import ITEMSIZE
+from engine.views import STORED, RowReader, as_bytes
+
+Arithmetic = Literal["kernel", "definition"]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the workers of one run share. `stop` ends them at their next block; counts by (origin, tensor)."""
+
+    plan: Plan
+    sources: list[Checkpoint]
+    sink: Sink
+    arithmetic: Arithmetic
+    allow_nonfinite: bool
+    stop: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    nonfinite: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+
+class Worker:
+    """What one thread owns: buffers, arithmetic, and the rows it holds of the tensor it owns."""
+
+    def __init__(self, job: Shared) -> None:
+        self.job = job
+        self.reader = RowReader()
+        self._rows: dict[tuple[int, str], Array] = {}
+        self._out: dict[str, Array] = {}
+        self._kernel = KernelArithmetic(job.plan.method)
+        self._definition = DefinitionArithmetic(job.plan.method)
+        self._held: dict[int, Array] | None = None
+
+    def hold(self, tensor: OutputTensor | None) -> None:
+        """Keep every block of rows that is read from now on (until hold(None))."""
+        self._held = None if tensor is None else {}
+
+    def arithmetic(self, tensor: OutputTensor) -> KernelArithmetic | DefinitionArithmetic:
+        served = self.job.plan.method.kernel is not None and not tensor.wide and tensor.dtype != "F64"
+        return self._kernel if served and self.job.arithmetic == "kernel" else self._definition
+
+    def measure(self, tensor: OutputTensor, stage: Stage, facts: Facts, *, blocks: Iterable[int]) -> Array:
+        """The stage's partial over these blocks: counts added up, or one slot per block of the tensor."""
+        call = tensor.call
+        assert call is not None
+        shape = stage.shape(call)
+        partial: Array = np.zeros((tensor.blocks, *shape) if stage.per_block else shape, stage.dtype)
+        wanted = None if stage.only is None else stage.only(facts)
+        for number in blocks:
+            if wanted is None or number in wanted:
+                rows, elements = self.rows(tensor, number)
+                out = partial[number] if stage.per_block else partial
+                self.arithmetic(tensor).measure(stage, call, rows, (number, elements), facts=facts, out=out)
+        return partial
+
+    def block(self, index: int, number: int, facts: Facts) -> bytes:
+        """Make one block of output tensor `index`, hand it to the sink, return its digest."""
+        tensor = self.job.plan.tensors[index]
+        call = tensor.call
+        data = self._copied(tensor, number) if call is None else self._merged(tensor, call, number, facts)
+        self.job.sink.write(index, tensor, number, data)
+        return digest.of_block(as_bytes(data))
+
+    def _merged(self, tensor: OutputTensor, call: Call, number: int, facts: Facts) -> Array:
+        rows, elements = self.rows(tensor, number)
+        out = self._output(tensor.dtype)[:elements]
+        at = (number, elements)
+        self.arithmetic(tensor).merge(call, rows, at, facts=facts, out=out)
+        if tensor.dtype != tensor.row_dtype:
+            # the rows were finite, so what is not finite now was made by rounding to a narrower format
+            self.check_finite(out, tensor, None)
+        return out
+
+    def rows(self, tensor: OutputTensor, number: int) -> tuple[Array, int]:
+        """Rows of one block, [inputs, BLOCK], and how many elements of them count."""
+        if self.job.stop.is_set():
+            raise MergefleetError("stopped, because another thread failed.")
+        elements = min(BLOCK, tensor.elements - number * BLOCK)
+        if self._held is not None and number in self._held:
+            return self._held[number], elements
+        key = (len(tensor.inputs), tensor.row_dtype)
+        if self._held is not None:
+            rows = self._held[number] = row_buffer(*key)
+        else:
+            rows = self._rows[key] if key in self._rows else self._rows.setdefault(key, row_buffer(*key))
+        for row, view in zip(rows, tensor.inputs, strict=True):
+            self.reader.fill(self.job.sources[view.source], view, number * BLOCK, row[:elements])
+            self.check_finite(row[:elements], tensor, view.source)
+        return rows, elements
+
+    def _output(self, dtype: str) -> Array:
+        return self._out.setdefault(dtype, np.empty(BLOCK, STORED.get(dtype, np.uint8)))
+
+    def _copied(self, tensor: OutputTensor, number: int) -> Array:
+        """The first input's stored bytes, after a check that every other input has the same."""
+        if self.job.stop.is_set():
+            raise MergefleetError("stopped, because another thread failed.")
+        size = ITEMSIZE[tensor.dtype]
+        elements = min(BLOCK, tensor.elements - number * BLOCK)
+        data, other = np.empty((2, elements * size), np.uint8)
+        for place, view in enumerate(tensor.inputs):
+            buffer = other if place else data
+            self.job.sources[view.source].read_into(view.tensor, number * BLOCK * size, as_bytes(buffer))
+            if place and not np.array_equal(data, other):
+                first, second = (self.job.sources[v.source].ref for v in (tensor.inputs[0], view))
+                raise MergefleetError(
+                    f"tensor {tensor.name!r} ({tensor.dtype}) differs between {first} and {second}: tensors that are "
+                    "not floating point can only be copied where all models agree. Take it from one model (slices)."
+                )
+        if tensor.dtype in STORED:
+            self.check_finite(data.view(STORED[tensor.dtype]), tensor, tensor.inputs[0].source)
+        return data
+
+    def check_finite(self, row: Array, tensor: OutputTensor, source: int | None) -> None:
+        from engine.kernels import combine
+
+        count = int(combine.count_nonfinite(row))
+        if not count:
+            return
+        origin = f"rounding to {tensor.dtype}" if source is None else str(self.job.sources[source].ref)
+        with self.job.lock:
+            self.job.nonfinite[origin, tensor.name] += count
+        if not self.job.allow_nonfinite:
+            raise nonfinite_error(self.job, tensor, source, count)
+
+
+def nonfinite_error(job: Shared, tensor: OutputTensor, source: int | None, count: int) -> NotFinite:
+    """The error for NaN or Inf in one block, with the count over the whole tensor where it is a source's."""
+    if source is None:
+        return NotFinite(
+            f"tensor {tensor.name!r}: rounding the merged values to {tensor.dtype} made {count} Inf "
+            "(too large for it). Give a wider out_dtype, or --allow-nan to publish them.",
+            tensor=tensor.name,
+            count=count,
+        )
+    view = next(view for view in tensor.inputs if view.source == source)
+    total = count_nonfinite(job.sources[source], view.tensor)
+    made = "" if total else f" after rounding to {view.rounded}"
+    return NotFinite(
+        f"{job.sources[source].ref}: tensor {view.tensor!r} holds {total or count} NaN or Inf{made}; nothing is "
+        "published. Repair the source, leave it out, or give --allow-nan to publish them.",
+        tensor=view.tensor,
+        source=str(job.sources[source].ref),
+        count=total or count,
+    )
+
+
+def count_nonfinite(checkpoint: Checkpoint, name: str) -> int:
+    """NaN and Inf in one stored tensor; 0 for formats that have none."""
+    from engine.kernels import combine
+
+    stored = checkpoint.tensors[name]
+    if stored.dtype not in STORED:
+        return 0
+    size, total = ITEMSIZE[stored.dtype], 0
+    for start in range(0, stored.elements, BLOCK):
+        row: Array = np.empty(min(BLOCK, stored.elements - start), STORED[stored.dtype])
+        checkpoint.read_into(name, start * size, as_bytes(row))
+        total += int(combine.count_nonfinite(row))
+    return total

@@ -1,0 +1,76 @@
+"""Who still waits for which items: known scores by recipe, open assessments, and the work units they need. Pure.
+
+Scores belong to recipes. A candidate whose recipe was scored on its items before is complete at once and costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from search.pools import Pools
+from search.ports import Split
+from search.queue import Unit
+from search.scores import weighted_mean
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """A candidate on a split, waiting for the scores of `items`."""
+
+    number: int
+    split: Split
+    recipe_hash: str
+    items: tuple[str, ...]
+
+
+class Board:
+    """`scores[recipe_hash][item]` of everything scored so far, and the assessments that are not complete."""
+
+    def __init__(self, pools: Pools, *, weights: Mapping[str, float]) -> None:
+        self.pools = pools
+        self.weights = weights
+        self.scores: dict[str, dict[str, float]] = defaultdict(dict)
+        self.waiting: dict[str, list[Assessment]] = defaultdict(list)
+
+    def open(self, assessment: Assessment, *, out: set[str]) -> list[Unit]:
+        """Wait for an assessment; the units that score what is neither known nor `out` (pending or running) already."""
+        self.waiting[assessment.recipe_hash].append(assessment)
+        covered = out | self.scores[assessment.recipe_hash].keys()
+        units = []
+        for block, items in enumerate(self.pools.blocks(assessment.items)):
+            missing = tuple(item for item in items if item not in covered)
+            if missing:
+                units.append(Unit(assessment.number, assessment.recipe_hash, assessment.split, block, missing))
+        return units
+
+    def take(self, recipe_hash: str, scores: Mapping[str, float]) -> dict[str, float]:
+        """Learn scores that somebody waits for; those that were new. The first score of an item stays."""
+        wanted = {item for assessment in self.waiting[recipe_hash] for item in assessment.items}
+        known = self.scores[recipe_hash]
+        fresh = {item: score for item, score in scores.items() if item in wanted and item not in known}
+        known.update(fresh)
+        return fresh
+
+    def complete(self, recipe_hash: str) -> list[tuple[Assessment, float]]:
+        """Assessments that have all their scores now, with their mean over tasks; they wait no longer."""
+        known = self.scores[recipe_hash]
+        done = [entry for entry in self.waiting[recipe_hash] if known.keys() >= set(entry.items)]
+        self.waiting[recipe_hash] = [entry for entry in self.waiting[recipe_hash] if entry not in done]
+        return [(entry, self.mean(recipe_hash, entry.items)) for entry in done]
+
+    def lose(self, recipe_hash: str) -> list[Assessment]:
+        """Every assessment of a recipe that cannot be scored; they wait no longer."""
+        return self.waiting.pop(recipe_hash, [])
+
+    def missing(self, split: Split) -> int:
+        """Items that open assessments of a split still wait for."""
+        waiting = (entry for entries in self.waiting.values() for entry in entries if entry.split == split)
+        return sum(len(set(entry.items) - self.scores[entry.recipe_hash].keys()) for entry in waiting)
+
+    def mean(self, recipe_hash: str, items: Sequence[str]) -> float:
+        """The recipe's weighted mean over these items, all of which are known."""
+        known = self.scores[recipe_hash]
+        scores = {item: known[item] for item in items}
+        return weighted_mean(scores, task_of=self.pools.task_of, weights=self.weights)

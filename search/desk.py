@@ -1,0 +1,124 @@
+"""A coordinator's memory and the rows it is about to write: candidates enter, are finished or lost, here.
+
+Every method changes memory and queues the same change as a row; `Coordinator` commits the queue once per call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Table
+
+from engine.errors import MergefleetError
+from search import campaign as machine
+from search import schema
+from search.board import Assessment, Board
+from search.live import LiveCampaign, Point
+from search.ports import Split
+from search.queue import WorkQueue
+from search.run import Run, Services
+from search.store import Row, Transaction
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A candidate about to enter: its point and its recipe."""
+
+    point: Point
+    recipe: Mapping[str, Any]
+
+
+class Desk:
+    """`live` decides, `board` knows scores, `queue` holds work; `writes` are the rows of the call in progress."""
+
+    def __init__(self, run: Run, services: Services) -> None:
+        self.run = run
+        self.services = services
+        self.live = LiveCampaign(run.campaign, run.space, baselines=run.baselines)
+        self.board = Board(run.pools, weights=run.campaign.task_weights)
+        self.queue = WorkQueue(lease_s=services.lease_s)
+        self.recipes: list[Mapping[str, Any]] = []
+        self.digests: dict[str, str] = {}
+        self.sequence = 0
+        self.writes: list[Callable[[Transaction], None]] = []
+
+    def add(self, table: Table, *rows: Row) -> None:
+        """Queue an insert."""
+        self.writes.append(lambda transaction: transaction.add(table, rows))
+
+    def change(self, table: Table, values: Row, **key: Any) -> None:
+        """Queue an update of the rows that match `key`."""
+        self.writes.append(lambda transaction: transaction.change(table, values, **key))
+
+    def next_sequence(self) -> int:
+        """The number of the next event; the order of these numbers is the order of the campaign."""
+        self.sequence += 1
+        return self.sequence
+
+    def enter(self, proposed: machine.Proposed, entry: Entry, *, asked: bool) -> None:
+        """A new candidate, on the split that `proposed` says. `asked`: its trial exists in the study already."""
+        recipe_hash, cause = self._hash(proposed.number, entry.recipe)
+        cohort = proposed.cohort
+        event = machine.Proposed(
+            number=proposed.number,
+            stage=proposed.stage,
+            origin=proposed.origin,
+            recipe_hash=recipe_hash,
+            split=proposed.split,
+            cohort=cohort,
+        )
+        row: dict[str, Any] = {"number": event.number, "stage": event.stage, "origin": event.origin}
+        row |= {"label": entry.point.label, "cohort": None if cohort is None else cohort.number}
+        row |= {"params": dict(entry.point.params), "recipe": dict(entry.recipe), "recipe_hash": recipe_hash}
+        self.add(schema.CANDIDATES, row)
+        if cohort is not None and not cohort.members:
+            self.add(schema.COHORTS, {name: getattr(cohort, name) for name in schema.COHORT_FIELDS})
+        self.recipes.append(entry.recipe)
+        self.ask_row(event.number, event.split, sequence=self.next_sequence())
+        self.live.apply(event, point=entry.point, asked=asked)
+        self.start(event.number, event.split, lost=cause)
+
+    def ask_row(self, number: int, split: Split, *, sequence: int) -> None:
+        """Queue the row of an assessment that begins."""
+        self.add(schema.ASSESSMENTS, {"number": number, "split": split, "asked": sequence, "state": "open"})
+
+    def start(self, number: int, split: Split, *, lost: str | None = None) -> None:
+        """Queue the units that an assessment needs; finished at once where all scores are known, or it is `lost`."""
+        assessment = self._assessment(number, split)
+        units = self.board.open(assessment, out=self.queue.items_out(assessment.recipe_hash))
+        if lost is not None:
+            self.lose(assessment.recipe_hash, lost)
+            return
+        self.queue.add(units)
+        self.finish(assessment.recipe_hash)
+
+    def finish(self, recipe_hash: str) -> None:
+        """Close the assessments of a recipe that are complete."""
+        for assessment, score in self.board.complete(recipe_hash):
+            values = {"state": "scored", "score": score, "finished": self.next_sequence()}
+            self.change(schema.ASSESSMENTS, values, number=assessment.number, split=assessment.split)
+            self.live.apply(machine.Scored(assessment.number, assessment.split, score))
+
+    def lose(self, recipe_hash: str, cause: str) -> None:
+        """Give up on a recipe: every candidate that waits for it is lost, recorded and told as a failure."""
+        self.queue.drop(recipe_hash)
+        for assessment in self.board.lose(recipe_hash):
+            values = {"state": "lost", "cause": cause, "finished": self.next_sequence()}
+            self.change(schema.ASSESSMENTS, values, number=assessment.number, split=assessment.split)
+            self.live.apply(machine.Lost(assessment.number, assessment.split, cause))
+
+    def _hash(self, number: int, recipe: Mapping[str, Any]) -> tuple[str, str | None]:
+        """The recipe's hash; for one that cannot work a name of its own, and why."""
+        try:
+            return self.services.hash_recipe(recipe), None
+        except MergefleetError as failure:
+            return f"impossible-{number}", failure.message
+
+    def _assessment(self, number: int, split: Split) -> Assessment:
+        candidate = self.live.state.candidates[number]
+        if split == "search" and candidate.cohort is not None:
+            cohort = self.live.state.cohorts[candidate.cohort]
+            return Assessment(number, split, candidate.recipe_hash, self.run.pools.window(cohort.start, cohort.size))
+        return Assessment(number, split, candidate.recipe_hash, self.run.pools.all(split))

@@ -1,0 +1,42 @@
+"""What a run leaves for other tools: the item matrix as Parquet, and the Optuna mirror; both made anew from the rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from search.mirror import write_mirror
+from search.results import Results, results_of
+from search.run import Run
+
+
+def export_run(run: Run) -> None:
+    """Write both files, each whole or not at all."""
+    found = run.store.find(run.campaign.name)
+    if found is None:
+        return
+    results = results_of(run.store, found)
+    write_scores(run.directory.scores, results)
+    write_mirror(run.directory.mirror, results)
+
+
+def write_scores(path: Path, results: Results) -> None:
+    """The item matrix in long form: candidate, label, stage, recipe_hash, split, task, item, score."""
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = [(results.candidate(entry.candidate), entry) for entry in results.item_scores]
+    table = pyarrow.table(
+        {
+            "candidate": pyarrow.array([entry.candidate for _, entry in rows], pyarrow.int32()),
+            "label": pyarrow.array([row.label for row, _ in rows]).dictionary_encode(),
+            "stage": pyarrow.array([row.stage for row, _ in rows]).dictionary_encode(),
+            "recipe_hash": pyarrow.array([row.recipe_hash for row, _ in rows]).dictionary_encode(),
+            "split": pyarrow.array([entry.split for _, entry in rows]).dictionary_encode(),
+            "task": pyarrow.array([entry.task for _, entry in rows]).dictionary_encode(),
+            "item": pyarrow.array([entry.item for _, entry in rows], pyarrow.string()),
+            "score": pyarrow.array([entry.score for _, entry in rows], pyarrow.float64()),
+        }
+    )
+    partial = path.with_name(path.name + ".partial")
+    parquet.write_table(table, partial)
+    partial.replace(path)

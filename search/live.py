@@ -1,0 +1,152 @@
+"""The machine together with its sampler: what a coordinator keeps in memory, and what a restart rebuilds from rows.
+
+Live and replayed events take the same path (`apply`), so a restart continues exactly where the rows end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from search import campaign as machine
+from search import schema
+from search.baselines import Baseline
+from search.campaign import Cohort, Event, HoldoutOpened, Lost, Proposed, Scored, State
+from search.campaign_file import Campaign
+from search.samplers import Proposer, Told
+from search.scores import WindowScore, estimates
+from search.space import Params, Space
+from search.store import Row, Store
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a candidate lies: the stage whose axes `params` names ({} for a baseline), and what reports call it."""
+
+    stage: int
+    params: Params
+    label: str
+
+
+def make_rules(campaign: Campaign, space: Space, baselines: tuple[Baseline, ...]) -> machine.Rules:
+    """The machine's rules for a campaign."""
+    staged = campaign.sampler in ("auto", "cma")
+    return machine.Rules(
+        kinds=tuple(baseline.kind for baseline in baselines),
+        sobol=campaign.space.stages[0].sobol,
+        stages=tuple(machine.StageRule(stage.population, stage.entry.candidates) for stage in space.stages),
+        window=campaign.items.window if campaign.items.fresh and staged else {0: campaign.items.window[0]},
+        comparators=campaign.comparators,
+        budget_items=campaign.budget.items,
+        budget_candidates=campaign.budget.candidates,
+        fresh=campaign.items.fresh and staged,
+    )
+
+
+class LiveCampaign:
+    """`state` of the machine, `points` of all candidates by number, and the proposer."""
+
+    def __init__(self, campaign: Campaign, space: Space, *, baselines: tuple[Baseline, ...]) -> None:
+        self.space = space
+        self.baselines = baselines
+        self.state: State = machine.begin(make_rules(campaign, space, baselines))
+        self.proposer = Proposer(space, sampler=campaign.sampler, seed=campaign.seed)
+        self.points: list[Point] = []
+        self._estimates: tuple[int, dict[int, float]] = (-1, {})
+        self._finished = 0
+
+    def apply(self, event: Event, *, point: Point | None = None, asked: bool = False) -> None:
+        """Feed one event to machine, study and sampler. `point` comes with Proposed; `asked`: the study drew it."""
+        self.state, decisions = machine.advance(self.state, event)
+        if isinstance(event, Proposed):
+            assert point is not None
+            self.points.append(point)
+            if event.split == "search" and not asked:
+                self.proposer.restore(stage=max(0, point.stage), params=point.params)
+        elif isinstance(event, Scored | Lost) and event.split == "search":
+            self.proposer.finish(event.number, event.score if isinstance(event, Scored) else None)
+            self._finished += 1
+        for decision in decisions:
+            self._tell(self.state.cohorts[decision.cohort])
+
+    def estimates(self) -> dict[int, float]:
+        """Shrunk estimates of all candidates scored in the search (cached until another one is)."""
+        if self._estimates[0] != self._finished:
+            windows = [
+                WindowScore(
+                    candidate.number,
+                    candidate.stage,
+                    candidate.cohort,
+                    self.state.cohorts[candidate.cohort].size,
+                    score,
+                )
+                for candidate, score in machine.scored(self.state, "search")
+                if candidate.cohort is not None
+            ]
+            self._estimates = (self._finished, estimates(windows))
+        return self._estimates[1]
+
+    def _tell(self, cohort: Cohort) -> None:
+        if cohort.number > 0:
+            self.proposer.cma.tell(cohort.stage, [self._told(number) for number in cohort.members])
+            return
+        first = [self._told(number) for number in cohort.members]
+        self.proposer.cma.tell_start([told for told in first if told.params])
+
+    def _told(self, number: int) -> Told:
+        """A search candidate as the sampler sees it; a baseline stands for its equivalent point, if it has one."""
+        params = self.points[number].params
+        if number < len(self.baselines):
+            params = self.space.equivalent(self.baselines[number].weights) or {}
+        return Told(number, params, self.state.candidates[number].outcomes["search"].score)
+
+
+def stored_events(store: Store) -> Iterator[tuple[int, Event, Point | None]]:
+    """(sequence number, event, point) of everything the rows tell, in the order in which it happened."""
+    candidates = {row["number"]: row for row in store.rows(schema.CANDIDATES)}
+    cohorts: dict[int, Row] = {row["number"]: {**row, "members": []} for row in store.rows(schema.COHORTS)}
+    campaign = store.rows(schema.CAMPAIGNS, id=store.campaign)[0]
+    found: list[tuple[int, Event, Point | None]] = []
+    seen: set[int] = set()
+    for row in sorted(store.rows(schema.ASSESSMENTS), key=lambda row: int(row["asked"])):
+        if row["split"] != "holdout":
+            candidate = candidates[row["number"]]
+            found.append((row["asked"], *_asked_event(row, candidate, cohorts, new=row["number"] not in seen)))
+            seen.add(row["number"])
+        if row["state"] == "scored":
+            found.append((row["finished"], Scored(row["number"], row["split"], row["score"]), None))
+        elif row["state"] == "lost":
+            found.append((row["finished"], Lost(row["number"], row["split"], row["cause"]), None))
+    opened = store.rows(schema.ASSESSMENTS, split="holdout")
+    if opened:
+        entrants = sorted(((row["candidate"], row["reason"]) for row in store.rows(schema.LEDGER)), key=winner_first)
+        found.append((opened[0]["asked"], HoldoutOpened(tuple(entrants)), None))
+    if campaign["time_up"] is not None:
+        found.append((campaign["time_up"], machine.TimeUp(), None))
+    yield from sorted(found, key=lambda entry: entry[0])
+
+
+def winner_first(entrant: tuple[int, str]) -> tuple[bool, int]:
+    """Sort key of holdout entrants: the winner, then by number."""
+    return entrant[1] != "winner", entrant[0]
+
+
+def _asked_event(row: Row, candidate: Row, cohorts: dict[int, Row], *, new: bool) -> tuple[Event, Point | None]:
+    if not new:
+        return machine.Nominated(row["number"]), None
+    point = Point(candidate["stage"], candidate["params"], candidate["label"])
+    cohort = None
+    if candidate["cohort"] is not None:
+        told = cohorts[candidate["cohort"]]
+        members = tuple(told["members"])
+        cohort = Cohort(told["number"], told["stage"], told["capacity"], told["start"], told["size"], members)
+        told["members"].append(row["number"])
+    event = Proposed(
+        number=row["number"],
+        stage=candidate["stage"],
+        origin=candidate["origin"],
+        recipe_hash=candidate["recipe_hash"],
+        split=row["split"],
+        cohort=cohort,
+    )
+    return event, point

@@ -1,0 +1,114 @@
+"""Open a run: check the campaign against its items and models, take over the store, make the coordinator."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from engine.errors import CampaignError, OutputExists
+from search import schema
+from search.baselines import make_baselines
+from search.campaign_file import Campaign, campaign_to_dict
+from search.coordinator import Coordinator
+from search.pools import Pools, make_pools
+from search.ports import SPLITS, Inventory
+from search.run import Run, RunDirectory, Services
+from search.space import make_space
+from search.store import LOCK_WAIT_S, CampaignFacts, Store, refuse_changes, store_url
+
+FREE_KEYS = frozenset({"budget", "publish", "store"})
+"""Keys of a campaign that may change between a run and its continuation (budget only while the search lasts)."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """How to open: where the run lives, the models' number of layers, whether to continue a run that is there."""
+
+    directory: RunDirectory
+    layers: int
+    resume: bool = False
+    lock_wait_s: float = LOCK_WAIT_S
+
+
+def open_coordinator(campaign: Campaign, inventory: Inventory, *, start: Start, services: Services) -> Coordinator:
+    """Start a run, or continue it (epoch += 1, memory rebuilt from the rows).
+
+    Raises CampaignError (splits overlap, the space does not fit, the budget is too small), OutputExists (a run is
+    there and `resume` is False), InputsChanged (resumed with another campaign, evaluator or items), Busy (the store is
+    locked by a process that cannot be ended from here).
+    """
+    return Coordinator(open_run(campaign, inventory, start=start, now=services.now()), services)
+
+
+def open_run(campaign: Campaign, inventory: Inventory, *, start: Start, now: float) -> Run:
+    """Everything but the coordinator; see `open_coordinator`."""
+    pools = make_pools(campaign, inventory)
+    space = make_space(campaign, layers=start.layers)
+    baselines = make_baselines(campaign)
+    check_budget(campaign, len(baselines), population=space.stages[0].population)
+    start.directory.root.mkdir(parents=True, exist_ok=True)
+    store = Store(store_url(campaign.store, default=start.directory.database), lock_wait_s=start.lock_wait_s)
+    facts = CampaignFacts(
+        name=campaign.name,
+        config=campaign_to_dict(campaign),
+        eval_key=inventory.key,
+        items_digest=items_digest(inventory),
+        layers=start.layers,
+    )
+    found = store.find(campaign.name)
+    if found is not None and not start.resume:
+        raise OutputExists(
+            f"{store.url}: holds a run of campaign {campaign.name!r}. Continue it with --resume, or give the campaign "
+            "another name.",
+            name=campaign.name,
+        )
+    if found is not None:
+        opened = store.holdout_opened()
+        refuse_changes(found, facts, free=FREE_KEYS - {"budget"} if opened else FREE_KEYS)
+    store.take_over(facts, now=now)
+    _note_items(store, pools)
+    return Run(
+        campaign=campaign,
+        directory=start.directory,
+        space=space,
+        pools=pools,
+        baselines=baselines,
+        eval_key=inventory.key,
+        store=store,
+        seconds_before=0.0 if found is None else float(found["seconds"]),
+    )
+
+
+def _note_items(store: Store, pools: Pools) -> None:
+    """Write down once which items belong to which split and task."""
+    if store.rows(schema.ITEMS):
+        return
+    with store.transaction() as transaction:
+        for split in SPLITS:
+            rows = [{"item": item, "split": split, "task": pools.task_of[item]} for item in pools.all(split)]
+            transaction.add(schema.ITEMS, rows)
+
+
+def items_digest(inventory: Inventory) -> str:
+    """SHA-256 over keys, tasks, strata and contents of all items, in order."""
+    rows = [[split, i.key, i.task, i.stratum, i.content] for split in SPLITS for i in inventory.items[split]]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def check_budget(campaign: Campaign, baselines: int, *, population: int) -> None:
+    """Raise CampaignError where the budget does not reach beyond the first cohort after the baselines."""
+    first = baselines + campaign.space.stages[0].sobol
+    size = campaign.items.window_size(0)
+    items = first * size + population * campaign.items.window_size(first * size)
+    for name, got, needed in (
+        ("items", campaign.budget.items, items),
+        ("candidates", campaign.budget.candidates, first + population),
+    ):
+        if got is not None and got < needed:
+            raise CampaignError(
+                f"{campaign.origin}: budget.{name}: got {got}, at least {needed} needed for {baselines} baselines, "
+                f"{campaign.space.stages[0].sobol} Sobol points and one population of {population}",
+                got=got,
+                needed=needed,
+            )

@@ -1,0 +1,106 @@
+"""How far a campaign is and how fast it goes: counts for progress bars."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from search import campaign as machine
+from search.desk import Desk
+from search.ports import CampaignStatus
+
+RECENT_S = 60.0
+
+
+class Progress:
+    """Counts item evaluations over the last minute, and workers heard of in it."""
+
+    def __init__(self, *, started: float, seconds_before: float) -> None:
+        self._started = started
+        self._seconds_before = seconds_before
+        self._recent: deque[tuple[float, int]] = deque()
+        self._workers: dict[str, float] = {}
+
+    def saw(self, worker: str, *, now: float) -> None:
+        self._workers[worker] = now
+
+    def count(self, items: int, *, now: float) -> None:
+        """So many item scores came in."""
+        self._recent.append((now, items))
+
+    def seconds(self, now: float) -> float:
+        """How long the campaign has run, earlier runs included."""
+        return self._seconds_before + now - self._started
+
+    def rate(self, now: float) -> float | None:
+        """Items per second of the last minute; None before the first ones."""
+        while self._recent and self._recent[0][0] < now - RECENT_S:
+            self._recent.popleft()
+        elapsed = min(RECENT_S, now - self._started)
+        total = sum(items for _, items in self._recent)
+        return total / elapsed if total and elapsed > 0 else None
+
+    def status(self, desk: Desk, *, paused: bool, now: float) -> CampaignStatus:
+        """The snapshot that progress bars show."""
+        state = desk.live.state
+        done, total = _items(desk)
+        best = _best(desk)
+        rate = self.rate(now)
+        stage = desk.run.space.stages[machine.stage_of(state)].name
+        return CampaignStatus(
+            name=desk.run.campaign.name,
+            phase=state.phase,
+            stage=stage if state.cohorts[1:] else "baselines",
+            candidates=len(state.candidates),
+            failed=sum(o.cause is not None for c in state.candidates for o in c.outcomes.values()),
+            best_score=None if best is None else best[1],
+            best_candidate=None if best is None else best[0],
+            items_done=done,
+            items_total=total,
+            items_per_s=rate,
+            seconds_left=None if rate is None else (total - done + _items_after(desk)) / rate,
+            workers=sum(seen > now - RECENT_S for seen in self._workers.values()),
+            epoch=desk.run.store.epoch,
+            paused=paused,
+            note="" if state.phase != "done" else "judged",
+        )
+
+
+def _items(desk: Desk) -> tuple[int, int]:
+    """Item evaluations of this phase: (done, in all)."""
+    state, pools = desk.live.state, desk.run.pools
+    if state.phase == "done":
+        entrants = len(state.entrants) * pools.size("holdout")
+        return entrants, entrants
+    missing = desk.board.missing(state.phase)
+    if state.phase == "search":
+        return state.spent - missing, max(state.spent, _search_total(desk))
+    total = len(list(machine.outcomes(state, state.phase))) * pools.size(state.phase)
+    return total - missing, total
+
+
+def _search_total(desk: Desk) -> int:
+    """Items that the search will take: its budget, or what its candidates take at the present window."""
+    state, budget = desk.live.state, desk.run.campaign.budget
+    bounds = [] if budget.items is None else [budget.items]
+    quotas = [rule.quota for rule in state.rules.stages]
+    most = budget.candidates
+    if all(quota is not None for quota in quotas):
+        planned = len(state.rules.kinds) + state.rules.sobol + sum(quota or 0 for quota in quotas)
+        most = planned if most is None else min(most, planned)
+    if most is not None:
+        left = max(0, most - len(state.candidates))
+        bounds.append(state.spent + left * state.rules.window_size(state.spent))
+    return min(bounds, default=state.spent)
+
+
+def _items_after(desk: Desk) -> int:
+    """A guess at what the phases after this one take."""
+    state, pools, rules = desk.live.state, desk.run.pools, desk.run.campaign.selection
+    holdout = (len(state.rules.kinds) + 2) * pools.size("holdout")
+    selection = (rules.top + rules.means + 3) * pools.size("selection")
+    return {"search": selection + holdout, "selection": holdout, "holdout": 0, "done": 0}[state.phase]
+
+
+def _best(desk: Desk) -> tuple[int, float] | None:
+    estimates = desk.live.estimates()
+    return max(estimates.items(), key=lambda pair: (pair[1], -pair[0]), default=None)

@@ -1,0 +1,92 @@
+"""The report's page, a Jinja template (rendered with autoescape on). A module, so that every install carries it."""
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ name }}: {{ headline }}</title>
+<style>
+:root { --ink: #1f2430; --muted: #6b7280; --line: #e5e7eb; --page: #f6f7f9; --card: #fff; }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
+main { max-width: 1120px; margin: 0 auto; padding: 28px 20px 60px; }
+header { border-left: 6px solid var(--accent); background: var(--card); padding: 22px 26px; border-radius: 10px; }
+.won { --accent: #15803d; } .unproven { --accent: #b45309; } .open { --accent: #64748b; }
+.kind { color: var(--muted); font-size: 13px; letter-spacing: .02em; }
+h1 { font-size: 27px; line-height: 1.25; margin: 4px 0 0; }
+h2 { font-size: 18px; margin: 0 0 10px; }
+h3 { font-size: 15px; margin: 18px 0 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 14px; margin: 16px 0; }
+.tile, section { background: var(--card); border-radius: 10px; }
+.tile { padding: 14px 18px; }
+.tile b { display: block; font-size: 26px; font-weight: 650; font-variant-numeric: tabular-nums; }
+.tile span { display: block; color: var(--muted); font-size: 13px; }
+section { padding: 20px 26px; margin: 16px 0; }
+p.note { color: var(--muted); font-size: 13px; margin: 10px 0 0; max-width: 90ch; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: 6px 10px; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { color: var(--muted); font-weight: 500; font-size: 13px; }
+th:first-child, td:first-child { text-align: left; }
+tr:last-child td { border-bottom: 0; }
+td.no { color: #b45309; font-weight: 600; } td.yes { color: #15803d; }
+.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(380px, 1fr)); gap: 16px; }
+.two section { margin: 0; min-width: 0; }
+.text td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+.text th { text-align: left; }
+.text td:first-child { white-space: nowrap; width: 1%; color: var(--muted); }
+pre { background: var(--page); border-radius: 8px; padding: 14px; overflow-x: auto; font-size: 13px; margin: 0; }
+</style>
+</head>
+<body class="{{ mood }}">
+{% macro grid(table, kind="") %}
+<div class="scroll"><table class="{{ kind }}">
+<thead><tr>{% for column in table.columns %}<th>{{ column }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in table.rows %}
+<tr>{% for cell in row %}
+<td{% if cell in ("yes", "no") %} class="{{ cell }}"{% endif %}>{{ cell }}</td>
+{% endfor %}</tr>
+{% endfor %}
+</tbody></table></div>
+{% if table.note %}<p class="note">{{ table.note }}</p>{% endif %}
+{% endmacro %}
+{% macro block(title, kind="") %}
+{% if title in tables %}<section><h2>{{ title }}</h2>{{ grid(tables[title], kind) }}</section>{% endif %}
+{% endmacro %}
+{% macro draw(found) %}
+{% for figure in found %}
+{% if figure.title %}<h3>{{ figure.title }}</h3>{% endif %}
+{{ figure.html | safe }}
+{% if figure.caption %}<p class="note">{{ figure.caption }}</p>{% endif %}
+{% endfor %}
+{% endmacro %}
+<main>
+<header>
+<div class="kind">campaign {{ name }}</div>
+<h1>{{ headline }}</h1>
+{% for note in notes %}<p class="note">{{ note }}</p>{% endfor %}
+</header>
+<div class="tiles">
+{% for value, what, detail in tiles %}
+<div class="tile"><b>{{ value }}</b><span>{{ what }}</span><span>{{ detail }}</span></div>
+{% endfor %}
+</div>
+{% if "Winner against every comparator" in tables %}
+<section><h2>Winner against every comparator</h2>
+{{ draw(figures.margins) }}
+{{ grid(tables["Winner against every comparator"]) }}
+</section>
+{% endif %}
+{{ block("Skills on the holdout") }}
+{% if figures.weights %}<section><h2>What the winner is made of</h2>{{ draw(figures.weights) }}</section>{% endif %}
+{% if figures.search %}<section><h2>The search</h2>{{ draw(figures.search) }}</section>{% endif %}
+<div class="two">{{ block("Best candidates") }}{{ block("Cost") }}</div>
+{{ block("Holdout ledger") }}
+{% if recipe %}<section><h2>The winner's recipe</h2><pre>{{ recipe }}</pre></section>{% endif %}
+{{ block("Provenance", "text") }}
+</main>
+</body>
+</html>
+"""

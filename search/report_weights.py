@@ -1,0 +1,72 @@
+"""Weight heat maps: what the winner takes from which source, along the layers. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from search.results import Results
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """Values of one recipe parameter: rows are source · module group, columns places along the model."""
+
+    parameter: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]
+
+
+def heat_maps(results: Results) -> list[HeatMap]:
+    """Layer by source, one map for every per-source parameter of the winner's recipe (weight first).
+
+    A campaign that searches modules apart has one row per source and module group. The last column is what all other
+    tensors get: embeddings, norms, head.
+    """
+    if results.winner is None:
+        return []
+    from engine.recipe import parse_recipe
+
+    recipe = parse_recipe(dict(results.candidate(results.winner).recipe), origin="winner")
+    sources = [source for part in recipe.slices for source in part.sources]
+    names = {name for source in sources for name in source.parameters}
+    return [
+        _heat_map(results, sources, parameter=name) for name in sorted(names, key=lambda name: (name != "weight", name))
+    ]
+
+
+def _heat_map(results: Results, sources: Sequence[Any], *, parameter: str) -> HeatMap:
+    from engine.settings import evaluate
+
+    layers = results.layers
+    labels = {
+        entry.model: name for entry, name in zip(results.campaign.sources, results.campaign.source_names, strict=True)
+    }
+    groups = _groups(results, sources, parameter)
+    rows, values = [], []
+    for source in sources:
+        if parameter not in source.parameters:
+            continue
+        setting = source.parameters[parameter]
+        for group, tensor in groups.items():
+            depths = [layer / max(1, layers - 1) for layer in range(layers)]
+            row = [evaluate(setting, f"model.layers.{n}.{tensor}", depth) for n, depth in enumerate(depths)]
+            row.append(evaluate(setting, "model.norm.weight", 1.0))
+            label = labels.get(str(source.model), str(source.model).rsplit("/", 1)[-1])
+            rows.append(f"{label} · {group}" if len(groups) > 1 else label)
+            values.append(tuple(math.nan if value is None else float(value) for value in row))
+    columns = (*(f"layer {n}" for n in range(layers)), "rest")
+    return HeatMap(parameter, tuple(rows), columns, tuple(values))
+
+
+def _groups(results: Results, sources: Sequence[Any], parameter: str) -> dict[str, str]:
+    """Module group → a tensor name it matches; one nameless group where the recipe makes no difference by name."""
+    from engine.settings import ByName
+
+    settings = [source.parameters.get(parameter) for source in sources]
+    filters = dict.fromkeys(text for s in settings if isinstance(s, ByName) for text, _ in s.choices if text)
+    names = {text: group for group, text in results.campaign.space.modules.items()}
+    return {names.get(text, text): f"{text}.weight" for text in filters} or {"": "self_attn.q_proj.weight"}

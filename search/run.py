@@ -1,0 +1,73 @@
+"""What is fixed about a run once it is open: where it lives, what it searches, and the services it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search.baselines import Baseline
+from search.campaign_file import Campaign
+from search.pools import Pools
+from search.space import Space
+from search.store import Store
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A run's folder, `runs/<name>` by default."""
+
+    root: Path
+
+    @property
+    def database(self) -> Path:
+        """The store, where the campaign names no other."""
+        return self.root / "campaign.sqlite"
+
+    @property
+    def audit(self) -> Path:
+        """Attempts at scoring, written by evaluators before they start (search.audit)."""
+        return self.root / "audit.jsonl"
+
+    @property
+    def mirror(self) -> Path:
+        """A copy of the search as an Optuna study, for optuna-dashboard."""
+        return self.root / "optuna.sqlite"
+
+    @property
+    def scores(self) -> Path:
+        """The item matrix, exported."""
+        return self.root / "items.parquet"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the coordinator needs from elsewhere, as functions: fakes in tests, the engine in production.
+
+    hash_recipe   recipe mapping → canonical recipe hash (hex); raises MergefleetError for a recipe that cannot work
+    now           seconds; goes forward (time.time)
+    lease_s       a lease without a heartbeat for this long goes to another worker; None: leases do not run out
+    """
+
+    hash_recipe: Callable[[Mapping[str, Any]], str]
+    now: Callable[[], float]
+    lease_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open run; `search.opening.open_run` makes it. `seconds_before` is the time that earlier starts took."""
+
+    campaign: Campaign
+    directory: RunDirectory
+    space: Space
+    pools: Pools
+    baselines: tuple[Baseline, ...]
+    eval_key: str
+    store: Store
+    seconds_before: float = 0.0

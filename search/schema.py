@@ -1,0 +1,134 @@
+"""The tables of a campaign store. One database may hold several campaigns (PostgreSQL); a run's SQLite file holds one.
+
+campaigns     one row each: the file as it was read, evaluation key, epoch, verdict
+epochs        every start of a coordinator: which process on which host
+candidates    number, stage, origin, label, params, recipe, recipe hash; `seq` is when it was proposed
+assessments   a candidate on a split; `asked` and `finished` are sequence numbers: together, in order, they are the
+              events that a restart replays
+cohorts       search candidates that share a window
+item_scores   (evaluation key, recipe hash, item) → score; first write wins
+leases        every handing out of a work unit, and how it ended
+ledger        every candidate that was let onto the holdout, why and when
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import JSON, Column, Float, Integer, MetaData, String, Table, Text
+
+METADATA = MetaData()
+
+CAMPAIGNS = Table(
+    "campaigns",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(200), unique=True, nullable=False),
+    Column("config", JSON, nullable=False),
+    Column("eval_key", String(200), nullable=False),
+    Column("items_digest", String(64), nullable=False),
+    Column("layers", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False, default=0),
+    Column("created", Float, nullable=False),
+    Column("seconds", Float, nullable=False, default=0.0),
+    Column("time_up", Integer),  # sequence number at which the hours were over
+    Column("verdict", JSON),
+)
+
+EPOCHS = Table(
+    "epochs",
+    METADATA,
+    Column("campaign", Integer, primary_key=True),
+    Column("epoch", Integer, primary_key=True),
+    Column("pid", Integer, nullable=False),
+    Column("started", String(40), nullable=False),  # start time of the process, as /proc tells it
+    Column("host", String(300), nullable=False),  # host name and boot
+    Column("at", Float, nullable=False),
+)
+
+CANDIDATES = Table(
+    "candidates",
+    METADATA,
+    Column("campaign", Integer, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("stage", Integer, nullable=False),
+    Column("origin", String(20), nullable=False),
+    Column("label", String(200), nullable=False),
+    Column("cohort", Integer),
+    Column("params", JSON, nullable=False),
+    Column("recipe", JSON, nullable=False),
+    Column("recipe_hash", String(64), nullable=False, index=True),
+)
+
+COHORTS = Table(
+    "cohorts",
+    METADATA,
+    Column("campaign", Integer, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("stage", Integer, nullable=False),
+    Column("capacity", Integer, nullable=False),
+    Column("start", Integer, nullable=False),
+    Column("size", Integer, nullable=False),
+)
+
+COHORT_FIELDS = ("number", "stage", "capacity", "start", "size")
+
+ASSESSMENTS = Table(
+    "assessments",
+    METADATA,
+    Column("campaign", Integer, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("split", String(10), primary_key=True),
+    Column("asked", Integer, nullable=False),
+    Column("finished", Integer),
+    Column("state", String(10), nullable=False),  # open, scored, lost
+    Column("score", Float),
+    Column("cause", Text),
+)
+
+ITEMS = Table(
+    "items",
+    METADATA,
+    Column("campaign", Integer, primary_key=True),
+    Column("item", String(300), primary_key=True),
+    Column("split", String(10), nullable=False),
+    Column("task", String(200), nullable=False),
+)
+
+ITEM_SCORES = Table(
+    "item_scores",
+    METADATA,
+    Column("eval_key", String(200), primary_key=True),
+    Column("recipe_hash", String(64), primary_key=True),
+    Column("item", String(300), primary_key=True),
+    Column("score", Float, nullable=False),
+    Column("lease", String(60), nullable=False),
+    sqlite_with_rowid=False,
+)
+
+LEASES = Table(
+    "leases",
+    METADATA,
+    Column("campaign", Integer, primary_key=True),
+    Column("lease", String(60), primary_key=True),
+    Column("candidate", Integer, nullable=False),
+    Column("split", String(10), nullable=False),
+    Column("block", Integer, nullable=False),
+    Column("worker", String(200), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("state", String(10), nullable=False),  # running, done, failed, expired, lost (its coordinator ended)
+    Column("cause", Text),
+    Column("weights_digest", String(128)),
+    Column("taken", Float, nullable=False),
+    Column("ended", Float),
+)
+
+LEDGER = Table(
+    "ledger",
+    METADATA,
+    Column("campaign", Integer, primary_key=True),
+    Column("candidate", Integer, primary_key=True),
+    Column("reason", String(40), primary_key=True),
+    Column("items", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+)

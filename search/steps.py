@@ -1,0 +1,108 @@
+"""What a coordinator does when the machine says so: propose, nominate, open the holdout, judge."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from engine.errors import EvaluationError
+from search import campaign as machine
+from search import schema
+from search.desk import Desk, Entry
+from search.live import Point, winner_first
+from search.ports import Verdict
+from search.scores import Entrant, judge
+from search.select import Nominee, Searched, nominate
+
+
+def propose(desk: Desk, ask: machine.Ask) -> None:
+    """Enter the next candidate of the search: a baseline, a Sobol point, or a draw of the sampler."""
+    run = desk.run
+    event = machine.Proposed(ask.number, ask.stage, ask.origin, "", "search", ask.cohort)
+    if ask.origin == "baseline":
+        baseline = run.baselines[ask.number]
+        desk.enter(event, Entry(Point(-1, {}, baseline.label), baseline.recipe), asked=False)
+        return
+    index = ask.number - len(run.baselines)
+    by_sobol = ask.origin == "sobol" or run.campaign.sampler == "sobol"
+    params = desk.live.proposer.ask(ask.number, stage=ask.stage, sobol=index if by_sobol else None)
+    point = Point(ask.stage, params, f"{run.space.stages[ask.stage].name} {ask.number}")
+    desk.enter(event, Entry(point, run.space.recipe(ask.stage, params)), asked=True)
+
+
+def nominate_candidates(desk: Desk) -> None:
+    """Send the nominees to selection; means and soups enter as new candidates."""
+    for nominee in _nominees(desk):
+        if nominee.number is not None:
+            desk.ask_row(nominee.number, "selection", sequence=desk.next_sequence())
+            desk.live.apply(machine.Nominated(nominee.number))
+            desk.start(nominee.number, "selection")
+            continue
+        event = machine.Proposed(len(desk.live.state.candidates), nominee.stage, nominee.origin, "", "selection")
+        point = Point(nominee.stage, nominee.params, nominee.label)
+        desk.enter(event, Entry(point, desk.run.space.recipe(nominee.stage, nominee.params)), asked=False)
+
+
+def _nominees(desk: Desk) -> Sequence[Nominee]:
+    points = desk.live.points
+    searched = [
+        Searched(number, points[number].stage, points[number].params, estimate)
+        for number, estimate in desk.live.estimates().items()
+        if points[number].stage >= 0
+    ]
+    if not searched:
+        raise EvaluationError(f"campaign {desk.run.campaign.name!r}: no candidate of the search could be scored")
+    means = desk.live.proposer.cma.history
+    return nominate(desk.run.space, searched, means=means, rules=desk.run.campaign.selection)
+
+
+def open_holdout(desk: Desk, entrants: tuple[tuple[int, str], ...]) -> None:
+    """Write into the ledger who meets the sealed items, and only then let them."""
+    entrants = tuple(sorted(entrants, key=winner_first))
+    sequence = desk.next_sequence()
+    facts = {"items": desk.run.pools.size("holdout"), "epoch": desk.run.store.epoch, "at": desk.services.now()}
+    for number, reason in entrants:
+        desk.add(schema.LEDGER, {"candidate": number, "reason": reason, **facts})
+        desk.ask_row(number, "holdout", sequence=sequence)
+    desk.live.apply(machine.HoldoutOpened(entrants))
+    for number, _ in entrants:
+        desk.start(number, "holdout")
+
+
+def judge_entrants(desk: Desk) -> Verdict:
+    """The verdict on the holdout scores. EvaluationError where the winner itself could not be scored."""
+    state, points = desk.live.state, desk.live.points
+    lost = {entry.number: outcome.cause for entry, outcome in machine.outcomes(state, "holdout") if outcome.cause}
+    if state.winner in lost:
+        raise EvaluationError(f"the winner could not be scored on the holdout: {lost[state.winner]}")
+    entrants = [_entrant(desk, number) for number, _ in state.entrants if number not in lost]
+    verdict = judge(
+        entrants[0],
+        entrants[1:],
+        task_of=desk.run.pools.task_of,
+        weights=desk.run.campaign.task_weights,
+        seed=desk.run.campaign.seed,
+    )
+    unscored = tuple(points[number].label for number in lost)
+    return dataclasses.replace(verdict, unscored=unscored, notes=_notes(desk))
+
+
+def _entrant(desk: Desk, number: int) -> Entrant:
+    recipe_hash = desk.live.state.candidates[number].recipe_hash
+    known = desk.board.scores[recipe_hash]
+    scores = {item: known[item] for item in desk.run.pools.all("holdout")}
+    return Entrant(number, desk.live.points[number].label, recipe_hash, scores)
+
+
+def _notes(desk: Desk) -> tuple[str, ...]:
+    """What a reader of the verdict should know besides the numbers."""
+    state, points = desk.live.state, desk.live.points
+    notes = [
+        f"{points[candidate.number].label} is no comparator: it could not be scored ({outcome.cause})"
+        for candidate, outcome in machine.outcomes(state, "search")
+        if candidate.origin == "baseline" and outcome.cause is not None
+    ]
+    winner = state.candidates[state.entrants[0][0]]
+    if len(state.rules.stages) > 1 and winner.stage == 0:
+        notes.append("the winner is a global candidate: the finer stages found nothing better on selection")
+    return tuple(notes)

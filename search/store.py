@@ -1,0 +1,243 @@
+"""The truth about a campaign: rows in SQL, written in transactions that a newer coordinator can veto.
+
+Every start of a coordinator takes the campaign's next *epoch*; every transaction first checks that its epoch is still
+the campaign's (StaleEpoch otherwise), so a predecessor that wakes up again cannot write. SQLite: WAL, one writer
+(`BEGIN IMMEDIATE`), `synchronous=NORMAL`: a killed process loses nothing that was committed; a power cut may lose the
+last commits, never the file's consistency, and those units are scored again. A predecessor stopped inside a
+transaction holds SQLite's lock for ever: a successor without the lock after `LOCK_WAIT_S` ends that process, if it is
+on this host and can be identified, and else refuses, naming it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Table, create_engine, event, insert, inspect, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, OperationalError
+
+from engine.errors import Busy, CampaignError, InputsChanged, StaleEpoch
+from search import schema, takeover
+from search.takeover import ProcessIdentity
+
+LOCK_WAIT_S = 10.0
+IDLE_IN_TRANSACTION_MS = 10_000
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CampaignFacts:
+    """What a run must have in common with the one it continues."""
+
+    name: str
+    config: Mapping[str, Any]
+    eval_key: str
+    items_digest: str
+    layers: int
+
+
+class Store:
+    """One campaign in one database. `take_over` first; then `transaction` writes and `rows` reads."""
+
+    def __init__(self, url: str, *, lock_wait_s: float = LOCK_WAIT_S) -> None:
+        self.url = url
+        self._lock_wait_s = lock_wait_s
+        self._engine = _connect(url, lock_wait_s)
+        self._reader = self._engine.execution_options(write=False)
+        self.campaign = 0
+        self.epoch = 0
+
+    def find(self, name: str) -> Row | None:
+        """The campaign's row, or None where this database does not hold it. Only reads, and needs no lock."""
+        with self._reader.connect() as connection:
+            if not inspect(connection).has_table(schema.CAMPAIGNS.name):
+                return None
+        found = self.rows(schema.CAMPAIGNS, name=name)
+        if found:
+            self.campaign = int(found[0]["id"])
+        return found[0] if found else None
+
+    def take_over(self, facts: CampaignFacts, *, now: float) -> int:
+        """Become the campaign's one writer: epoch += 1 (creating the campaign in epoch 1). Returns the epoch.
+
+        Raises Busy where the lock is held by a process that cannot be ended from here.
+        """
+        self.epoch = self._with_lock(lambda: self._next_epoch(facts, now=now))
+        return self.epoch
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """All or nothing, and only in the present epoch: StaleEpoch where a newer coordinator has taken over."""
+        with self._engine.begin() as connection:
+            self._check_epoch(connection)
+            yield Transaction(connection, self.campaign)
+
+    def rows(self, table: Table, **equal: Any) -> list[Row]:
+        """Rows of this campaign (of all, for tables without one), as mappings, in the order of the primary key."""
+        query = select(table).order_by(*table.primary_key.columns)
+        if "campaign" in table.columns:
+            query = query.where(table.c.campaign == self.campaign)
+        for name, value in equal.items():
+            query = query.where(table.c[name] == value)
+        with self._reader.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def holdout_opened(self) -> bool:
+        """Whether anybody of this campaign has met the sealed items."""
+        return bool(self.rows(schema.LEDGER))
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _next_epoch(self, facts: CampaignFacts, *, now: float) -> int:
+        me = takeover.this_process()
+        schema.METADATA.create_all(self._engine)
+        with self._engine.begin() as connection:
+            table = schema.CAMPAIGNS
+            found = connection.execute(_locking(select(table).where(table.c.name == facts.name))).mappings().first()
+            if found is None:
+                values = {**vars(facts), "config": dict(facts.config), "epoch": 0, "created": now, "seconds": 0.0}
+                connection.execute(insert(table).values(**values))
+                found = connection.execute(select(table).where(table.c.name == facts.name)).mappings().one()
+            self.campaign, epoch = int(found["id"]), int(found["epoch"]) + 1
+            connection.execute(update(table).where(table.c.id == self.campaign).values(epoch=epoch))
+            entry = {"campaign": self.campaign, "epoch": epoch, "at": now, **vars(me)}
+            connection.execute(insert(schema.EPOCHS).values(**entry))
+        return epoch
+
+    def _check_epoch(self, connection: Connection) -> None:
+        table = schema.CAMPAIGNS
+        query = _locking(select(table.c.epoch).where(table.c.id == self.campaign))
+        epoch = connection.execute(query).scalar()
+        if epoch != self.epoch:
+            raise StaleEpoch(
+                f"{self.url}: this coordinator has epoch {self.epoch}, a newer one took over with epoch {epoch}. "
+                "Nothing was written; this process should end.",
+                epoch=self.epoch,
+                newest=epoch,
+            )
+
+    def _with_lock(self, act: Any) -> Any:
+        """Run `act`, ending a stopped predecessor that holds the lock."""
+        try:
+            return act()
+        except OperationalError as failure:
+            if "locked" not in str(failure):
+                raise
+        owner = self._owner()
+        if owner is None or not takeover.end(owner):
+            raise _busy(self.url, owner, self._lock_wait_s)
+        return act()
+
+    def _owner(self) -> ProcessIdentity | None:
+        """The process of the last epoch, of any campaign in this database (readers need no lock in WAL mode)."""
+        table = schema.EPOCHS
+        with self._reader.connect() as connection:
+            found = connection.execute(select(table).order_by(table.c.at.desc())).mappings().first()
+        return None if found is None else ProcessIdentity(found["pid"], found["started"], found["host"])
+
+
+class Transaction:
+    """Writes of one transaction; use inside `with store.transaction() as transaction`."""
+
+    def __init__(self, connection: Connection, campaign: int) -> None:
+        self._connection = connection
+        self._campaign = campaign
+
+    def add(self, table: Table, rows: Sequence[Row]) -> None:
+        """Insert rows of this campaign in one statement."""
+        if rows:
+            self._connection.execute(insert(table), [{**row, "campaign": self._campaign} for row in rows])
+
+    def change(self, table: Table, values: Row, **key: Any) -> None:
+        """Update this campaign's rows that match `key`."""
+        own = table.c.id if table is schema.CAMPAIGNS else table.c.campaign
+        statement = update(table).where(own == self._campaign, *(table.c[name] == value for name, value in key.items()))
+        self._connection.execute(statement.values(**values))
+
+    def add_scores(self, rows: Sequence[Row]) -> None:
+        """Item scores; the first write of an (evaluation key, recipe hash, item) stays."""
+        if rows:
+            dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
+            self._connection.execute(dialect.insert(schema.ITEM_SCORES).on_conflict_do_nothing(), list(rows))
+
+
+def store_url(place: str | None, *, default: Path) -> str:
+    """A database URL from what a campaign says: a URL, a path of an SQLite file, or nothing (`default`)."""
+    if place is None:
+        return f"sqlite:///{default}"
+    if "://" not in place:
+        return f"sqlite:///{place}"
+    try:
+        backend = make_url(place).get_backend_name()
+    except ArgumentError:
+        backend = "?"
+    if backend not in ("sqlite", "postgresql"):
+        raise CampaignError(f"store: got {place!r}, a path, or an sqlite or postgresql URL, expected")
+    return place.replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+def refuse_changes(found: Row, facts: CampaignFacts, *, free: frozenset[str]) -> None:
+    """Raise InputsChanged where campaign, evaluator or items are not those of the stored run; `free` keys may differ."""
+    changed = [
+        f"{key}: {found['config'].get(key)!r} then, {facts.config.get(key)!r} now"
+        for key in sorted({*found["config"], *facts.config} - free)
+        if found["config"].get(key) != facts.config.get(key)
+    ]
+    if found["eval_key"] != facts.eval_key:
+        changed.append("the evaluation key (task files, evaluator settings or versions)")
+    if found["items_digest"] != facts.items_digest:
+        changed.append("the items of the tasks")
+    if found["layers"] != facts.layers:
+        changed.append(f"the models' layers: {found['layers']} then, {facts.layers} now")
+    if changed:
+        raise InputsChanged(
+            f"campaign {facts.name!r} cannot be resumed, these inputs changed: {'; '.join(changed)}. "
+            "Restore them, or start a campaign of another name.",
+            changed=changed,
+        )
+
+
+def _connect(url: str, lock_wait_s: float) -> Engine:
+    if url.startswith("sqlite"):
+        return _connect_sqlite(url, lock_wait_s)
+    options = (
+        f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS} -c lock_timeout={int(lock_wait_s * 1000)}"
+    )
+    return create_engine(url, connect_args={"options": options}, pool_pre_ping=True)
+
+
+def _connect_sqlite(url: str, lock_wait_s: float) -> Engine:
+    """SQLAlchemy's recipe for real transactions on SQLite: we say BEGIN ourselves, and at once ask for the lock."""
+    engine = create_engine(url, connect_args={"timeout": lock_wait_s, "isolation_level": None})
+
+    def configure(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    def begin(connection: Connection) -> None:
+        write = connection.get_execution_options().get("write", True)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    event.listen(engine, "connect", configure)
+    event.listen(engine, "begin", begin)
+    return engine
+
+
+def _locking(query: Any) -> Any:
+    """FOR UPDATE where the database knows it (SQLite compiles it to nothing: BEGIN IMMEDIATE holds the lock)."""
+    return query.with_for_update()
+
+
+def _busy(url: str, owner: ProcessIdentity | None, waited_s: float) -> Busy:
+    who = "a process that left no record" if owner is None else f"process {owner.pid} on {owner.host.split()[0]}"
+    return Busy(
+        f"{url}: no lock within {waited_s:g} s. It is held by {who}, which cannot be ended from here. "
+        "End that process, then resume.",
+        owner=None if owner is None else owner.pid,
+    )

@@ -1,0 +1,21 @@
+"""Verdict ↔ plain data, for the store and for `--json`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from search.ports import Comparison, Verdict
+
+
+def verdict_to_dict(verdict: Verdict) -> dict[str, Any]:
+    """Plain data that `verdict_from_dict` reads back as an equal verdict."""
+    return dataclasses.asdict(verdict)
+
+
+def verdict_from_dict(data: Mapping[str, Any]) -> Verdict:
+    """The inverse of `verdict_to_dict`, also after a trip through JSON (which has no tuples)."""
+    comparisons = [Comparison(**{**entry, "interval": tuple(entry["interval"])}) for entry in data["comparisons"]]
+    lists = {name: tuple(data[name]) for name in ("interval", "unscored", "notes")}
+    return Verdict(**{**data, **lists, "comparisons": tuple(comparisons)})

@@ -1,0 +1,42 @@
+"""Where mergekit 0.1.5 is wrong or refuses, and what mergefleet does instead (defects D… of the reference)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import yaml
+from conformance import load
+from conformance_families import Merges
+
+CASES = {case["name"][:3]: case for case in yaml.safe_load((Path(__file__).parent / "differences.yaml").read_text())}
+
+
+def test_the_head_comes_from_all_sources_of_the_last_slice_where_mergekit_takes_the_first(merges: Merges) -> None:
+    case = CASES["D06"]
+    a, b = (load(merges.families["f32"][name]).values["lm_head.weight"] for name in ("a", "b"))
+    assert np.array_equal(load(merges.mergekit[case["name"]]).values["lm_head.weight"], a)
+    ours = load(merges.mergefleet(case)).values["lm_head.weight"]
+    np.testing.assert_allclose(ours, (a + b) / 2, rtol=1e-6)
+
+
+def test_two_layers_of_one_model_are_averaged_where_mergekit_refuses(merges: Merges) -> None:
+    case = CASES["D07"]
+    assert "Duplicate" in merges.errors[case["name"]]
+    source, ours = load(merges.families["f32"]["a"]).values, load(merges.mergefleet(case)).values
+    name = "model.layers.{}.mlp.up_proj.weight"
+    np.testing.assert_allclose(ours[name.format(0)], (source[name.format(0)] + source[name.format(2)]) / 2, rtol=1e-6)
+
+
+def test_an_untied_output_says_so_where_mergekit_keeps_the_flag_of_the_base(merges: Merges) -> None:
+    case = CASES["D24"]
+    theirs, ours = merges.mergekit[case["name"]], merges.mergefleet(case)
+    assert "lm_head.weight" in load(theirs).values
+    assert _tied(theirs)
+    assert "lm_head.weight" in load(ours).values
+    assert not _tied(ours)
+
+
+def _tied(directory: Path) -> bool:
+    return bool(json.loads((directory / "config.json").read_text())["tie_word_embeddings"])

@@ -1,0 +1,371 @@
+"""Recipes: mergekit's YAML in, a frozen Recipe out, and back."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.errors import RecipeError
+from engine.recipe import (
+    ModelRef,
+    Recipe,
+    Slice,
+    SliceSource,
+    load_recipe,
+    parse_recipe,
+    recipe_to_dict,
+)
+from engine.settings import ByName, Gradient
+
+A, B, C = ModelRef("org/a"), ModelRef("org/b"), ModelRef("org/c")
+
+
+def linear(**changes: Any) -> dict[str, Any]:
+    return {"merge_method": "linear", "models": [{"model": "org/a"}, {"model": "org/b"}]} | changes
+
+
+def refusal(data: object) -> str:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(data, origin="r.yml")
+    return str(caught.value)
+
+
+# round trip
+
+paths = st.one_of(
+    st.sampled_from(["org/a", "./a", "/m/b@home", "/m/a+b", "base", "x@y", "x"]),
+    st.text(min_size=1, max_size=6).filter(str.isprintable),
+)
+refs = st.builds(ModelRef, paths, st.one_of(st.none(), st.sampled_from(["main", "v1.0", "refs/pr/1"])))
+numbers = st.floats(-2, 2)
+choices = st.one_of(numbers, st.booleans(), st.lists(numbers, min_size=1, max_size=3).map(lambda v: Gradient(tuple(v))))
+filters = st.lists(st.tuples(st.one_of(st.none(), st.sampled_from(["mlp", "*"])), choices), min_size=1, max_size=2)
+parameters = st.dictionaries(
+    st.sampled_from(["weight", "density", "t"]), st.one_of(choices, filters.map(lambda f: ByName(tuple(f)))), max_size=2
+)
+
+
+@st.composite
+def recipes(draw: st.DrawFn) -> Recipe:
+    models = draw(st.lists(refs, min_size=1, max_size=4, unique_by=str))
+    if draw(st.booleans()):
+        slices: tuple[Slice, ...] = (Slice(tuple(SliceSource(ref, None, draw(parameters)) for ref in models)),)
+    else:
+        slices = tuple(draw(slice_of(models)) for _ in range(draw(st.integers(1, 3))))
+    named = list(dict.fromkeys(source.model for part in slices for source in part.sources))
+    base = draw(st.one_of(st.none(), st.sampled_from(named), refs.filter(lambda ref: str(ref) not in map(str, named))))
+    everyone = [*named, *([base] if base else [])]
+    return Recipe(
+        method=draw(st.sampled_from(["linear", "ties", "no_such_method"])),
+        slices=slices,
+        base_model=base,
+        parameters=draw(parameters),
+        dtype=draw(st.sampled_from([None, "bfloat16", "float64"])),
+        out_dtype=draw(st.sampled_from([None, "float16"])),
+        tokenizer_source=draw(st.sampled_from([None, "base", *(str(r) for r in everyone if str(r) != "union")])),
+        chat_template=draw(st.sampled_from([None, "auto", "{{ messages[0].content }}"])),
+        seed=draw(st.integers(0, 2**63 - 1)),
+        source_ids=dict(zip(everyone, draw(st.permutations(range(7))), strict=False)) if draw(st.booleans()) else {},
+    )
+
+
+@st.composite
+def slice_of(draw: st.DrawFn, models: list[ModelRef]) -> Slice:
+    length = draw(st.integers(1, 4))
+    members = draw(st.lists(st.tuples(st.sampled_from(models), st.integers(0, 3)), min_size=1, max_size=3, unique=True))
+    sources = tuple(SliceSource(ref, (start, start + length), draw(parameters)) for ref, start in members)
+    base = draw(st.sampled_from([None, *(ref for ref, _ in members)]))
+    return Slice(sources, draw(parameters), base)
+
+
+@given(recipes())
+def test_a_recipe_reads_back_from_its_own_yaml(recipe: Recipe) -> None:
+    text = yaml.safe_dump(recipe_to_dict(recipe))
+    again = parse_recipe(yaml.safe_load(text))
+    assert again == recipe
+    assert again.tokenizer_model == recipe.tokenizer_model
+    assert again.models == recipe.models
+
+
+@given(recipes())
+def test_a_recipe_survives_pickling_as_it_must_to_reach_a_worker(recipe: Recipe) -> None:
+    assert pickle.loads(pickle.dumps(recipe)) == recipe  # noqa: S301
+
+
+@given(recipes())
+def test_source_ids_are_distinct_and_cover_exactly_the_models_named(recipe: Recipe) -> None:
+    named = {source.model for part in recipe.slices for source in part.sources} | {recipe.base_model}
+    assert set(recipe.source_ids) == named - {None}
+    assert len(set(recipe.source_ids.values())) == len(recipe.source_ids)
+
+
+# what is read
+
+
+def test_models_become_one_slice_of_whole_models() -> None:
+    recipe = parse_recipe(
+        {
+            "merge_method": "ties",
+            "base_model": "org/a@v1",
+            "models": [
+                {"model": "org/a@v1", "parameters": None},
+                {"model": "org/b", "parameters": {"weight": 0.5, "density": [0, 1]}},
+            ],
+            "parameters": {"normalize": True, "lambda": [{"filter": "mlp", "value": 2}, {"value": 1}]},
+            "dtype": "torch.bfloat16",
+            "out_dtype": "float16",
+        }
+    )
+    base = ModelRef("org/a", "v1")
+    assert recipe == Recipe(
+        method="ties",
+        base_model=base,
+        slices=(Slice((SliceSource(base), SliceSource(B, None, {"weight": 0.5, "density": Gradient((0.0, 1.0))}))),),
+        parameters={"normalize": True, "lambda": ByName((("mlp", 2.0), (None, 1.0)))},
+        dtype="bfloat16",
+        out_dtype="float16",
+    )
+    assert recipe.whole_models
+    assert recipe.source_ids == {base: 0, B: 1}
+
+
+def test_slices_keep_ranges_parameters_and_a_base_of_their_own() -> None:
+    recipe = parse_recipe(
+        {
+            "merge_method": "slerp",
+            "slices": [
+                {
+                    "sources": [
+                        {"model": "org/a", "layer_range": [0, 8]},
+                        {"model": "org/b", "layer_range": [8, 16], "parameters": {"weight": 1}},
+                    ],
+                    "base_model": "org/b",
+                    "parameters": {"t": 0.3},
+                },
+            ],
+        }
+    )
+    source = SliceSource(B, (8, 16), {"weight": 1.0})
+    assert recipe.slices == (Slice((SliceSource(A, (0, 8)), source), {"t": 0.3}, B),)
+    assert not recipe.whole_models
+
+
+def test_a_base_that_is_not_listed_is_no_source_and_is_numbered_last() -> None:
+    recipe = parse_recipe(linear(base_model="org/c"))
+    assert [source.model for source in recipe.slices[0].sources] == [A, B]
+    assert recipe.source_ids == {A: 0, B: 1, C: 2}
+
+
+def test_source_ids_that_are_given_stay_and_the_others_get_the_smallest_free_ones() -> None:
+    models = [{"model": "org/a"}, {"model": "org/b", "source_id": 0}]
+    assert parse_recipe(linear(models=models, base_model="org/c")).source_ids == {A: 1, B: 0, C: 2}
+    numbered = parse_recipe(linear(models=models, base_model="org/c", base_source_id=9))
+    assert numbered.source_ids == {A: 1, B: 0, C: 9}
+    assert numbered.models == (B, A, C)
+
+
+def test_a_source_keeps_its_id_when_another_is_dropped_from_the_recipe() -> None:
+    whole = parse_recipe(linear(models=[{"model": "org/a"}, {"model": "org/b"}, {"model": "org/c"}]))
+    without_b = Recipe(
+        method="linear",
+        slices=(Slice((SliceSource(A), SliceSource(C))),),
+        source_ids=whole.source_ids,
+    )
+    assert without_b.source_ids == {A: 0, C: 2}
+    assert parse_recipe(recipe_to_dict(without_b)) == without_b
+
+
+@pytest.mark.parametrize(
+    ("raw", "ref"),
+    [
+        ("org/name", ModelRef("org/name")),
+        ("org/name@v1.0", ModelRef("org/name", "v1.0")),
+        ("./merged@home", ModelRef("./merged@home")),
+        ("/data/merged@home", ModelRef("/data/merged@home")),
+        ({"model": {"path": "/data/a+b"}}, ModelRef("/data/a+b")),
+        ({"model": {"path": "org/name", "revision": "v1"}, "lora": None}, ModelRef("org/name", "v1")),
+    ],
+)
+def test_models_are_named_by_text_or_by_mergekits_mapping(raw: object, ref: ModelRef) -> None:
+    recipe = parse_recipe(linear(models=[{"model": raw}]))
+    assert recipe.models == (ref,)
+    assert parse_recipe(recipe_to_dict(recipe)) == recipe
+
+
+def test_config_and_tokenizer_come_from_the_base_or_the_first_source_unless_named() -> None:
+    assert parse_recipe(linear()).donor == A
+    assert parse_recipe(linear(base_model="org/c")).donor == C
+    assert parse_recipe(linear(base_model="org/c")).tokenizer_model == C
+    assert parse_recipe(linear(base_model="org/c", tokenizer_source="base")).tokenizer_model == C
+    assert parse_recipe(linear(tokenizer_source="org/b")).tokenizer_model == B
+    assert parse_recipe(linear(tokenizer={"source": "org/b"})).tokenizer_model == B
+
+
+def test_keys_that_mergekit_accepts_and_never_uses_are_noted() -> None:
+    data = {
+        "merge_method": "passthrough",
+        "name": "stage-1",
+        "slices": [
+            {
+                "sources": [
+                    {
+                        "model": {"model": {"path": "org/a"}, "override_architecture": "LlamaForCausalLM"},
+                        "layer_range": [0, 1],
+                    }
+                ],
+                "residual_weight": 0.5,
+            }
+        ],
+    }
+    assert parse_recipe(data, origin="r.yml").ignored == (
+        "r.yml: slices[0].sources[0].model.override_architecture",
+        "r.yml: slices[0].residual_weight",
+        "r.yml: name",
+    )
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"paramters": {}}, "paramters: unknown key; did you mean 'parameters'?"),
+        ({"dtpye": "bfloat16"}, "dtpye: unknown key; did you mean 'dtype'?"),
+        ({"models": [{"model": "a"}, {"model": "b", "paramters": {}}]},
+         "models[1].paramters: unknown key; did you mean 'parameters'?"),
+        ({"models": [{"model": "a", "layer_range": [0, 1]}]},
+         "models[0].layer_range: unknown key; known: model, parameters, source_id."),
+        ({"models": []}, "models: got an empty list, a list of models expected."),
+        ({"models": "org/a"}, "models: got 'org/a', a list of models expected."),
+        ({"models": ["org/a"]},
+         "models[0]: got 'org/a', a mapping with the keys model, parameters, source_id expected."),
+        ({"models": [{"parameters": {"weight": 1}}]}, "models[0]: has no 'model'."),
+        ({"models": [{"model": "a\u200bb"}]},
+         "models[0].model: got 'a\\u200bb', which holds a character that cannot be printed."),
+        ({"para\nmeters": {}}, "'para\\nmeters': unknown key; did you mean 'parameters'?"),
+        ({"models": [{"model": 7}]}, "models[0].model: got 7, text expected: write it in quotes."),
+        ({"models": [{"model": "a"}, {"model": "b"}, {"model": "a"}]}, "models[2]: a is listed already, as item 0."),
+        ({"models": [{"model": "a+lora"}]},
+         "models[0].model: got 'a+lora': LoRA adapters (model+adapter) are not supported yet; "
+         "for a directory of this very name write {model: {path: '...'}}."),
+        ({"models": [{"model": {"model": {"path": "a"}, "lora": {"path": "l"}}}]},
+         "models[0].model.lora: LoRA adapters are not supported yet; merge it into its model first."),
+        ({"models": [{"model": "a@b@c"}]},
+         "models[0].model: got 'a@b@c', 'model' or 'model@revision' expected; "
+         "for a directory of this very name write {model: {path: '...'}}."),
+        ({"models": [{"model": "a", "source_id": 1}, {"model": "b", "source_id": 1}]},
+         "models[1].source_id: got 1 for b, which a has already; source ids must differ."),
+        ({"models": [{"model": "a", "source_id": -1}]},
+         "models[0].source_id: got -1, a whole number from 0 to 2147483647 expected."),
+        ({"models": [{"model": "a", "source_id": True}]},
+         "models[0].source_id: got True, a whole number from 0 to 2147483647 expected."),
+        ({"models": [{"model": "a"}], "base_model": "a", "base_source_id": 2},
+         "base_source_id: is for a base_model that is not listed; give source_id there."),
+        ({"models": None, "modules": {"default": {}}}, "modules: not supported yet; use 'models' or 'slices'."),
+        ({"dtype": "bf16"}, "dtype: unknown dtype 'bf16'; did you mean 'bfloat16'?"),
+        ({"dtype": "bfloat"}, "dtype: unknown dtype 'bfloat'; did you mean 'bfloat16'?"),
+        ({"out_dtype": "int64"},
+         "out_dtype: unknown dtype 'int64'; known: bfloat16, float16, float32, float64."),
+        ({"seed": 0.5}, f"seed: got 0.5, a whole number from 0 to {2**63 - 1} expected."),
+        ({"merge_method": ["linear"]}, "merge_method: got a list, text expected."),
+        ({"tokenizer_source": "union"},
+         "tokenizer_source: a union of tokenizers is not supported yet; name one model, or 'base'."),
+        ({"tokenizer_source": "org/aa"},
+         "tokenizer_source: got 'org/aa', which is no model of this recipe; did you mean 'org/a'?"),
+        ({"tokenizer": {}}, "tokenizer.source: a union of tokenizers is not supported yet; name one model, or 'base'."),
+        ({"tokenizer": {"source": "base", "tokens": {"x": {}}}}, "tokenizer.tokens: not supported yet; leave it out."),
+        ({"chat_template": "chatlm"},
+         "chat_template: got 'chatlm', a Jinja template or a name expected; did you mean 'chatml'?"),
+        ({"parameters": [0.5]}, "parameters: got a list, a mapping of names to values expected."),
+        ({"parameters": {"weight": "1e-5"}},
+         "parameters.weight: got '1e-5', which is text to YAML, a number expected: write 1.0e-5"),
+        ({"parameters": {"weight": {"org/a": 1, "org/bb": 0.5}}},
+         "parameters.weight.org/bb: is no model of this recipe; did you mean 'org/b'?"),
+        ({"parameters": {"weight": {"org/a": 1, "org/b": 0.5}}},
+         "parameters.weight: got a mapping; write each value at its model, under models[...].parameters."),
+        ({"parameters": {7: 1}}, "parameters.7: got 7, text expected: write it in quotes."),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_refused_by_file_and_key(changes: dict[str, Any], message: str) -> None:
+    assert refusal(linear(**changes)) == f"r.yml: {message}"
+
+
+def sliced(*sources: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"merge_method": "slerp", "slices": [{"sources": list(sources)} | more]}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (sliced({"model": "a"}),
+         "sources[0].layer_range: is missing; every source of a slice needs layer_range: [start, end]."),
+        (sliced({"model": "a", "layer_range": [3, 3]}),
+         "sources[0].layer_range: got [3, 3], start < end expected (end is not included)."),
+        (sliced({"model": "a", "layer_range": [0.5, 3]}),
+         "sources[0].layer_range[0]: got 0.5, a whole number from 0 to 2147483647 expected."),
+        (sliced({"model": "a", "layer_range": 8}),
+         "sources[0].layer_range: got 8, [start, end] expected (end is not included)."),
+        (sliced({"model": "a", "layer_range": [0, 4]}, {"model": "b", "layer_range": [0, 5]}),
+         "sources[1].layer_range: got 5 layers, 4 expected as in sources[0]: lengths must be equal."),
+        (sliced({"model": "a", "layer_range": [0, 4]}, {"model": "a", "layer_range": [0, 4]}),
+         "sources[1]: a is listed already, as item 0."),
+        (sliced({"model": "a", "layer_range": [0, 4]}, base_model="b"),
+         "base_model: got b, which is not among the sources of this slice."),
+        (sliced({"model": "a", "layer_range": [0, 4]}, sorces=[]), "sorces: unknown key; did you mean 'sources'?"),
+        (sliced(), "sources: got an empty list, a list of sources expected."),
+    ],
+)  # fmt: skip
+def test_slices_that_cannot_be_are_refused(data: dict[str, Any], message: str) -> None:
+    assert refusal(data) == f"r.yml: slices[0].{message}"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "got an empty list, a mapping with the keys base_model, "),
+        ({"merge_method": "linear"}, "got neither; exactly one of 'models' and 'slices' expected."),
+        ({"merge_method": "linear", "models": [{"model": "a"}], "slices": [1]},
+         "got models and slices; exactly one of 'models' and 'slices' expected."),
+        ({"models": [{"model": "a"}]}, "has no 'merge_method'."),
+        (linear(tokenizer_source="base", tokenizer={"source": "base"}),
+         "has both 'tokenizer_source' and 'tokenizer': leave one out."),
+    ],
+)  # fmt: skip
+def test_recipes_without_their_main_parts_are_refused(data: object, message: str) -> None:
+    assert refusal(data).startswith(f"r.yml: {message}")
+
+
+def test_two_models_cannot_share_a_source_id_in_python_either() -> None:
+    with pytest.raises(RecipeError, match="source_id 3 is given to both org/a and org/b"):
+        Recipe("linear", (Slice((SliceSource(A), SliceSource(B))),), source_ids={A: 3, B: 3})
+
+
+def test_errors_of_a_file_begin_with_its_path_and_carry_file_and_key(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yml"
+    path.write_text("merge_method: linear\nmodels:\n- model: org/a\n- model: org/b\n  paramters: {weight: 1}\n")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert str(caught.value) == f"{path}: models[1].paramters: unknown key; did you mean 'parameters'?"
+    assert caught.value.facts == {"file": str(path), "key": "models[1].paramters"}
+
+
+# every example we ship
+
+SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "recipes").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_shipped_recipe_loads(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert parse_recipe(recipe_to_dict(recipe)) == recipe
+
+
+def test_each_kind_of_recipe_has_a_shipped_example() -> None:
+    assert {load_recipe(path).method for path in SHIPPED} >= {
+        "linear", "slerp", "ties", "dare_ties", "task_arithmetic", "passthrough",
+    }  # fmt: skip

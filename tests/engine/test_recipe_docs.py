@@ -1,0 +1,96 @@
+"""docs/recipes.md and configs/recipes/: every example is merged on tiny models, every error is the one shown."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bench.families import Shape, make_family
+from engine import load_recipe, merge
+from engine.checkpoint import open_checkpoint
+from engine.errors import RecipeError
+from engine.methods import METHODS
+from engine.recipe import ModelRef
+from engine.recipe_check import check_parameters
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "recipes.md").read_text()
+BLOCKS = re.findall(r"```yaml\n(.*?)```\n(?:```text\n(.*?)\n```)?", PAGE, flags=re.DOTALL)
+EXAMPLES = [text for text, error in BLOCKS if not error]
+MISTAKES = [(text, error) for text, error in BLOCKS if error]
+SHIPPED = sorted((ROOT / "configs" / "recipes").glob("*.yml"))
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with models/base, models/code and models/math, of four layers each."""
+    folder = tmp_path_factory.mktemp("workplace")
+    shape = Shape(hidden=16, layers=4, mlp=32, heads=2, kv_heads=1, vocab=32)
+    family = make_family(folder / "family", shape, dtype="BF16", seed=1, tunes=2)
+    (folder / "models").mkdir()
+    for name, path in zip(("base", "code", "math"), family.models, strict=True):
+        path.rename(folder / "models" / name)
+    return folder
+
+
+def layers_of(directory: Path) -> int:
+    config = open_checkpoint(ModelRef(str(directory))).config
+    return int(config["num_hidden_layers"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [*EXAMPLES, *(path.read_text() for path in SHIPPED)],
+    ids=[*(f"page-{n}" for n in range(len(EXAMPLES))), *(path.name for path in SHIPPED)],
+)
+def test_every_example_merges_without_a_warning(
+    text: str, workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workplace)
+    (tmp_path / "recipe.yml").write_text(text)
+    recipe = load_recipe(tmp_path / "recipe.yml")
+    assert check_parameters(recipe, METHODS) == []
+    merge(recipe, tmp_path / "out")
+    ranges = [part.sources[0].layers or (0, 4) for part in recipe.slices]
+    assert layers_of(tmp_path / "out") == sum(end - start for start, end in ranges)
+
+
+def test_the_recipe_that_a_published_model_carries_makes_the_same_weights_again(
+    workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workplace)
+    first = merge(ROOT / "configs" / "recipes" / "dare-ties.yml", tmp_path / "first")
+    again = merge(tmp_path / "first" / "recipe.json", tmp_path / "again")
+    assert again.weights_digest == first.weights_digest
+
+
+@pytest.mark.parametrize(("text", "error"), MISTAKES, ids=[error for _, error in MISTAKES])
+def test_every_mistake_on_the_page_gives_the_error_shown(
+    text: str, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yml").write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        check_parameters(load_recipe("recipe.yml"), METHODS)
+    assert str(caught.value) == error
+
+
+def test_the_page_has_examples_and_mistakes() -> None:
+    assert len(EXAMPLES) >= 3
+    assert len(MISTAKES) >= 4
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_the_table_of_parameters_names_every_method_with_its_parameters_and_defaults(name: str) -> None:
+    section = PAGE.split("## Parameters")[1].split("\n## ")[0]
+    row = next(line for line in section.splitlines() if line.startswith("|") and f"`{name}`" in line.split("|")[1])
+    per_model, whole = row.split("|")[2:4]
+    for parameter in METHODS[name].parameters.values():
+        cell = per_model if parameter.scope == "model" else whole
+        default = parameter.default
+        said = (
+            "" if parameter.required else f" ({str(default).lower() if isinstance(default, bool) else f'{default:g}'})"
+        )
+        assert f"`{parameter.name}`{'' if parameter.name == 'int8_mask' else said}" in cell
+    named = set(re.findall(r"`(\w+)`", per_model + whole))
+    assert named == set(METHODS[name].parameters)

@@ -1,0 +1,114 @@
+"""When two programs agree on a merge: the tolerances of DESIGN 8, and which elements of TIES may differ and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from method_oracles import kept_count
+from numpy.typing import NDArray
+
+from bench.arrays import decode, encode, read_model
+
+Values = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+TOLERANCES = {"F32": (2e-6, 0.1), "F16": (2.0**-10, 0.01), "BF16": (2.0**-7, 0.01)}  # tol, c; the last is coarsest
+CODES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+DIGITS = {"F32": 24, "F16": 11, "BF16": 8}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model as {tensor: storage dtype} and {tensor: float64 values}."""
+
+    dtypes: Mapping[str, str]
+    values: Mapping[str, Values]
+
+
+def load(directory: Path) -> Loaded:
+    """Every tensor of a model directory."""
+    tensors = read_model(directory)
+    values = {name: np.asarray(decode(np.asarray(s), code), np.float64) for name, (code, s) in tensors.items()}
+    return Loaded({name: code for name, (code, _) in tensors.items()}, values)
+
+
+def with_models(recipe: Any, models: Mapping[str, Path]) -> Any:
+    """A recipe whose short model names are replaced by their directories."""
+    if isinstance(recipe, Mapping):
+        return {
+            key: str(models[value])
+            if key in ("model", "base_model") and isinstance(value, str)
+            else with_models(value, models)
+            for key, value in recipe.items()
+        }
+    return [with_models(item, models) for item in recipe] if isinstance(recipe, list) else recipe
+
+
+def coarsest(recipe: Mapping[str, Any], stored: str) -> str:
+    """The coarser of a recipe's dtype and out_dtype; what is unset is as stored."""
+    dtype = CODES.get(recipe.get("dtype", ""), stored)
+    out = CODES.get(recipe.get("out_dtype", ""), dtype)
+    return max(dtype, out, key=list(TOLERANCES).index)
+
+
+def outside(ours: Values, theirs: Values, dtype: str) -> Mask:
+    """Where |a − b| > tol · max(|a|, c · max|a|), a being mergekit's."""
+    tolerance, floor = TOLERANCES[dtype]
+    scale = np.maximum(np.abs(theirs), floor * np.abs(theirs).max())
+    return ~(np.abs(ours - theirs) <= tolerance * scale)
+
+
+def rounded_terms(ours: Values, theirs: Values, base: Values, sources: Sequence[Values], dtype: str) -> Mask:
+    """Where |a − b| ≤ tol · (|b| + max|δ|): within the tolerance of what is added up, if not of what is left of it.
+
+    mergekit rounds weights, δ, wδ, sums and quotients to `dtype` before the base is added, so its error is relative
+    to the terms: where base and delta nearly cancel, and for a few elements in 10 000 on the edge of two roundings,
+    DESIGN 8's rule asks more of it than it gives. (Ours is the formula rounded once: test_oracles_hold.py.)
+    """
+    terms = np.abs(base) + np.max([np.abs(source - base) for source in sources], axis=0)
+    return np.abs(ours - theirs) <= TOLERANCES[dtype][0] * terms
+
+
+def explained(base: Values, sources: Sequence[Values], settings: Sequence[tuple[float, float]], dtype: str) -> Mask:
+    """Elements of TIES that may differ from mergekit's: (weight, density) of each source in `settings`.
+
+    In some source |δ| lies within one unit in the last place of the trimming threshold, in mergekit's arithmetic
+    dtype; or the weighted deltas cancel to |Σwδ| ≤ 2^-7 · Σ|wδ|, so that rounding decides the elected sign.
+    """
+    at_threshold = np.zeros(base.shape, bool)
+    total, magnitude = np.zeros(base.shape), np.zeros(base.shape)
+    for source, (weight, density) in zip(sources, settings, strict=True):
+        delta = source - base
+        if density < 1:
+            threshold = kth_largest(np.abs(delta), kept_count(delta.size, density))
+            unit = 2.0 ** (np.floor(np.log2(threshold)) + 1 - DIGITS[dtype]) if threshold > 0 else 0.0
+            at_threshold |= np.abs(np.abs(delta) - threshold) <= unit
+            delta = np.where(np.abs(delta) >= threshold, delta, 0.0)
+        total += weight * delta
+        magnitude += np.abs(weight * delta)
+    return at_threshold | ((np.abs(total) <= 2.0**-7 * magnitude) & (magnitude > 0))
+
+
+def kth_largest(values: Values, k: int) -> float:
+    """The k-th largest value, k from 1."""
+    return float(np.partition(values.ravel(), values.size - k)[values.size - k])
+
+
+def setting(value: Any, tensor: str, layers: int) -> float:
+    """A recipe's setting for one tensor of a whole-model merge (reference/mergekit.md, section 2)."""
+    if isinstance(value, list) and isinstance(value[0], Mapping):
+        chosen = next(item["value"] for item in value if item.get("filter") is None or item["filter"] in tensor)
+        return setting(chosen, tensor, layers)
+    if not isinstance(value, list):
+        return float(value)
+    parts = tensor.split(".")
+    layer = int(parts[parts.index("layers") + 1]) if "layers" in parts else 0
+    return float(np.interp(layer / (layers - 1) * (len(value) - 1), range(len(value)), value))
+
+
+def rounded(values: Values, dtype: str) -> Values:
+    """Values as a recipe's dtype holds them."""
+    return decode(encode(values.astype(np.float32), dtype), dtype).astype(np.float64)
