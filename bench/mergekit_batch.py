@@ -11,22 +11,31 @@ import sys
 from pathlib import Path
 
 
+FLAKE = "Circular reference detected"  # now and then pydantic sees a circle where there is none: try again
+
+
 def merge_all(jobs: list[tuple[str, str]]) -> dict[str, str | None]:
-    """Merge each job with mergekit's defaults, quietly."""
+    """Merge each job with mergekit's defaults, quietly; what each failed with, None where it worked."""
+    results = {}
+    for out, text in jobs:
+        for _ in range(3):
+            results[out] = _merge(out, text)
+            if FLAKE not in (results[out] or ""):
+                break
+    return results
+
+
+def _merge(out: str, text: str) -> str | None:
     import yaml
     from mergekit.config import MergeConfiguration  # type: ignore[import-not-found]
     from mergekit.merge import run_merge  # type: ignore[import-not-found]
     from mergekit.options import MergeOptions  # type: ignore[import-not-found]
 
-    options = MergeOptions(quiet=True, random_seed=0)
-    results: dict[str, str | None] = {}
-    for out, text in jobs:
-        try:
-            run_merge(MergeConfiguration.model_validate(yaml.safe_load(text)), out, options)
-            results[out] = None
-        except Exception as error:  # noqa: BLE001  one oracle process serves all recipes; each failure is a result
-            results[out] = f"{type(error).__name__}: {error}"
-    return results
+    try:
+        run_merge(MergeConfiguration.model_validate(yaml.safe_load(text)), out, MergeOptions(quiet=True, random_seed=0))
+    except Exception as error:  # noqa: BLE001  one oracle process serves all recipes; each failure is a result
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 if __name__ == "__main__":

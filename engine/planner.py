@@ -12,11 +12,11 @@ from engine.checkpoint import Checkpoint
 from engine.errors import PlanError
 from engine.methods import METHODS
 from engine.methods.contract import Call, Method
-from engine.plan import SHARD_BYTES, TILE_BYTES, OutputFile, OutputTensor, Plan
+from engine.output_files import lay_out
+from engine.plan import SHARD_BYTES, TILE_BYTES, OutputTensor, Plan
 from engine.recipe import ModelRef, Recipe, Slice, SliceSource, recipe_to_dict
 from engine.recipe_check import check_parameters
 from engine.settings import lookup
-from engine.tensorfile.header import ITEMSIZE, build_header
 from engine.views import FLOATS, STORED, View, common_dtype, rounded_dtype
 
 HEAD = "lm_head.weight"
@@ -75,7 +75,7 @@ def make_plan(
     models = {ref: _sorted(checkpoints[ref]) for ref in recipe.models}
     planner = _Planner(recipe, method, models)
     pieces = [planner.tensor(target) for target in planner.targets()]
-    tensors, files = _lay_out(pieces, shard_bytes)
+    tensors, files = lay_out(pieces, shard_bytes)
     sources = recipe.models
     describe = {
         "recipe": str(recipe_to_dict(recipe)),
@@ -375,37 +375,6 @@ def _range(source: SliceSource) -> tuple[int, int]:
 
 def _fill(template: str, layer: int) -> str:
     return template.replace("{}", str(layer), 1)
-
-
-def _lay_out(pieces: list[OutputTensor], shard_bytes: int) -> tuple[tuple[OutputTensor, ...], tuple[OutputFile, ...]]:
-    """Give every tensor its file and offset: files are filled in order, up to shard_bytes each."""
-    groups: list[list[OutputTensor]] = [[]]
-    filled = 0
-    for piece in pieces:
-        if groups[-1] and filled + piece.nbytes > shard_bytes:
-            groups.append([])
-            filled = 0
-        groups[-1].append(piece)
-        filled += piece.nbytes
-    tensors: list[OutputTensor] = []
-    files: list[OutputFile] = []
-    for number, group in enumerate(groups):
-        # wide elements first: the format has no holes, and some readers cannot bear unaligned tensors
-        group.sort(key=lambda tensor: -ITEMSIZE[tensor.dtype])
-        raw, header = build_header([(t.name, t.dtype, t.shape) for t in group], {"format": "pt"})
-        name = "model.safetensors"
-        if len(groups) > 1:
-            name = f"model-{number + 1:05d}-of-{len(groups):05d}.safetensors"
-        for t in group:
-            info = header.tensors[t.name]
-            tensors.append(
-                OutputTensor(
-                    t.name, t.dtype, t.shape, number, info.start, t.inputs, t.call, t.row_dtype, t.layer, t.elements
-                )
-            )
-        nbytes = header.data_start + sum(t.elements * ITEMSIZE[t.dtype] for t in group)
-        files.append(OutputFile(name, raw, nbytes))
-    return tuple(tensors), tuple(files)
 
 
 def _left_out(

@@ -177,7 +177,7 @@ def _study(results: Results, rows: Sequence[CandidateRow]) -> optuna.Study:
 
 
 def _short_names(names: Sequence[str]) -> dict[str, str]:
-    """`weight/letters/mlp/1` → `letters mlp 1` where every name begins with `weight`; `all` says nothing and goes too."""
+    """`weight/letters/mlp/1` → `letters mlp 1` where all begin with `weight`; `all` says nothing and goes too."""
     parts = {name: name.split("/") for name in names}
     same = len({part[0] for part in parts.values()}) == 1
     return {name: " ".join(word for word in part[same:] if word != "all") or name for name, part in parts.items()}

@@ -58,7 +58,7 @@ def outside(ours: Values, theirs: Values, dtype: str) -> Mask:
     """Where |a − b| > tol · max(|a|, c · max|a|), a being mergekit's."""
     tolerance, floor = TOLERANCES[dtype]
     scale = np.maximum(np.abs(theirs), floor * np.abs(theirs).max())
-    return ~(np.abs(ours - theirs) <= tolerance * scale)
+    return np.asarray(~(np.abs(ours - theirs) <= tolerance * scale))
 
 
 def rounded_terms(ours: Values, theirs: Values, base: Values, sources: Sequence[Values], dtype: str) -> Mask:
@@ -69,7 +69,7 @@ def rounded_terms(ours: Values, theirs: Values, base: Values, sources: Sequence[
     DESIGN 8's rule asks more of it than it gives. (Ours is the formula rounded once: test_oracles_hold.py.)
     """
     terms = np.abs(base) + np.max([np.abs(source - base) for source in sources], axis=0)
-    return np.abs(ours - theirs) <= TOLERANCES[dtype][0] * terms
+    return np.asarray(np.abs(ours - theirs) <= TOLERANCES[dtype][0] * terms)
 
 
 def explained(base: Values, sources: Sequence[Values], settings: Sequence[tuple[float, float]], dtype: str) -> Mask:
