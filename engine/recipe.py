@@ -90,6 +90,8 @@ class Recipe:
     @property
     def tokenizer_model(self) -> ModelRef:
         """The model whose tokenizer the output gets: tokenizer_source, where `base` and nothing mean the donor."""
+        if self.tokenizer_source in (None, "base"):
+            return self.donor
         return next((ref for ref in self.models if str(ref) == self.tokenizer_source), self.donor)
 
 
@@ -141,7 +143,7 @@ def parse_recipe(data: object, *, origin: str = "<recipe>") -> Recipe:
         out_dtype=_dtype(fields, "out_dtype", root),
         tokenizer_source=reader.tokenizer_source(fields, root, base_model),
         chat_template=_chat_template(fields, root),
-        seed=root.key("seed").whole(fields.get("seed", 0), below=MAX_SEED),
+        seed=0 if fields.get("seed") is None else root.key("seed").whole(fields["seed"], below=MAX_SEED),
         source_ids=reader.source_ids,
         origin=origin,
         ignored=tuple(reader.ignored),

@@ -227,6 +227,10 @@ class Campaign(_Part):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"two entries are called {twice[0]!r}: give every {what} a name of its own")
+        models = [source.model for source in self.sources]
+        again = [model for model in models if models.count(model) > 1]
+        if again:
+            raise ValueError(f"sources: {again[0]!r} is listed twice")
         return self
 
     @cached_property

@@ -9,6 +9,7 @@ All three read the same tables, made here from a `Results`. Scores are weighted 
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -28,7 +29,7 @@ from search.report_tables import (
     skill_scores,
     tables,
 )
-from search.report_weights import heat_maps
+from search.report_weights import HeatMap, heat_maps
 from search.results import CandidateRow, Results
 
 Mood = Literal["won", "open", "unproven"]
@@ -41,6 +42,7 @@ def report_data(results: Results) -> dict[str, Any]:
     return {
         "campaign": results.campaign.name,
         "phase": results.phase,
+        "evaluation_key": results.eval_key,
         "sentence": headline(results),
         "significant": None if verdict is None else verdict.significant,
         "verdict": None if verdict is None else asdict(verdict),
@@ -49,7 +51,7 @@ def report_data(results: Results) -> dict[str, Any]:
             results.candidate(number).label: {task: mean for task, (mean, _) in by_task.items()}
             for number, by_task in skill_scores(results).items()
         },
-        "weights": [asdict(heat) for heat in heat_maps(results)],
+        "weights": [_heat_data(heat) for heat in heat_maps(results)],
         "cost": {
             "items": {split: results.items_spent.get(split, 0) for split in SPLITS},
             "candidates": len(results.candidates),
@@ -58,6 +60,12 @@ def report_data(results: Results) -> dict[str, Any]:
         },
         "holdout_accesses": [asdict(access) for access in results.ledger],
     }
+
+
+def _heat_data(heat: HeatMap) -> dict[str, Any]:
+    """JSON has no NaN: a value that the recipe does not give is null."""
+    values = [[value if math.isfinite(value) else None for value in row] for row in heat.values]
+    return {**asdict(heat), "values": values}
 
 
 def _candidate_data(row: CandidateRow) -> dict[str, Any]:
@@ -167,7 +175,7 @@ def _tiles(results: Results) -> list[tuple[str, str, str]]:
     interval = f"95 %: {interval_text(verdict.interval)}"
     gain = f"95 % lower bound {signed_text(nearest.lower)}"
     return [
-        (score_text(verdict.score), "holdout score of the winner", interval),
+        (score_text(verdict.score), f"holdout score of {verdict.label}", interval),
         (signed_text(nearest.difference), f"over {nearest.label}, the nearest", gain),
         *made,
     ]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 WON, LOST, BLUE = "#15803d", "#b45309", "#2563eb"
 COLOURS = (BLUE, "#d97706", "#7c3aed", "#0d9488", "#be185d", "#64748b")
-WEIGHTS = ("#f8fafc", "#bfdbfe", "#60a5fa", "#2563eb", "#1e3a8a")  # light to dark, one hue: magnitudes, no sign
+WEIGHTS = ("#f8fafc", "#dbeafe", "#93c5fd", "#3b82f6", "#1e40af")  # light to dark, one hue: magnitudes, no sign
 PARALLEL_AXES = 10  # more cannot be told apart
 ROW_PX = 30
 
@@ -68,6 +68,8 @@ def _styled(figure: go.Figure, *, height: int, left: int = 60) -> go.Figure:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
     )
+    figure.update_xaxes(title_font={"size": 12, "color": MUTED})
+    figure.update_yaxes(title_font={"size": 12, "color": MUTED})
     return figure
 
 

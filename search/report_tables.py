@@ -160,7 +160,7 @@ def _with_error(mean: float, half: float) -> str:
 
 
 def _p_value(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}" if value > 0 else "0"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def duration_text(seconds: float) -> str:

@@ -56,7 +56,7 @@ class FamilyConfig:
 FULL = FamilyConfig()
 # A larger initialisation learns these skills in fewer steps, which is all that matters here.
 SMALL = FamilyConfig(
-    layers=2, hidden=64, mlp=128, init_std=0.15, base=Course(360, 8e-3, 64), specialist=Course(40, 2e-3, 64)
+    layers=2, hidden=64, mlp=128, init_std=0.15, base=Course(360, 8e-3, 64), specialist=Course(50, 3e-3, 64)
 )
 
 
@@ -164,10 +164,13 @@ def train_specialist(
 
 
 def train_family(config: FamilyConfig) -> tuple[PreTrainedTokenizerFast, dict[str, LlamaForCausalLM]]:
-    """Tokenizer and the models by name: base, then one per skill. Weights are rounded to bfloat16, as shipped."""
+    """Tokenizer and the models by name: base, then one per skill, in bfloat16 as shipped.
+
+    The specialists start from the rounded base, so that their deltas to the shipped one hold nothing but training.
+    """
     torch.set_num_threads(config.threads)
     tokenizer = make_tokenizer()
-    base = train_base(config, tokenizer)
+    base = train_base(config, tokenizer).to(torch.bfloat16).float()
     family = {"base": base} | {skill.name: train_specialist(config, tokenizer, base, skill) for skill in SKILLS}
     return tokenizer, {name: model.to(torch.bfloat16) for name, model in family.items()}
 

@@ -203,6 +203,15 @@ def test_config_and_tokenizer_come_from_the_base_or_the_first_source_unless_name
     assert parse_recipe(linear(base_model="org/c", tokenizer_source="base")).tokenizer_model == C
     assert parse_recipe(linear(tokenizer_source="org/b")).tokenizer_model == B
     assert parse_recipe(linear(tokenizer={"source": "org/b"})).tokenizer_model == B
+    called_base = parse_recipe(linear(models=[{"model": "base"}], base_model="org/c", tokenizer_source="base"))
+    assert called_base.tokenizer_model == C
+
+
+@pytest.mark.parametrize(
+    "key", ["base_model", "parameters", "dtype", "out_dtype", "tokenizer_source", "chat_template", "seed", "slices"]
+)
+def test_a_key_without_a_value_means_what_its_absence_means(key: str) -> None:
+    assert parse_recipe(linear(**{key: None})) == parse_recipe(linear())
 
 
 def test_keys_that_mergekit_accepts_and_never_uses_are_noted() -> None:

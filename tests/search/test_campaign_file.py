@@ -1,0 +1,97 @@
+"""A campaign file is checked whole before anything starts, and errors name file, key and the nearest known name."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from simulated import campaign_data
+
+from engine.errors import CampaignError
+from search.campaign_file import campaign_to_dict, load_campaign, parse_campaign
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The simulated campaign with one value set at a dotted path."""
+    data = copy.deepcopy(campaign_data())
+    *steps, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    place: Any = data
+    for step in steps:
+        place = place[step]
+    place[last] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("budgett", {"items": 1}, ["budgett: unknown key", "did you mean 'budget'"]),
+        ("space.stages.1.block", 3, ["space.stages[1].block: unknown key", "did you mean 'blocks'"]),
+        ("tasks.0.metrics", "f1", ["tasks[0].metrics: unknown key", "did you mean 'metric'"]),
+        ("evaluator", {"thread": 2}, ["evaluator.thread: unknown key", "did you mean 'threads'"]),
+        ("space.stages.0.by", "globl", ["space.stages[0].by", "'globl'", "global"]),
+        ("space.parameters", {"wieght": {"low": 0, "high": 1, "start": 0}}, ["'wieght'", "did you mean 'weight'"]),
+        ("space.parameters.weight.start", 7, ["space.parameters.weight", "low <= start <= high"]),
+        ("space.stages.1.blocks", 0, ["space.stages[1]", "module_layer needs `blocks`"]),
+        ("budget", {}, ["budget", "items, candidates or hours"]),
+        ("budget.items", -4, ["budget.items", "-4"]),
+        ("baselines", ["base", "tys"], ["baselines", "'tys'", "did you mean 'ties'"]),
+        ("baselines", ["task_arithmetic:no"], ["a number above 0"]),
+        ("items.window", {10: 15}, ["items.window", "0 items spent"]),
+        ("sampler", "cmaes", ["sampler", "cmaes"]),
+        ("name", "../x", ["name", "'../x'"]),
+        ("sources", [], ["sources"]),
+        ("sources", ["a/x", "a/x"], ["a/x", "listed twice"]),
+        ("origin", "me", ["origin: unknown key"]),
+        ("space.stages.1.name", "global", ["two entries are called 'global'"]),
+    ],
+)
+def test_a_wrong_entry_is_named_with_its_key_and_the_nearest_known_name(path: str, value: Any, says: list[str]) -> None:
+    with pytest.raises(CampaignError) as caught:
+        parse_campaign(changed(path, value), origin="c.yml")
+    assert caught.value.exit_code == 2
+    for part in ["c.yml", *says]:
+        assert part in caught.value.message
+
+
+@pytest.mark.parametrize("key", ["name", "base_model", "sources", "space", "tasks", "budget"])
+def test_a_missing_key_is_named(key: str) -> None:
+    data = campaign_data()
+    del data[key]
+    with pytest.raises(CampaignError, match=rf"c.yml: {key}: is missing"):
+        parse_campaign(data, origin="c.yml")
+
+
+def test_a_campaign_survives_the_trip_through_plain_data() -> None:
+    campaign = parse_campaign(campaign_data(), origin="c.yml")
+    assert parse_campaign(campaign_to_dict(campaign), origin="c.yml") == campaign
+
+
+def test_a_source_is_a_path_or_a_mapping_and_gets_a_short_name() -> None:
+    sources = ["a/merge", "b/merge", {"model": "org/expert@main", "name": "expert"}]
+    campaign = parse_campaign(campaign_data(sources=sources), origin="c.yml")
+    assert campaign.source_names == ("merge", "merge-2", "expert")
+
+
+def test_the_window_grows_with_the_items_spent() -> None:
+    items = parse_campaign(campaign_data(items={"window": {0: 15, 100: 30, 900: 75}}), origin="c.yml").items
+    assert [items.window_size(spent) for spent in (0, 99, 100, 899, 900, 10**6)] == [15, 15, 30, 30, 75, 75]
+
+
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.yml"
+    path.write_text("- 1\n")
+    with pytest.raises(CampaignError, match="a mapping expected"):
+        load_campaign(path)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "campaigns").glob("*.yml")), ids=lambda path: path.name)
+def test_every_campaign_that_we_ship_loads(path: Path) -> None:
+    campaign = load_campaign(path)
+    assert campaign.name == path.stem
+    assert yaml.safe_load(path.read_text())["name"] == campaign.name
