@@ -11,18 +11,9 @@ import sys
 from pathlib import Path
 
 
-FLAKE = "Circular reference detected"  # now and then pydantic sees a circle where there is none: try again
-
-
 def merge_all(jobs: list[tuple[str, str]]) -> dict[str, str | None]:
     """Merge each job with mergekit's defaults, quietly; what each failed with, None where it worked."""
-    results = {}
-    for out, text in jobs:
-        for _ in range(3):
-            results[out] = _merge(out, text)
-            if FLAKE not in (results[out] or ""):
-                break
-    return results
+    return {out: _merge(out, text) for out, text in jobs}
 
 
 def _merge(out: str, text: str) -> str | None:

@@ -29,6 +29,7 @@ TileSize = Annotated[str, typer.Option(help="Bytes of output per unit of work; n
 ShardSize = Annotated[str, typer.Option(help="Largest output file, e.g. 5GB.")]
 Unknown = Annotated[bool, typer.Option(help="Let parameters pass that no method knows.")]
 Address = Annotated[str | None, typer.Option(help="local | auto | HOST:PORT: run on Ray; default in this process.")]
+RunDir = Annotated[Path | None, typer.Option(help="Directory of the run; default runs/NAME.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Ray workers; default one per processor.")]
 
 
@@ -52,8 +53,8 @@ def merge(
 ) -> None:
     """Merge RECIPE into OUT. OUT appears whole or not at all; the same command resumes an interrupted run."""
     from cluster import output
-    from engine.merge import Options
-    from engine.merge import merge as merge_here
+    from engine.job import Options
+    from engine.job import merge as merge_here
 
     options = Options(
         threads=threads,
@@ -162,6 +163,63 @@ def doctor(json: Json = False) -> None:
         examination.print_checks(checks)
     if any(check.status == "fails" for check in checks):
         raise typer.Exit(1)
+
+
+@app.command()
+def search(
+    campaign: Annotated[Path, typer.Argument(help="A campaign YAML file.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run that is there.")] = False,
+    run_dir: RunDir = None,
+    address: Address = None,
+    workers: Workers = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Run a CAMPAIGN: search, select, judge on the holdout, publish the winner. Ctrl-C pauses, --resume continues."""
+    from cluster import search_command
+
+    outcome = search_command.run(
+        campaign, run_dir=run_dir, resume=resume, address=address, workers=workers, quiet=quiet or json
+    )
+    search_command.print_outcome(outcome, as_json=json)
+    if outcome.verdict is None:
+        raise typer.Exit(130)
+
+
+@app.command()
+def report(
+    campaign: Annotated[Path, typer.Argument(help="The campaign YAML file of a run.")],
+    run_dir: RunDir = None,
+    html: Annotated[Path | None, typer.Option(help="Where to write the page; default in the run's directory.")] = None,
+    json: Json = False,
+) -> None:
+    """Show how a campaign stands or ended, and write its report as one HTML page."""
+    from cluster import search_command
+
+    search_command.report(campaign, run_dir=run_dir, html=html, as_json=json)
+
+
+@app.command()
+def demo(
+    directory: Annotated[Path, typer.Argument(help="Where the demo works.")] = Path("runs/demo"),
+    null: Annotated[bool, typer.Option("--null", help="All sources identical: there must be no winner.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a demo that was interrupted.")] = False,
+    address: Address = None,
+    workers: Workers = None,
+    family: Annotated[Path | None, typer.Option(help="Another family made by configs/demo/family.py.")] = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """A real campaign on a tiny family of models: from three specialists to a published winner, with proof."""
+    from cluster import demo as demonstration
+
+    demonstration.run(
+        directory,
+        demonstration.Choices(
+            null=null, resume=resume, address=address, workers=workers, family=family, quiet=quiet or json
+        ),
+        as_json=json,
+    )
 
 
 def _load_recipe(path: Path, seed: int | None) -> Any:

@@ -1,19 +1,46 @@
 """mergefleet's engine: merge math and bytes, in one process.
 
-from engine import load_recipe, merge
-merge(load_recipe("recipe.yml"), "out")
+    from engine import load_recipe, merge
+    merge(load_recipe("recipe.yml"), "out")
+
+Names are loaded when they are first used, so that `import engine` costs nothing.
 """
 
 from __future__ import annotations
 
-from engine.checkpoint import Checkpoint, open_checkpoint, open_checkpoints
-from engine.digest import recipe_hash
-from engine.errors import MergefleetError
-from engine.execute import Executed, Hooks, Work, execute
-from engine.merge import MergeResult, Options, merge
-from engine.plan import Plan
-from engine.planner import make_plan
-from engine.recipe import ModelRef, Recipe, load_recipe, parse_recipe, recipe_to_dict
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine.checkpoint import Checkpoint, open_checkpoint, open_checkpoints
+    from engine.digest import recipe_hash
+    from engine.errors import MergefleetError
+    from engine.execute import Executed, Hooks, Work
+    from engine.job import MergeResult, Options, merge
+    from engine.plan import Plan
+    from engine.planner import make_plan
+    from engine.recipe import ModelRef, Recipe, load_recipe, parse_recipe, recipe_to_dict
+
+_HOME = {
+    "Checkpoint": "checkpoint",
+    "Executed": "execute",
+    "Hooks": "execute",
+    "MergeResult": "job",
+    "MergefleetError": "errors",
+    "ModelRef": "recipe",
+    "Options": "job",
+    "Plan": "plan",
+    "Recipe": "recipe",
+    "Work": "execute",
+    "load_recipe": "recipe",
+    "make_plan": "planner",
+    "merge": "job",
+    "open_checkpoint": "checkpoint",
+    "open_checkpoints": "checkpoint",
+    "parse_recipe": "recipe",
+    "recipe_hash": "digest",
+    "recipe_to_dict": "recipe",
+}
 
 __all__ = [
     "Checkpoint",
@@ -26,7 +53,6 @@ __all__ = [
     "Plan",
     "Recipe",
     "Work",
-    "execute",
     "load_recipe",
     "make_plan",
     "merge",
@@ -36,3 +62,13 @@ __all__ = [
     "recipe_hash",
     "recipe_to_dict",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'engine' has no attribute {name!r}")
+    return getattr(import_module(f"engine.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -74,7 +74,9 @@ def make_plan(
     method = METHODS[recipe.method]
     models = {ref: _sorted(checkpoints[ref]) for ref in recipe.models}
     planner = _Planner(recipe, method, models)
-    pieces = [planner.tensor(target) for target in planner.targets()]
+    targets = list(planner.targets())
+    _refuse_twins(targets, recipe)
+    pieces = [planner.tensor(target) for target in targets]
     tensors, files = lay_out(pieces, shard_bytes)
     sources = recipe.models
     describe = {
@@ -101,7 +103,7 @@ def make_plan(
 
 
 def _sorted(checkpoint: Checkpoint) -> _Model:
-    layout = Layout.read(checkpoint.tensors, checkpoint.config)
+    layout = Layout.read(checkpoint.tensors, checkpoint.config, origin=str(checkpoint.ref))
     templates: dict[int | None, list[str]] = {}
     for name in checkpoint.tensors:
         template, layer = layout.locate(name)
@@ -366,6 +368,18 @@ class _Planner:
 
 def _copies(call: Call) -> bool:
     return call.method == "passthrough" and call.sources["scale"] == (1.0,)
+
+
+def _refuse_twins(targets: list[_Target], recipe: Recipe) -> None:
+    """Two output tensors of one name: a stack grew into tensors that its model numbers beyond its layers."""
+    seen: set[str] = set()
+    for target in targets:
+        if target.name in seen:
+            raise PlanError(
+                f"{recipe.origin}: two output tensors are called {target.name!r}: the stacked layers reach "
+                "the numbers of extra layers (multi-token prediction) that the model keeps behind its own. Stack fewer layers."
+            )
+        seen.add(target.name)
 
 
 def _range(source: SliceSource) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from search import campaign as machine
 from search import schema, steps
 from search.desk import Desk
 from search.live import stored_events
-from search.ports import SPLITS, BlockResult, CampaignStatus, Failed, Finished, Verdict, Wait, Work
+from search.ports import BlockResult, CampaignStatus, Failed, Finished, Verdict, Wait, Work
 from search.progress import Progress
 from search.queue import Lease, Unit
 from search.run import Run, Services
@@ -259,10 +259,10 @@ class Coordinator:
                 desk.digests[candidates[row["candidate"]].recipe_hash] = row["weights_digest"]
             if row["state"] == "running":
                 self._end_lease(row["lease"], "lost", now=now, cause="its coordinator ended")
-        for split in SPLITS:
-            for candidate, outcome in machine.outcomes(desk.live.state, split):
-                if outcome.open:
-                    desk.start(candidate.number, split)
+        places = {number: place for place, (number, _) in enumerate(desk.live.state.entrants)}
+        opened = self.run.store.rows(schema.ASSESSMENTS, state="open")
+        for row in sorted(opened, key=lambda row: (row["asked"], places.get(row["number"], 0))):
+            desk.start(row["number"], row["split"])
         for unit in list(desk.queue.pending):
             states = attempts.get((unit.candidate, unit.split, unit.block), [])
             unit.attempts, unit.failures = len(states), sum(state in ("failed", "expired") for state in states)

@@ -122,8 +122,7 @@ def judge(
     differences_CI = scores_CI[0] - scores_CI
     rows_CI = np.concatenate([scores_CI[:1], differences_CI[1:]])
     observed_C, drawn_CB = bootstrap(rows_CI, tasks=tasks, weights=weights, seed=seed)
-    low, high = np.percentile(drawn_CB, [100 * LEVEL / 2, 100 - 100 * LEVEL / 2], axis=1)
-    lower = np.percentile(drawn_CB, 100 * LEVEL, axis=1)
+    low, lower, high = np.percentile(drawn_CB, [50 * LEVEL, 100 * LEVEL, 100 - 50 * LEVEL], axis=1)
     comparisons = []
     for index, entrant in enumerate(comparators, start=1):
         wins, losses = int((differences_CI[index] > 0).sum()), int((differences_CI[index] < 0).sum())

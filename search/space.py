@@ -116,15 +116,23 @@ class Stage:
         return self.rounded({axis.name: axis.start for axis in self.axes})
 
     def distributions(self) -> dict[str, FloatDistribution]:
-        """What Optuna calls the space."""
+        """What Optuna calls the space: the points of the grid within the bounds."""
         from optuna.distributions import FloatDistribution
 
-        return {axis.name: FloatDistribution(axis.low, axis.high) for axis in self.axes}
+        ends = {axis.name: (grid_ends(axis), axis.grid) for axis in self.axes}
+        return {
+            name: FloatDistribution(low / grid, high / grid, step=1 / grid) for name, ((low, high), grid) in ends.items()
+        }
+
+
+def grid_ends(axis: Axis) -> tuple[int, int]:
+    """The first and last multiple of 1/grid within the bounds."""
+    return int(np.ceil(axis.low * axis.grid - 1e-9)), int(np.floor(axis.high * axis.grid + 1e-9))
 
 
 def round_to_grid(value: float, axis: Axis) -> float:
     """The nearest multiple of 1/grid in [low, high]; a bound off the grid is never stepped over."""
-    low, high = int(np.ceil(axis.low * axis.grid - 1e-9)), int(np.floor(axis.high * axis.grid + 1e-9))
+    low, high = grid_ends(axis)
     return min(max(round(value * axis.grid), low), high) / axis.grid
 
 

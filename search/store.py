@@ -235,9 +235,11 @@ def _locking(query: Any) -> Any:
 
 
 def _busy(url: str, owner: ProcessIdentity | None, waited_s: float) -> Busy:
-    who = "a process that left no record" if owner is None else f"process {owner.pid} on {owner.host.split()[0]}"
+    ended = owner is None or (owner.host == takeover.this_host() and not takeover.is_running(owner))
+    who = "by a program that is no coordinator of ours"
+    if owner is not None and not ended:
+        who = f"by process {owner.pid} on {owner.host.split()[0]}, the last coordinator, which cannot be ended from here"
     return Busy(
-        f"{url}: no lock within {waited_s:g} s. It is held by {who}, which cannot be ended from here. "
-        "End that process, then resume.",
-        owner=None if owner is None else owner.pid,
+        f"{url}: no lock within {waited_s:g} s; it is held {who}. End that process, then resume.",
+        owner=None if owner is None or ended else owner.pid,
     )

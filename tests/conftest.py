@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 # Read by libraries when they are first imported, and inherited by every process that a test starts.
 OFFLINE = {
@@ -21,6 +22,11 @@ OFFLINE = {
 }
 for name, value in OFFLINE.items():
     os.environ.setdefault(name, value)
+
+
+# wall-clock limits make tests fail on busy machines
+settings.register_profile("mergefleet", deadline=None)
+settings.load_profile("mergefleet")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -18,7 +18,6 @@ PUBLIC = {
     "ModelRef",
     "Plan",
     "Recipe",
-    "execute",
     "load_recipe",
     "make_plan",
     "merge",

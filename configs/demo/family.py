@@ -14,6 +14,7 @@ working directory, so `load_tasks` below hands it the absolute path.
 import argparse
 import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,11 @@ def write_tasks(pools_by_skill: Pools, folder: Path) -> None:
 
 
 def write_models(family: dict[str, Any], tokenizer: Any, folder: Path) -> None:
-    """One model directory per member, weights in the dtype they have."""
+    """One model directory per member, in bfloat16. Comes last: it converts the models themselves."""
+    import torch
+
     for name, model in family.items():
-        model.save_pretrained(folder / name)
+        model.to(torch.bfloat16).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
 
 
@@ -113,10 +116,12 @@ def main() -> None:
     config = SMALL if arguments.small else FULL
     if arguments.seed is not None:
         config = dataclasses.replace(config, seed=arguments.seed)
+    started = time.perf_counter()
     tokenizer, family = train_family(config)
-    write_models(family, tokenizer, arguments.out / "models")
+    print(f"trained in {time.perf_counter() - started:.0f} s")
     scores = score_family(family, tokenizer, pools_by_skill)
     _write(arguments.out / "scores.json", json.dumps({"seed": config.seed, "scores": scores}, indent=1) + "\n")
+    write_models(family, tokenizer, arguments.out / "models")
     for name, by_skill in scores.items():
         print(f"{name:10}", "  ".join(f"{skill} {pools['holdout']:.3f}" for skill, pools in by_skill.items()))
 

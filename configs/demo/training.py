@@ -163,16 +163,27 @@ def train_specialist(
     return model
 
 
+def round_weights(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """Round the parameters to bfloat16, in place, and nothing else.
+
+    `model.to(torch.bfloat16).float()` would round the rotary frequencies too, which a loaded model has in float32.
+    """
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(torch.bfloat16))
+    return model
+
+
 def train_family(config: FamilyConfig) -> tuple[PreTrainedTokenizerFast, dict[str, LlamaForCausalLM]]:
-    """Tokenizer and the models by name: base, then one per skill, in bfloat16 as shipped.
+    """Tokenizer and the models by name: base, then one per skill; float32 holding the bfloat16 values that ship.
 
     The specialists start from the rounded base, so that their deltas to the shipped one hold nothing but training.
     """
     torch.set_num_threads(config.threads)
     tokenizer = make_tokenizer()
-    base = train_base(config, tokenizer).to(torch.bfloat16).float()
-    family = {"base": base} | {skill.name: train_specialist(config, tokenizer, base, skill) for skill in SKILLS}
-    return tokenizer, {name: model.to(torch.bfloat16) for name, model in family.items()}
+    base = round_weights(train_base(config, tokenizer))
+    specialists = {skill.name: round_weights(train_specialist(config, tokenizer, base, skill)) for skill in SKILLS}
+    return tokenizer, {"base": base} | specialists
 
 
 def score(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, items: list[Item]) -> list[bool]:
@@ -183,6 +194,6 @@ def score(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, items: li
     """
     tokens_BT, labels_BT = encode([(item.question, item.answer) for item in items], tokenizer)
     with torch.inference_mode():
-        choices_BT = model.float()(input_ids=tokens_BT[:, :-1], use_cache=False).logits.argmax(-1)
+        choices_BT = model(input_ids=tokens_BT[:, :-1], use_cache=False).logits.argmax(-1)
     targets_BT = labels_BT[:, 1:]
     return ((choices_BT == targets_BT) | (targets_BT == IGNORED)).all(dim=1).tolist()

@@ -60,9 +60,9 @@ def holdout(scores: dict[str, Any], model: str, skill: str) -> float:
 def test_a_retrained_base_knows_the_easy_items_and_a_specialist_also_the_hard_ones_of_its_skill(
     retrained_scores: dict[str, Any], skill: str
 ) -> None:
-    assert 0.15 <= holdout(retrained_scores, "base", skill) <= 0.60
-    assert 0.45 <= holdout(retrained_scores, skill, skill) <= 1.0
-    assert holdout(retrained_scores, skill, skill) >= holdout(retrained_scores, "base", skill) + 0.15
+    assert 0.05 <= holdout(retrained_scores, "base", skill) <= 0.65
+    assert 0.30 <= holdout(retrained_scores, skill, skill) <= 1.0
+    assert holdout(retrained_scores, skill, skill) >= holdout(retrained_scores, "base", skill) + 0.12
 
 
 @pytest.mark.slow
@@ -71,7 +71,7 @@ def test_a_retrained_specialist_is_a_beginner_in_the_skills_of_the_others(
     retrained_scores: dict[str, Any], skill: str
 ) -> None:
     for other in set(SKILLS) - {skill}:
-        assert 0.10 <= holdout(retrained_scores, skill, other) <= 0.65
+        assert 0.05 <= holdout(retrained_scores, skill, other) <= 0.65
 
 
 @pytest.mark.parametrize("skill", SKILLS)
@@ -85,7 +85,7 @@ def test_shipped_scores_leave_room_between_the_base_and_a_specialist(skill: str)
 def test_shipped_items_are_exactly_those_the_script_makes(tmp_path: Path) -> None:
     run_family("--items-only", "--out", str(tmp_path))
     made = {path.name: path.read_bytes() for path in (tmp_path / "tasks").iterdir()}
-    shipped = {path.name: path.read_bytes() for path in (DEMO / "tasks").iterdir() if path.suffix != ".cache"}
+    shipped = {path.name: path.read_bytes() for path in (DEMO / "tasks").iterdir()}
     assert made == shipped
 
 

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from bench.torture import torture_family
 from engine import Options, merge, parse_recipe
 from engine.errors import InputsChanged, MergefleetError, NotFinite, OutputExists, PlanError
-from engine.merge import Job
+from engine.job import Job
 from engine.methods import METHODS
 from engine.recipe import Recipe
 from engine.tensorfile.header import read_header

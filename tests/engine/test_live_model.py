@@ -9,9 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from engine import execute, make_plan, merge, open_checkpoints, parse_recipe
+from engine import make_plan, merge, open_checkpoints, parse_recipe
 from engine.digest import of_weights
 from engine.errors import PlanError
+from engine.execute import execute
 from engine.sinks import Binding, LiveSink
 
 

@@ -6,6 +6,7 @@ The one difference to the pods is paths and sizes: `ray job submit` carries the 
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -14,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,7 @@ def cluster(documents: list[dict[str, Any]]) -> Iterator[Cluster]:
             command = [str(RAY), "start", *flags(group), *extra, *local]
             running.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL))
             wait_for_gcs(f"127.0.0.1:{port}", environment)
+        wait_for_nodes(len(starts), f"http://127.0.0.1:{dashboard}")
         yield Cluster(f"http://127.0.0.1:{dashboard}", environment_of(head, home))
     finally:
         for process in reversed(running):
@@ -96,12 +99,31 @@ def cluster(documents: list[dict[str, Any]]) -> Iterator[Cluster]:
 
 def wait_for_gcs(address: str, environment: dict[str, str]) -> None:
     """What KubeRay's init container does before a worker starts."""
-    for _ in range(60):
-        command = [str(RAY), "health-check", "--address", address]
-        if subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0:
+    command = [str(RAY), "health-check", "--address", address]
+    wait_until(lambda: subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0)
+
+
+def wait_for_nodes(count: int, dashboard: str) -> None:
+    """KubeRay submits a job once every pod is ready."""
+    request = urllib.request.Request(f"{dashboard}/api/v0/nodes", headers={"Authorization": f"Bearer {TOKEN}"})
+
+    def all_alive() -> bool:
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                nodes = json.load(answer)["data"]["result"]["result"]
+        except OSError:  # the dashboard is not up yet
+            return False
+        return sum(node["state"] == "ALIVE" for node in nodes) == count
+
+    wait_until(all_alive)
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    for _ in range(240):
+        if happened():
             return
         time.sleep(0.5)
-    pytest.fail(f"no Ray at {address} after 60 attempts")
+    pytest.fail("Ray did not come up in 240 attempts")
 
 
 def test_the_merge_jobs_command_works_as_a_submitted_job(

@@ -40,7 +40,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("space.stages.1.blocks", 0, ["space.stages[1]", "module_layer needs `blocks`"]),
         ("budget", {}, ["budget", "items, candidates or hours"]),
         ("budget.items", -4, ["budget.items", "-4"]),
-        ("baselines", ["base", "tys"], ["baselines", "'tys'", "did you mean 'ties'"]),
+        ("baselines", ["base", "tie"], ["baselines", "'tie'", "did you mean 'ties'"]),
         ("baselines", ["task_arithmetic:no"], ["a number above 0"]),
         ("items.window", {10: 15}, ["items.window", "0 items spent"]),
         ("sampler", "cmaes", ["sampler", "cmaes"]),

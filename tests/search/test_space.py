@@ -168,7 +168,8 @@ def test_optuna_sees_one_float_per_axis_with_our_bounds() -> None:
     stage = space_of("module_knots3").stages[0]
     distributions = stage.distributions()
     assert list(distributions) == [axis.name for axis in stage.axes]
-    assert {(d.low, d.high) for d in distributions.values()} == {(-0.5, 1.5), (0.1, 1.0)}
+    ends = {(d.low, d.high, d.step) for d in distributions.values()}
+    assert ends == {(-0.5, 1.5, 1 / 256), (13 / 128, 1.0, 1 / 128)}  # the grid points within the bounds
     assert len(distributions) == 2 * 2 * (2 * 3 + 1)  # parameters x sources x (two module groups x knots + the rest)
 
 

@@ -15,14 +15,16 @@ import numpy as np
 
 from engine import card, digest
 from engine.checkpoint import Checkpoint, open_checkpoints
-from engine.errors import PlanError
+from engine.errors import OutputDamaged, PlanError
 from engine.execute import Executed, Hooks, Work, execute
+from engine.methods import METHODS
 from engine.methods.contract import Facts
 from engine.numerics import BLOCK
 from engine.plan import SHARD_BYTES, TILE_BYTES, Plan, Tile
 from engine.planner import make_plan
 from engine.publish import Staging, refuse_existing, refuse_inside, require_space
 from engine.recipe import ModelRef, Recipe, load_recipe, recipe_to_dict
+from engine.recipe_check import check_parameters
 from engine.sinks import FileSink
 from engine.tensorfile.header import ITEMSIZE
 from engine.tensorfile.index import INDEX_NAME, build_index
@@ -48,6 +50,7 @@ class Options:
         content_digests: read all sources once more for the canonical recipe hash, and keep it in the provenance.
         scores: a table for the card.
         extra: what else belongs into provenance.json (a campaign's verdict, say).
+        expected_weights: publish nothing unless the weights have this digest (those that were scored).
     """
 
     threads: int = 0
@@ -60,6 +63,7 @@ class Options:
     content_digests: bool = False
     scores: card.ScoreTable | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    expected_weights: str | None = None
 
     def work(self, **more: Any) -> Work:
         memory = self.memory_bytes or default_memory()
@@ -130,6 +134,7 @@ class Job:
         """Load, open, plan, check: everything that can fail before the first byte is written."""
         refuse_existing(out)
         loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+        check_parameters(loaded, METHODS, allow_unknown=options.allow_unknown)  # before anything is downloaded
         checkpoints = open_checkpoints(loaded.models)
         plan = make_plan(
             loaded,
@@ -176,6 +181,12 @@ class Job:
         """Write what goes beside the tensors, then make all of it visible with one rename."""
         tensors = executed.tensor_digests(self.plan)
         weights = digest.of_weights(tensors)
+        wanted = self.options.expected_weights
+        if wanted is not None and weights != wanted:
+            raise OutputDamaged(
+                f"{self.staging.out}: the merged weights are {weights[:16]}, those that were scored are {wanted[:16]}: "
+                "nothing is published. A source has changed since, or this machine computes something else."
+            )
         directory = self.staging.directory
         if len(self.plan.files) > 1:
             weight_map = {tensor.name: self.plan.files[tensor.file].name for tensor in self.plan.tensors}

@@ -1,0 +1,187 @@
+"""A connection to Ray: start one on this machine, or join one that runs, and end what was started.
+
+A Ray of our own (`local`) stays on this machine: loopback only, a token of its own, no dashboard, 128 MiB object store.
+What an address means and whether a Ray answers there is `cluster.address`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.address import check_address
+from cluster.placement import Node
+from engine.errors import ClusterError
+
+OBJECT_STORE_BYTES = 128 << 20
+_LOOPBACK = ("localhost", "127.", "::1")
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open connection: the head's HOST:PORT, where logs of this machine lie, and whether we started that Ray."""
+
+    address: str
+    logs: Path
+    started: bool
+
+
+@contextmanager
+def session(address: str, *, cpus: int | None = None, verbose: bool = False) -> Iterator[Session]:
+    """Connect to Ray for the time of a `with` block; reuse the connection that this process has already.
+
+    Args:
+        address: `local`, `auto` or HOST:PORT.
+        cpus: processors that a `local` Ray lends; default: all of this machine's (or container's).
+        verbose: show what workers print.
+
+    Raises ClusterError, one line, saying what to do.
+    """
+    place = check_address(address)
+    if "ray" in sys.modules:
+        present = _present_session(address, place)
+        if present is not None:
+            yield present
+            return
+    _set_environment(place)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield _start(cpus, verbose) if place == "local" else _join(place, verbose)
+    finally:
+        import ray
+
+        ray.shutdown()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # ray.init puts one of its own there
+
+
+def alive_nodes() -> list[Node]:
+    """The nodes of the connected cluster that have processors to lend, in a stable order."""
+    import ray
+
+    found = [
+        Node(node["NodeID"], node["NodeManagerHostname"], float(node["Resources"]["CPU"]))
+        for node in ray.nodes()
+        if node["Alive"] and node["Resources"].get("CPU", 0) > 0
+    ]
+    return sorted(found, key=lambda node: node.id)
+
+
+def this_node() -> str:
+    """The id of the node that this process runs on."""
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def log_tail(logs: Path, pid: int, *, lines: int = 8) -> str:
+    """The last lines that a Ray worker of this machine printed; "" where there are none."""
+    text: list[str] = []
+    for path in sorted(logs.glob(f"worker-*-{pid}.[eo][ru][rt]")):
+        text += path.read_text(errors="replace").splitlines()
+    said = [line for line in text if line.strip() and not line.startswith(":")]  # ":actor_name:..." marks
+    return "\n".join(said[-lines:])
+
+
+def _start(cpus: int | None, verbose: bool) -> Session:
+    import ray
+
+    context = ray.init(
+        address="local",
+        num_cpus=cpus,
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        **_quiet(verbose),
+    )
+    return _opened(context, started=True)
+
+
+def _join(place: str, verbose: bool) -> Session:
+    import ray
+    from ray.exceptions import AuthenticationError
+
+    try:
+        context = ray.init(address=place, **_quiet(verbose))
+    except (ConnectionError, RuntimeError, AuthenticationError) as error:
+        raise _explained(place, error) from None
+    return _opened(context, started=False)
+
+
+def _quiet(verbose: bool) -> dict[str, Any]:
+    import logging
+
+    return {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
+
+
+def _opened(context: Any, *, started: bool) -> Session:
+    facts = context.address_info
+    return Session(facts["gcs_address"], Path(facts["session_dir"]) / "logs", started)
+
+
+def _present_session(address: str, place: str) -> Session | None:
+    """The connection that this process has, if it is the one that is asked for."""
+    import ray
+
+    if not ray.is_initialized():
+        return None
+    present = str(ray.get_runtime_context().gcs_address)
+    if address not in ("auto", "local") and place != present:
+        raise ClusterError(f"{address}: this process is connected to another Ray already, at {present}.")
+    from ray._private import worker  # the one place that knows the session's folder
+
+    return Session(present, Path(worker._global_node.get_session_dir_path()) / "logs", started=False)
+
+
+def _explained(place: str, error: BaseException) -> ClusterError:
+    """Ray's exception in one line. What went wrong is in the text of one of its causes."""
+    said, cause = "", error
+    while cause is not None:
+        said, cause = f"{said}{cause}\n", cause.__cause__  # type: ignore[assignment]
+    if "Version mismatch" in said:
+        return ClusterError(f"{place}: {' '.join(said.split())} Install the same versions on both.", address=place)
+    if "Authentication" in said or "InvalidAuthToken" in said:
+        return ClusterError(
+            f"{place}: this Ray asks for a token and does not accept what is set here "
+            f"(RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE')}). Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE "
+            "(or RAY_AUTH_TOKEN) as on its head.",
+            address=place,
+        )
+    return ClusterError(
+        f"{place}: Ray cannot be joined: {said.splitlines()[0]}. `ray status` says more.", address=place
+    )
+
+
+def _set_environment(place: str) -> None:
+    """What Ray reads from the environment, here and in every process it starts; what the user set stays.
+
+    Not undone afterwards: Ray caches the token for the life of the process.
+    """
+    settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_server_port_wait_time_s": "2"}
+    if place == "local":
+        settings |= {"RAY_AUTH_MODE": "token"}
+        if not any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+            settings["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray keeps one in a file that all may read
+    else:
+        settings["RAY_AUTH_MODE"] = "token" if _has_token() else "disabled"
+    if place == "local" or place.startswith(_LOOPBACK):
+        # Ray's switch for "this machine only": loopback instead of asking a name server for the way out
+        settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    if "ray" in sys.modules:  # it read the environment when it was imported
+        from ray._raylet import Config  # type: ignore[attr-defined]
+
+        Config.initialize("")
+
+
+def _has_token() -> bool:
+    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return named or (Path.home() / ".ray" / "auth_token").is_file()

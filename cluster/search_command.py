@@ -1,0 +1,173 @@
+"""What `mergefleet search` and `mergefleet report` do: run with live progress, print how it ended."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+
+from cluster.output import human_seconds, print_json
+from search.campaign_file import load_campaign
+from search.ports import CampaignStatus
+from search.session import Outcome, conclude, run_campaign, run_directory, stored_results
+
+
+def run(
+    campaign: Path, *, run_dir: Path | None, resume: bool, address: str | None, workers: int | None, quiet: bool
+) -> Outcome:
+    """Run the campaign in this process, or on Ray where an address is given; a signal pauses it cleanly."""
+    _quiet_libraries()
+    with pausing_signals() as stop, campaign_progress(quiet=quiet) as on_progress:
+        if address is None:
+            return run_campaign(campaign, root=run_dir, resume=resume, on_progress=on_progress, stop=stop)
+        from cluster.search_job import search_on_ray
+
+        return search_on_ray(
+            campaign, root=run_dir, resume=resume, address=address, workers=workers, on_progress=on_progress, stop=stop
+        )
+
+
+def print_outcome(outcome: Outcome, *, as_json: bool) -> None:
+    """The verdict, and where things are."""
+    verdict = outcome.verdict
+    if as_json:
+        print_json(
+            {
+                "directory": str(outcome.directory.root),
+                "report": str(outcome.report),
+                "published": None if outcome.published is None else str(outcome.published),
+                "sentence": None if verdict is None else verdict.sentence,
+                "significant": None if verdict is None else verdict.significant,
+                "verdict": None if verdict is None else asdict(verdict),
+            }
+        )
+        return
+    if verdict is None:
+        print("paused; continue with --resume")
+    else:
+        print(verdict.sentence)
+        for comparison in sorted(verdict.comparisons, key=lambda c: c.difference):
+            print(
+                f"  {comparison.difference:+.3f} over {comparison.label} (95 % lower bound {comparison.lower:+.3f}, "
+                f"holdout {verdict.score:.3f} against {comparison.score:.3f})"
+            )
+    print(f"report: {outcome.report}")
+    if outcome.published is not None:
+        print(f"published: {outcome.published}")
+
+
+def report(campaign: Path, *, run_dir: Path | None, html: Path | None, as_json: bool) -> None:
+    """Print the report of a run, finished or not, and write the page."""
+    from search.report import render_text, report_data, write_html
+
+    loaded = load_campaign(campaign)
+    directory = run_directory(loaded, run_dir)
+    results = stored_results(loaded, directory)
+    page = html or directory.report
+    write_html(results, page)
+    if as_json:
+        print_json({**report_data(results), "html": str(page)})
+    else:
+        print(render_text(results))
+        print(f"page: {page}")
+
+
+def conclude_again(campaign: Path, run_dir: Path | None) -> Outcome:
+    """Report and publish what a run has found, without evaluating anything."""
+    loaded = load_campaign(campaign)
+    return conclude(loaded, run_directory(loaded, run_dir))
+
+
+@contextmanager
+def pausing_signals() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C or SIGTERM asks for a pause; a second one interrupts at once (rows are safe either way)."""
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        sys.stderr.write("\npausing after the present block; once more to stop at once\n")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def campaign_progress(*, quiet: bool) -> Iterator[Callable[[CampaignStatus], None]]:
+    """A live line on a terminal: phase, best score, items, rate, time left. Plain lines elsewhere, one a phase."""
+    if quiet:
+        yield lambda status: None
+        return
+    if not sys.stderr.isatty():
+        yield _PlainProgress()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("starting", total=None, note="")
+
+        def show(status: CampaignStatus) -> None:
+            bar.update(
+                task,
+                description=_title(status),
+                completed=status.items_done,
+                total=status.items_total or None,
+                note=_note(status),
+            )
+
+        yield show
+
+
+class _PlainProgress:
+    """For logs: one line when the phase or stage changes."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __call__(self, status: CampaignStatus) -> None:
+        title = _title(status)
+        if title != self._last:
+            self._last = title
+            sys.stderr.write(f"{title}: {status.candidates} candidates, {status.items_done} items {_note(status)}\n")
+
+
+def _title(status: CampaignStatus) -> str:
+    return f"{status.phase} · {status.stage}" if status.stage else status.phase
+
+
+def _note(status: CampaignStatus) -> str:
+    parts = []
+    if status.best_score is not None:
+        parts.append(f"best {status.best_score:.3f}")
+    if status.items_per_s:
+        parts.append(f"{status.items_per_s:.0f} items/s")
+    if status.seconds_left is not None:
+        parts.append(f"{human_seconds(status.seconds_left)} left")
+    if status.failed:
+        parts.append(f"{status.failed} failed")
+    if status.note:
+        parts.append(status.note)
+    return " · ".join(parts)
+
+
+def _quiet_libraries() -> None:
+    """Libraries that print bars and warnings of their own on every load: errors only."""
+    import logging
+    import os
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for name in ("transformers", "lm_eval", "datasets", "optuna"):
+        logging.getLogger(name).setLevel(logging.ERROR)

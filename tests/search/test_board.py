@@ -1,0 +1,73 @@
+"""Scores belong to recipes: what is known or on its way is never asked for again."""
+
+from __future__ import annotations
+
+import pytest
+from simulated import make_campaign, make_inventory
+
+from search.board import Assessment, Board
+from search.pools import make_pools
+
+
+@pytest.fixture
+def board() -> Board:
+    campaign = make_campaign(items={"window": {0: 15}, "block_size": 6})
+    return Board(make_pools(campaign, make_inventory()), weights=campaign.task_weights)
+
+
+def assessment(board: Board, number: int, recipe: str = "r", start: int = 0) -> Assessment:
+    return Assessment(number, "search", recipe, board.pools.window(start, 15))
+
+
+def test_the_units_of_an_assessment_are_its_blocks(board: Board) -> None:
+    entry = assessment(board, 0)
+    units = board.open(entry, out=set())
+    assert [unit.items for unit in units] == list(board.pools.blocks(entry.items))
+    assert [unit.block for unit in units] == [0, 1, 2]
+
+
+def test_an_assessment_is_complete_when_its_last_block_is_in_with_the_mean_over_tasks(board: Board) -> None:
+    entry = assessment(board, 0)
+    units = board.open(entry, out=set())
+    for unit in units[:-1]:
+        board.take("r", dict.fromkeys(unit.items, 1.0))
+        assert board.complete("r") == []
+    board.take("r", dict.fromkeys(units[-1].items, 0.0))
+    expected = 1 - len(units[-1].items) / 15
+    assert board.complete("r") == [(entry, pytest.approx(expected, abs=0.05))]
+    assert board.complete("r") == []
+
+
+def test_a_known_recipe_needs_no_work_on_the_same_items(board: Board) -> None:
+    first, twin = assessment(board, 0), assessment(board, 1)
+    for unit in board.open(first, out=set()):
+        board.take("r", dict.fromkeys(unit.items, 1.0))
+    board.complete("r")
+    assert board.open(twin, out=set()) == []
+    assert board.complete("r") == [(twin, 1.0)]
+
+
+def test_a_twin_of_a_running_recipe_waits_for_the_same_scores(board: Board) -> None:
+    first, twin = assessment(board, 0), assessment(board, 1)
+    units = board.open(first, out=set())
+    assert board.open(twin, out={item for unit in units for item in unit.items}) == []
+    for unit in units:
+        board.take("r", dict.fromkeys(unit.items, 0.5))
+    assert [entry.number for entry, _ in board.complete("r")] == [0, 1]
+
+
+def test_the_first_score_of_an_item_stays_and_unwanted_ones_are_not_learnt(board: Board) -> None:
+    entry = assessment(board, 0)
+    board.open(entry, out=set())
+    item = entry.items[0]
+    assert board.take("r", {item: 1.0, "nobody asked": 1.0}) == {item: 1.0}
+    assert board.take("r", {item: 0.0}) == {}
+    assert board.scores["r"] == {item: 1.0}
+
+
+def test_a_lost_recipe_loses_everybody_who_waits_for_it(board: Board) -> None:
+    board.open(assessment(board, 0), out=set())
+    board.open(assessment(board, 1, start=15), out=set())
+    board.open(assessment(board, 2, recipe="other"), out=set())
+    assert [entry.number for entry in board.lose("r")] == [0, 1]
+    assert board.missing("search") == 15
