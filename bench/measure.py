@@ -61,12 +61,11 @@ def measure(command: Sequence[str | Path], *, environment: Mapping[str, str] | N
     return Cost(usage.ru_utime, usage.ru_stime, wall_s, peak, read_bytes, written_bytes)
 
 
-def quiet_seconds(limit_s: float = 10.0) -> float:
-    """Wait until other processes leave this machine's cores nearly idle, at most `limit_s`; the seconds waited."""
+def wait_for_quiet(limit_s: float) -> None:
+    """Wait until other processes leave this machine's cores nearly idle, at most `limit_s`."""
     start = time.perf_counter()
     while time.perf_counter() - start < limit_s and _busy_share(0.5) > 0.1:
         time.sleep(0.5)
-    return time.perf_counter() - start
 
 
 def _busy_share(over_s: float) -> float:

@@ -17,7 +17,7 @@ import yaml
 
 from bench import oracle, report
 from bench.families import SHAPES, Family, benchmark_family, data_directory
-from bench.measure import Cost, measure, quiet_seconds
+from bench.measure import Cost, measure, wait_for_quiet
 from bench.recipes import METHODS, TIMED, WARM_UP, Settings, inputs, recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,7 +59,6 @@ class Runner:
         return self._measured(command, oracle.VARIABLES)
 
     def _measured(self, command: Sequence[str | Path], environment: dict[str, str] | None = None) -> Cost:
-        quiet_seconds()
         try:
             return measure(command, environment=environment, log=self._log)
         finally:
@@ -100,6 +99,7 @@ def main() -> None:
 
 def _row(runner: Runner, method: str, families: Families, options: argparse.Namespace) -> report.Row:
     models = inputs(method, families.timed)
+    wait_for_quiet(20)
     _into_page_cache(models)
     copying = _least(lambda: runner.copying(models), options.repeats)
     ours = cold = start_up = theirs = None

@@ -30,6 +30,7 @@ from engine.recipe import Recipe, recipe_to_dict
 
 START_S = 120.0
 POLL_S = 1.0
+PATIENCE_S = 300.0
 MAX_ATTEMPTS = 4
 
 
@@ -105,7 +106,7 @@ class _Drive:
         self._crew = [_Worker(post) for post in there]
         self._attempts: Counter[int] = Counter()
         self._losses = 0
-        self._slowest_s = 30.0
+        self._slowest_s = 0.0
         self._probe = secrets.token_hex(16)
         self._here = ray_session.this_node()
 
@@ -177,6 +178,8 @@ class _Drive:
                 raise failure.cause from None
             raise
         except RayError as failure:
+            if worker.present is None and "creation task" in str(failure):
+                raise _cannot_start(worker.post, str(failure)) from None
             self._lose(index, str(failure))
             return
         chunk, since = worker.calls.pop(call)
@@ -263,8 +266,17 @@ class _Drive:
             )
         for index, worker in enumerate(self._crew):
             waited = max((now - since for chunk, since in worker.calls.values() if chunk is not None), default=0.0)
-            if waited > 60 + 20 * self._slowest_s:
+            if waited > max(PATIENCE_S, 20 * self._slowest_s):
                 self._lose(index, f"it has not answered for {waited:.0f} s.")
+
+
+def _cannot_start(post: Post, said: str) -> ClusterError:
+    """A worker whose very constructor failed; the last line of what Ray says is the exception."""
+    return ClusterError(
+        f"node {post.node.host}: a worker cannot start there: {said.strip().splitlines()[-1]}. Is the same mergefleet "
+        "installed on every node?",
+        node=post.node.host,
+    )
 
 
 def _indented(text: str) -> str:

@@ -44,7 +44,7 @@ def posts(
     if not nodes:
         raise ClusterError("the cluster has no node with processors to lend: add one, or start Ray with --num-cpus.")
     if cpus_per_worker is None:
-        counts = _spread(nodes, len(nodes) if workers is None else workers, [math.inf] * len(nodes))
+        counts = [1] * len(nodes) if workers is None else _spread(nodes, workers, [math.inf] * len(nodes))
     else:
         rooms = [math.floor(node.cpus / cpus_per_worker + 1e-6) for node in nodes]
         if not any(rooms):

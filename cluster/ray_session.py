@@ -23,6 +23,7 @@ from engine.errors import ClusterError
 
 OBJECT_STORE_BYTES = 128 << 20
 _LOOPBACK = ("localhost", "127.", "::1")
+_WAIT = "RAY_gcs_server_port_wait_time_s"
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,15 @@ def _join(place: str, verbose: bool) -> Session:
     import ray
     from ray.exceptions import AuthenticationError
 
+    chosen = os.environ.get(_WAIT)
+    os.environ.setdefault(_WAIT, "2")  # tries of a second, not 20: a Ray has answered there just now
     try:
         context = ray.init(address=place, **_quiet(verbose))
     except (ConnectionError, RuntimeError, AuthenticationError) as error:
         raise _explained(place, error) from None
+    finally:
+        if chosen is None:
+            del os.environ[_WAIT]
     return _opened(context, started=False)
 
 
@@ -164,7 +170,7 @@ def _set_environment(place: str) -> None:
 
     Not undone afterwards: Ray caches the token for the life of the process.
     """
-    settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_server_port_wait_time_s": "2"}
+    settings = {"RAY_USAGE_STATS_ENABLED": "0"}
     if place == "local":
         settings |= {"RAY_AUTH_MODE": "token"}
         if not any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):

@@ -1,4 +1,4 @@
-"""What a run leaves for other tools: the item matrix as Parquet, and the Optuna mirror; both made anew from the rows."""
+"""What a run leaves for other tools, made anew from the rows: the item matrix as Parquet, and the Optuna mirror."""
 
 from __future__ import annotations
 

@@ -43,12 +43,17 @@ def open_coordinator(campaign: Campaign, inventory: Inventory, *, start: Start, 
 
 def open_run(campaign: Campaign, inventory: Inventory, *, start: Start, now: float) -> Run:
     """Everything but the coordinator; see `open_coordinator`."""
+    if campaign.sampler not in ("auto", "cma") and len(campaign.space.stages) > 1:
+        raise CampaignError(
+            f"{campaign.origin}: sampler: {campaign.sampler} searches one stage; auto and cma know more"
+        )
     pools = make_pools(campaign, inventory)
     space = make_space(campaign, layers=start.layers)
     baselines = make_baselines(campaign)
     check_budget(campaign, len(baselines), population=space.stages[0].population)
+    url = store_url(campaign.store, default=start.directory.database)
     start.directory.root.mkdir(parents=True, exist_ok=True)
-    store = Store(store_url(campaign.store, default=start.directory.database), lock_wait_s=start.lock_wait_s)
+    store = Store(url, lock_wait_s=start.lock_wait_s)
     facts = CampaignFacts(
         name=campaign.name,
         config=campaign_to_dict(campaign),

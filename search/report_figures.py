@@ -22,7 +22,9 @@ INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 WON, LOST, BLUE = "#15803d", "#b45309", "#2563eb"
 COLOURS = (BLUE, "#d97706", "#7c3aed", "#0d9488", "#be185d", "#64748b")
 WEIGHTS = ("#f8fafc", "#dbeafe", "#93c5fd", "#3b82f6", "#1e40af")  # light to dark, one hue: magnitudes, no sign
+BELOW, NOTHING = "#b45309", "#f8fafc"  # another hue for negative weights
 PARALLEL_AXES = 10  # more cannot be told apart
+PARALLEL_LINES = 100
 ROW_PX = 30
 
 
@@ -108,15 +110,17 @@ def _heat(heat: HeatMap) -> go.Figure:
 
     small = len(heat.columns) * len(heat.rows) <= 400
     known = [value for row in heat.values for value in row if math.isfinite(value)]
-    top = max(known, default=1.0) or 1.0
+    top, bottom = max(known, default=1.0) or 1.0, min([0.0, *known])
+    scale = [BELOW, NOTHING, WEIGHTS[-1]] if bottom < 0 else list(WEIGHTS)
+    reach = max(top, -bottom)
     figure = go.Figure(
         go.Heatmap(
             x=heat.columns,
             y=heat.rows,
             z=[[value if math.isfinite(value) else None for value in row] for row in heat.values],
-            zmin=min(0.0, min(known, default=0.0)),
-            zmax=top,
-            colorscale=[[place / (len(WEIGHTS) - 1), colour] for place, colour in enumerate(WEIGHTS)],
+            zmin=-reach if bottom < 0 else 0.0,
+            zmax=reach,
+            colorscale=[[place / (len(scale) - 1), colour] for place, colour in enumerate(scale)],
             texttemplate="%{z:.2f}" if small else None,
             xgap=2,
             ygap=2,
@@ -143,8 +147,10 @@ def _search_figures(results: Results) -> list[tuple[str, go.Figure, str]]:
     if importances:
         made.append((f"Importance of parameters, stage {stage}", _importance_figure(study, importances), ""))
     names = (list(importances) or sorted(study.trials[0].params))[:PARALLEL_AXES]
-    caption = f"The {len(names)} most important of {len(last[0].params)} parameters." if importances else ""
-    made.append((f"Parallel coordinates, stage {stage}", _parallel(study, names), caption))
+    best = sorted(last, key=lambda row: -(row.estimate or 0.0))[:PARALLEL_LINES]
+    caption = f"The best {len(best)} candidates over {len(names)} of {len(last[0].params)} parameters"
+    caption += ", the most important ones." if importances else "."
+    made.append((f"Parallel coordinates, stage {stage}", _parallel(_study(results, best), names), caption))
     return made
 
 

@@ -28,10 +28,10 @@ p.note { color: var(--muted); font-size: 13px; margin: 10px 0 0; max-width: 90ch
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 6px 10px; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--muted); font-weight: 500; font-size: 13px; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; white-space: normal; }
 tr:last-child td { border-bottom: 0; }
 td.no { color: #b45309; font-weight: 600; } td.yes { color: #15803d; }
-.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(380px, 1fr)); gap: 16px; }
+.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 16px; }
 .two section { margin: 0; min-width: 0; }
 .text td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 .text th { text-align: left; }

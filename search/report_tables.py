@@ -95,11 +95,11 @@ def leader_table(results: Results, count: int = 10) -> Table:
     scored = [row for row in results.candidates if row.estimate is not None or row.selection_score is not None]
     scored.sort(key=lambda row: (-(row.selection_score or -1.0), -(row.estimate or -1.0), row.number))
     rows = tuple(
-        (row.label, str(row.number), row.stage or "–", score_text(row.estimate), score_text(row.selection_score))
+        (row.label, row.stage or "–", score_text(row.estimate), score_text(row.selection_score))
         for row in scored[:count]
     )
     note = "Estimates come from small windows of search items and are shrunk; selection scores are on fresh items."
-    return Table("Best candidates", ("candidate", "number", "stage", "estimate", "selection"), rows, note)
+    return Table("Best candidates", ("candidate", "stage", "estimate", "selection"), rows, note)
 
 
 def ledger_table(results: Results) -> Table:

@@ -121,7 +121,8 @@ class Stage:
 
         ends = {axis.name: (grid_ends(axis), axis.grid) for axis in self.axes}
         return {
-            name: FloatDistribution(low / grid, high / grid, step=1 / grid) for name, ((low, high), grid) in ends.items()
+            name: FloatDistribution(low / grid, high / grid, step=1 / grid)
+            for name, ((low, high), grid) in ends.items()
         }
 
 

@@ -178,12 +178,12 @@ def store_url(place: str | None, *, default: Path) -> str:
     except ArgumentError:
         backend = "?"
     if backend not in ("sqlite", "postgresql"):
-        raise CampaignError(f"store: got {place!r}, a path, or an sqlite or postgresql URL, expected")
+        raise CampaignError(f"store: got {place!r}, a path or a URL of sqlite or postgresql expected")
     return place.replace("postgresql://", "postgresql+psycopg://", 1)
 
 
 def refuse_changes(found: Row, facts: CampaignFacts, *, free: frozenset[str]) -> None:
-    """Raise InputsChanged where campaign, evaluator or items are not those of the stored run; `free` keys may differ."""
+    """Raise InputsChanged where campaign, evaluator or items are not the stored run's; `free` keys may differ."""
     changed = [
         f"{key}: {found['config'].get(key)!r} then, {facts.config.get(key)!r} now"
         for key in sorted({*found["config"], *facts.config} - free)
@@ -238,7 +238,9 @@ def _busy(url: str, owner: ProcessIdentity | None, waited_s: float) -> Busy:
     ended = owner is None or (owner.host == takeover.this_host() and not takeover.is_running(owner))
     who = "by a program that is no coordinator of ours"
     if owner is not None and not ended:
-        who = f"by process {owner.pid} on {owner.host.split()[0]}, the last coordinator, which cannot be ended from here"
+        who = (
+            f"by process {owner.pid} on {owner.host.split()[0]}, the last coordinator, which cannot be ended from here"
+        )
     return Busy(
         f"{url}: no lock within {waited_s:g} s; it is held {who}. End that process, then resume.",
         owner=None if owner is None or ended else owner.pid,

@@ -6,10 +6,14 @@ import ipaddress
 import os
 import socket
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from cluster.ray_session import Session
 
 # Read by libraries when they are first imported, and inherited by every process that a test starts.
 OFFLINE = {
@@ -17,6 +21,7 @@ OFFLINE = {
     "HF_DATASETS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_OFFLINE": "1",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's switch for "this machine only"
     "RAY_USAGE_STATS_ENABLED": "0",
     "TRANSFORMERS_OFFLINE": "1",
 }
@@ -41,6 +46,20 @@ def no_connection_leaves_this_machine() -> Iterator[None]:
         patch.setattr(socket.socket, name, _guarded(getattr(socket.socket, name)))
     yield
     patch.undo()
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[Session]:
+    """One Ray for all tests that need one; its 8 processors are a number, so that many small actors fit.
+
+    Its workers find the fakes of tests/support.
+    """
+    from cluster.ray_session import session
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent / "support"), prepend=os.pathsep)
+        with session("local", cpus=8) as opened:
+            yield opened
 
 
 def _guarded(connect: Any) -> Any:

@@ -35,7 +35,7 @@ def task_config(skill: str, pool: str) -> dict[str, Any]:
         "test_split": "test",
         "output_type": "generate_until",
         "doc_to_text": "{{question}}=",
-        "doc_to_target": "{{answer}}",
+        "doc_to_target": "answer",
         "target_delimiter": "",
         "generation_kwargs": {"until": ["\n"], "max_gen_toks": MAX_ANSWER_TOKENS, "do_sample": False},
         "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],

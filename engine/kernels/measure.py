@@ -98,7 +98,10 @@ def histogram_high(rows: Any, n: Any, out: Any) -> None:
 
 @kernel
 def histogram_low(rows: Any, n: Any, high: Any, out: Any) -> None:
-    """out[M, 65536] += counts of the lower 16 bits of |δ_j|, where the upper 15 equal high[j]."""
+    """out[M, 65536] += counts of the lower 16 bits of |δ_j|, where the upper 15 equal high[j].
+
+    Few elements do: groups of 64 are compared without branches first, and most hold none.
+    """
     bits = np.empty(CHUNK, np.uint32)
     for j in range(rows.shape[0] - 1):
         counts = out[j]
@@ -106,9 +109,15 @@ def histogram_low(rows: Any, n: Any, high: Any, out: Any) -> None:
         for start in range(0, n, CHUNK):
             m = min(CHUNK, n - start)
             magnitude_bits(rows[j + 1, start : start + m], rows[0, start : start + m], bits)
-            for i in range(m):
-                if bits[i] >> np.uint32(16) == wanted:
-                    counts[bits[i] & np.uint32(0xFFFF)] += 1
+            for first in range(0, m, 64):
+                group = bits[first : min(first + 64, m)]
+                hits = np.uint32(0)
+                for i in range(group.shape[0]):
+                    hits += np.uint32(1) if group[i] >> np.uint32(16) == wanted else np.uint32(0)
+                if hits > 0:
+                    for i in range(group.shape[0]):
+                        if group[i] >> np.uint32(16) == wanted:
+                            counts[group[i] & np.uint32(0xFFFF)] += 1
 
 
 @kernel

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -100,7 +101,7 @@ def test_baselines_come_first_then_sobol_points_in_the_same_window_then_the_samp
 
 def test_every_cohort_is_scored_on_the_window_after_the_last_one() -> None:
     cohorts = searched().state.cohorts
-    for before, after in zip(cohorts, cohorts[1:], strict=False):
+    for before, after in pairwise(cohorts):
         assert after.start == before.start + before.size
 
 
@@ -207,7 +208,7 @@ def test_when_time_is_up_nothing_new_starts_and_running_work_is_awaited() -> Non
 
 
 def selected(scores: dict[int, float], *, hashes: dict[int, str] | None = None, **changes: Any) -> State:
-    """The state after selection; candidates of the search keep their numbers, new ones are appended as stage-1 means."""
+    """The state after selection; candidates of the search keep their numbers, new ones are appended as means."""
     state = searched(**changes).state
     for number, score in scores.items():
         if number < len(state.candidates):

@@ -132,7 +132,7 @@ def test_blocks_of_the_holdout_are_the_same_for_every_candidate(tmp_path: Path) 
     assert len(set(blocks.values())) == 1
 
 
-# ------------------------------------------------------------------------------------------------------ kills and resume
+# ---------------------------------------------------------------------------------------------------- kills and resume
 
 
 @pytest.mark.parametrize("every", [3, 10, 25])
@@ -312,7 +312,9 @@ def test_a_failed_baseline_is_no_comparator_and_the_verdict_says_so(tmp_path: Pa
 def test_a_comparator_lost_on_the_holdout_counts_as_not_beaten(tmp_path: Path) -> None:
     coordinator = open_simulated(tmp_path, small())
     lost = Faulty(
-        lambda work, r: Failed(work.lease, "x", retryable=False) if (work.candidate, work.split) == (1, "holdout") else r
+        lambda work, r: (
+            Failed(work.lease, "x", retryable=False) if (work.candidate, work.split) == (1, "holdout") else r
+        )
     )
     verdict = run_inline(coordinator, lost)
     assert verdict is not None
@@ -356,7 +358,9 @@ def test_a_campaign_in_which_nothing_works_ends_with_the_first_cause(tmp_path: P
 def test_weights_that_differ_under_one_recipe_hash_are_refused(tmp_path: Path) -> None:
     coordinator = open_simulated(tmp_path, small(items=SMALL["items"] | {"block_size": 5}))  # three blocks a window
     evaluator = Faulty(
-        lambda work, r: BlockResult(r.lease, r.recipe_hash, f"{work.candidate}/{work.block * (work.candidate == 6)}", r.scores)
+        lambda work, r: BlockResult(
+            r.lease, r.recipe_hash, f"{work.candidate}/{work.block * (work.candidate == 6)}", r.scores
+        )
     )
     run_inline(coordinator, evaluator)
     row = results(coordinator).candidate(6)
@@ -454,7 +458,6 @@ def crowd(coordinator: Coordinator, *, workers: int, seed: int, loss: float = 0.
         idle.append(worker)
         if rng.random() < loss:
             counts["lost"] += 1
-            clock.time += 0.0
             continue  # never submitted; its lease runs out
         coordinator.submit(worker, evaluator.evaluate(work))
 
@@ -469,7 +472,7 @@ def test_many_workers_use_every_result_and_find_a_winner(workers: int, tmp_path:
     assert told == searched > 100
     verdict = coordinator.verdict()
     assert verdict is not None
-    assert verdict.score > 0.5
+    assert verdict.score > 0.4
 
 
 def test_workers_that_die_all_the_time_lose_units_but_no_item(tmp_path: Path) -> None:
@@ -489,22 +492,24 @@ def test_workers_that_die_all_the_time_lose_units_but_no_item(tmp_path: Path) ->
 
 
 def test_a_duplicate_recipe_costs_no_evaluation(tmp_path: Path) -> None:
-    campaign = small(baselines=["task_arithmetic:0.5", "task_arithmetic:0.50", "task_arithmetic:0.500000001"])
-    same = {0.500000001: 0.5}
+    """Two baselines with one recipe hash, as if the engine had found their plans equal."""
 
-    def rounding(recipe: Any) -> str:
-        weights = [same.get(m["parameters"]["weight"], m) if "parameters" in m else m for m in recipe["models"]]
-        return hash_recipe({**recipe, "models": [str(w) for w in weights]}) if "0.5" not in str(weights) else "half"
+    def blind(recipe: Any) -> str:
+        return (
+            "twins"
+            if recipe["models"][0].get("parameters") in ({"weight": 0.5}, {"weight": 0.7})
+            else hash_recipe(recipe)
+        )
 
-    coordinator, evaluator = open_simulated(tmp_path, campaign, hash_recipe=rounding), SimulatedEvaluator()
-    run_inline(coordinator, evaluator)
-    found = results(coordinator)
-    twins = [row for row in found.candidates if row.recipe_hash == "half"]
-    assert len(twins) >= 2
-    assert len({row.search_score for row in twins[:2]}) == 1
-    scored = Counter(evaluator.seen)
-    assert max(scored.values()) == 1
-    assert not {number for number, _ in evaluator.seen} & {row.number for row in twins[1:2]}
+    coordinator, evaluator = open_simulated(tmp_path, small(), hash_recipe=blind), SimulatedEvaluator()
+    verdict = run_inline(coordinator, evaluator)
+    twins = [row for row in results(coordinator).candidates if row.recipe_hash == "twins"]
+    assert [row.label for row in twins] == ["task arithmetic 0.5", "task arithmetic 0.7"]
+    assert len({(row.search_score, row.holdout_score) for row in twins}) == 1
+    assert not [item for number, item in evaluator.seen if number == twins[1].number]
+    assert max(Counter(evaluator.seen).values()) == 1
+    assert verdict is not None
+    assert {"task arithmetic 0.5", "task arithmetic 0.7"} <= {comparison.label for comparison in verdict.comparisons}
 
 
 class Indifferent(SimulatedEvaluator):
@@ -524,7 +529,7 @@ class Indifferent(SimulatedEvaluator):
 
 def test_when_nothing_is_better_the_campaign_says_so(tmp_path: Path) -> None:
     found = 0
-    for seed in range(12):
+    for seed in range(8):
         campaign = small(budget={"items": 400}, seed=seed)
         coordinator = open_simulated(tmp_path / str(seed), campaign)
         verdict = run_inline(coordinator, Indifferent(seed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -48,7 +49,7 @@ def test_windows_that_follow_each_other_use_every_item_once_before_any_comes_aga
 def test_windows_that_grow_are_nested() -> None:
     p = pools()
     windows = [set(p.window(30, size)) for size in (15, 30, 75, 150)]
-    assert all(small < large for small, large in zip(windows, windows[1:], strict=False))
+    assert all(small < large for small, large in pairwise(windows))
 
 
 def test_a_window_larger_than_a_task_holds_each_item_once() -> None:
@@ -82,7 +83,9 @@ def test_holdout_items_that_occur_in_the_search_are_refused_by_content_and_named
     inventory = make_inventory()
     leaked = replace(inventory.items["holdout"][3], content=inventory.items["search"][5].content)
     items = {**inventory.items, "holdout": (*inventory.items["holdout"], replace(leaked, key="letters_holdout/leak"))}
-    with pytest.raises(CampaignError, match=r"letters_holdout/leak \(holdout\) = letters_search/0005 \(search\)") as got:
+    with pytest.raises(
+        CampaignError, match=r"letters_holdout/leak \(holdout\) = letters_search/0005 \(search\)"
+    ) as got:
         check_overlap(Inventory("k", items), origin="c.yml")
     assert got.value.exit_code == 2
 

@@ -1,4 +1,4 @@
-"""The steady-state sampler: proposals are a function of what was told, seed and number; it climbs; it wastes nothing."""
+"""The steady-state sampler: proposals are a function of what was told, seed and number; and it climbs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The space is a codec: points, recipes and Optuna's distributions say the same, and stages contain each other exactly."""
+"""The space is a codec: points, recipes and Optuna's distributions say the same; stages contain each other exactly."""
 
 from __future__ import annotations
 

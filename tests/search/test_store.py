@@ -62,9 +62,14 @@ def test_a_predecessor_cannot_write_any_more(url: str) -> None:
 
 def test_a_transaction_is_all_or_nothing(url: str) -> None:
     store = opened(url)
-    with pytest.raises(RuntimeError, match="torn"), store.transaction() as transaction:
-        transaction.add_scores([{**SCORE, "item": "a", "score": 1.0}])
-        raise RuntimeError("torn")
+
+    def torn() -> None:
+        with store.transaction() as transaction:
+            transaction.add_scores([{**SCORE, "item": "a", "score": 1.0}])
+            raise RuntimeError("torn")
+
+    with pytest.raises(RuntimeError, match="torn"):
+        torn()
     assert scored(store) == {}
 
 

@@ -109,7 +109,10 @@ class Landscape:
         own = (self.gain * weights * (2 - weights)).sum(axis=(1, 2))
         squares = weights**2
         harm = np.array(
-            [sum((self.harm[t, s] * squares[s]).sum() for s in range(len(SKILLS)) if s != t) for t in range(len(SKILLS))]
+            [
+                sum((self.harm[t, s] * squares[s]).sum() for s in range(len(SKILLS)) if s != t)
+                for t in range(len(SKILLS))
+            ]
         )
         return own - 0.35 * harm
 
@@ -167,7 +170,9 @@ class Clock:
         return self.time
 
 
-def open_simulated(folder: Path, campaign: Campaign | None = None, *, resume: bool = False, **services: Any) -> Coordinator:
+def open_simulated(
+    folder: Path, campaign: Campaign | None = None, *, resume: bool = False, **services: Any
+) -> Coordinator:
     """A coordinator over simulated items in `folder`."""
     given = {"hash_recipe": hash_recipe, "now": Clock()} | services
     start = Start(RunDirectory(folder), LAYERS, resume=resume)

@@ -1,0 +1,169 @@
+"""Every tile is handed out exactly once, to nobody too much, whoever comes, goes and steals."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from cluster.sharding import MAX_CHUNK_BYTES, MIN_CHUNK_BYTES, Queues, Unit, assign, measuring_passes, units
+from engine.methods import METHODS
+from engine.methods.contract import Call
+from engine.model_ref import ModelRef
+from engine.numerics import BLOCK
+from engine.plan import OutputTensor, Plan
+from engine.views import View
+
+MIB = 1 << 20
+
+
+def call_of(method: str, name: str, elements: int) -> Call:
+    defaults = {p.name: float(p.default or 0) for p in METHODS[method].parameters.values() if p.scope == "global"}
+    sources = {p.name: (0.5, 0.25) for p in METHODS[method].parameters.values() if p.scope == "model"}
+    return Call(
+        method=method,
+        tensor=name,
+        elements=elements,
+        base=METHODS[method].base == "required",
+        source_ids=(1, 2),
+        sources=sources,
+        options=defaults,
+    )
+
+
+def plan_of(method: str, sizes: list[int], tile_bytes: int = 1) -> Plan:
+    """A plan of bfloat16 tensors with these numbers of elements; a size of None-like 0 is an empty tensor."""
+    inputs = tuple(View(source, "x", "BF16", "BF16") for source in range(3))
+    tensors = tuple(
+        OutputTensor(f"t{n}", "BF16", (size,), 0, 0, inputs, call_of(method, f"t{n}", size), "BF16", None, size)
+        for n, size in enumerate(sizes)
+    )
+    ref = ModelRef("base")
+    return Plan(METHODS[method], (ref,), tensors, (), {}, {}, "digest", ref, tile_bytes)
+
+
+def units_of(weights: list[int]) -> list[Unit]:
+    return [Unit(number, (number,), weight) for number, weight in enumerate(weights)]
+
+
+SIZES = st.lists(st.integers(0, 5 * BLOCK), min_size=1, max_size=12)
+WEIGHTS = st.lists(st.integers(1, 10**9), max_size=60)
+LANES = st.lists(st.integers(1, 4), min_size=1, max_size=6)
+
+
+@pytest.mark.parametrize("method", ["linear", "ties", "dare_linear", "slerp", "passthrough"])
+@given(sizes=SIZES, data=st.data())
+def test_every_missing_tile_is_in_exactly_one_unit(method: str, sizes: list[int], data: Any) -> None:
+    plan = plan_of(method, sizes)
+    numbers = [tile.number for tile in plan.tiles]
+    done = data.draw(st.sets(st.sampled_from(numbers)))
+    found = units(plan, done=done)
+    assert sorted(number for unit in found for number in unit.tiles) == sorted(set(numbers) - done)
+    for unit in found:
+        assert {plan.tiles[number].tensor for number in unit.tiles} == {unit.tensor}
+
+
+@given(sizes=SIZES, data=st.data())
+def test_a_tensor_that_must_be_measured_is_not_cut_and_one_whose_facts_are_known_is(
+    sizes: list[int], data: Any
+) -> None:
+    plan = plan_of("ties", sizes)
+    known = data.draw(st.sets(st.sampled_from(range(len(sizes)))))
+    per_tensor: dict[int, list[Unit]] = {}
+    for unit in units(plan, measured=known):
+        per_tensor.setdefault(unit.tensor, []).append(unit)
+    for index, tensor in enumerate(plan.tensors):
+        assert len(per_tensor[index]) == (max(1, tensor.blocks) if index in known else 1)
+
+
+def test_a_unit_weighs_the_bytes_that_move() -> None:
+    elements = 3 * BLOCK
+    (whole,) = units(plan_of("ties", [elements]))
+    passes = measuring_passes(plan_of("ties", [elements]), 0)
+    assert passes >= 1
+    cut = units(plan_of("linear", [elements]))
+    moved = elements * 2 * 4  # three inputs and the output, two bytes each
+    assert 0 < sum(unit.weight for unit in cut) - moved < moved / 10
+    assert 0 < whole.weight - (moved + passes * elements * 2 * 3) < moved / 10
+
+
+@given(weights=WEIGHTS, lanes=LANES)
+def test_queues_hold_all_units_and_none_is_heavier_than_its_share_and_one_unit(
+    weights: list[int], lanes: list[int]
+) -> None:
+    queues = assign(units_of(weights), lanes)
+    assert len(queues) == len(lanes)
+    assert sorted(unit.tensor for queue in queues for unit in queue) == list(range(len(weights)))
+    for queue, threads in zip(queues, lanes, strict=True):
+        share = sum(weights) * threads / sum(lanes)
+        assert sum(unit.weight for unit in queue) <= share + max(weights, default=0)
+
+
+@given(count=st.integers(50, 400), workers=st.integers(1, 5))
+def test_light_units_stay_with_their_neighbours(count: int, workers: int) -> None:
+    queues = assign(units_of([MIB] * count), [1] * workers)
+    for queue in queues:
+        numbers = [unit.tensor for unit in queue]
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers))) if numbers else True
+
+
+@given(weights=WEIGHTS, lanes=LANES, seed=st.integers(0, 2**32))
+def test_whoever_asks_and_whoever_dies_every_unit_is_made_once(weights: list[int], lanes: list[int], seed: int) -> None:
+    chance = random.Random(seed)
+    queues = Queues(units_of(weights), lanes)
+    made: list[int] = []
+    while True:
+        worker = chance.randrange(len(lanes))
+        chunk = queues.take(worker)
+        if chunk is None:
+            break
+        if chance.random() < 0.2:
+            queues.give_back(worker, chunk)
+        else:
+            made += chunk.tiles
+    assert sorted(made) == list(range(len(weights)))
+    assert queues.remaining == 0
+
+
+@given(weights=st.lists(st.integers(1, MAX_CHUNK_BYTES), min_size=1, max_size=60), lanes=LANES)
+def test_a_chunk_is_one_unit_or_keeps_below_the_limit(weights: list[int], lanes: list[int]) -> None:
+    queues = Queues(units_of(weights), lanes)
+    while (chunk := queues.take(0)) is not None:
+        assert len(chunk.units) == 1 or chunk.weight <= MAX_CHUNK_BYTES
+
+
+def test_chunks_shrink_towards_the_end_so_that_all_end_together() -> None:
+    queues = Queues(units_of([MIB] * 20_000), [2, 2])
+    weights = []
+    while (chunk := queues.take(len(weights) % 2)) is not None:
+        weights.append(chunk.weight)
+    assert weights[0] == MAX_CHUNK_BYTES
+    assert max(weights[-8:]) <= MIN_CHUNK_BYTES
+
+
+def test_an_idle_worker_takes_from_the_far_end_of_the_heaviest_queue() -> None:
+    queues = Queues(units_of([MIB] * 1000), [1, 1, 1])
+    while (chunk := queues.take(2)) is not None and chunk.tiles[0] >= 667:
+        pass
+    assert chunk is not None
+    assert max(chunk.tiles) in (333, 666)
+    assert chunk.tiles == sorted(chunk.tiles, reverse=True)
+
+
+@given(weights=st.lists(st.integers(1, 10**6), min_size=4, max_size=60), workers=st.integers(2, 4))
+def test_taking_in_turns_balances_what_is_made(weights: list[int], workers: int) -> None:
+    # what one lane made and another did not is at most a chunk: here chunks are small beside the whole
+    assume(sum(weights) > 0)
+    queues = Queues(units_of([weight * 1000 for weight in weights]), [1] * workers)
+    clock = [0] * workers
+    while True:
+        worker = clock.index(min(clock))
+        chunk = queues.take(worker)
+        if chunk is None:
+            break
+        clock[worker] += chunk.weight
+    largest = max(max(weights) * 1000, MIN_CHUNK_BYTES)
+    assert max(clock) - min(clock) <= largest

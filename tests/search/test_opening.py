@@ -1,0 +1,61 @@
+"""Whatever cannot work is said before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simulated import LAYERS, Clock, hash_recipe, make_campaign, make_inventory
+
+from engine.errors import CampaignError
+from search.opening import Start, check_budget, items_digest, open_coordinator
+from search.ports import Inventory
+from search.run import RunDirectory, Services
+
+
+def opened(folder: Path, *, inventory: Inventory | None = None, layers: int = LAYERS, **changes: Any) -> None:
+    start = Start(RunDirectory(folder / "run"), layers)
+    services = Services(hash_recipe, Clock())
+    open_coordinator(make_campaign(**changes), inventory or make_inventory(), start=start, services=services)
+
+
+def leaky() -> Inventory:
+    inventory = make_inventory()
+    first, *rest = inventory.items["holdout"]
+    leaked = replace(first, content=inventory.items["search"][0].content)
+    return Inventory(inventory.key, {**inventory.items, "holdout": (leaked, *rest)})
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        ({"inventory": leaky()}, r"1 items occur in two splits: letters_holdout/0000 \(holdout\)"),
+        ({"layers": 2}, "got 3, the models have 2 layers"),
+        ({"budget": {"items": 200}}, r"budget.items: got 200, at least 330 needed"),
+        ({"budget": {"candidates": 20}}, r"budget.candidates: got 20, at least 22 needed"),
+        ({"store": "mysql://host/db"}, "mysql"),
+        ({"sampler": "tpe"}, "sampler: tpe searches one stage"),
+    ],
+)
+def test_a_campaign_that_cannot_work_is_refused_and_leaves_no_run(
+    facts: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CampaignError, match=says):
+        opened(tmp_path, **facts)
+    assert not (tmp_path / "run" / "campaign.sqlite").exists()
+
+
+def test_a_budget_that_just_reaches_is_taken() -> None:
+    check_budget(make_campaign(budget={"items": 330, "candidates": 22}), 12, population=6)
+
+
+def test_the_items_digest_changes_with_every_fact_about_an_item() -> None:
+    inventory = make_inventory()
+    digests = {items_digest(inventory)}
+    for field in ("key", "task", "stratum", "content"):
+        first, *rest = inventory.items["search"]
+        changed = replace(first, **{field: "other"})
+        digests.add(items_digest(Inventory("k", {**inventory.items, "search": (changed, *rest)})))
+    assert len(digests) == 5

@@ -1,0 +1,70 @@
+"""Nominees: the means first, the best candidates, a soup of them, and somebody for the global stage to be judged by."""
+
+from __future__ import annotations
+
+from simulated import LAYERS, make_campaign
+
+from search.campaign_file import SelectionEntry
+from search.select import Nominee, Searched, nominate
+from search.space import Space, make_space
+
+SPACE: Space = make_space(make_campaign(), layers=LAYERS)
+
+
+def point(stage: int, value: float) -> dict[str, float]:
+    return {axis.name: value for axis in SPACE.stages[stage].axes}
+
+
+CANDIDATES = [
+    *[Searched(number, 0, point(0, 0.25 + number / 64), 0.3 + number / 100) for number in range(5)],
+    *[Searched(number, 1, point(1, 0.25 + number / 64), 0.3 + number / 100) for number in range(5, 10)],
+]
+MEANS = [[point(0, 0.5), point(0, 0.625)], [point(1, value / 64) for value in range(40, 60)]]
+
+
+def nominees(**rules: int) -> list[Nominee]:
+    return nominate(SPACE, CANDIDATES, means=MEANS, rules=SelectionEntry(**rules))
+
+
+def test_the_last_mean_comes_first_and_earlier_ones_a_tenth_of_the_history_apart() -> None:
+    means = [nominee for nominee in nominees(means=3) if nominee.origin == "mean" and nominee.stage == 1]
+    assert [nominee.params for nominee in means] == [MEANS[1][-1], MEANS[1][-3], MEANS[1][-5]]
+    assert means[0].label == "mean of layers"
+
+
+def test_the_best_candidates_keep_their_numbers() -> None:
+    found = [nominee.number for nominee in nominees(top=3) if nominee.number is not None]
+    assert found == [4, 9, 8, 7]  # the best global one, then the best of all
+
+
+def test_the_global_stage_sends_its_mean_and_its_best() -> None:
+    found = [(nominee.origin, nominee.params) for nominee in nominees() if nominee.stage == 0]
+    assert found == [("mean", MEANS[0][-1]), ("sampler", CANDIDATES[4].params)]
+
+
+def test_the_soup_is_the_average_of_the_best_lifted_to_the_finest_stage() -> None:
+    soup = next(nominee for nominee in nominees(soup=2) if nominee.origin == "soup")
+    expected = (CANDIDATES[9].params, CANDIDATES[8].params)
+    assert soup.stage == 1
+    for name, value in soup.params.items():
+        assert abs(value - (expected[0][name] + expected[1][name]) / 2) <= 0.5 / 256
+    assert not [nominee for nominee in nominees(soup=0) if nominee.origin == "soup"]
+
+
+def test_a_point_is_nominated_once() -> None:
+    twins = [*CANDIDATES, Searched(10, 1, MEANS[1][-1], 0.9)]
+    found = nominate(SPACE, twins, means=MEANS, rules=SelectionEntry())
+    keys = [(nominee.stage, tuple(nominee.params.items())) for nominee in found]
+    assert len(keys) == len(set(keys))
+    assert found[0].origin == "mean"
+
+
+def test_without_a_distribution_the_best_candidates_and_their_soup_stand() -> None:
+    found = nominate(SPACE, CANDIDATES, means=[[], []], rules=SelectionEntry(top=2, soup=2))
+    assert [nominee.origin for nominee in found] == ["sampler", "sampler", "sampler", "soup"]
+
+
+def test_a_search_that_ended_in_the_global_stage_nominates_its_means_only() -> None:
+    found = nominate(SPACE, CANDIDATES[:5], means=[MEANS[0], []], rules=SelectionEntry())
+    assert {nominee.stage for nominee in found} == {0}
+    assert found[0].label == "mean of global"
