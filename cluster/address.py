@@ -124,7 +124,7 @@ def _refused_scheme(address: str) -> ClusterError:
         if scheme == "ray"
         else f"{scheme}:// is no address of a Ray"
     )
-    return ClusterError(f"{address}: {reason}. Submit the command instead:\n  {submission(host)}", address=address)
+    return ClusterError(f"{address}: {reason}. Submit the command instead: {submission(host)}", address=address)
 
 
 def submission(host: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from search.campaign_file import load_campaign
 from search.ports import Verdict
 from search.publishing import rescored_equal
 from search.resident import open_evaluator
-from search.session import Outcome, run_directory, stored_results
+from search.session import RUNS, Outcome, run_directory, stored_results
 
 REPOSITORY = Path(__file__).parents[1]
 CAMPAIGN = REPOSITORY / "configs" / "campaigns" / "demo.yml"
@@ -34,9 +35,10 @@ class Choices:
     quiet: bool = False
 
 
-def run(directory: Path, choices: Choices, *, as_json: bool) -> None:
+def run(directory: Path | None, choices: Choices, *, as_json: bool) -> None:
     """Run the demo's campaign in `directory`, then check its claims; raises MergefleetError where one fails."""
     started = time.monotonic()
+    directory = directory or _default_directory(resume=choices.resume)
     campaign = write_campaign(directory, choices)
     outcome = search_command.run(
         campaign,
@@ -57,6 +59,15 @@ def run(directory: Path, choices: Choices, *, as_json: bool) -> None:
     for check in checks:
         print(f"checked: {check}")
     print(f"done in {human_seconds(time.monotonic() - started)}")
+
+
+def _default_directory(*, resume: bool) -> Path:
+    """runs/demo, or the next runs/demo-N that is free; to resume, the last one that is there."""
+    names = (RUNS / ("demo" if number == 1 else f"demo-{number}") for number in itertools.count(1))
+    taken = list(itertools.takewhile(Path.exists, names))
+    if resume and not taken:
+        raise InputError(f"{RUNS / 'demo'}: there is no demo to resume here.")
+    return taken[-1] if resume else RUNS / ("demo" if not taken else f"demo-{len(taken) + 1}")
 
 
 def write_campaign(directory: Path, choices: Choices) -> Path:

@@ -201,7 +201,9 @@ def report(
 
 @app.command()
 def demo(
-    directory: Annotated[Path, typer.Argument(help="Where the demo works.")] = Path("runs/demo"),
+    directory: Annotated[
+        Path | None, typer.Argument(help="Where the demo works; default runs/demo, or the next free runs/demo-N.")
+    ] = None,
     null: Annotated[bool, typer.Option("--null", help="All sources identical: there must be no winner.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a demo that was interrupted.")] = False,
     address: Address = None,

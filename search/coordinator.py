@@ -29,6 +29,7 @@ from search.store import Row
 from search.verdicts import verdict_from_dict, verdict_to_dict
 
 WAIT_S = 0.2
+NOTE_TIME_EVERY_S = 5.0
 
 
 class Coordinator:
@@ -39,6 +40,7 @@ class Coordinator:
         self._services = services
         self._desk = Desk(run, services)
         self._progress = Progress(started=services.now(), seconds_before=run.seconds_before)
+        self._noted = services.now()
         self._leases = 0
         self._paused = False
         self._broken: BaseException | None = None
@@ -107,7 +109,7 @@ class Coordinator:
         try:
             if self._broken is None:
                 with self._committing():
-                    self._write_seconds()
+                    self._note_time(every_s=0.0)
                 export_run(self.run)
         finally:
             self.run.store.close()
@@ -122,6 +124,7 @@ class Coordinator:
         try:
             yield
             if self._desk.writes:
+                self._note_time()
                 with self.run.store.transaction() as transaction:
                     for write in self._desk.writes:
                         write(transaction)
@@ -217,7 +220,7 @@ class Coordinator:
     def _finish(self, verdict: Verdict) -> None:
         self._verdict = verdict
         self._desk.change(schema.CAMPAIGNS, {"verdict": verdict_to_dict(verdict)})
-        self._write_seconds()
+        self._note_time(every_s=0.0)
         self._desk.live.apply(machine.Judged())
 
     def _check_hours(self, now: float) -> None:
@@ -227,8 +230,12 @@ class Coordinator:
         self._desk.change(schema.CAMPAIGNS, {"time_up": self._desk.next_sequence()})
         self._desk.live.apply(machine.TimeUp())
 
-    def _write_seconds(self) -> None:
-        self._desk.change(schema.CAMPAIGNS, {"seconds": self._progress.seconds(self._services.now())})
+    def _note_time(self, *, every_s: float = NOTE_TIME_EVERY_S) -> None:
+        """Write the campaign's running time down, if that is `every_s` ago: a kill loses no more than that."""
+        now = self._services.now()
+        if now - self._noted >= every_s:
+            self._noted = now
+            self._desk.change(schema.CAMPAIGNS, {"seconds": self._progress.seconds(now)})
 
     # ---------------------------------------------------------------------------------------------------------- restart
 

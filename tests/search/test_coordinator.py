@@ -622,3 +622,19 @@ def test_every_recipe_handed_out_is_one_that_the_landscape_understands(tmp_path:
     weights = [resolved_weights(row.recipe) for row in results(coordinator).candidates]
     assert all(((w >= 0) & (w <= 1.2)).all() for w in weights)
     assert make_inventory().key == coordinator.run.eval_key
+
+
+def test_the_running_time_survives_a_kill_to_within_seconds(tmp_path: Path) -> None:
+    clock, evaluator = Clock(), SimulatedEvaluator()
+    coordinator = open_simulated(tmp_path, small(), now=clock)
+    for _ in range(20):
+        work_once(coordinator, evaluator, worker="w")
+        clock.time += 1
+    coordinator.run.store.close()  # killed
+    again = open_simulated(tmp_path, small(), resume=True, now=clock)
+    assert 14 <= again.run.seconds_before <= 20
+    for _ in range(3):
+        work_once(again, evaluator, worker="w")
+        clock.time += 10
+    again.close()
+    assert again.run.seconds_before + 30 == open_simulated(tmp_path, small(), resume=True).run.seconds_before

@@ -1,0 +1,168 @@
+"""A campaign's coordinator as a Ray actor, and how evaluators and the driver see it.
+
+The actor is a shell over `search.coordinator.Coordinator`: when its process dies, Ray starts another one, which opens
+the store again under the next epoch and goes on from the rows. Calls may be repeated (Ray retries those that were under
+way), so a repeated `next_work` gives the worker the unit that it has already, and a repeated `submit` is ignored.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cluster.actors import SearchTask
+from engine.errors import ClusterError, MergefleetError
+from search.ports import BlockResult, CampaignStatus, Failed, Finished, Inventory, Wait, Work
+from search.takeover import ProcessIdentity, this_process
+
+if TYPE_CHECKING:
+    from search.coordinator import Coordinator
+
+UNREACHABLE_S = 120.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the driver is told: progress, which process says so, and for how long each worker was not heard of (s)."""
+
+    status: CampaignStatus
+    process: ProcessIdentity
+    silent: dict[str, float]
+
+
+class CoordinatorActor:
+    """The one writer. Nothing happens in the constructor: an exception there would arrive without its type."""
+
+    def __init__(self, task: SearchTask, inventory: Inventory, resume: bool) -> None:
+        self._task = task
+        self._inventory = inventory
+        self._resume = resume
+        self._coordinator: Coordinator | None = None
+        self._closed = False
+        self._out: dict[str, Work] = {}
+        self._heard: dict[str, float] = {}
+
+    def open(self) -> ProcessIdentity:
+        """Open the run. Raises what `search.opening.open_coordinator` raises."""
+        self._opened()
+        return this_process()
+
+    def next_work(self, worker: str) -> Work | Wait | Finished:
+        self._heard[worker] = time.monotonic()
+        if self._closed:
+            return Finished("done")
+        if worker in self._out:  # it asks again: the answer was lost on its way
+            return self._out[worker]
+        answer = self._opened().next_work(worker)
+        if isinstance(answer, Work):
+            self._out[worker] = answer
+        return answer
+
+    def submit(self, worker: str, result: BlockResult | Failed) -> None:
+        self._heard[worker] = time.monotonic()
+        self._out.pop(worker, None)
+        if not self._closed:
+            self._opened().submit(worker, result)
+
+    def heartbeat(self, worker: str) -> None:
+        self._heard[worker] = time.monotonic()
+        if not self._closed:
+            self._opened().heartbeat(worker)
+
+    def lost(self, worker: str) -> None:
+        """The driver knows that this worker is dead: its unit goes to another at once."""
+        self._heard.pop(worker, None)
+        work = self._out.pop(worker, None)
+        if work is not None and not self._closed:
+            cause = f"worker {worker} died while it scored this"
+            self._opened().submit(worker, Failed(work.lease, cause, retryable=True))
+
+    def report(self) -> Report:
+        now = time.monotonic()
+        silent = {worker: now - heard for worker, heard in self._heard.items()}
+        return Report(self._opened().status(), this_process(), silent)
+
+    def pause(self) -> None:
+        self._opened().pause()
+
+    def close(self) -> None:
+        """Write the exports and close the store; may be repeated."""
+        if not self._closed:
+            self._opened().close()
+            self._closed = True
+
+    def _opened(self) -> Coordinator:
+        if self._coordinator is None:
+            import ray
+
+            restarted = bool(ray.get_runtime_context().was_current_actor_reconstructed)
+            self._coordinator = self._open(resume=self._resume or restarted)
+        return self._coordinator
+
+    def _open(self, *, resume: bool) -> Coordinator:
+        import os
+        from pathlib import Path
+
+        from search.campaign_file import parse_campaign
+        from search.run import RunDirectory
+        from search.session import open_session
+
+        if Path(self._task.directory).is_dir():
+            os.chdir(self._task.directory)
+        campaign = parse_campaign(self._task.campaign, origin=self._task.origin)
+        return open_session(
+            campaign,
+            self._inventory,
+            directory=RunDirectory(self._task.root),
+            resume=resume,
+            lease_s=self._task.lease_s,
+        )
+
+
+class RemoteCoordinator:
+    """The actor as a `search.ports.WorkSource`; a restart of it is waited for."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    def next_work(self, worker: str) -> Work | Wait | Finished:
+        answer: Work | Wait | Finished = answered(self._handle.next_work, worker)
+        return answer
+
+    def submit(self, worker: str, result: BlockResult | Failed) -> None:
+        answered(self._handle.submit, worker, result)
+
+    def heartbeat(self, worker: str) -> None:
+        answered(self._handle.heartbeat, worker)
+
+
+def answered(method: Any, *arguments: Any) -> Any:
+    """The answer of a coordinator's method; its own errors come as they were raised there.
+
+    Ray waits for a restart by itself; where it says that the actor cannot be reached just now, we ask again, at growing
+    intervals. ClusterError where it is gone for good, or away for longer than `UNREACHABLE_S`.
+    """
+    import ray
+    from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+
+    deadline, pause_s = time.monotonic() + UNREACHABLE_S, 0.1
+    while True:
+        try:
+            return ray.get(method.remote(*arguments))
+        except RayTaskError as failure:
+            if isinstance(failure.cause, MergefleetError):
+                raise failure.cause from None
+            raise
+        except ActorUnavailableError as failure:
+            if time.monotonic() > deadline:
+                raise _gone(failure) from None
+        except RayActorError as failure:
+            raise _gone(failure) from None
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 5.0)
+
+
+def _gone(failure: Exception) -> ClusterError:
+    said = str(failure).strip().splitlines()
+    return ClusterError(f"the campaign's coordinator is gone: {said[0] if said else 'Ray does not say why'}")
