@@ -283,8 +283,8 @@ def check_shared(directory: Path, probe: str, *, what: str) -> None:
         if time.monotonic() > deadline:
             host = socket.gethostname()
             raise ClusterError(
-                f"node {host}: {path} is not the driver's: {what} must lie on a file system that all nodes share, under "
-                "the same path on each.",
+                f"node {host}: {path} is not the driver's: {what} must lie on a file system that all nodes share, "
+                "under the same path on each.",
                 node=host,
                 path=str(path),
             )

@@ -7,8 +7,10 @@ way), so a repeated `next_work` gives the worker the unit that it has already, a
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.actors import SearchTask
@@ -101,9 +103,6 @@ class CoordinatorActor:
         return self._coordinator
 
     def _open(self, *, resume: bool) -> Coordinator:
-        import os
-        from pathlib import Path
-
         from search.campaign_file import parse_campaign
         from search.run import RunDirectory
         from search.session import open_session
@@ -138,29 +137,35 @@ class RemoteCoordinator:
 
 
 def answered(method: Any, *arguments: Any) -> Any:
-    """The answer of a coordinator's method; its own errors come as they were raised there.
+    """The answer of a coordinator's method, a restart of it waited for.
 
-    Ray waits for a restart by itself; where it says that the actor cannot be reached just now, we ask again, at growing
-    intervals. ClusterError where it is gone for good, or away for longer than `UNREACHABLE_S`.
+    Ray waits by itself; where it says that the actor cannot be reached just now, we ask again, at growing intervals.
+    Raises what the method raises, and ClusterError where the actor is gone, or away for longer than `UNREACHABLE_S`.
     """
-    import ray
-    from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+    from ray.exceptions import ActorUnavailableError, RayActorError
 
     deadline, pause_s = time.monotonic() + UNREACHABLE_S, 0.1
     while True:
         try:
-            return ray.get(method.remote(*arguments))
-        except RayTaskError as failure:
-            if isinstance(failure.cause, MergefleetError):
-                raise failure.cause from None
-            raise
-        except ActorUnavailableError as failure:
-            if time.monotonic() > deadline:
-                raise _gone(failure) from None
+            return answer_of(method.remote(*arguments))
         except RayActorError as failure:
-            raise _gone(failure) from None
+            if not isinstance(failure, ActorUnavailableError) or time.monotonic() > deadline:
+                raise _gone(failure) from None
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, 5.0)
+
+
+def answer_of(call: Any) -> Any:
+    """`ray.get`, but errors that were raised on purpose come as they were raised."""
+    import ray
+    from ray.exceptions import RayTaskError
+
+    try:
+        return ray.get(call)
+    except RayTaskError as failure:
+        if isinstance(failure.cause, MergefleetError):
+            raise failure.cause from None
+        raise
 
 
 def _gone(failure: Exception) -> ClusterError:

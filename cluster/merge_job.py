@@ -179,7 +179,7 @@ class _Drive:
             raise
         except RayError as failure:
             if worker.present is None and "creation task" in str(failure):
-                raise _cannot_start(worker.post, str(failure)) from None
+                raise ray_session.cannot_start(worker.post.node.host, str(failure)) from None
             self._lose(index, str(failure))
             return
         chunk, since = worker.calls.pop(call)
@@ -250,7 +250,7 @@ class _Drive:
         tail = "" if worker.present is None else ray_session.log_tail(self.session.logs, worker.present.pid)
         raise WorkerLost(
             f"workers died {doing}, last on {worker.post.node.host}: {cause.strip().splitlines()[0]} "
-            f"What is finished is kept: run the same command again to resume.{_indented(tail)}",
+            f"What is finished is kept: run the same command again to resume.{ray_session.indented(tail)}",
             tensors=names,
             log=tail,
         )
@@ -268,16 +268,3 @@ class _Drive:
             waited = max((now - since for chunk, since in worker.calls.values() if chunk is not None), default=0.0)
             if waited > max(PATIENCE_S, 20 * self._slowest_s):
                 self._lose(index, f"it has not answered for {waited:.0f} s.")
-
-
-def _cannot_start(post: Post, said: str) -> ClusterError:
-    """A worker whose very constructor failed; the last line of what Ray says is the exception."""
-    return ClusterError(
-        f"node {post.node.host}: a worker cannot start there: {said.strip().splitlines()[-1]}. Is the same mergefleet "
-        "installed on every node?",
-        node=post.node.host,
-    )
-
-
-def _indented(text: str) -> str:
-    return "".join(f"\n    {line}" for line in text.splitlines())

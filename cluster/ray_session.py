@@ -92,6 +92,20 @@ def log_tail(logs: Path, pid: int, *, lines: int = 8) -> str:
     return "\n".join(said[-lines:])
 
 
+def indented(text: str) -> str:
+    """Lines to stand below a message."""
+    return "".join(f"\n    {line}" for line in text.splitlines())
+
+
+def cannot_start(host: str, said: str) -> ClusterError:
+    """For an actor whose very constructor failed; the last line of what Ray says is the exception."""
+    return ClusterError(
+        f"node {host}: a worker cannot start there: {said.strip().splitlines()[-1]}. Is the same mergefleet installed "
+        "on every node?",
+        node=host,
+    )
+
+
 def _start(cpus: int | None, verbose: bool) -> Session:
     import ray
 

@@ -2,8 +2,8 @@
 
     evaluators load their tasks → the first one's items open the coordinator → pull, score, submit … → close → conclude
 
-The driver restarts what dies, adds evaluators where nodes join, and gives up on workers that hang. When it dies itself,
-Ray ends the rest; the same command with --resume goes on from the store.
+The driver replaces evaluators that die, hires more where nodes join, gives up those that hang, and ends a coordinator
+that was stopped, which Ray then restarts. When the driver dies, Ray ends the rest; --resume goes on from the store.
 """
 
 from __future__ import annotations
@@ -12,30 +12,23 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cluster import ray_session
-from cluster.actors import EvaluatorWorker, Ready, SearchTask
+from cluster.actors import SearchTask
 from cluster.address import check_address
-from cluster.coordinator import CoordinatorActor, Report, answered
-from cluster.placement import Post, posts
-from cluster.ray_session import Session
-from engine.errors import ClusterError, MergefleetError, WorkerLost
+from cluster.coordinator import CoordinatorActor, Report, answer_of, answered
+from cluster.crew import Crew, Wanted
 from search import takeover
-from search.campaign_file import Campaign, campaign_to_dict, load_campaign
+from search.campaign_file import campaign_to_dict, load_campaign
 from search.ports import CampaignStatus
-from search.run import RunDirectory
 from search.session import Outcome, conclude, run_directory
 
 POLL_S = 0.25
 LEASE_S = 30.0
-START_S = 300.0
-LOOK_AROUND_S = 5.0
 STOPPED_S = 3.0
 UNANSWERED_S = 900.0
-MAX_LOSSES = 8
 
 
 def search_on_ray(
@@ -73,10 +66,11 @@ def search_on_ray(
             lease_s=LEASE_S,
         )
         crew = Crew(session, task, Wanted.of(campaign, workers=workers, cpus_per_worker=cpus_per_worker))
+        drive = _Drive(crew, resume=resume)
         try:
-            _Drive(crew, resume=resume).go(on_progress, stop)
+            drive.go(on_progress, stop)
         finally:
-            crew.dismiss()
+            drive.dismiss()
     return conclude(campaign, directory)
 
 
@@ -87,60 +81,106 @@ class _Drive:
         self._crew = crew
         self._resume = resume
         self._coordinator: Any = None
-        self._process: ProcessIdentity | None = None
+        self._process: takeover.ProcessIdentity | None = None
         self._asked: tuple[Any, float] | None = None
-        self._items = -1
+        self._progress: tuple[Any, ...] = ()
 
     def go(self, on_progress: Callable[[CampaignStatus], None], stop: Callable[[], bool]) -> None:
         """Until every evaluator was told that the campaign is done or paused."""
         while not self._crew.finished:
-            self._crew.hire(self._coordinator)
-            for name in self._crew.watch(POLL_S):
-                if self._coordinator is not None:
-                    self._coordinator.lost.remote(name)
-            if self._coordinator is None and self._crew.ready:
+            self._crew.hire()
+            self._forget(self._crew.watch(POLL_S))
+            if self._coordinator is None:
                 self._open()
-                self._crew.put_to_work(self._coordinator)
-            if self._coordinator is not None:
-                if stop():
-                    self._coordinator.pause.remote()
-                report = self._report()
-                if report is not None:
-                    self._heed(report)
-                    on_progress(report.status)
-        self._crew.see_off(LEASE_S)
-        final: Report = answered(self._coordinator.report)
-        on_progress(final.status)
+                continue
+            if stop():
+                self._coordinator.pause.remote()  # again and again: a restarted coordinator does not know
+            report = self._report()
+            if report is not None:
+                self._heed(report)
+                on_progress(report.status)
+        on_progress(answered(self._coordinator.report).status)
         answered(self._coordinator.close)
 
-    def _open(self) -> None:
+    def dismiss(self) -> None:
+        """End all actors."""
         import ray
 
-        # on this node, always: an SQLite store must not be written from two, and this process must outlive the actor
+        self._crew.dismiss()
+        if self._coordinator is not None:
+            ray.kill(self._coordinator)
+
+    def _open(self) -> None:
+        """Start the coordinator, once an evaluator can tell its items."""
+        import ray
+
+        inventory = self._crew.inventory()
+        if inventory is None:
+            return
+        # On this node, always: it must not outlive this process on a node of its own, and two nodes must never write
+        # one SQLite file.
         actor = ray.remote(CoordinatorActor).options(
-            name=f"coordinator of {self._crew.task.campaign['name']}",
             num_cpus=0,
             max_restarts=-1,
             max_task_retries=-1,
             label_selector={"ray.io/node-id": ray_session.this_node()},
         )
-        self._coordinator = self._crew.coordinator = actor.remote(self._crew.task, self._crew.inventory(), self._resume)
+        self._coordinator = actor.remote(self._crew.task, inventory, self._resume)
         self._process = answered(self._coordinator.open)
+        self._crew.coordinator = self._coordinator
+        self._crew.send_to_work()
 
     def _report(self) -> Report | None:
-        """The coordinator's answer, if there is one; a process that cannot answer is ended, and Ray starts another."""
+        """What the coordinator says, if it has answered."""
         import ray
 
         now = time.monotonic()
         if self._asked is None:
             self._asked = self._coordinator.report.remote(), now
         call, since = self._asked
-        ready, _ = ray.wait([call], timeout=0)
-        if ready:
+        if ray.wait([call], timeout=0)[0]:
             self._asked = None
-            report: Report = answered(lambda: call)
+            report: Report = answer_of(call)
             return report
-        hangs = now - since > STOPPED_S and self._process is not None and _is_stopped(self._process.pid)
-        if self._process is not None and (hangs or now - since > UNANSWERED_S):
-            takeover.end(self._process)
+        process = self._process
+        if process is not None and (
+            now - since > UNANSWERED_S or (now - since > STOPPED_S and _is_stopped(process.pid))
+        ):
+            takeover.end(process)  # and Ray starts another, which answers this call
+            self._asked = call, now
         return None
+
+    def _heed(self, report: Report) -> None:
+        status = report.status
+        progress = (status.phase, status.stage, status.candidates, status.items_done)
+        if progress != self._progress:
+            self._progress = progress
+            self._crew.went_well()
+        self._process = report.process
+        self._forget(self._crew.silent(report.silent, limit_s=2 * LEASE_S))
+
+    def _forget(self, names: list[str]) -> None:
+        for name in names:
+            if self._coordinator is not None:
+                self._coordinator.lost.remote(name)
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a process of this node was stopped (SIGSTOP), so that it will answer nothing."""
+    with suppress(OSError):
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] in "tT"
+    return False
+
+
+@contextmanager
+def _shared(root: Path) -> Iterator[tuple[Path, str]]:
+    """The run directory, with a file by which evaluators on all nodes know it; an empty one does not stay."""
+    place, probe = root.absolute(), secrets.token_hex(16)
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "probe").write_text(probe)
+    try:
+        yield place, probe
+    finally:
+        (place / "probe").unlink(missing_ok=True)
+        with suppress(OSError):
+            place.rmdir()

@@ -58,6 +58,7 @@ class Outcome:
 
     @property
     def open(self) -> bool:
+        """Still to come."""
         return self.score is None and self.cause is None
 
 
@@ -85,6 +86,7 @@ class Cohort:
 
     @property
     def full(self) -> bool:
+        """All places are taken."""
         return len(self.members) == self.capacity
 
 

@@ -54,6 +54,22 @@ def open_run(campaign: Campaign, inventory: Inventory, *, start: Start, now: flo
     url = store_url(campaign.store, default=start.directory.database)
     start.directory.root.mkdir(parents=True, exist_ok=True)
     store = Store(url, lock_wait_s=start.lock_wait_s)
+    seconds_before = _take(store, campaign, inventory, start=start, now=now)
+    _note_items(store, pools)
+    return Run(
+        campaign=campaign,
+        directory=start.directory,
+        space=space,
+        pools=pools,
+        baselines=baselines,
+        eval_key=inventory.key,
+        store=store,
+        seconds_before=seconds_before,
+    )
+
+
+def _take(store: Store, campaign: Campaign, inventory: Inventory, *, start: Start, now: float) -> float:
+    """Take the campaign over, if it may be; the seconds it has run before."""
     facts = CampaignFacts(
         name=campaign.name,
         config=campaign_to_dict(campaign),
@@ -69,20 +85,9 @@ def open_run(campaign: Campaign, inventory: Inventory, *, start: Start, now: flo
             name=campaign.name,
         )
     if found is not None:
-        opened = store.holdout_opened()
-        refuse_changes(found, facts, free=FREE_KEYS - {"budget"} if opened else FREE_KEYS)
+        refuse_changes(found, facts, free=FREE_KEYS - {"budget"} if store.holdout_opened() else FREE_KEYS)
     store.take_over(facts, now=now)
-    _note_items(store, pools)
-    return Run(
-        campaign=campaign,
-        directory=start.directory,
-        space=space,
-        pools=pools,
-        baselines=baselines,
-        eval_key=inventory.key,
-        store=store,
-        seconds_before=0.0 if found is None else float(found["seconds"]),
-    )
+    return 0.0 if found is None else float(found["seconds"])
 
 
 def _note_items(store: Store, pools: Pools) -> None:

@@ -28,6 +28,7 @@ class Pools:
     block_size: int
 
     def size(self, split: Split) -> int:
+        """Items of a split, over all tasks."""
         return sum(len(items) for items in self.ordered[split].values())
 
     def window(self, start: int, size: int) -> tuple[str, ...]:

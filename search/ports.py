@@ -183,6 +183,7 @@ class Comparison:
 
     @property
     def beaten(self) -> bool:
+        """Whether the winner is shown to be better."""
         return self.lower > 0
 
 
@@ -204,6 +205,7 @@ class Verdict:
 
     @property
     def significant(self) -> bool:
+        """Whether every comparator is beaten, and there is one."""
         compared = bool(self.comparisons) and not self.unscored
         return compared and all(comparison.beaten for comparison in self.comparisons)
 

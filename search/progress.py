@@ -21,6 +21,7 @@ class Progress:
         self._workers: dict[str, float] = {}
 
     def saw(self, worker: str, *, now: float) -> None:
+        """A worker was heard of."""
         self._workers[worker] = now
 
     def count(self, items: int, *, now: float) -> None:

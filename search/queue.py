@@ -31,6 +31,7 @@ class Unit:
 
     @property
     def spent(self) -> bool:
+        """No further attempt is due."""
         return self.failures > RETRIES or self.attempts >= MAX_ATTEMPTS
 
 
@@ -54,6 +55,7 @@ class WorkQueue:
         self._loaded: dict[str, str] = {}
 
     def add(self, units: Iterable[Unit]) -> None:
+        """Put units at the end of the queue."""
         self.pending.extend(units)
 
     def items_out(self, recipe_hash: str) -> set[str]:

@@ -86,6 +86,7 @@ class Results:
     eval_key: str
 
     def candidate(self, number: int) -> CandidateRow:
+        """The candidate of this number."""
         return self.candidates[number]
 
 

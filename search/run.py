@@ -42,6 +42,7 @@ class RunDirectory:
 
     @property
     def report(self) -> Path:
+        """The report as one HTML page."""
         return self.root / "report.html"
 
 

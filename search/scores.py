@@ -117,38 +117,44 @@ def judge(
     task; all comparisons share the resamples. A comparator equal to the winner has difference and bound 0: not beaten.
     """
     items = sorted(winner.scores, key=lambda item: (task_of[item], item))
-    tasks = [task_of[item] for item in items]
     scores_CI = np.array([[entrant.scores[item] for item in items] for entrant in (winner, *comparators)])
     differences_CI = scores_CI[0] - scores_CI
     rows_CI = np.concatenate([scores_CI[:1], differences_CI[1:]])
-    observed_C, drawn_CB = bootstrap(rows_CI, tasks=tasks, weights=weights, seed=seed)
-    low, lower, high = np.percentile(drawn_CB, [50 * LEVEL, 100 * LEVEL, 100 - 50 * LEVEL], axis=1)
-    comparisons = []
-    for index, entrant in enumerate(comparators, start=1):
-        wins, losses = int((differences_CI[index] > 0).sum()), int((differences_CI[index] < 0).sum())
-        comparisons.append(
-            Comparison(
-                comparator=entrant.number,
-                label=entrant.label,
-                score=float(observed_C[0] - observed_C[index]),
-                difference=float(observed_C[index]),
-                lower=float(lower[index]),
-                interval=(float(low[index]), float(high[index])),
-                sign_p=sign_test(wins, losses),
-                wins=wins,
-                losses=losses,
-            )
-        )
+    observed_C, drawn_CB = bootstrap(rows_CI, tasks=[task_of[item] for item in items], weights=weights, seed=seed)
+    low_C, lower_C, high_C = np.percentile(drawn_CB, [50 * LEVEL, 100 * LEVEL, 100 - 50 * LEVEL], axis=1)
+    intervals = [(float(low), float(high)) for low, high in zip(low_C, high_C, strict=True)]
+    comparisons = tuple(
+        _comparison(entrant, differences_CI[index], scores=observed_C[[0, index]], lower=lower_C[index], ends=ends)
+        for index, (entrant, ends) in enumerate(zip(comparators, intervals[1:], strict=True), start=1)
+    )
     return Verdict(
         winner=winner.number,
         label=winner.label,
         recipe_hash=winner.recipe_hash,
         score=float(observed_C[0]),
-        interval=(float(low[0]), float(high[0])),
-        comparisons=tuple(comparisons),
+        interval=intervals[0],
+        comparisons=comparisons,
         holdout_items=len(items),
         resamples=RESAMPLES,
         seed=seed,
+    )
+
+
+def _comparison(
+    entrant: Entrant, differences_I: Floats, *, scores: Floats, lower: float, ends: tuple[float, float]
+) -> Comparison:
+    """`scores` are the winner's mean and the mean difference."""
+    wins, losses = int((differences_I > 0).sum()), int((differences_I < 0).sum())
+    return Comparison(
+        comparator=entrant.number,
+        label=entrant.label,
+        score=float(scores[0] - scores[1]),
+        difference=float(scores[1]),
+        lower=float(lower),
+        interval=ends,
+        sign_p=sign_test(wins, losses),
+        wins=wins,
+        losses=losses,
     )
 
 

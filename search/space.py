@@ -51,6 +51,7 @@ class Shape:
 
     @property
     def groups(self) -> tuple[str, ...]:
+        """Groups of tensors that have values of their own."""
         return (*self.modules, REST) if self.modules else (ALL,)
 
     def places(self) -> tuple[tuple[str, int | None], ...]:
@@ -77,6 +78,7 @@ class Axis:
 
     @property
     def grid(self) -> int:
+        """Steps per unit: values are multiples of 1/grid."""
         return GRID[self.parameter]
 
 
@@ -90,6 +92,7 @@ class Stage:
 
     @property
     def name(self) -> str:
+        """As the campaign calls it."""
         return self.entry.name
 
     @property
@@ -113,6 +116,7 @@ class Stage:
         return {axis.name: round_to_grid(params[axis.name], axis) for axis in self.axes}
 
     def start(self) -> dict[str, float]:
+        """The first guess."""
         return self.rounded({axis.name: axis.start for axis in self.axes})
 
     def distributions(self) -> dict[str, FloatDistribution]:

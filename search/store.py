@@ -92,6 +92,7 @@ class Store:
         return bool(self.rows(schema.LEDGER))
 
     def close(self) -> None:
+        """Close all connections."""
         self._engine.dispose()
 
     def _next_epoch(self, facts: CampaignFacts, *, now: float) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from backends import MIB, bytes_of, inline, on_ray, recipe_of
 from bad_workers import BlindWorker, DyingWorker, OnceStoppedWorker
+from processes import actor_pids
 
 from bench.torture import torture_family
 from cluster import merge_job
@@ -34,20 +35,6 @@ def large() -> Models:
     return torture_family(FAMILIES / "giant", mixed=False, giant=True).models
 
 
-def workers_of(ray_here: Session, kind: str = "MergeWorker") -> list[int]:
-    """Pids of the actors of this kind in this very Ray."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            name = (path / "cmdline").read_bytes().split(b"\0")[0].decode()
-            files = [str(entry.readlink()) for entry in (path / "fd").iterdir()]
-        except OSError:
-            continue
-        if name.startswith(f"ray::{kind}") and any(str(ray_here.logs) in file for file in files):
-            found.append(int(path.name))
-    return found
-
-
 def test_a_worker_killed_in_the_middle_changes_nothing(ray_here: Session, large: Models, tmp_path: Path) -> None:
     recipe = recipe_of("linear", large)
     expected = inline(recipe, tmp_path / "expected", Options(threads=2))
@@ -55,7 +42,7 @@ def test_a_worker_killed_in_the_middle_changes_nothing(ray_here: Session, large:
 
     def kill_one(done: int, total: int) -> None:
         if done and not killed:
-            killed.extend(workers_of(ray_here)[:1])
+            killed.extend(actor_pids(ray_here, "MergeWorker")[:1])
             os.kill(killed[0], signal.SIGKILL)
 
     made = on_ray(ray_here.address)(recipe, tmp_path / "made", Options(threads=1, tile_bytes=MIB), kill_one)
@@ -70,7 +57,7 @@ def test_all_workers_killed_in_the_middle_change_nothing(ray_here: Session, larg
 
     def kill_all(done: int, total: int) -> None:
         if done and not killed:
-            killed.extend(workers_of(ray_here))
+            killed.extend(actor_pids(ray_here, "MergeWorker"))
             for pid in killed:
                 os.kill(pid, signal.SIGKILL)
 
@@ -125,7 +112,7 @@ def test_a_node_without_this_software_is_said(
     with monkeypatch.context() as patch:
         patch.syspath_prepend(tmp_path)
         patch.setattr(merge_job, "MergeWorker", importlib.import_module("only_here").Own)
-        with pytest.raises(ClusterError, match="No module named 'only_here'. Is the same mergefleet installed"):
+        with pytest.raises(ClusterError, match=r"No module named 'only_here'\. Is the same mergefleet installed"):
             on_ray(ray_here.address)(recipe_of("linear", small), tmp_path / "out", Options(threads=1))
     assert not (tmp_path / "out.partial").exists()
 

@@ -1,0 +1,65 @@
+"""Coordinator and evaluators of a campaign over a formula (`simulated`), importable by Ray's worker processes."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from simulated import LAYERS, SimulatedEvaluator, hash_recipe
+
+from cluster.actors import EvaluatorWorker, Ready
+from cluster.coordinator import CoordinatorActor
+from engine.errors import CampaignError
+from search.campaign_file import parse_campaign
+from search.coordinator import Coordinator
+from search.opening import Start, open_coordinator
+from search.ports import BlockResult, Evaluator, Failed, Work
+from search.run import RunDirectory, Services
+
+BLOCK_S = 0.02
+
+
+class SlowEvaluator(SimulatedEvaluator):
+    """Takes a while for a block, as models do."""
+
+    def evaluate(self, work: Work) -> BlockResult | Failed:
+        result = super().evaluate(work)
+        time.sleep(BLOCK_S)
+        return result
+
+
+class SimulatedWorker(EvaluatorWorker):
+    def _open(self) -> Evaluator:
+        return SlowEvaluator(audit=RunDirectory(self._task.root).audit)
+
+
+class SimulatedCoordinator(CoordinatorActor):
+    def _open(self, *, resume: bool) -> Coordinator:
+        return open_coordinator(
+            parse_campaign(self._task.campaign, origin=self._task.origin),
+            self._inventory,
+            start=Start(RunDirectory(self._task.root), LAYERS, resume=resume, lock_wait_s=2.0),
+            services=Services(hash_recipe=hash_recipe, now=time.time, lease_s=self._task.lease_s),
+        )
+
+
+class MistakenWorker(SimulatedWorker):
+    """Finds that the campaign names a task that there is not."""
+
+    def _open(self) -> Evaluator:
+        raise CampaignError("campaign.yml: tasks[0]: no task 'nonsense', did you mean 'letters'?", key="tasks[0]")
+
+
+class MortalWorker(SimulatedWorker):
+    """Dies at every unit of work."""
+
+    def work(self, coordinator: object) -> str:
+        os._exit(9)
+
+
+class OtherWorker(SimulatedWorker):
+    """Every one of them scores in a way of its own."""
+
+    def prepare(self) -> Ready:
+        found = super().prepare()
+        return Ready(found.host, found.pid, f"key of {found.pid}", found.items_digest)
