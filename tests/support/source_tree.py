@@ -1,4 +1,4 @@
-"""The tree in README.md, made from the first sentence of every module: `python tests/support/source_tree.py` renews it."""
+"""The tree in README.md, from the first sentence of every module: `python tests/support/source_tree.py` renews it."""
 
 from __future__ import annotations
 
