@@ -19,9 +19,10 @@ GOALS = {"linear": 1.2, "slerp": 1.5, "task_arithmetic": 1.2, "ties": 2.0, "dare
 
 @dataclass(frozen=True)
 class Row:
-    """One method: its costs, None where it was not run."""
+    """One method: how many models it reads, and its costs, None where it was not run."""
 
     method: str
+    inputs: int
     copying: Cost
     mergefleet: Cost | None
     cold: Cost | None

@@ -377,7 +377,8 @@ def _refuse_twins(targets: list[_Target], recipe: Recipe) -> None:
         if target.name in seen:
             raise PlanError(
                 f"{recipe.origin}: two output tensors are called {target.name!r}: the stacked layers reach "
-                "the numbers of extra layers (multi-token prediction) that the model keeps behind its own. Stack fewer layers."
+                "the numbers of extra layers (multi-token prediction) that the model keeps behind its own. "
+                "Stack fewer layers."
             )
         seen.add(target.name)
 

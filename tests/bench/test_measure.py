@@ -1,0 +1,42 @@
+"""Costs of a command are those of its whole process tree."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.measure import CommandFailed, measure
+
+GRANDCHILD = """
+import time
+block = bytearray(60_000_000)
+block[::4096] = b"x" * len(block[::4096])
+end = time.process_time() + 0.3
+while time.process_time() < end:
+    pass
+"""
+PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', '''{GRANDCHILD}'''], check=True)"
+
+
+def test_time_and_memory_of_a_grandchild_count(tmp_path: Path) -> None:
+    cost = measure([sys.executable, "-c", PARENT], log=tmp_path / "log")
+    assert cost.cpu_s >= 0.3
+    assert cost.wall_s >= 0.3
+    assert 60_000_000 < cost.peak_anonymous < 200_000_000
+
+
+def test_bytes_read_and_written_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(bytes(3_000_000))
+    cost = measure(
+        ["sh", "-c", f"cat {tmp_path}/in > /dev/null; head -c 1000000 {tmp_path}/in > {tmp_path}/out"],
+        log=tmp_path / "log",
+    )
+    assert cost.read_bytes >= 4_000_000
+    assert cost.written_bytes >= 1_000_000
+
+
+def test_a_command_that_fails_is_an_error_with_the_end_of_its_output(tmp_path: Path) -> None:
+    with pytest.raises(CommandFailed, match=r"ended with 3:\nno such luck"):
+        measure(["sh", "-c", "echo no such luck; exit 3"], log=tmp_path / "log")
