@@ -73,8 +73,8 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def provenance(command: str, load: tuple[float, float]) -> str:
-    """When, at which commit, on which machine, and how busy other work kept it before and after."""
+def provenance(command: str, busiest: float) -> str:
+    """When, at which commit, on which machine, and the highest load average that was seen meanwhile."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     model = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
@@ -82,7 +82,7 @@ def provenance(command: str, load: tuple[float, float]) -> str:
     )
     return (
         f"{datetime.date.today()}, commit {commit or 'none'}, {os.cpu_count()} cores of {model}, load average "
-        f"{load[0]:.1f} before and {load[1]:.1f} after (a quiet machine: 0 and about 1). Command: `{command}`."
+        f"up to {busiest:.1f} (1 to 2 is the benchmark itself; more is other work, and inflates). Command: `{command}`."
     )
 
 

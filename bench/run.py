@@ -26,12 +26,13 @@ MEMORY = "512MiB"
 
 
 class Runner:
-    """Runs measured commands in a scratch directory on the disk of the benchmark data."""
+    """Runs measured commands in a scratch directory; `busiest` is the highest load average after any of them."""
 
     def __init__(self, scratch: Path, *, memory: str) -> None:
         self._out, self._log, self._recipe = scratch / "out", scratch / "log", scratch / "recipe.yaml"
         self._memory = memory
         self._kernels = scratch / "kernels"
+        self.busiest = 0.0
 
     def copying(self, models: Sequence[Path]) -> Cost:
         """Read every input byte once and write one model's bytes once."""
@@ -62,6 +63,7 @@ class Runner:
         try:
             return measure(command, environment=environment, log=self._log)
         finally:
+            self.busiest = max(self.busiest, os.getloadavg()[0])
             self._remove_output()
 
     def _remove_output(self) -> None:
@@ -85,13 +87,13 @@ def main() -> None:
     families = Families(benchmark_family(options.size), benchmark_family("0.1B", seed=1), benchmark_family("tiny"))
     if not options.no_mergekit:
         oracle.install()
-    load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(dir=data_directory()) as scratch:
         runner = Runner(Path(scratch), memory=options.memory)
         rows = _with_least_copying([_row(runner, method, families, options) for method in options.methods])
-    load = (load_before, os.getloadavg()[0])
     command = "python -m bench " + " ".join(argument for argument in sys.argv[1:] if argument != "--write")
-    text = f"{_title(options, families)}\n\n{report.table(rows)}\n\n{report.provenance(command.strip(), load)}"
+    text = (
+        f"{_title(options, families)}\n\n{report.table(rows)}\n\n{report.provenance(command.strip(), runner.busiest)}"
+    )
     print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) if options.json else text)
     if options.write:
         report.write_into(ROOT / "docs" / "performance.md", text)

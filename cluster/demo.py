@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,14 +84,21 @@ def write_campaign(directory: Path, choices: Choices) -> Path:
     names = [Path(source).name for source in data["sources"]]
     data["sources"] = [{"model": str(models / name), "name": name} for name in names]
     if choices.null:
-        # one specialist three times over: every merge of them is a point between it and the base
-        data["sources"] = [{"model": str(models / names[0]), "name": f"{names[0]} {i + 1}"} for i in range(3)]
-        data["base_model"] = data["sources"][0]["model"]
+        # one model three times over: every merge of them is that model, so a small budget says it all
+        data["sources"] = [{"model": str(_copy(models / names[0], directory / name)), "name": name} for name in names]
+        data["base_model"] = str(models / names[0])
+        data["items"] = {"window": {0: 15}, "block_size": 150, "selection": 50, "holdout": 100}
+        data["budget"] = {"items": 1500}
     data["include_path"] = str((family / "tasks").resolve())
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "campaign.yml"
     path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
     return path
+
+
+def _copy(model: Path, to: Path) -> Path:
+    shutil.copytree(model, to, dirs_exist_ok=True)
+    return to.resolve()
 
 
 def _check_null(verdict: Verdict) -> list[str]:
