@@ -34,11 +34,15 @@ class Report:
 
 
 class CoordinatorActor:
-    """The one writer. Nothing happens in the constructor: an exception there would arrive without its type."""
+    """The one writer. Nothing happens in the constructor: an exception there would arrive without its type.
 
-    def __init__(self, task: SearchTask, inventory: Inventory, resume: bool) -> None:
+    `held` is a list of one reference to the Inventory, which the driver keeps alive: a plain argument of that size would
+    be dropped from the object store once the actor runs, and a restart could not find it.
+    """
+
+    def __init__(self, task: SearchTask, held: list[Any], resume: bool) -> None:
         self._task = task
-        self._inventory = inventory
+        self._held = held
         self._resume = resume
         self._coordinator: Coordinator | None = None
         self._closed = False
@@ -99,6 +103,7 @@ class CoordinatorActor:
             import ray
 
             restarted = bool(ray.get_runtime_context().was_current_actor_reconstructed)
+            self._inventory: Inventory = ray.get(self._held[0])
             self._coordinator = self._open(resume=self._resume or restarted)
         return self._coordinator
 

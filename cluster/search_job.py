@@ -81,6 +81,7 @@ class _Drive:
         self._crew = crew
         self._resume = resume
         self._coordinator: Any = None
+        self._held: list[Any] = []
         self._process: takeover.ProcessIdentity | None = None
         self._asked: tuple[Any, float] | None = None
         self._progress: tuple[Any, ...] = ()
@@ -125,7 +126,8 @@ class _Drive:
             max_task_retries=-1,
             label_selector={"ray.io/node-id": ray_session.this_node()},
         )
-        self._coordinator = actor.remote(self._crew.task, inventory, self._resume)
+        self._held = [ray.put(inventory)]
+        self._coordinator = actor.remote(self._crew.task, self._held, self._resume)
         self._process = answered(self._coordinator.open)
         self._crew.coordinator = self._coordinator
         self._crew.send_to_work()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from blake3 import blake3
 
 from engine.errors import SourceError
+from engine.keypath import shown
 from engine.recipe import ModelRef
 from engine.tensorfile.header import ITEMSIZE, Header, parse_header, read_header_bytes
 from engine.tensorfile.index import INDEX_NAME, load_json_object, read_index
@@ -62,7 +63,7 @@ class Checkpoint:
         self.ref = ref
         self.directory = directory
         self.config: Mapping[str, Any] = _read_config(directory)
-        self._sizes: dict[Path, int] = {}
+        self._stamps: dict[Path, tuple[int, int]] = {}  # size, mtime_ns
         self._fds: dict[Path, int] = {}
         self._digests: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -104,6 +105,14 @@ class Checkpoint:
         self._digests[name] = hasher.hexdigest()
         return self._digests[name]
 
+    def refuse_changed(self) -> None:
+        """SourceError where a file was written to or replaced since its header was read: what was read is a mixture."""
+        for file, stamp in self._stamps.items():
+            if not file.exists() or (file.stat().st_size, file.stat().st_mtime_ns) != stamp:
+                raise SourceError(
+                    f"{file}: was changed while it was merged; nothing is published. Leave sources alone."
+                )
+
     def close(self) -> None:
         """Close all files; reading again opens them again."""
         with self._lock:
@@ -120,10 +129,10 @@ class Checkpoint:
             except OSError as error:
                 raise SourceError(f"{file}: cannot be opened: {error.strerror}.") from error
             size = os.fstat(fd).st_size
-            if size != self._sizes[file]:
+            if size != self._stamps[file][0]:
                 os.close(fd)
                 raise SourceError(
-                    f"{file}: had {self._sizes[file]:_} bytes when its header was read and has {size:_} now. "
+                    f"{file}: had {self._stamps[file][0]:_} bytes when its header was read and has {size:_} now. "
                     "Leave sources alone while merging, and run the command again."
                 )
             self._fds[file] = fd
@@ -150,8 +159,8 @@ class Checkpoint:
     def _read_shard(self, path: Path) -> tuple[Header, dict[str, Any]]:
         data, size = read_header_bytes(path)
         header = parse_header(data, file_size=size, origin=str(path))
-        self._sizes[path] = size
-        return header, {"size": size, "mtime_ns": path.stat().st_mtime_ns, "header": blake3(data).hexdigest()}
+        self._stamps[path] = size, path.stat().st_mtime_ns
+        return header, {"size": size, "mtime_ns": self._stamps[path][1], "header": blake3(data).hexdigest()}
 
 
 def open_checkpoint(ref: ModelRef) -> Checkpoint:
@@ -215,10 +224,8 @@ def _find_shards(directory: Path) -> tuple[list[str], Mapping[str, str]]:
 
 
 def _no_index(origin: str, names: list[str]) -> SourceError:
-    return SourceError(
-        f"{origin}: holds {len(names)} .safetensors files ({', '.join(names[:3])}, ...) but no {INDEX_NAME}, "
-        "which says how they belong together. Download it too."
-    )
+    found = f"{len(names)} .safetensors files ({', '.join(names[:3])}, ...)"
+    return SourceError(f"{origin}: holds {found} but no {INDEX_NAME}, which says how they belong together: get it too.")
 
 
 def _no_safetensors(origin: str, names: Iterable[str]) -> SourceError:
@@ -260,8 +267,8 @@ def _local_directory(ref: ModelRef) -> Path | None:
                 if ref.revision is not None and name == text:
                     raise SourceError(f"{ref}: {text} is a local directory, which has no revisions. Drop '@'.")
                 return path
-        except RuntimeError as error:  # an unknown ~user
-            raise SourceError(f"{text!r}: is no path: {error}.") from error
+        except (RuntimeError, OSError) as error:  # an unknown ~user; a name that is too long
+            raise SourceError(f"{shown(text)}: is no path: {error}.") from error
     path = Path(text).expanduser()
     if path.is_file():
         raise SourceError(f"{text}: is a file. Name the directory it lies in, the model's config.json beside it.")

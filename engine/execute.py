@@ -106,7 +106,7 @@ def execute(
     run = _Run(plan, checkpoints, sink, work or Work(), hooks or Hooks())
     run.check_memory()
     run.go()
-    return Executed({**run.work.done, **run.blocks}, dict(run.shared.nonfinite))
+    return Executed({**run.work.done, **run.blocks}, run.shared.nonfinite())
 
 
 class _Run:

@@ -147,7 +147,12 @@ class Job:
         require_space(out, plan.bytes_written)
         _check_budget(plan, options)
         _check_chat_template(loaded)
-        return cls(loaded, plan, checkpoints, Staging.open(out, plan.digest, plan.describe), options)
+        staging = Staging.open(out, plan.digest, plan.describe)
+        try:
+            return cls(loaded, plan, checkpoints, staging, options)
+        except BaseException:  # a full disk: another try must not find our own lock
+            staging.close()
+            raise
 
     def hooks(self, progress: Progress | None = None) -> Hooks:
         """Journal every tile and every fact as it comes, and report progress."""
@@ -179,6 +184,8 @@ class Job:
 
     def publish(self, executed: Executed) -> MergeResult:
         """Write what goes beside the tensors, then make all of it visible with one rename."""
+        for checkpoint in self.checkpoints.values():
+            checkpoint.refuse_changed()
         tensors = executed.tensor_digests(self.plan)
         weights = digest.of_weights(tensors)
         wanted = self.options.expected_weights

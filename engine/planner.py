@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from engine import architecture, digest
 from engine.architecture import Layout
 from engine.checkpoint import Checkpoint
-from engine.errors import PlanError
+from engine.donor import SortedModel, config_to_write, layers_of
+from engine.errors import PlanError, SourceError
 from engine.methods import METHODS
 from engine.methods.contract import Call, Method
 from engine.output_files import lay_out
@@ -18,23 +18,6 @@ from engine.recipe import ModelRef, Recipe, Slice, SliceSource, recipe_to_dict
 from engine.recipe_check import check_parameters
 from engine.settings import lookup
 from engine.views import FLOATS, STORED, View, common_dtype, rounded_dtype
-
-HEAD = "lm_head.weight"
-
-
-@dataclass(frozen=True)
-class _Model:
-    """An opened source with its tensors sorted into layers: templates by layer number (None: outside of layers)."""
-
-    checkpoint: Checkpoint
-    layout: Layout
-    templates: Mapping[int | None, tuple[str, ...]]
-
-    @property
-    def tied(self) -> bool:
-        """Whether the output head is the embedding: config.json says so, or says nothing and there is no head."""
-        said = self.checkpoint.config.get("tie_word_embeddings")
-        return bool(said) if said is not None else HEAD not in self.checkpoint.tensors
 
 
 @dataclass(frozen=True)
@@ -89,7 +72,7 @@ def make_plan(
         sources=sources,
         tensors=tensors,
         files=files,
-        config=planner.config({tensor.name for tensor in tensors}),
+        config=config_to_write(recipe, models, tensors),
         describe=describe,
         digest="",
         tokenizer=recipe.tokenizer_model,
@@ -102,17 +85,19 @@ def make_plan(
     return Plan(**{**plan.__dict__, "digest": identity})
 
 
-def _sorted(checkpoint: Checkpoint) -> _Model:
+def _sorted(checkpoint: Checkpoint) -> SortedModel:
     layout = Layout.read(checkpoint.tensors, checkpoint.config, origin=str(checkpoint.ref))
     templates: dict[int | None, list[str]] = {}
     for name in checkpoint.tensors:
+        if "{}" in name:
+            raise SourceError(f"{checkpoint.ref}: tensor {name!r}: braces have no place in a name.", tensor=name)
         template, layer = layout.locate(name)
         templates.setdefault(layer, []).append(template)
-    return _Model(checkpoint, layout, {layer: tuple(names) for layer, names in templates.items()})
+    return SortedModel(checkpoint, layout, {layer: tuple(names) for layer, names in templates.items()})
 
 
 class _Planner:
-    def __init__(self, recipe: Recipe, method: Method, models: Mapping[ModelRef, _Model]) -> None:
+    def __init__(self, recipe: Recipe, method: Method, models: Mapping[ModelRef, SortedModel]) -> None:
         self.recipe = recipe
         self.method = method
         self.models = models
@@ -125,7 +110,7 @@ class _Planner:
         yield from self._outside(slices[0], "pre")
         number = 0
         for part in slices:
-            start, end = _range(part.sources[0])
+            start, end = layers_of(part.sources[0])
             for step in range(end - start):
                 depth = step / (end - start - 1) if end - start > 1 else 1.0
                 yield from self._layer(part, step, number, depth)
@@ -144,7 +129,7 @@ class _Planner:
                     f"beyond the model, which has {layers} layers (0 to {layers - 1})."
                 )
             sources.append(SliceSource(source.model, (start, end), source.parameters))
-        counts = {str(source.model): _range(source)[1] - _range(source)[0] for source in sources}
+        counts = {str(source.model): layers_of(source)[1] - layers_of(source)[0] for source in sources}
         if len(set(counts.values())) > 1:
             raise PlanError(
                 f"{self.recipe.origin}: models of different depth cannot be merged layer by layer: "
@@ -160,7 +145,7 @@ class _Planner:
         """First layer of the base that belongs to this slice: its own range, or that of the first source."""
         base = self._base(part)
         own = [source for source in part.sources if source.model == base]
-        return _range((own or list(part.sources))[0])[0]
+        return layers_of((own or list(part.sources))[0])[0]
 
     def _members(self, part: Slice) -> list[SliceSource]:
         """The sources with settings: all, or all but the base where the method needs one."""
@@ -169,7 +154,7 @@ class _Planner:
 
     def _layer(self, part: Slice, step: int, number: int, depth: float) -> Iterator[_Target]:
         base, members = self._base(part), self._members(part)
-        starts = [(source.model, _range(source)[0]) for source in members]
+        starts = [(source.model, layers_of(source)[0]) for source in members]
         if base is not None:
             starts.insert(0, (base, self._base_start(part)))
         for ref, start in starts:
@@ -185,7 +170,7 @@ class _Planner:
                 layer=number,
                 depth=depth,
                 part=part,
-                sources=tuple((source, _fill(template, _range(source)[0] + step)) for source in members),
+                sources=tuple((source, _fill(template, layers_of(source)[0] + step)) for source in members),
                 base=None if base is None else _fill(template, starts[0][1] + step),
             )
 
@@ -345,26 +330,6 @@ class _Planner:
             "Dequantise the model first."
         )
 
-    # what goes beside the tensors
-
-    def config(self, written: set[str]) -> dict[str, Any]:
-        """The donor's config.json, with depth, per-layer lists, dtype and tying as they are written."""
-        donor = self.models[self.recipe.donor]
-        layers: list[int] | None = None
-        if any(source.layers is not None for part in self.recipe.slices for source in part.sources):
-            # entries of per-layer lists follow the donor's layers, or the first source's where it has none there
-            layers = []
-            for part in self.recipe.slices:
-                own = [source for source in part.sources if source.model == self.recipe.donor]
-                layers.extend(range(*_range((own or list(part.sources))[0])))
-        tied = None
-        if HEAD in written and not all(model.tied for model in self.models.values()):
-            tied = False
-        dtype = self.recipe.out_dtype or self.recipe.dtype
-        return architecture.output_config(
-            donor.checkpoint.config, layers=layers, dtype=dtype, tied=tied, vocab_size=None
-        )
-
 
 def _copies(call: Call) -> bool:
     return call.method == "passthrough" and call.sources["scale"] == (1.0,)
@@ -383,17 +348,12 @@ def _refuse_twins(targets: list[_Target], recipe: Recipe) -> None:
         seen.add(target.name)
 
 
-def _range(source: SliceSource) -> tuple[int, int]:
-    assert source.layers is not None
-    return source.layers
-
-
 def _fill(template: str, layer: int) -> str:
     return template.replace("{}", str(layer), 1)
 
 
 def _left_out(
-    models: Mapping[ModelRef, _Model], tensors: tuple[OutputTensor, ...], sources: tuple[ModelRef, ...]
+    models: Mapping[ModelRef, SortedModel], tensors: tuple[OutputTensor, ...], sources: tuple[ModelRef, ...]
 ) -> dict[str, tuple[str, ...]]:
     """Input tensors that nothing reads, by model: layers outside of the slices, for example."""
     read = {(view.source, view.tensor) for tensor in tensors for view in tensor.inputs}

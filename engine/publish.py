@@ -26,6 +26,8 @@ from engine.journal import Journal, open_journal
 _LOCK = "mergefleet.lock"
 _JOURNAL = "journal"
 _OUT = "out"
+_PARTIAL = ".partial"
+_NAME_BYTES = 255  # the longest name of common file systems
 
 
 class Staging:
@@ -178,15 +180,18 @@ def clean(out: Path) -> list[Path]:
 def _absolute(out: Path) -> Path:
     try:
         out = Path(os.path.abspath(out.expanduser()))  # noqa: PTH100 (resolve() would follow a link at OUT itself)
-    except RuntimeError as error:
-        raise InputError(f"{out}: {error}.") from error
+        out.name.encode()  # it stands in the model card
+    except (RuntimeError, ValueError) as error:  # an unknown ~user, a NUL, bytes that are no UTF-8
+        raise InputError(f"{str(out)!r}: is no name for an output directory: {error}.") from error
     if not out.name:
         raise InputError(f"{out}: is no name for an output directory.")
+    if len(os.fsencode(out.name)) > _NAME_BYTES - len(_PARTIAL):
+        raise InputError(f"{out}: has too long a name; name a shorter output.")
     return out
 
 
 def _partial(out: Path) -> Path:
-    return out.with_name(out.name + ".partial")
+    return out.with_name(out.name + _PARTIAL)
 
 
 def _make_and_lock(partial: Path) -> int:

@@ -29,6 +29,8 @@ MERGEKIT_PARAMETERS = frozenset(
     )
 )
 """What mergekit 0.1.5 knows: its methods we may not have yet, its parameters are stray here but no mistake."""
+MAX_VALUE = 1e18
+"""Of two settings the product, and of many the sum, must be a float32."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,8 @@ def _check_value(setting: Setting, parameter: Parameter, where: KeyPath) -> list
         choices = [choice for _, choice in setting.choices] if isinstance(setting, ByName) else [setting]
         if any(isinstance(choice, Gradient) for choice in choices) or any(value not in (0, 1) for value in values):
             raise where.error(f"got {setting_to_data(setting)}, true or false expected.")
+    if any(abs(value) > MAX_VALUE for value in values):
+        raise where.error(f"got {max(values, key=abs):g}, a number from {-MAX_VALUE:g} to {MAX_VALUE:g} expected.")
     outside = [value for value in values if not 0 <= value <= 1]
     if parameter.name == "density" and outside:
         raise where.error(f"got {outside[0]}, a share from 0 to 1 expected.")

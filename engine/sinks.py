@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from engine.errors import PlanError
+from engine.errors import MergefleetError, PlanError
 from engine.numerics import BLOCK
 from engine.plan import OutputTensor, Plan
 from engine.tensorfile import writer
@@ -33,7 +33,13 @@ class FileSink:
         self._paths = [directory / file.name for file in plan.files]
         for path, file in zip(self._paths, plan.files, strict=True):
             writer.create(path, file.header, file.nbytes)
-        self._fds = [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in self._paths]
+        self._fds: list[int] = []
+        try:
+            for path in self._paths:
+                self._fds.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+        except OSError as error:
+            self.close()
+            raise MergefleetError(f"{path}: cannot be opened: {error.strerror}.", path=str(path)) from error
 
     def write(self, index: int, tensor: OutputTensor, block: int, data: Array) -> None:
         offset = tensor.offset + block * BLOCK * ITEMSIZE[tensor.dtype]

@@ -19,14 +19,18 @@ from engine.numerics import BLOCK
 from engine.plan import OutputTensor, Plan
 from engine.sinks import Sink
 from engine.tensorfile.header import ITEMSIZE
-from engine.views import STORED, RowReader, as_bytes
+from engine.views import STORED, RowReader, View, as_bytes
 
 Arithmetic = Literal["kernel", "definition"]
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What the workers of one run share. `stop` ends them at their next block; counts by (origin, tensor)."""
+    """What the workers of one run share.
+
+    `stop` ends them at their next block. `bad` counts NaN and Inf by (origin, tensor, block): a block may be read in
+    several passes, and counts once.
+    """
 
     plan: Plan
     sources: list[Checkpoint]
@@ -35,7 +39,14 @@ class Shared:
     allow_nonfinite: bool
     stop: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    nonfinite: Counter[tuple[str, str]] = field(default_factory=Counter)
+    bad: dict[tuple[str, str, int], int] = field(default_factory=dict)
+
+    def nonfinite(self) -> dict[tuple[str, str], int]:
+        """NaN and Inf by (origin, tensor)."""
+        counts: Counter[tuple[str, str]] = Counter()
+        for (origin, tensor, _), count in self.bad.items():
+            counts[origin, tensor] += count
+        return dict(counts)
 
 
 class Worker:
@@ -44,7 +55,7 @@ class Worker:
     def __init__(self, job: Shared) -> None:
         self.job = job
         self.reader = RowReader()
-        self._rows: dict[tuple[int, str], Array] = {}
+        self._rows: Array = np.empty(0, np.uint8)
         self._out: dict[str, Array] = {}
         self._kernel = KernelArithmetic(job.plan.method)
         self._definition = DefinitionArithmetic(job.plan.method)
@@ -85,9 +96,7 @@ class Worker:
         out = self._output(tensor.dtype)[:elements]
         at = (number, elements)
         self.arithmetic(tensor).merge(call, rows, at, facts=facts, out=out)
-        if tensor.dtype != tensor.row_dtype:
-            # the rows were finite, so what is not finite now was made by rounding to a narrower format
-            self.check_finite(out, tensor, None)
+        self.check_finite(out, tensor, number, None)
         return out
 
     def rows(self, tensor: OutputTensor, number: int) -> tuple[Array, int]:
@@ -97,18 +106,26 @@ class Worker:
         elements = min(BLOCK, tensor.elements - number * BLOCK)
         if self._held is not None and number in self._held:
             return self._held[number], elements
-        key = (len(tensor.inputs), tensor.row_dtype)
         if self._held is not None:
-            rows = self._held[number] = row_buffer(*key)
+            rows = self._held[number] = row_buffer(len(tensor.inputs), tensor.row_dtype)
         else:
-            rows = self._rows[key] if key in self._rows else self._rows.setdefault(key, row_buffer(*key))
+            rows = self._reused(len(tensor.inputs), tensor.row_dtype)
         for row, view in zip(rows, tensor.inputs, strict=True):
             self.reader.fill(self.job.sources[view.source], view, number * BLOCK, row[:elements])
-            self.check_finite(row[:elements], tensor, view.source)
+            self.check_finite(row[:elements], tensor, number, view)
         return rows, elements
 
+    def _reused(self, inputs: int, dtype: str) -> Array:
+        """Rows [inputs, BLOCK] in memory that every block uses, and that only grows."""
+        nbytes = inputs * BLOCK * ITEMSIZE[dtype]
+        if self._rows.nbytes < nbytes:
+            self._rows = np.empty(nbytes, np.uint8)
+        return self._rows[:nbytes].view(STORED[dtype]).reshape(inputs, BLOCK)
+
     def _output(self, dtype: str) -> Array:
-        return self._out.setdefault(dtype, np.empty(BLOCK, STORED.get(dtype, np.uint8)))
+        if dtype not in self._out:
+            self._out[dtype] = np.empty(BLOCK, STORED[dtype])
+        return self._out[dtype]
 
     def _copied(self, tensor: OutputTensor, number: int) -> Array:
         """The first input's stored bytes, after a check that every other input has the same."""
@@ -127,39 +144,44 @@ class Worker:
                     "not floating point can only be copied where all models agree. Take it from one model (slices)."
                 )
         if tensor.dtype in STORED:
-            self.check_finite(data.view(STORED[tensor.dtype]), tensor, tensor.inputs[0].source)
+            self.check_finite(data.view(STORED[tensor.dtype]), tensor, number, tensor.inputs[0])
         return data
 
-    def check_finite(self, row: Array, tensor: OutputTensor, source: int | None) -> None:
+    def check_finite(self, row: Array, tensor: OutputTensor, block: int, view: View | None) -> None:
+        """Count NaN and Inf in what was read through `view`, or (None) in what was merged; NotFinite unless allowed."""
         from engine.kernels import combine
 
         count = int(combine.count_nonfinite(row))
-        if not count:
-            return
-        origin = f"rounding to {tensor.dtype}" if source is None else str(self.job.sources[source].ref)
+        sources = [str(self.job.sources[read.source].ref) for read in ([view] if view else tensor.inputs)]
+        if not count or (view is None and any((name, tensor.name, block) in self.job.bad for name in sources)):
+            return  # what is not finite in a source is not finite in the result: counted already
+        origin = sources[0] if view else "merging"
         with self.job.lock:
-            self.job.nonfinite[origin, tensor.name] += count
+            self.job.bad[origin, tensor.name, block] = count
         if not self.job.allow_nonfinite:
-            raise nonfinite_error(self.job, tensor, source, count)
+            raise _made_nonfinite(tensor, count) if view is None else _read_nonfinite(self.job, view, count)
 
 
-def nonfinite_error(job: Shared, tensor: OutputTensor, source: int | None, count: int) -> NotFinite:
-    """The error for NaN or Inf in one block, with the count over the whole tensor where it is a source's."""
-    if source is None:
-        return NotFinite(
-            f"tensor {tensor.name!r}: rounding the merged values to {tensor.dtype} made {count} Inf "
-            "(too large for it). Give a wider out_dtype, or --allow-nan to publish them.",
-            tensor=tensor.name,
-            count=count,
-        )
-    view = next(view for view in tensor.inputs if view.source == source)
-    total = count_nonfinite(job.sources[source], view.tensor)
+def _made_nonfinite(tensor: OutputTensor, count: int) -> NotFinite:
+    """The error where finite sources gave NaN or Inf: too large a number for the format, on the way or at the end."""
+    return NotFinite(
+        f"tensor {tensor.name!r}: merging finite values made {count} NaN or Inf: the result is too large for "
+        f"{tensor.dtype}. Give a wider out_dtype or smaller weights, or --allow-nan to publish them.",
+        tensor=tensor.name,
+        count=count,
+    )
+
+
+def _read_nonfinite(job: Shared, view: View, count: int) -> NotFinite:
+    """The error for NaN or Inf in a source, with the count over the whole tensor."""
+    source = job.sources[view.source]
+    total = count_nonfinite(source, view.tensor)
     made = "" if total else f" after rounding to {view.rounded}"
     return NotFinite(
-        f"{job.sources[source].ref}: tensor {view.tensor!r} holds {total or count} NaN or Inf{made}; nothing is "
+        f"{source.ref}: tensor {view.tensor!r} holds {total or count} NaN or Inf{made}; nothing is "
         "published. Repair the source, leave it out, or give --allow-nan to publish them.",
         tensor=view.tensor,
-        source=str(job.sources[source].ref),
+        source=str(source.ref),
         count=total or count,
     )
 

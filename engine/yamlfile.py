@@ -8,6 +8,7 @@ enough to overflow libyaml's stack (a file of 100 000 brackets ends the process)
 from __future__ import annotations
 
 import json
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -22,6 +23,7 @@ from engine.errors import InputError, RecipeError
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 64
 MAX_MERGED_PAIRS = 10_000
+MAX_NODES = 200_000
 
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe63\uff0d\u2022\u00b7"
 _QUOTES = "\u2018\u2019\u201a\u201c\u201d\u201e\u00ab\u00bb\uff02\uff07"
@@ -75,7 +77,9 @@ def _parse_json(text: str, where: Origin) -> object:
         return dict(pairs)
 
     try:
-        return json.loads(text, object_pairs_hook=unique)
+        data = json.loads(text, object_pairs_hook=unique)
+        json.dumps(data, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        return data
     except json.JSONDecodeError as failure:
         place = f"line {failure.lineno}, column {failure.colno}"
         raise error(f"{origin}: {place}: not valid JSON: {failure.msg}.", file=origin) from None
@@ -113,6 +117,9 @@ def _check_depth(text: str, where: Origin) -> None:
 
 def _check_nodes(root: yaml.Node, text: str, where: Origin) -> None:
     """Refuse duplicate keys, merge bombs, and typographic characters outside quoted and block text."""
+    if _expanded(root) > MAX_NODES:
+        message = f"{where[0]}: more than {MAX_NODES:_} entries, every alias written out, or one that holds itself."
+        raise where[1](message, file=where[0])
     literal_lines: set[int] = set()
     merged = 0
     for node in _walk(root):
@@ -137,10 +144,29 @@ def _walk(root: yaml.Node) -> Iterator[yaml.Node]:
             continue
         seen.add(id(node))
         yield node
-        if isinstance(node, yaml.SequenceNode):
-            queue.extend(node.value)
-        elif isinstance(node, yaml.MappingNode):
-            queue.extend(part for pair in node.value for part in pair)
+        queue.extend(_children(node))
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
+
+
+def _expanded(root: yaml.Node) -> float:
+    """How many nodes there are with every alias written out; infinitely many where one holds itself."""
+    sizes: dict[int, float] = {}
+    stack = [root]
+    while stack:
+        node = stack[-1]
+        if id(node) not in sizes:
+            sizes[id(node)] = math.inf  # until its parts are known; who needs it meanwhile is a part of it
+            stack.extend({id(part): part for part in _children(node) if id(part) not in sizes}.values())
+        else:
+            stack.pop()
+            if sizes[id(node)] == math.inf:
+                sizes[id(node)] = 1 + sum(sizes[id(part)] for part in _children(node))
+    return sizes[id(root)]
 
 
 def _check_mapping(node: yaml.MappingNode, where: Origin) -> int:

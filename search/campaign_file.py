@@ -55,7 +55,7 @@ class StageEntry(_Part):
 
     `by` says over what a parameter varies (always per source); `blocks` belongs to layer_block and module_layer,
     `knots` to gradient and module_gradient. `candidates` ends the stage (the last one ends with the budget).
-    `sigma` is in units of the range's width; `population` 0 means 4 + 3·ln(dimensions).
+    `sigma` is in units of the range's width; `population` 0 means 1.5 · dimensions, at least 6 and at most 60.
     """
 
     name: str

@@ -68,6 +68,36 @@ def encode(value: Any, like: Any) -> Any:
     raise TypeError("encode works inside kernels only")
 
 
+def magnitude(value: Any) -> Any:
+    """One stored element without its sign, as an integer that grows with it; for float64 1 if NaN or Inf, else 0."""
+    raise TypeError("magnitude works inside kernels only")
+
+
+def infinity(value: Any) -> Any:
+    """The `magnitude` of Inf in the format of `value`; those of NaN are larger, all others smaller."""
+    raise TypeError("infinity works inside kernels only")
+
+
+@overload(magnitude, strict=False)
+def _magnitude(value: Any) -> Any:
+    if value in (types.uint16, types.int16):
+        return lambda value: np.uint16(np.uint16(value) & np.uint16(0x7FFF))
+    if value == types.float32:
+        return lambda value: float_bits(value) & np.uint32(0x7FFFFFFF)
+    return lambda value: np.uint8(0 if value - value == 0 else 1)
+
+
+@overload(infinity, strict=False)
+def _infinity(value: Any) -> Any:
+    if value == types.uint16:
+        return lambda value: np.uint16(0x7F80)
+    if value == types.int16:
+        return lambda value: np.uint16(0x7C00)
+    if value == types.float32:
+        return lambda value: np.uint32(0x7F800000)
+    return lambda value: np.uint8(1)
+
+
 @overload(decode, strict=False)
 def _decode(value: Any) -> Any:
     if value == types.uint16:

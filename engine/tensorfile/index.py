@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,6 +12,7 @@ from engine.errors import SourceError
 
 INDEX_NAME = "model.safetensors.index.json"
 _MAX_JSON_BYTES = 100_000_000
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_index(path: Path) -> Mapping[str, str]:
@@ -50,7 +52,10 @@ def load_json_object(path: Path) -> dict[str, Any]:
     try:
         if (size := path.stat().st_size) > _MAX_JSON_BYTES:
             raise SourceError(f"{path}: has {size:_} bytes, the limit is {_MAX_JSON_BYTES:_}: not what it should be.")
-        data = json.loads(path.read_bytes().decode(), object_pairs_hook=_refuse_duplicates)
+        text = path.read_bytes().decode()
+        data = json.loads(text, object_pairs_hook=_refuse_duplicates)
+        if _SURROGATE.search(text):  # half a pair is no text: it could not be written again
+            json.dumps(data, ensure_ascii=False).encode()
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError

@@ -14,6 +14,7 @@ import yaml
 from processes import actor_pids
 from simulated import SimulatedEvaluator, campaign_data, make_campaign, open_simulated
 from simulated_actors import MistakenWorker, MortalWorker, OtherWorker, SimulatedCoordinator, SimulatedWorker
+from simulated_driver import run_until_killed
 
 from cluster import crew, search_job
 from cluster.ray_session import Session
@@ -176,6 +177,16 @@ def test_a_pause_and_a_resume_give_the_verdict_of_an_undisturbed_run(
         search(campaign, ray_here)
     assert answer(search(campaign, ray_here, resume=True)) == expected
     no_item_was_scored_twice(campaign)
+
+
+def test_a_campaign_whose_driver_was_killed_goes_on_with_resume(
+    ray_here: Session, campaign: Path, expected: dict[str, Any]
+) -> None:
+    run_until_killed(campaign, ray_here.address, 300)
+    seen: list[CampaignStatus] = []
+    assert answer(search(campaign, ray_here, resume=True, on_progress=seen.append)) == expected
+    assert seen[-1].epoch == 2
+    no_item_was_scored_twice(campaign, but=40)
 
 
 def test_a_mistake_that_an_evaluator_finds_is_that_very_error_and_leaves_nothing(

@@ -10,6 +10,7 @@ import pytest
 from backends import MIB, Backend, bytes_of, inline, on_ray, recipe_of, run_until_killed
 
 from bench.torture import torture_family
+from cluster import sharding
 from engine import Options
 from engine.errors import NotFinite, OutputExists, SourceError
 from engine.methods import METHODS
@@ -44,10 +45,17 @@ def backend(address: str | None) -> Backend:
     return inline if address is None else on_ray(address)
 
 
+@pytest.fixture
+def lone_backend(address: str | None) -> Backend:
+    """With one worker: half the processes to start, where their number does not matter."""
+    return inline if address is None else on_ray(address, workers=1)
+
+
 @pytest.mark.parametrize("method", EXACT)
 def test_every_method_makes_the_bytes_of_one_thread_in_one_process(
-    method: str, backend: Backend, small: Models, tmp_path: Path
+    method: str, backend: Backend, small: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sharding, "MIN_CHUNK_BYTES", MIB)  # so that there is something to share out
     recipe = recipe_of(method, small)
     tile_bytes, threads = WAYS[EXACT.index(method) % len(WAYS)]
     expected = inline(recipe, tmp_path / "expected", Options(threads=1))
@@ -66,30 +74,29 @@ def test_a_giant_tensor_makes_no_difference(
     assert bytes_of(made.out) == bytes_of(expected.out)
 
 
-def test_the_torch_definition_makes_the_kernels_bytes(backend: Backend, small: Models, tmp_path: Path) -> None:
+def test_the_torch_definition_makes_the_kernels_bytes(lone_backend: Backend, small: Models, tmp_path: Path) -> None:
     recipe = recipe_of("ties", small)
     expected = inline(recipe, tmp_path / "expected", Options(threads=1))
-    made = backend(recipe, tmp_path / "made", Options(threads=1, arithmetic="definition"))
+    made = lone_backend(recipe, tmp_path / "made", Options(threads=1, arithmetic="definition"))
     assert bytes_of(made.out) == bytes_of(expected.out)
 
 
-def test_output_files_may_be_many(backend: Backend, small: Models, tmp_path: Path) -> None:
+def test_output_files_may_be_many(lone_backend: Backend, small: Models, tmp_path: Path) -> None:
     recipe, options = recipe_of("linear", small), Options(threads=1, shard_bytes=MIB)
     expected = inline(recipe, tmp_path / "expected", options)
-    made = backend(recipe, tmp_path / "made", options)
+    made = lone_backend(recipe, tmp_path / "made", options)
     assert len(list(made.out.glob("*.safetensors"))) > 3
     assert bytes_of(made.out) == bytes_of(expected.out)
 
 
-@pytest.mark.parametrize("tile_mib", [7, 1])
-def test_a_merge_whose_process_was_killed_resumes_to_the_same_bytes(
-    address: str | None, backend: Backend, tile_mib: int, large: Models, tmp_path: Path
+def test_a_merge_whose_process_was_killed_resumes_to_the_same_bytes_with_tiles_of_another_size(
+    address: str | None, backend: Backend, large: Models, tmp_path: Path
 ) -> None:
     recipe = recipe_of("task_arithmetic", large)
     expected = inline(recipe, tmp_path / "expected", Options(threads=2))
     run_until_killed(recipe, tmp_path / "made", Options(threads=1, tile_bytes=7 * MIB), address)
     assert not (tmp_path / "made").exists()
-    made = backend(recipe, tmp_path / "made", Options(threads=1, tile_bytes=tile_mib * MIB))
+    made = backend(recipe, tmp_path / "made", Options(threads=1, tile_bytes=MIB))
     assert 0 < made.resumed_tiles < made.tiles
     assert bytes_of(made.out) == bytes_of(expected.out)
 
@@ -107,20 +114,20 @@ def test_one_backend_finishes_what_the_other_began(
     assert bytes_of(made.out) == bytes_of(expected.out)
 
 
-def test_nan_in_a_source_is_the_same_error_everywhere(backend: Backend, tmp_path: Path) -> None:
+def test_nan_in_a_source_is_the_same_error_everywhere(lone_backend: Backend, tmp_path: Path) -> None:
     models = torture_family(tmp_path / "family", giant=False).models
     poison(models[1] / "model.safetensors")
     with pytest.raises(NotFinite) as caught:
-        backend(recipe_of("linear", models), tmp_path / "out", Options(threads=1))
+        lone_backend(recipe_of("linear", models), tmp_path / "out", Options(threads=1))
     assert type(caught.value) is NotFinite
     assert caught.value.facts == {"tensor": "model.norm.weight", "source": str(models[1]), "count": 1}
     assert not (tmp_path / "out").exists()
 
 
-def test_allowed_nan_are_counted_alike(backend: Backend, tmp_path: Path) -> None:
+def test_allowed_nan_are_counted_alike(lone_backend: Backend, tmp_path: Path) -> None:
     models = torture_family(tmp_path / "family", giant=False).models
     poison(models[1] / "model.safetensors")
-    made = backend(recipe_of("linear", models), tmp_path / "out", Options(threads=1, allow_nonfinite=True))
+    made = lone_backend(recipe_of("linear", models), tmp_path / "out", Options(threads=1, allow_nonfinite=True))
     assert made.nonfinite == {(str(models[1]), "model.norm.weight"): 1}
 
 

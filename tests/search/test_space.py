@@ -206,3 +206,12 @@ def test_stages_of_any_ladder_are_lifted_step_by_step() -> None:
         step = space.lift(index, step)
     assert space.lift_to(0, 3, point) == step
     assert set(step.values()) == {0.25}
+
+
+@pytest.mark.parametrize(
+    ("kind", "axes", "population"), [("global", 4, 6), ("module_blocks2", 20, 30), ("module_blocks8", 68, 60)]
+)
+def test_the_default_population_grows_with_the_dimensions_within_bounds(kind: str, axes: int, population: int) -> None:
+    stage = space_of(kind).stages[0]
+    assert (len(stage.axes), stage.population) == (axes, population)
+    assert space_of(kind, population=9).stages[0].population == 9

@@ -37,7 +37,7 @@ def campaign_data(**changes: Any) -> dict[str, Any]:
     """A small two-stage campaign as a file would hold it; keyword arguments replace top-level keys."""
     stages = [
         {"name": "global", "by": "global", "population": 6, "sigma": 0.25, "sobol": 4, "candidates": 22},
-        {"name": "layers", "by": "module_layer", "blocks": 3, "sigma": 0.15},
+        {"name": "layers", "by": "module_layer", "blocks": 3, "population": 13, "sigma": 0.15},
     ]
     return {
         "name": "simulated",
