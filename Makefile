@@ -13,9 +13,9 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install demo test check fix bench clean
+.PHONY: help install demo test check fix bench oracle clean
 help:
-	@echo "make demo | test | check | fix | bench | install | clean   (ARGS=... is handed on)"
+	@echo "make demo | test | check | fix | bench | oracle | install | clean   (ARGS=... is handed on)"
 
 # The stamp is touched last: an installation that failed half way is tried again.
 install: $(STAMP)
@@ -45,6 +45,10 @@ fix: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench $(ARGS)
+
+# mergekit 0.1.5 in a virtual environment of its own, for tests/conformance and bench
+oracle: $(STAMP)
+	$(BIN)/python -m bench.oracle
 
 # Removes what make and the tools made; outputs of merges and campaigns stay.
 clean:
