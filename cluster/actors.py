@@ -25,6 +25,7 @@ from engine.plan import Plan
 from engine.planner import make_plan
 from engine.recipe import parse_recipe
 from engine.sinks import FileSink
+from engine.worker import RowPool
 
 if TYPE_CHECKING:
     from search.ports import Evaluator, Inventory, WorkSource
@@ -85,6 +86,7 @@ class MergeWorker:
         self._plan: Plan
         self._checkpoints: dict[ModelRef, Checkpoint]
         self._sink: FileSink
+        self._pool = RowPool()
 
     def prepare(self) -> Present:
         """Open sources and output, make the plan.
@@ -126,6 +128,7 @@ class MergeWorker:
                 tiles=tiles,
                 facts=facts,
                 allow_nonfinite=options.allow_nonfinite,
+                pool=self._pool,
             ),
             hooks=Hooks(on_facts=measured.__setitem__),
         )

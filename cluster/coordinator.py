@@ -67,7 +67,8 @@ class CoordinatorActor:
 
     def submit(self, worker: str, result: BlockResult | Failed) -> None:
         self._heard[worker] = time.monotonic()
-        self._out.pop(worker, None)
+        if worker in self._out and self._out[worker].lease == result.lease:
+            del self._out[worker]
         if not self._closed:
             self._opened().submit(worker, result)
 

@@ -16,6 +16,7 @@ from search.campaign_file import Campaign
 from search.ports import Inventory
 
 START_S = 300.0
+DESERTED_S = 3600.0
 LOOK_AROUND_S = 5.0
 MAX_LOSSES = 8
 
@@ -64,6 +65,7 @@ class Crew:
         self._members: dict[str, _Member] = {}
         self._hired = 0
         self._looked = 0.0
+        self._inhabited = 0.0
         self._losses = 0
         self._like: Ready | None = None
 
@@ -80,17 +82,28 @@ class Crew:
             return
         self._looked = now
         present = Counter(member.post.node.id for member in self._members.values())
-        for post in self._wanted.posts():
+        for post in self._posts(now):
             if present[post.node.id]:
                 present[post.node.id] -= 1
             else:
                 self._start(post)
-        waiting = [member for member in self._members.values() if member.ready is None]
-        if len(waiting) == len(self._members) and all(now - member.since > START_S for member in waiting):
+        members = self._members.values()
+        if members and all(member.ready is None and now - member.since > START_S for member in members):
             raise ClusterError(
                 f"{self._session.address}: no evaluator was ready within {START_S:g} s; each asks for "
-                f"{waiting[0].post.cpus:g} processors. Is the cluster busy (`ray status`)?"
+                f"{next(iter(members)).post.cpus:g} processors. Is the cluster busy (`ray status`)?"
             )
+
+    def _posts(self, now: float) -> list[Post]:
+        """Where evaluators should be; nowhere, for an hour, when the last node was taken away (spot machines)."""
+        try:
+            found = self._wanted.posts()
+        except ClusterError:
+            if not self._hired or now - self._inhabited > DESERTED_S:
+                raise
+            return []
+        self._inhabited = now
+        return found
 
     def watch(self, timeout_s: float) -> list[str]:
         """Wait for something to happen; the names of those who died.

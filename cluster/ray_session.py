@@ -55,13 +55,15 @@ def session(address: str, *, cpus: int | None = None, verbose: bool = False) -> 
     _set_environment(place)
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        yield _start(cpus, verbose) if place == "local" else _join(place, verbose)
+        opened = _start(cpus, verbose) if place == "local" else _join(place, verbose)
+        if handler not in (signal.SIG_DFL, None):
+            _handle_sigterm(handler)  # ray.init puts one of its own there
+        yield opened
     finally:
         import ray
 
         ray.shutdown()
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)  # ray.init puts one of its own there
+        _handle_sigterm(handler)
 
 
 def alive_nodes() -> list[Node]:
@@ -90,6 +92,11 @@ def log_tail(logs: Path, pid: int, *, lines: int = 8) -> str:
         text += path.read_text(errors="replace").splitlines()
     said = [line for line in text if line.strip() and not line.startswith(":")]  # ":actor_name:..." marks
     return "\n".join(said[-lines:])
+
+
+def _handle_sigterm(handler: Any) -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def indented(text: str) -> str:

@@ -285,8 +285,7 @@ def _hint(text: str) -> str:
     path = Path(text).expanduser()
     if not path.parent.is_dir():
         return f", nor {path.parent}."
-    near = _near(path)
-    if near is not None:
+    if (near := _near(path)) is not None:
         return f": did you mean {near}?"
     return ", and models on the Hub are called ORG/NAME." if "/" not in text else "."
 

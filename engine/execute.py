@@ -20,11 +20,12 @@ from engine.checkpoint import Checkpoint
 from engine.errors import PlanError
 from engine.methods.contract import Array, Call, Facts, Stage
 from engine.numerics import BLOCK
+from engine.open_files import allow_open_files
 from engine.plan import OutputTensor, Plan, Tile, stream_bytes
 from engine.recipe import ModelRef
 from engine.sinks import Sink
 from engine.tensorfile.header import ITEMSIZE
-from engine.worker import Arithmetic, Shared, Worker
+from engine.worker import Arithmetic, RowPool, Shared, Worker
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Work:
         done: digests of the blocks of tiles that earlier runs finished, by tile number: not made again.
         facts: facts that earlier runs measured, by tensor index.
         allow_nonfinite: NaN and Inf are counted but do not end the run.
+        pool: where held rows lie; whoever executes often gives the same one, and its memory stays warm.
     """
 
     threads: int = 0
@@ -50,6 +52,7 @@ class Work:
     done: Mapping[int, list[bytes]] = field(default_factory=dict)
     facts: Mapping[int, Facts] = field(default_factory=dict)
     allow_nonfinite: bool = False
+    pool: RowPool = field(default_factory=RowPool, compare=False)
 
     @property
     def thread_count(self) -> int:
@@ -105,6 +108,7 @@ def execute(
     """
     run = _Run(plan, checkpoints, sink, work or Work(), hooks or Hooks())
     run.check_memory()
+    allow_open_files(plan, checkpoints.values())
     run.go()
     return Executed({**run.work.done, **run.blocks}, run.shared.nonfinite())
 
@@ -119,7 +123,7 @@ class _Run:
         self.work = work
         self.hooks = hooks
         self.shared = Shared(
-            plan, [checkpoints[ref] for ref in plan.sources], sink, work.arithmetic, work.allow_nonfinite
+            plan, [checkpoints[ref] for ref in plan.sources], sink, work.arithmetic, work.allow_nonfinite, work.pool
         )
         self.blocks: dict[int, list[bytes]] = {}
         self.facts: dict[int, Facts] = dict(work.facts)

@@ -20,6 +20,7 @@ from engine.execute import Executed, Hooks, Work, execute
 from engine.methods import METHODS
 from engine.methods.contract import Facts
 from engine.numerics import BLOCK
+from engine.open_files import allow_open_files
 from engine.plan import SHARD_BYTES, TILE_BYTES, Plan, Tile
 from engine.planner import make_plan
 from engine.publish import Staging, refuse_existing, refuse_inside, require_space
@@ -146,6 +147,7 @@ class Job:
         refuse_inside(out, [checkpoint.directory for checkpoint in checkpoints.values()])
         require_space(out, plan.bytes_written)
         _check_budget(plan, options)
+        allow_open_files(plan, checkpoints.values())
         _check_chat_template(loaded)
         staging = Staging.open(out, plan.digest, plan.describe)
         try:

@@ -20,6 +20,7 @@ from typing import Any
 from engine.errors import InputsChanged, MergefleetError
 
 _FORMAT = 1
+_SHOWN = 4  # differences in a message
 
 
 class Journal:
@@ -148,7 +149,8 @@ def _compare(path: Path, first: Mapping[str, Any], plan_digest: str, describe: M
         for key in sorted(before.keys() | describe.keys())
         if before.get(key) != describe.get(key)
     }
-    listing = "; ".join(f"{key}: {_show(old)} → {_show(new)}" for key, (old, new) in changed.items())
+    said = [f"{key}: {_show(old)} → {_show(new)}" for key, (old, new) in changed.items()]
+    listing = "; ".join(said[:_SHOWN]) + (f"; and {len(said) - _SHOWN} more" if len(said) > _SHOWN else "")
     what = listing or "the plan is another one for the same recipe and sources, as another version makes it"
     raise InputsChanged(f"{path.parent}: was begun with other inputs ({what}). {advice}", changed=changed)
 

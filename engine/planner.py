@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from engine import architecture, digest
 from engine.architecture import Layout
@@ -65,8 +66,9 @@ def make_plan(
     describe = {
         "recipe": str(recipe_to_dict(recipe)),
         "output shard size": str(shard_bytes),
-        **{f"source {ref}": str(dict(checkpoints[ref].identity)) for ref in sources},
     }
+    for ref in sources:
+        describe |= _described(ref, checkpoints[ref].identity)
     plan = Plan(
         method=method,
         sources=sources,
@@ -83,6 +85,16 @@ def make_plan(
     facts = [digest.call_facts(tensor, plan) for tensor in tensors]
     identity = digest.of_json([describe, facts, [[t.file, t.offset] for t in tensors], plan.config])
     return Plan(**{**plan.__dict__, "digest": identity})
+
+
+def _described(ref: ModelRef, identity: Mapping[str, Any]) -> dict[str, str]:
+    """A source's identity, file by file, so that a refused resume can say which one changed."""
+    rest = {name: value for name, value in identity.items() if name != "files"}
+    files = {
+        f"{ref}/{name}": f"{file['size']:_} bytes, mtime {file['mtime_ns']}, header {file['header']}"
+        for name, file in identity.get("files", {}).items()
+    }
+    return {f"source {ref}": ", ".join(f"{name} {value}" for name, value in rest.items())} | files
 
 
 def _sorted(checkpoint: Checkpoint) -> SortedModel:

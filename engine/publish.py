@@ -181,10 +181,10 @@ def _absolute(out: Path) -> Path:
     try:
         out = Path(os.path.abspath(out.expanduser()))  # noqa: PTH100 (resolve() would follow a link at OUT itself)
         out.name.encode()  # it stands in the model card
-    except (RuntimeError, ValueError) as error:  # an unknown ~user, a NUL, bytes that are no UTF-8
+    except (RuntimeError, ValueError) as error:  # an unknown ~user, bytes that are no UTF-8
         raise InputError(f"{str(out)!r}: is no name for an output directory: {error}.") from error
-    if not out.name:
-        raise InputError(f"{out}: is no name for an output directory.")
+    if not out.name or "\0" in str(out):
+        raise InputError(f"{str(out)!r}: is no name for an output directory.")
     if len(os.fsencode(out.name)) > _NAME_BYTES - len(_PARTIAL):
         raise InputError(f"{out}: has too long a name; name a shorter output.")
     return out

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from engine import digest
-from engine.arithmetic import DefinitionArithmetic, KernelArithmetic, row_buffer
+from engine.arithmetic import DefinitionArithmetic, KernelArithmetic
 from engine.checkpoint import Checkpoint
 from engine.errors import MergefleetError, NotFinite
 from engine.methods.contract import Array, Call, Facts, Stage
@@ -22,6 +22,30 @@ from engine.tensorfile.header import ITEMSIZE
 from engine.views import STORED, RowReader, View, as_bytes
 
 Arithmetic = Literal["kernel", "definition"]
+
+
+class RowPool:
+    """Memory for blocks of rows, used again and again: fresh pages cost half as much as reading bytes into them.
+
+    It keeps arrays of one size at a time, so it never holds more than was in use at once. Thread safe.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._nbytes = 0
+        self._free: list[Array] = []
+
+    def take(self, nbytes: int) -> Array:
+        """uint8[nbytes], whatever is in it."""
+        with self._lock:
+            if nbytes != self._nbytes:
+                self._nbytes, self._free = nbytes, []
+            return self._free.pop() if self._free else np.empty(nbytes, np.uint8)
+
+    def give(self, arrays: Iterable[Array]) -> None:
+        """Take back arrays that nobody looks at any more."""
+        with self._lock:
+            self._free.extend(array for array in arrays if array.nbytes == self._nbytes)
 
 
 @dataclass(frozen=True)
@@ -37,6 +61,7 @@ class Shared:
     sink: Sink
     arithmetic: Arithmetic
     allow_nonfinite: bool
+    pool: RowPool
     stop: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
     bad: dict[tuple[str, str, int], int] = field(default_factory=dict)
@@ -60,10 +85,13 @@ class Worker:
         self._kernel = KernelArithmetic(job.plan.method)
         self._definition = DefinitionArithmetic(job.plan.method)
         self._held: dict[int, Array] | None = None
+        self._taken: list[Array] = []
 
     def hold(self, tensor: OutputTensor | None) -> None:
         """Keep every block of rows that is read from now on (until hold(None))."""
         self._held = None if tensor is None else {}
+        self.job.pool.give(self._taken)
+        self._taken = []
 
     def arithmetic(self, tensor: OutputTensor) -> KernelArithmetic | DefinitionArithmetic:
         served = self.job.plan.method.kernel is not None and not tensor.wide and tensor.dtype != "F64"
@@ -107,20 +135,21 @@ class Worker:
         if self._held is not None and number in self._held:
             return self._held[number], elements
         if self._held is not None:
-            rows = self._held[number] = row_buffer(len(tensor.inputs), tensor.row_dtype)
+            self._taken.append(self.job.pool.take(_row_bytes(tensor)))
+            rows = self._held[number] = _as_rows(self._taken[-1], tensor)
         else:
-            rows = self._reused(len(tensor.inputs), tensor.row_dtype)
+            rows = self._reused(tensor)
         for row, view in zip(rows, tensor.inputs, strict=True):
             self.reader.fill(self.job.sources[view.source], view, number * BLOCK, row[:elements])
             self.check_finite(row[:elements], tensor, number, view)
         return rows, elements
 
-    def _reused(self, inputs: int, dtype: str) -> Array:
+    def _reused(self, tensor: OutputTensor) -> Array:
         """Rows [inputs, BLOCK] in memory that every block uses, and that only grows."""
-        nbytes = inputs * BLOCK * ITEMSIZE[dtype]
+        nbytes = _row_bytes(tensor)
         if self._rows.nbytes < nbytes:
             self._rows = np.empty(nbytes, np.uint8)
-        return self._rows[:nbytes].view(STORED[dtype]).reshape(inputs, BLOCK)
+        return _as_rows(self._rows[:nbytes], tensor)
 
     def _output(self, dtype: str) -> Array:
         if dtype not in self._out:
@@ -199,3 +228,13 @@ def count_nonfinite(checkpoint: Checkpoint, name: str) -> int:
         checkpoint.read_into(name, start * size, as_bytes(row))
         total += int(combine.count_nonfinite(row))
     return total
+
+
+def _row_bytes(tensor: OutputTensor) -> int:
+    return len(tensor.inputs) * BLOCK * ITEMSIZE[tensor.row_dtype]
+
+
+def _as_rows(memory: Array, tensor: OutputTensor) -> Array:
+    """uint8 memory as rows [inputs, BLOCK] of stored bits."""
+    rows: Array = memory.view(STORED[tensor.row_dtype]).reshape(len(tensor.inputs), BLOCK)
+    return rows

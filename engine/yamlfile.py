@@ -117,9 +117,6 @@ def _check_depth(text: str, where: Origin) -> None:
 
 def _check_nodes(root: yaml.Node, text: str, where: Origin) -> None:
     """Refuse duplicate keys, merge bombs, and typographic characters outside quoted and block text."""
-    if _expanded(root) > MAX_NODES:
-        message = f"{where[0]}: more than {MAX_NODES:_} entries, every alias written out, or one that holds itself."
-        raise where[1](message, file=where[0])
     literal_lines: set[int] = set()
     merged = 0
     for node in _walk(root):
@@ -131,6 +128,9 @@ def _check_nodes(root: yaml.Node, text: str, where: Origin) -> None:
             raise _typographic(node.start_mark.line, node.start_mark.column, node.value[0], where)
     if merged > MAX_MERGED_PAIRS:
         raise where[1](f"{where[0]}: its '<<' merges expand to {merged:_} entries.", file=where[0])
+    if _expanded(root) > MAX_NODES:
+        message = f"{where[0]}: more than {MAX_NODES:_} entries, every alias written out, or one that holds itself."
+        raise where[1](message, file=where[0])
     _check_line_starts(text, where, skip=literal_lines)
 
 

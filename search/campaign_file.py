@@ -115,7 +115,7 @@ class TaskEntry(_Part):
 class ItemsEntry(_Part):
     """How many items. `window` maps search items spent so far to items per candidate; the last three cap each task."""
 
-    window: Mapping[int, Annotated[int, Field(ge=1)]] = {0: 15, 2000: 30, 8000: 75, 25000: 150}
+    window: Mapping[int, Annotated[int, Field(ge=1)]] = {0: 15, 5000: 30, 12000: 75, 30000: 150}
     block_size: int = Field(default=60, ge=1)
     fresh: bool = True
     search: int | None = Field(default=None, ge=1)

@@ -53,34 +53,18 @@ class Coordinator:
     def next_work(self, worker: str) -> Work | Wait | Finished:
         """A unit under a fresh lease for this worker. EvaluationError where nothing can be scored at all."""
         with self._committing():
-            now = self._services.now()
-            self._progress.saw(worker, now=now)
-            self._expire(now)
-            self._check_hours(now)
-            while not self._paused:
-                key = f"{self.run.store.epoch}.{self._leases + 1}"
-                lease = self._desk.queue.take(worker, key=key, now=now)
-                if lease is not None:
-                    return self._hand_out(lease, now)
-                after = self._plan()
-                if after is not None:
-                    return after
-            return Finished("paused")
+            return self._next(worker)
 
     def submit(self, worker: str, result: BlockResult | Failed) -> None:
         """Hand in the result of a lease; one that was answered already is ignored, unless it has new scores."""
         with self._committing():
-            now = self._services.now()
-            self._progress.saw(worker, now=now)
-            unit = self._desk.queue.release(result.lease)
-            if isinstance(result, BlockResult):
-                refusal = self._refusal(result, unit)
-                if refusal is None:
-                    self._take_scores(result, unit, now)
-                    return
-                result = Failed(result.lease, refusal, retryable=True)
-            if unit is not None:
-                self._fail(unit, result, now)
+            self._take(worker, result)
+
+    def exchange(self, worker: str, result: BlockResult | Failed) -> Work | Wait | Finished:
+        """`submit` and `next_work` in one transaction, for a worker in this process."""
+        with self._committing():
+            self._take(worker, result)
+            return self._next(worker)
 
     def heartbeat(self, worker: str) -> None:
         """This worker is alive: extend its leases (in memory only; a restart sends running leases back anyway)."""
@@ -134,6 +118,34 @@ class Coordinator:
             raise
 
     # ------------------------------------------------------------------------------------------------ leases and scores
+
+    def _next(self, worker: str) -> Work | Wait | Finished:
+        now = self._services.now()
+        self._progress.saw(worker, now=now)
+        self._expire(now)
+        self._check_hours(now)
+        while not self._paused:
+            key = f"{self.run.store.epoch}.{self._leases + 1}"
+            lease = self._desk.queue.take(worker, key=key, now=now)
+            if lease is not None:
+                return self._hand_out(lease, now)
+            after = self._plan()
+            if after is not None:
+                return after
+        return Finished("paused")
+
+    def _take(self, worker: str, result: BlockResult | Failed) -> None:
+        now = self._services.now()
+        self._progress.saw(worker, now=now)
+        unit = self._desk.queue.release(result.lease)
+        if isinstance(result, BlockResult):
+            refusal = self._refusal(result, unit)
+            if refusal is None:
+                self._take_scores(result, unit, now)
+                return
+            result = Failed(result.lease, refusal, retryable=True)
+        if unit is not None:
+            self._fail(unit, result, now)
 
     def _hand_out(self, lease: Lease, now: float) -> Work:
         self._leases += 1

@@ -9,6 +9,7 @@ from search.coordinator import Coordinator
 from search.ports import CampaignStatus, Evaluator, Finished, Verdict, Wait, WorkSource
 
 PROGRESS_EVERY_S = 0.25
+WORKER = "inline"
 
 
 def work_once(source: WorkSource, evaluator: Evaluator, *, worker: str) -> Wait | Finished | None:
@@ -29,19 +30,20 @@ def run_inline(
 ) -> Verdict | None:
     """Run the campaign to its end; the verdict, or None where `stop` said so first (a pause; resume goes on).
 
-    `on_progress` gets a status a few times a second and at the end; `stop` is asked before every unit. The coordinator
-    stays open: the caller closes it.
+    `on_progress` gets a status a few times a second and at the end; `stop` is asked after every unit of work. The
+    coordinator stays open: the caller closes it.
     """
     shown = 0.0
-    while True:
+    work = coordinator.next_work(WORKER)
+    while not isinstance(work, Finished):
+        result = None if isinstance(work, Wait) else evaluator.evaluate(work)
         if stop():
             coordinator.pause()
-        outcome = work_once(coordinator, evaluator, worker="inline")
-        if isinstance(outcome, Finished):
-            on_progress(coordinator.status())
-            return coordinator.verdict()
-        if isinstance(outcome, Wait):
-            time.sleep(outcome.after_s)
+        if isinstance(work, Wait):
+            time.sleep(work.after_s)
+        work = coordinator.next_work(WORKER) if result is None else coordinator.exchange(WORKER, result)
         if time.monotonic() - shown > PROGRESS_EVERY_S:
             on_progress(coordinator.status())
             shown = time.monotonic()
+    on_progress(coordinator.status())
+    return coordinator.verdict()

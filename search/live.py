@@ -52,8 +52,7 @@ class LiveCampaign:
         self.state: State = machine.begin(make_rules(campaign, space, baselines))
         self.proposer = Proposer(space, sampler=campaign.sampler, seed=campaign.seed)
         self.points: list[Point] = []
-        self._estimates: tuple[int, dict[int, float]] = (-1, {})
-        self._finished = 0
+        self._best: tuple[tuple[int, ...], tuple[int, float] | None] = ((), None)
 
     def apply(self, event: Event, *, point: Point | None = None, asked: bool = False) -> None:
         """Feed one event to machine, study and sampler. `point` comes with Proposed; `asked`: the study drew it."""
@@ -65,26 +64,24 @@ class LiveCampaign:
                 self.proposer.restore(stage=max(0, point.stage), params=point.params)
         elif isinstance(event, Scored | Lost) and event.split == "search":
             self.proposer.finish(event.number, event.score if isinstance(event, Scored) else None)
-            self._finished += 1
         for decision in decisions:
             self._tell(self.state.cohorts[decision.cohort])
 
     def estimates(self) -> dict[int, float]:
-        """Shrunk estimates of all candidates scored in the search (cached until another one is)."""
-        if self._estimates[0] != self._finished:
-            windows = [
-                WindowScore(
-                    candidate.number,
-                    candidate.stage,
-                    candidate.cohort,
-                    self.state.cohorts[candidate.cohort].size,
-                    score,
-                )
-                for candidate, score in machine.scored(self.state, "search")
-                if candidate.cohort is not None
-            ]
-            self._estimates = (self._finished, estimates(windows))
-        return self._estimates[1]
+        """Shrunk estimates of all candidates scored in the search."""
+        windows = [
+            WindowScore(entry.number, entry.stage, entry.cohort, self.state.cohorts[entry.cohort].size, score)
+            for entry, score in machine.scored(self.state, "search")
+            if entry.cohort is not None
+        ]
+        return estimates(windows)
+
+    def best(self) -> tuple[int, float] | None:
+        """The candidate with the highest estimate, and that; looked up anew when another cohort is told."""
+        if self._best[0] != self.state.told or self._best[1] is None:
+            best = max(self.estimates().items(), key=lambda pair: (pair[1], -pair[0]), default=None)
+            self._best = (self.state.told, best)
+        return self._best[1]
 
     def _tell(self, cohort: Cohort) -> None:
         if cohort.number > 0:

@@ -44,7 +44,7 @@ class Progress:
         """The snapshot that progress bars show."""
         state = desk.live.state
         done, total = _items(desk)
-        best = _best(desk)
+        best = desk.live.best()
         rate = self.rate(now)
         stage = desk.run.space.stages[machine.stage_of(state)].name
         return CampaignStatus(
@@ -100,8 +100,3 @@ def _items_after(desk: Desk) -> int:
     holdout = (len(state.rules.kinds) + 2) * pools.size("holdout")
     selection = (rules.top + rules.means + 3) * pools.size("selection")
     return {"search": selection + holdout, "selection": holdout, "holdout": 0, "done": 0}[state.phase]
-
-
-def _best(desk: Desk) -> tuple[int, float] | None:
-    estimates = desk.live.estimates()
-    return max(estimates.items(), key=lambda pair: (pair[1], -pair[0]), default=None)

@@ -139,12 +139,13 @@ class Proposer:
         self.cma = StagedCma(space, seed=seed)
         self._sampler = sampler
         self._given = _given_sampler()
+        self._distributions = [stage.distributions() for stage in space.stages]  # slow to make, and never changed
         self.study = optuna.create_study(direction="maximize", study_name="campaign")
 
     def ask(self, number: int, *, stage: int, sobol: int | None) -> dict[str, float]:
         """Draw candidate `number`; `sobol` is the index of a Sobol point, None for the sampler's own draw."""
         self.study.sampler = self._sampler_for(number, stage, sobol)
-        trial = self.study.ask(dict(self.space.stages[stage].distributions()))
+        trial = self.study.ask(dict(self._distributions[stage]))
         if trial.number != number:
             raise AssertionError(f"trial {trial.number} stands for candidate {number}: the study lost its rows")
         return self.space.stages[stage].rounded(trial.params)
@@ -153,7 +154,7 @@ class Proposer:
         """Add the next candidate as a running trial without asking: baselines (no params), and replays."""
         import optuna
 
-        distributions = self.space.stages[stage].distributions() if params else {}
+        distributions = self._distributions[stage] if params else {}
         running = optuna.trial.create_trial(
             state=optuna.trial.TrialState.RUNNING, params=dict(params), distributions=dict(distributions)
         )

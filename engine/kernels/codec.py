@@ -14,9 +14,6 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-STORAGE = {"BF16": np.uint16, "F16": np.int16, "F32": np.float32, "F64": np.float64}
-"""Element type of a row, by safetensors dtype."""
-
 
 @intrinsic
 def float_bits(typingctx: Any, value: Any) -> Any:

@@ -47,7 +47,8 @@ def simulated_campaign(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crew, "EvaluatorWorker", SimulatedWorker)
     monkeypatch.setattr(search_job, "CoordinatorActor", SimulatedCoordinator)
     monkeypatch.setattr(search_job, "conclude", conclude)
-    monkeypatch.setattr(search_job, "LEASE_S", 3.0)
+    monkeypatch.setattr(search_job, "LEASE_S", 10.0)
+    monkeypatch.setattr(search_job, "STOPPED_S", 0.5)
 
 
 @pytest.fixture
@@ -151,8 +152,9 @@ def test_a_killed_evaluator_is_replaced_and_the_verdict_stays(
 
 
 def test_a_stopped_evaluator_is_replaced_and_the_verdict_stays(
-    ray_here: Session, campaign: Path, expected: dict[str, Any]
+    ray_here: Session, campaign: Path, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(search_job, "LEASE_S", 2.0)
     stopped: list[int] = []
 
     def stop_it() -> None:

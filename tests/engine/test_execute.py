@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from bench.torture import torture_family
 from engine import Options, merge, parse_recipe
-from engine.errors import InputsChanged, MergefleetError, NotFinite, OutputExists, PlanError
+from engine.errors import InputsChanged, MergefleetError, NotFinite, OutputExists, PlanError, SourceError
 from engine.job import Job
 from engine.methods import METHODS
 from engine.recipe import Recipe
@@ -159,6 +160,64 @@ def test_an_inf_made_by_rounding_names_the_cast(tmp_path: Path) -> None:
             recipe_of("task_arithmetic", models, dtype="float32", out_dtype="float16", parameters={"lambda": 5}),
             tmp_path / "out",
         )
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"), [("linear", {"parameters": {"normalize": False}}), ("ties", {"parameters": {"lambda": 9}})]
+)
+def test_an_overflow_of_the_arithmetic_itself_is_not_published(
+    method: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    large = np.full((600, 601), 2e38, np.float32)
+    models = [
+        small(tmp_path / name, **{"model.layers.0.mlp.up_proj.weight": large * factor})
+        for name, factor in [("b", 0.0), ("x", 1.7), ("y", 1.7)]
+    ]
+    recipe = recipe_of(method, models, **changes)
+    for source in recipe.slices[0].sources:
+        source.parameters["weight"] = 1.0  # type: ignore[index]
+    with pytest.raises(NotFinite, match="merging finite values made"):
+        merge(recipe, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_nan_in_a_streamed_tensor_counts_once_however_many_passes_read_it(tmp_path: Path) -> None:
+    bad = np.ones((600, 601), np.float32)
+    bad[3, 4] = np.nan
+    models = [
+        small(tmp_path / "base"),
+        small(tmp_path / "bad", **{"model.layers.0.mlp.up_proj.weight": bad}),
+        small(tmp_path / "c"),
+    ]
+    options = Options(threads=1, memory_bytes=12 * MIB, allow_nonfinite=True)
+    result = merge(recipe_of("ties", models), tmp_path / "out", options=options)
+    assert result.nonfinite == {(str(tmp_path / "bad"), "model.layers.0.mlp.up_proj.weight"): 1}
+
+
+def test_a_run_that_fails_to_begin_lets_go_of_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_of("linear", [small(tmp_path / name) for name in "bxy"])
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(MergefleetError, match="Free some space and run the same command again"):
+            merge(recipe, tmp_path / "out")
+    assert merge(recipe, tmp_path / "out").out.is_dir()
+
+
+def test_a_source_that_is_written_to_while_it_is_merged_is_found_out(tmp_path: Path) -> None:
+    models = [small(tmp_path / name) for name in "bxy"]
+    file = models[2] / "model.safetensors"
+
+    def overwrite(written: int, total: int) -> None:
+        if written == total:
+            file.write_bytes(file.read_bytes())
+
+    with pytest.raises(SourceError, match="was changed while it was merged"):
+        merge(recipe_of("ties", models), tmp_path / "out", progress=overwrite)
+    assert not (tmp_path / "out").exists()
 
 
 def test_integers_must_agree_between_models(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from engine import Plan, make_plan, open_checkpoints, parse_recipe, recipe_hash
-from engine.errors import PlanError
+from engine.errors import PlanError, SourceError
 from engine.plan import OutputTensor
 
 SHAPES = {"embed_tokens": (6, 4), "norm": (4,)}
@@ -178,3 +178,18 @@ def test_a_filter_that_leaves_tensors_without_a_setting_is_refused(tmp_path: Pat
     data["models"][0]["parameters"]["weight"] = [{"filter": "mlp", "value": 1}]
     with pytest.raises(PlanError, match=r"needs 'weight' for tensor 'model.embed_tokens.weight'"):
         planned(data)
+
+
+def test_a_base_that_only_lends_its_config_says_the_tying_and_the_dtype_that_are_written(tmp_path: Path) -> None:
+    tied, untied = model(tmp_path / "tied"), model(tmp_path / "untied", head=True)
+    file = tmp_path / "untied" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "dtype": "float16"}))
+    plan = planned(linear(tied, base_model=untied))
+    assert "lm_head.weight" not in {t.name for t in plan.tensors}
+    assert (plan.config["tie_word_embeddings"], plan.config["dtype"]) == (True, "float32")
+
+
+def test_a_name_with_braces_is_refused(tmp_path: Path) -> None:
+    strange = model(tmp_path / "a", **{"model.{}.layers.0.mlp.up_proj.weight": (2,)})
+    with pytest.raises(SourceError, match="braces have no place in a name"):
+        planned(linear(strange))

@@ -373,3 +373,10 @@ def test_a_closed_staging_publishes_nothing(out: Path) -> None:
     with pytest.raises(MergefleetError, match="is closed"):
         staging.publish()
     assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 248, "x\0y", "x\udcff"], ids=["too long", "NUL", "no UTF-8"])
+def test_a_name_that_no_output_can_have_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="name"):
+        refuse_existing(tmp_path / name)
+    refuse_existing(tmp_path / ("x" * 247))

@@ -276,3 +276,8 @@ def test_a_switch_may_be_written_as_a_number_and_chosen_by_name(value: Any) -> N
 
 def test_true_is_1_as_a_weight_as_it_is_in_mergekit() -> None:
     assert check(recipe("linear", parameters={"weight": True})) == []
+
+
+@pytest.mark.parametrize("value", [1e300, -1e19, [0.5, 1e30]])
+def test_a_value_beyond_what_float32_arithmetic_can_bear_is_refused(value: Any) -> None:
+    assert "a number from -1e+18 to 1e+18 expected" in refusal(recipe(parameters={"weight": value}))

@@ -1,6 +1,7 @@
 """YAML files: plain data out, and errors with file, line and column."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,13 @@ def test_broken_json_is_refused_like_broken_yaml(tmp_path: Path, text: str, mess
     with pytest.raises(RecipeError) as caught:
         read_yaml(path)
     assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_aliases_that_expand_without_measure_are_refused() -> None:
+    lists = [f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]" for before, name in pairwise("abcdefghi")]
+    assert "more than 200_000 entries" in refusal("\n".join(["a: &a [x]", *lists]))
+    assert "one that holds itself" in refusal("a: &a [*a]")
+
+
+def test_aliases_in_ordinary_number_are_written_out() -> None:
+    assert parse_yaml("a: &a [1, 2]\nb: [*a, *a]\n", origin="r.yml") == {"a": [1, 2], "b": [[1, 2], [1, 2]]}

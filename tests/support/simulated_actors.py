@@ -16,7 +16,7 @@ from search.opening import Start, open_coordinator
 from search.ports import BlockResult, Evaluator, Failed, Work
 from search.run import RunDirectory, Services
 
-BLOCK_S = 0.02
+BLOCK_S = 0.01
 
 
 class SlowEvaluator(SimulatedEvaluator):

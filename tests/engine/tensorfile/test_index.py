@@ -98,3 +98,9 @@ def test_json_of_any_shape_is_read_or_refused(tmp_path_factory: pytest.TempPathF
     path = written(tmp_path_factory.getbasetemp(), json.dumps(value))
     with pytest.raises(SourceError):
         read_index(path)
+
+
+def test_half_a_surrogate_pair_is_refused_because_it_could_not_be_written_again(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="surrogates"):
+        load_json_object(written(tmp_path, r'{"x": "\ud800"}'))
+    assert load_json_object(written(tmp_path, r'{"x": "\ud83d\ude00"}')) == {"x": "\U0001f600"}
