@@ -36,8 +36,8 @@ class Report:
 class CoordinatorActor:
     """The one writer. Nothing happens in the constructor: an exception there would arrive without its type.
 
-    `held` is a list of one reference to the Inventory, which the driver keeps alive: a plain argument of that size would
-    be dropped from the object store once the actor runs, and a restart could not find it.
+    `held` is a list of one reference to the Inventory, which the driver keeps alive: a plain argument of that size
+    would be dropped from the object store once the actor runs, and a restart could not find it.
     """
 
     def __init__(self, task: SearchTask, held: list[Any], resume: bool) -> None:

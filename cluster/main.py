@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -235,6 +236,7 @@ def _load_recipe(path: Path, seed: int | None) -> Any:
 
 def run() -> None:
     """Entry point: errors made on purpose are one line, with the exit codes of `engine.errors`; ctrl-C is 130."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a pod's end is an interruption like any other
     try:
         code = app(standalone_mode=False)
     except MergefleetError as error:

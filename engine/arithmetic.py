@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine import randomness
 from engine.methods.contract import Array, Block, Call, Facts, Method, RawBlock, Stage
 from engine.numerics import BLOCK
-from engine.views import STORED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,7 +98,3 @@ def encode(values: Tensor, out: Array) -> None:
     invalid = torch.isnan(values).numpy()
     if invalid.any():
         out[invalid] = _NAN[out.dtype.type]
-
-
-def row_buffer(sources: int, dtype: str) -> Any:
-    return np.empty((sources, BLOCK), STORED[dtype])

@@ -16,17 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine import digest
-from engine.checkpoint import Checkpoint, open_checkpoint
 from engine.errors import CampaignError, EvaluationError, MergefleetError, SourceError
 from engine.execute import Work as MergeWork
 from engine.execute import execute
-from engine.planner import make_plan
-from engine.recipe import ModelRef, parse_recipe
+from engine.recipe import ModelRef
 from engine.sinks import Binding, LiveSink
 from search.audit import record_attempt
 from search.campaign_file import Campaign, EvaluatorEntry
 from search.evaluators import open_scorer
 from search.evaluators.contract import Scorer, Subject, evaluation_key, runtime_facts
+from search.plans import Plans
 from search.ports import BlockResult, Failed, Inventory, Work
 
 if TYPE_CHECKING:
@@ -63,9 +62,9 @@ class ResidentModel:
     rope, vocabulary) or another tokenizer gets a new skeleton, the old one is let go.
     """
 
-    def __init__(self, entry: EvaluatorEntry) -> None:
+    def __init__(self, entry: EvaluatorEntry, *, plans: Plans | None = None) -> None:
         self._entry = entry
-        self._checkpoints: dict[ModelRef, Checkpoint] = {}
+        self._plans = plans or Plans()
         self._skeleton: _Skeleton | None = None
         self.loaded: Loaded | None = None
 
@@ -84,12 +83,8 @@ class ResidentModel:
         """
         if self.loaded is not None and self.loaded.recipe_hash == expected_hash and self.is_intact():
             return self.loaded
-        parsed = parse_recipe(dict(recipe), origin="<candidate>")
-        for ref in parsed.models:
-            if ref not in self._checkpoints:
-                self._checkpoints[ref] = open_checkpoint(ref)
-        plan = make_plan(parsed, self._checkpoints)
-        recipe_hash = digest.recipe_hash(plan, self._checkpoints)
+        planned = self._plans(recipe)
+        plan, recipe_hash = planned.plan, planned.recipe_hash
         if expected_hash is not None and recipe_hash != expected_hash:
             raise EvaluationError(
                 f"the recipe's hash is {recipe_hash[:12]} here, {expected_hash[:12]} was asked for: the sources on "
@@ -102,7 +97,7 @@ class ResidentModel:
     def _merge(self, plan: Plan, recipe_hash: str) -> Loaded:
         skeleton = self._skeleton_for(plan)
         self.loaded = None  # dirty from here on
-        merged = execute(plan, self._checkpoints, LiveSink(skeleton.binding), work=MergeWork(self._entry.threads))
+        merged = execute(plan, self._plans.checkpoints, LiveSink(skeleton.binding), work=MergeWork(self._entry.threads))
         weights_digest = digest.of_weights(merged.tensor_digests(plan))
         self.loaded = Loaded(recipe_hash, weights_digest, fingerprint(skeleton.subject.model))
         return self.loaded
@@ -117,7 +112,7 @@ class ResidentModel:
         if old is not None and old.shape == shape and old.tokenizer == plan.tokenizer and old.binding.fits(plan):
             return old
         self._skeleton = self.loaded = None  # before the new one takes its memory
-        source = self._checkpoints[plan.tokenizer].directory
+        source = self._plans.open(plan.tokenizer).directory
         model = make_skeleton(plan.config, self._entry, source)
         subject = Subject(model, load_tokenizer(source))
         self._skeleton = _Skeleton(subject, Binding.build(model, plan), shape, plan.tokenizer)
@@ -126,17 +121,15 @@ class ResidentModel:
     def close(self) -> None:
         """Let go of model and files."""
         self._skeleton = self.loaded = None
-        for checkpoint in self._checkpoints.values():
-            checkpoint.close()
-        self._checkpoints.clear()
+        self._plans.close()
 
 
 class ResidentEvaluator:
     """The Evaluator of search.ports over a ResidentModel and a Scorer."""
 
-    def __init__(self, scorer: Scorer, entry: EvaluatorEntry, *, audit: Path) -> None:
+    def __init__(self, scorer: Scorer, entry: EvaluatorEntry, *, audit: Path, plans: Plans | None = None) -> None:
         self._scorer, self._entry, self._audit = scorer, entry, audit
-        self.resident = ResidentModel(entry)
+        self.resident = ResidentModel(entry, plans=plans)
         self._inventory: Inventory | None = None
 
     def inventory(self) -> Inventory:
@@ -187,9 +180,9 @@ class ResidentEvaluator:
         self.resident.close()
 
 
-def open_evaluator(campaign: Campaign, *, audit: Path) -> ResidentEvaluator:
+def open_evaluator(campaign: Campaign, *, audit: Path, plans: Plans | None = None) -> ResidentEvaluator:
     """The evaluator a campaign asks for. Raises CampaignError for tasks and metrics that do not exist."""
-    return ResidentEvaluator(open_scorer(campaign), campaign.evaluator, audit=audit)
+    return ResidentEvaluator(open_scorer(campaign), campaign.evaluator, audit=audit, plans=plans)
 
 
 def fingerprint(model: nn.Module) -> str:

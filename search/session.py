@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from engine.architecture import Layout
-from engine.checkpoint import Checkpoint, open_checkpoint
-from engine.digest import recipe_hash
-from engine.planner import make_plan
-from engine.recipe import ModelRef, parse_recipe
+from engine.keypath import KeyPath
+from engine.model_ref import parse_model
 from search.campaign_file import Campaign, load_campaign
 from search.coordinator import Coordinator
 from search.inline import run_inline
 from search.opening import Start, open_coordinator
+from search.plans import Plans
 from search.ports import CampaignStatus, Inventory, Verdict
 from search.resident import open_evaluator
 from search.results import Results, read_results
@@ -24,23 +22,6 @@ from search.run import RunDirectory, Services
 from search.store import store_url
 
 RUNS = Path("runs")
-
-
-class RecipeHasher:
-    """Recipe mapping → canonical hash; sources are opened once and their contents digested once."""
-
-    def __init__(self) -> None:
-        self._checkpoints: dict[ModelRef, Checkpoint] = {}
-
-    def open(self, ref: ModelRef) -> Checkpoint:
-        if ref not in self._checkpoints:
-            self._checkpoints[ref] = open_checkpoint(ref)
-        return self._checkpoints[ref]
-
-    def __call__(self, recipe: Mapping[str, Any]) -> str:
-        parsed = parse_recipe(dict(recipe), origin="<candidate>")
-        checkpoints = {ref: self.open(ref) for ref in parsed.models}
-        return recipe_hash(make_plan(parsed, checkpoints), checkpoints)
 
 
 @dataclass(frozen=True)
@@ -60,20 +41,21 @@ def run_directory(campaign: Campaign, root: Path | None) -> RunDirectory:
 
 
 def open_session(
-    campaign: Campaign, inventory: Inventory, *, directory: RunDirectory, resume: bool, lease_s: float | None = None
+    campaign: Campaign,
+    inventory: Inventory,
+    *,
+    directory: RunDirectory,
+    resume: bool,
+    lease_s: float | None = None,
+    plans: Plans | None = None,
 ) -> Coordinator:
     """The coordinator of a campaign on real models: hashes through the engine, layers from the base's headers."""
-    hasher = RecipeHasher()
-    base = hasher.open(parse_recipe_model(campaign.base_model))
+    plans = plans or Plans()
+    base = plans.open(parse_model(campaign.base_model, KeyPath(campaign.origin).key("base_model")))
     layers = Layout.read(base.tensors, base.config, origin=campaign.base_model).layers
     start = Start(directory=directory, layers=layers, resume=resume)
-    services = Services(hash_recipe=hasher, now=time.time, lease_s=lease_s)
+    services = Services(hash_recipe=plans.hash_of, now=time.time, lease_s=lease_s)
     return open_coordinator(campaign, inventory, start=start, services=services)
-
-
-def parse_recipe_model(text: str) -> ModelRef:
-    """A model as a campaign names it, read as a recipe would."""
-    return parse_recipe({"merge_method": "passthrough", "models": [{"model": text}]}).models[0]
 
 
 def run_campaign(
@@ -91,9 +73,10 @@ def run_campaign(
     """
     campaign = load_campaign(path)
     directory = run_directory(campaign, root)
-    evaluator = open_evaluator(campaign, audit=directory.audit)
+    plans = Plans()
+    evaluator = open_evaluator(campaign, audit=directory.audit, plans=plans)
     try:
-        coordinator = open_session(campaign, evaluator.inventory(), directory=directory, resume=resume)
+        coordinator = open_session(campaign, evaluator.inventory(), directory=directory, resume=resume, plans=plans)
         try:
             run_inline(coordinator, evaluator, on_progress=on_progress, stop=stop)
         finally:

@@ -100,7 +100,7 @@ class Stage:
         """Candidates per cohort: as given, else 1.5 K, between 6 and 60.
 
         CMA-ES' own default, 4 + 3 ln K, is meant for exact values. Here a value is a mean of a few items, and a larger
-        population averages noise better than more items per candidate do (tiny family, K = 21, 15 items, holdout after
+        population averages noise better than more items per candidate do (tiny family, 3 seeds, K = 21, 15 items, after
         5k and 10k items: 13 → .780, .793; 20 → .800, .813; 30 → .819, .820; 60 → .790, .820).
         """
         return self.entry.population or min(60, max(6, -(-3 * len(self.axes) // 2)))
