@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import signal
@@ -16,57 +15,35 @@ from typing import Any
 
 import numpy as np
 import pytest
+from backends import bytes_of, recipe_of
 from safetensors.numpy import load_file, save_file
 
 from bench.torture import torture_family
-from engine import Options, merge, parse_recipe
+from engine import Options, merge
 from engine.errors import InputsChanged, MergefleetError, NotFinite, OutputExists, PlanError, SourceError
 from engine.job import Job
 from engine.methods import METHODS
-from engine.recipe import Recipe
 from engine.tensorfile.header import read_header
 
 MIB = 1 << 20
 FAMILY = Path(os.environ.get("TMPDIR", "/tmp")) / f"mergefleet-tests-{os.getuid()}"  # reused between runs
 
 
-def recipe_of(method: str, models: list[Path], **top: Any) -> Recipe:
-    base, first, second = (str(model) for model in models)
-    parameters: dict[str, Any] = {"weight": 0.5}
-    if "density" in METHODS[method].parameters:
-        parameters["density"] = 0.37
-    if method == "slerp":
-        data: dict[str, Any] = {"models": [{"model": base}, {"model": first}], "parameters": {"t": 0.3}}
-    elif method == "passthrough":
-        data = {"models": [{"model": first}]}
-    else:
-        other = {**parameters, "weight": [0.2, 0.9]}
-        data = {"models": [{"model": first, "parameters": parameters}, {"model": second, "parameters": other}]}
-    if METHODS[method].base == "required":
-        data["base_model"] = base
-    return parse_recipe({"merge_method": method, **data, **top})
-
-
-def bytes_of(out: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(out.glob("*.safetensors")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 @pytest.fixture(scope="module")
-def torture(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def torture(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
     family = torture_family(tmp_path_factory.mktemp("torture"), mixed=True, giant=False)
-    return list(family.models)
+    return family.models
 
 
 @pytest.fixture(scope="module")
-def giant() -> list[Path]:
-    return list(torture_family(FAMILY / "giant", mixed=False, giant=True).models)
+def giant() -> tuple[Path, ...]:
+    return torture_family(FAMILY / "giant", mixed=False, giant=True).models
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_tiles_threads_memory_and_definitions_give_one_result(method: str, torture: list[Path], tmp_path: Path) -> None:
+def test_tiles_threads_memory_and_definitions_give_one_result(
+    method: str, torture: tuple[Path, ...], tmp_path: Path
+) -> None:
     recipe = recipe_of(method, torture)
     results = set()
     ways = [
@@ -84,7 +61,9 @@ def test_tiles_threads_memory_and_definitions_give_one_result(method: str, tortu
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["ties", "dare_ties", "slerp"])
-def test_a_tensor_of_40_million_elements_is_cut_without_a_trace(method: str, giant: list[Path], tmp_path: Path) -> None:
+def test_a_tensor_of_40_million_elements_is_cut_without_a_trace(
+    method: str, giant: tuple[Path, ...], tmp_path: Path
+) -> None:
     recipe = recipe_of(method, giant)
     results = set()
     # 40 MiB: streamed and measured by two threads together; 4 GiB: held by one; one thread: streamed alone
@@ -95,7 +74,9 @@ def test_a_tensor_of_40_million_elements_is_cut_without_a_trace(method: str, gia
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
-def test_output_has_the_dtype_asked_for_and_counts_survive(dtype: str, torture: list[Path], tmp_path: Path) -> None:
+def test_output_has_the_dtype_asked_for_and_counts_survive(
+    dtype: str, torture: tuple[Path, ...], tmp_path: Path
+) -> None:
     results = set()
     for arithmetic in ("kernel", "definition"):
         out = merge(
@@ -139,13 +120,13 @@ def test_nan_and_inf_are_named_and_nothing_is_published(method: str, value: floa
         small(tmp_path / "c"),
     ]
     with pytest.raises(NotFinite) as caught:
-        merge(recipe_of(method, models), tmp_path / "out")
+        merge(recipe_of(method, tuple(models)), tmp_path / "out")
     message = caught.value.message
     assert "model.layers.0.mlp.up_proj.weight" in message
     assert str(tmp_path / "bad") in message
     assert " 2 NaN or Inf" in message
     assert not (tmp_path / "out").exists()
-    result = merge(recipe_of(method, models), tmp_path / "out", options=Options(allow_nonfinite=True))
+    result = merge(recipe_of(method, tuple(models)), tmp_path / "out", options=Options(allow_nonfinite=True))
     assert result.nonfinite[str(tmp_path / "bad"), "model.layers.0.mlp.up_proj.weight"] == 2
 
 
@@ -157,7 +138,7 @@ def test_an_inf_made_by_rounding_names_the_cast(tmp_path: Path) -> None:
     ]
     with pytest.raises(NotFinite, match="result is too large for F16"):
         merge(
-            recipe_of("task_arithmetic", models, dtype="float32", out_dtype="float16", parameters={"lambda": 5}),
+            recipe_of("task_arithmetic", tuple(models), dtype="float32", out_dtype="float16", parameters={"lambda": 5}),
             tmp_path / "out",
         )
 
@@ -173,7 +154,7 @@ def test_an_overflow_of_the_arithmetic_itself_is_not_published(
         small(tmp_path / name, **{"model.layers.0.mlp.up_proj.weight": large * factor})
         for name, factor in [("b", 0.0), ("x", 1.7), ("y", 1.7)]
     ]
-    recipe = recipe_of(method, models, **changes)
+    recipe = recipe_of(method, tuple(models), **changes)
     for source in recipe.slices[0].sources:
         source.parameters["weight"] = 1.0  # type: ignore[index]
     with pytest.raises(NotFinite, match="merging finite values made"):
@@ -190,7 +171,7 @@ def test_nan_in_a_streamed_tensor_counts_once_however_many_passes_read_it(tmp_pa
         small(tmp_path / "c"),
     ]
     options = Options(threads=1, memory_bytes=12 * MIB, allow_nonfinite=True)
-    result = merge(recipe_of("ties", models), tmp_path / "out", options=options)
+    result = merge(recipe_of("ties", tuple(models)), tmp_path / "out", options=options)
     assert result.nonfinite == {(str(tmp_path / "bad"), "model.layers.0.mlp.up_proj.weight"): 1}
 
 
@@ -216,25 +197,25 @@ def test_a_source_that_is_written_to_while_it_is_merged_is_found_out(tmp_path: P
             file.write_bytes(file.read_bytes())
 
     with pytest.raises(SourceError, match="was changed while it was merged"):
-        merge(recipe_of("ties", models), tmp_path / "out", progress=overwrite)
+        merge(recipe_of("ties", tuple(models)), tmp_path / "out", progress=overwrite)
     assert not (tmp_path / "out").exists()
 
 
 def test_integers_must_agree_between_models(tmp_path: Path) -> None:
     models = [small(tmp_path / n, **{"model.ids": np.arange(9) + k}) for n, k in [("b", 0), ("x", 0), ("y", 1)]]
     with pytest.raises(MergefleetError, match=r"'model.ids' \(I64\) differs between"):
-        merge(recipe_of("ties", models), tmp_path / "out")
+        merge(recipe_of("ties", tuple(models)), tmp_path / "out")
 
 
 def test_a_budget_that_cannot_hold_a_block_is_refused_with_the_figure_it_needs(
-    torture: list[Path], tmp_path: Path
+    torture: tuple[Path, ...], tmp_path: Path
 ) -> None:
     with pytest.raises(PlanError, match=r"Give --memory \d+MiB"):
         merge(recipe_of("ties", torture), tmp_path / "out", options=Options(memory_bytes=1 << 16))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_dead_run_journalled_is_not_made_again(torture: list[Path], tmp_path: Path) -> None:
+def test_what_a_dead_run_journalled_is_not_made_again(torture: tuple[Path, ...], tmp_path: Path) -> None:
     recipe = recipe_of("ties", torture)
     whole = merge(recipe, tmp_path / "whole", options=Options(threads=1))
 
@@ -265,7 +246,7 @@ def test_what_a_dead_run_journalled_is_not_made_again(torture: list[Path], tmp_p
     assert bytes_of(result.out) == bytes_of(whole.out)
 
 
-def test_a_journalled_tile_whose_bytes_were_lost_is_made_again(torture: list[Path], tmp_path: Path) -> None:
+def test_a_journalled_tile_whose_bytes_were_lost_is_made_again(torture: tuple[Path, ...], tmp_path: Path) -> None:
     recipe = recipe_of("linear", torture)
     wanted = bytes_of(merge(recipe, tmp_path / "whole").out)
     with Job.prepare(recipe, tmp_path / "out", Options()) as job:
@@ -283,10 +264,10 @@ def test_a_journalled_tile_whose_bytes_were_lost_is_made_again(torture: list[Pat
 
 def test_a_source_or_recipe_that_changed_since_is_refused(tmp_path: Path) -> None:
     models = [small(tmp_path / name) for name in "bxy"]
-    recipe = recipe_of("ties", models)
+    recipe = recipe_of("ties", tuple(models))
     Job.prepare(recipe, tmp_path / "out", Options()).close()
     with pytest.raises(InputsChanged, match="recipe"):
-        Job.prepare(recipe_of("linear", models), tmp_path / "out", Options())
+        Job.prepare(recipe_of("linear", tuple(models)), tmp_path / "out", Options())
     tensors = load_file(models[1] / "model.safetensors")
     save_file({**tensors, "model.norm.weight": np.zeros(16, np.float32)}, models[1] / "model.safetensors")
     with pytest.raises(InputsChanged, match=str(models[1])):
@@ -302,7 +283,7 @@ merge(load_recipe(sys.argv[1]), sys.argv[2], options=Options(threads=2, tile_byt
 
 @pytest.mark.slow
 def test_kill_9_at_any_moment_and_the_same_command_finishes_with_the_same_bytes(
-    giant: list[Path], tmp_path: Path
+    giant: tuple[Path, ...], tmp_path: Path
 ) -> None:
     import yaml
 
