@@ -31,7 +31,8 @@ ShardSize = Annotated[str, typer.Option(help="Largest output file, e.g. 5GB.")]
 Unknown = Annotated[bool, typer.Option(help="Let parameters pass that no method knows.")]
 Address = Annotated[str | None, typer.Option(help="local | auto | HOST:PORT: run on Ray; default in this process.")]
 RunDir = Annotated[Path | None, typer.Option(help="Directory of the run; default runs/NAME.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Ray workers in all; default one per node, evaluators as many as fit.")]
+_WORKERS = "Ray workers in all; default one per node, or as many evaluators as fit."
+Workers = Annotated[int | None, typer.Option(min=1, help=_WORKERS)]
 
 
 @app.command()
