@@ -9,13 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from engine.errors import MergefleetError
+from engine.errors import InputError, MergefleetError
 
 _UsageError: Any = typer.BadParameter.__bases__[0]  # the command line's own errors; typer does not export their class
 
 app = typer.Typer(
     name="mergefleet",
     help="Search for the best merge of a family of language models, and publish the winner with proof.",
+    epilog="Exit codes: 0 ok, 1 failed (also: plan --scan found NaN or Inf), 2 bad input, 3 refused, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -33,6 +34,26 @@ Address = Annotated[str | None, typer.Option(help="local | auto | HOST:PORT: run
 RunDir = Annotated[Path | None, typer.Option(help="Directory of the run; default runs/NAME.")]
 _WORKERS = "Ray workers in all; default one per node, or as many evaluators as fit."
 Workers = Annotated[int | None, typer.Option(min=1, help=_WORKERS)]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"mergefleet {version('mergefleet')}")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")]
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say which.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -68,6 +89,7 @@ def merge(
         allow_unknown=allow_unknown,
         content_digests=digest,
     )
+    _check_workers(address, workers)
     loaded = _load_recipe(recipe, random_seed)
     with output.byte_progress(f"merging into {out.name}", quiet=quiet or json) as progress:
         if address is None:
@@ -180,6 +202,7 @@ def search(
     """Run a CAMPAIGN: search, select, judge on the holdout, publish the winner. Ctrl-C pauses, --resume continues."""
     from cluster import search_command
 
+    _check_workers(address, workers)
     outcome = search_command.run(
         campaign, run_dir=run_dir, resume=resume, address=address, workers=workers, quiet=quiet or json
     )
@@ -226,6 +249,11 @@ def demo(
     )
 
 
+def _check_workers(address: str | None, workers: int | None) -> None:
+    if workers is not None and address is None:
+        raise InputError("--workers: is for a run on Ray; give --address local, auto or HOST:PORT too.")
+
+
 def _load_recipe(path: Path, seed: int | None) -> Any:
     from dataclasses import replace
 
@@ -254,5 +282,15 @@ def run() -> None:
         sys.exit(1)
     except _UsageError as error:
         error.show()
+        sys.exit(2)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"mergefleet: {place}{error.strerror or error}.\n")
+        sys.exit(2)
+    except Exception as error:
+        if type(error).__module__ != "sqlalchemy.exc":
+            raise
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        sys.stderr.write(f"mergefleet: the campaign's store cannot be used: {reason}.\n")
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)

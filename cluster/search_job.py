@@ -22,8 +22,9 @@ from cluster.coordinator import CoordinatorActor, Report, answer_of, answered
 from cluster.crew import Crew, Wanted
 from search import takeover
 from search.campaign_file import campaign_to_dict, load_campaign
+from search.plans import Plans
 from search.ports import CampaignStatus
-from search.session import Outcome, conclude, run_directory
+from search.session import Outcome, check_start, conclude, run_directory, wait_for_predecessor
 
 POLL_S = 0.25
 LEASE_S = 30.0
@@ -56,6 +57,8 @@ def search_on_ray(
     campaign = load_campaign(path)
     directory = run_directory(campaign, root)
     check_address(address)
+    check_start(campaign, directory, Plans())
+    wait_for_predecessor(campaign, directory)
     with ray_session.session(address) as session, _shared(directory.root) as (place, probe):
         task = SearchTask(
             campaign=campaign_to_dict(campaign),

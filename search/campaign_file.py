@@ -107,6 +107,15 @@ class TaskEntry(_Part):
     metric: str = "exact_match"
     weight: float = Field(default=1.0, gt=0)
 
+    @model_validator(mode="after")
+    def _splits_differ(self) -> TaskEntry:
+        for first, second in (("search", "selection"), ("search", "holdout"), ("selection", "holdout")):
+            if getattr(self, first) == getattr(self, second):
+                raise ValueError(
+                    f"{second} is the same task as {first}: a winner is judged on items nobody searched on"
+                )
+        return self
+
     def task_of(self, split: Split) -> str:
         """The lm-eval task that holds this skill's items of `split`."""
         return {"search": self.search, "selection": self.selection, "holdout": self.holdout}[split]

@@ -9,6 +9,8 @@ from search.desk import Desk
 from search.ports import CampaignStatus
 
 RECENT_S = 60.0
+SETTLED_S = 15.0
+"""An estimate of the time left is given once scores have come in for this long."""
 
 
 class Progress:
@@ -36,9 +38,17 @@ class Progress:
         """Items per second of the last minute; None before the first ones."""
         while self._recent and self._recent[0][0] < now - RECENT_S:
             self._recent.popleft()
-        elapsed = min(RECENT_S, now - self._started)
-        total = sum(items for _, items in self._recent)
+        if not self._recent:
+            return None
+        elapsed = now - self._recent[0][0]  # from the first score on: start-up does not count
+        total = sum(items for _, items in list(self._recent)[1:])
         return total / elapsed if total and elapsed > 0 else None
+
+    def seconds_left(self, items: int, *, now: float) -> float | None:
+        """Time for so many more items; None until the rate has settled."""
+        rate = self.rate(now)
+        settled = bool(self._recent) and now - self._recent[0][0] > SETTLED_S
+        return items / rate if rate and settled else None
 
     def status(self, desk: Desk, *, paused: bool, now: float) -> CampaignStatus:
         """The snapshot that progress bars show."""
@@ -58,7 +68,7 @@ class Progress:
             items_done=done,
             items_total=total,
             items_per_s=rate,
-            seconds_left=None if rate is None else (total - done + _items_after(desk)) / rate,
+            seconds_left=self.seconds_left(total - done + _items_after(desk), now=now),
             workers=sum(seen > now - RECENT_S for seen in self._workers.values()),
             epoch=desk.run.store.epoch,
             paused=paused,

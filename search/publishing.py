@@ -11,14 +11,36 @@ from engine.card import ScoreTable
 from engine.errors import CampaignError, OutputExists
 from engine.job import PROVENANCE, Options, merge
 from engine.recipe import parse_recipe
-from search.campaign_file import campaign_to_dict
+from search.campaign_file import Campaign, campaign_to_dict
 from search.resident import ResidentEvaluator
 from search.results import CandidateRow, Results
 from search.run import RunDirectory
 
+_ELSEWHERE = "Remove it, or name another place in publish.to and continue with --resume."
+
+
+def target_of(campaign: Campaign, directory: RunDirectory) -> Path:
+    """Where the winner goes: the campaign's publish.to, else `published` in the run."""
+    return Path(campaign.publish.to) if campaign.publish.to else directory.root / "published"
+
+
+def refuse_target(campaign: Campaign, directory: RunDirectory) -> None:
+    """Refuse, before anything is scored, a place that is taken (OutputExists) or no directory (CampaignError)."""
+    to = campaign.publish.to or ""
+    if "://" in to or to.startswith("hub:"):
+        raise CampaignError(
+            f"{campaign.origin}: publish.to: got {to!r}; only directories are supported yet. Name one, and upload it."
+        )
+    out = target_of(campaign, directory)
+    if not out.exists():
+        return
+    facts = _provenance(out)
+    if facts.get("campaign", {}).get("name") != campaign.name:
+        raise OutputExists(f"{out}: is there already and is no model of campaign {campaign.name!r}. {_ELSEWHERE}")
+
 
 def publish_winner(results: Results, directory: RunDirectory, *, to: Path | None = None) -> Path:
-    """Merge the winner's recipe into `to` (default: the campaign's publish.to, else `published` in the run).
+    """Merge the winner's recipe into `to` (default: `target_of` the stored campaign).
 
     A directory that holds these very weights already is left as it is, so that a resumed run ends well.
 
@@ -26,7 +48,7 @@ def publish_winner(results: Results, directory: RunDirectory, *, to: Path | None
     OutputExists where something else is in the way.
     """
     winner = winner_of(results)
-    out = to or Path(results.campaign.publish.to or directory.root / "published")
+    out = to or target_of(results.campaign, directory)
     if _holds(out, winner):
         return out
     recipe = parse_recipe(dict(winner.recipe), origin=f"winner of {results.campaign.name}")
@@ -105,10 +127,15 @@ def _holds(out: Path, winner: CandidateRow) -> bool:
     """Whether `out` is a published model with the winner's weights. OutputExists where it is anything else."""
     if not out.exists():
         return False
-    provenance = out / PROVENANCE
-    if (
-        provenance.is_file()
-        and json.loads(provenance.read_text(encoding="utf-8")).get("weights") == winner.weights_digest
-    ):
+    if _provenance(out).get("weights") == winner.weights_digest:
         return True
-    raise OutputExists(f"{out}: is there already and holds another model. Remove it or name another place.")
+    raise OutputExists(f"{out}: is there already and holds another model. {_ELSEWHERE}")
+
+
+def _provenance(out: Path) -> dict[str, Any]:
+    """What provenance.json of a published model says; {} where there is none that can be read."""
+    try:
+        facts = json.loads((out / PROVENANCE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}

@@ -181,8 +181,21 @@ class ResidentEvaluator:
 
 
 def open_evaluator(campaign: Campaign, *, audit: Path, plans: Plans | None = None) -> ResidentEvaluator:
-    """The evaluator a campaign asks for. Raises CampaignError for tasks and metrics that do not exist."""
+    """The evaluator a campaign asks for. Raises CampaignError for a task, metric or GPU that is not there."""
+    check_device(campaign)
     return ResidentEvaluator(open_scorer(campaign), campaign.evaluator, audit=audit, plans=plans)
+
+
+def check_device(campaign: Campaign) -> None:
+    """CampaignError where the campaign asks for a GPU and torch finds none."""
+    device = campaign.evaluator.device
+    if device.startswith("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise CampaignError(
+                f"{campaign.origin}: evaluator.device: got {device!r}, torch finds no GPU here; use 'cpu'."
+            )
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.architecture import Layout
+from engine.errors import Busy, CampaignError, SourceError
 from engine.keypath import KeyPath
 from engine.model_ref import parse_model
+from search import schema, takeover
 from search.campaign_file import Campaign, load_campaign
 from search.coordinator import Coordinator
 from search.inline import run_inline
@@ -19,9 +22,11 @@ from search.ports import CampaignStatus, Inventory, Verdict
 from search.resident import open_evaluator
 from search.results import Results, read_results
 from search.run import RunDirectory, Services
-from search.store import store_url
+from search.store import Store, store_url
 
 RUNS = Path("runs")
+PREDECESSOR_WAIT_S = 20.0
+"""A killed driver's coordinator on Ray lives a few seconds longer."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,53 @@ class Outcome:
 def run_directory(campaign: Campaign, root: Path | None) -> RunDirectory:
     """Where a campaign's run lives: `runs/<name>` below the working directory, unless said otherwise."""
     return RunDirectory(root or RUNS / campaign.name)
+
+
+def wait_for_predecessor(campaign: Campaign, directory: RunDirectory, *, wait_s: float = PREDECESSOR_WAIT_S) -> None:
+    """Let a run that is just dying end; Busy where one goes on: two processes would take the campaign from each other.
+
+    A stopped process (SIGSTOP) is no obstacle: it is taken over, and refused by its epoch should it wake up.
+    """
+    deadline = time.monotonic() + wait_s
+    while (owner := _owner(campaign, directory)) is not None:
+        if time.monotonic() > deadline:
+            raise Busy(
+                f"{directory.root}: process {owner.pid} of this machine is running campaign {campaign.name!r}. "
+                f"Wait for it, or stop it (kill {owner.pid}) and run the command again.",
+                pid=owner.pid,
+            )
+        time.sleep(0.25)
+
+
+def _owner(campaign: Campaign, directory: RunDirectory) -> takeover.ProcessIdentity | None:
+    """The process of the run's last epoch, if it is another one that runs here and was not stopped."""
+    if campaign.store is None and not directory.database.exists():
+        return None
+    store = Store(store_url(campaign.store, default=directory.database))
+    try:
+        epochs = store.rows(schema.EPOCHS) if store.find(campaign.name) else []
+    finally:
+        store.close()
+    if not epochs:
+        return None
+    last = max(epochs, key=lambda row: int(row["epoch"]))
+    owner = takeover.ProcessIdentity(last["pid"], last["started"], last["host"])
+    runs = owner.pid != os.getpid() and takeover.is_running(owner) and not takeover.is_stopped(owner)
+    return owner if runs else None
+
+
+def check_start(campaign: Campaign, directory: RunDirectory, plans: Plans) -> None:
+    """What would otherwise come out late: models that cannot be read, a place to publish that is taken."""
+    from search.publishing import refuse_target
+
+    refuse_target(campaign, directory)
+    names = [("base_model", campaign.base_model)]
+    names += [(f"sources[{index}]", entry.model) for index, entry in enumerate(campaign.sources)]
+    for key, name in names:
+        try:
+            plans.open(parse_model(name, KeyPath(campaign.origin).key(key)))
+        except SourceError as error:
+            raise SourceError(f"{campaign.origin}: {key}: {error.message}", **error.facts) from error
 
 
 def open_session(
@@ -74,6 +126,8 @@ def run_campaign(
     campaign = load_campaign(path)
     directory = run_directory(campaign, root)
     plans = Plans()
+    check_start(campaign, directory, plans)
+    wait_for_predecessor(campaign, directory)
     evaluator = open_evaluator(campaign, audit=directory.audit, plans=plans)
     try:
         coordinator = open_session(campaign, evaluator.inventory(), directory=directory, resume=resume, plans=plans)
@@ -88,7 +142,7 @@ def run_campaign(
 
 def conclude(campaign: Campaign, directory: RunDirectory) -> Outcome:
     """Write the report, and publish the winner if there is one and it is not published yet."""
-    from search.publishing import publish_winner
+    from search.publishing import publish_winner, target_of
     from search.report import write_html
 
     results = stored_results(campaign, directory)
@@ -96,10 +150,15 @@ def conclude(campaign: Campaign, directory: RunDirectory) -> Outcome:
     verdict = results.verdict
     published = None
     if verdict is not None and verdict.significant:
-        published = publish_winner(results, directory)
+        published = publish_winner(results, directory, to=target_of(campaign, directory))
     return Outcome(directory, verdict, directory.report, published)
 
 
 def stored_results(campaign: Campaign, directory: RunDirectory) -> Results:
     """What the store of a run holds. CampaignError where there is none."""
+    if campaign.store is None and not directory.database.is_file():
+        raise CampaignError(
+            f"{directory.root}: there is no run of campaign {campaign.name!r} here. Start it with `mergefleet search`, "
+            "or name its directory with --run-dir."
+        )
     return read_results(store_url(campaign.store, default=directory.database), name=campaign.name)

@@ -43,6 +43,12 @@ def is_running(process: ProcessIdentity) -> bool:
     return _start_time(process.pid) == process.started
 
 
+def is_stopped(process: ProcessIdentity) -> bool:
+    """Whether it runs, but was stopped by a signal (SIGSTOP): it does nothing until it is continued."""
+    state = _read(Path(f"/proc/{process.pid}/stat")).rpartition(")")[2].split()[:1]
+    return is_running(process) and state == ["T"]
+
+
 def end(process: ProcessIdentity) -> bool:
     """SIGKILL the process, if it runs on this host and is not the caller; True once it is gone."""
     if process.pid == os.getpid() or not is_running(process):

@@ -174,3 +174,42 @@ def test_doctor_finds_this_machine_fit_and_says_what_was_never_run(place: Path) 
 def test_ray_client_addresses_are_refused_with_the_command_that_does_it(place: Path) -> None:
     result = mergefleet("merge", "r.yml", "out", "--address", "ray://head:10001", cwd=place)
     assert_refused(result, 2, "ray job submit")
+
+
+def campaign(place: Path, **changed: Any) -> dict[str, Any]:
+    root = Path(__file__).parents[2]
+    data: dict[str, Any] = yaml.safe_load((root / "configs" / "campaigns" / "demo.yml").read_text())
+    data["base_model"] = str(root / data["base_model"])
+    data["sources"] = [str(root / source) for source in data["sources"]]
+    data["include_path"] = str(root / data["include_path"])
+    return {**data, **changed}
+
+
+@pytest.mark.parametrize(
+    ("changed", "code", "words"),
+    [
+        ({"sources": ["a", "nowhere"]}, 2, ("c.yml", "sources[1]", "nowhere")),
+        ({"publish": {"to": "a"}}, 3, ("a: is there already", "publish.to")),
+        ({"publish": {"to": "hf://me/x"}}, 2, ("c.yml", "publish.to", "hf://me/x")),
+        ({"evaluator": {"device": "cuda"}}, 2, ("c.yml", "evaluator.device", "no GPU")),
+        ({"smapler": "auto"}, 2, ("c.yml", "smapler", "did you mean 'sampler'?")),
+        (
+            {"tasks": [{"name": "x", "search": "demo_x", "selection": "demo_y", "holdout": "demo_z"}]},
+            2,
+            ("c.yml", "demo_x"),
+        ),
+    ],
+)
+def test_campaigns_that_cannot_work_are_refused_before_a_run_exists(
+    changed: dict[str, Any], code: int, words: tuple[str, ...], place: Path
+) -> None:
+    write(place, campaign(place, **changed), "c.yml")
+    assert_refused(mergefleet("search", "c.yml", cwd=place), code, *words)
+    assert not (place / "runs").exists()
+
+
+def test_a_report_without_a_run_and_a_run_that_has_no_place_are_said_in_one_line(place: Path) -> None:
+    write(place, campaign(place), "c.yml")
+    assert_refused(mergefleet("report", "c.yml", cwd=place), 2, "runs/demo", "mergefleet search")
+    assert_refused(mergefleet("search", "c.yml", "--run-dir", "/proc/x", cwd=place), 2, "/proc/x")
+    assert_refused(mergefleet("merge", "r.yml", "out", "--workers", "2", cwd=place), 2, "--address")

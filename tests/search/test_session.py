@@ -1,0 +1,73 @@
+"""Two processes must not run one campaign: a live one is waited for and then named; a stopped or dead one is not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from simulated import make_campaign
+
+from engine.errors import Busy
+from search import session, takeover
+from search.run import RunDirectory
+from search.store import CampaignFacts, Store, store_url
+
+FACTS = CampaignFacts(name="simulated", config={}, eval_key="k", items_digest="d", layers=2)
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    yield process
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def taken_by(pid: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
+    """A run whose last epoch belongs to another process."""
+    started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    owner = takeover.ProcessIdentity(pid, started, takeover.this_host())
+    monkeypatch.setattr(takeover, "this_process", lambda: owner)
+    directory = RunDirectory(folder)
+    store = Store(store_url(None, default=directory.database))
+    store.take_over(FACTS, now=1.0)
+    store.close()
+    monkeypatch.undo()
+    return directory
+
+
+def test_a_running_process_is_named(
+    sleeper: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = taken_by(sleeper.pid, tmp_path, monkeypatch)
+    with pytest.raises(Busy, match=f"process {sleeper.pid} of this machine"):
+        session.wait_for_predecessor(make_campaign(), directory, wait_s=0.3)
+
+
+def test_a_process_that_dies_meanwhile_is_waited_for(
+    sleeper: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = taken_by(sleeper.pid, tmp_path, monkeypatch)
+    os.kill(sleeper.pid, signal.SIGKILL)
+    session.wait_for_predecessor(make_campaign(), directory, wait_s=5)
+    assert not takeover.is_running(takeover.ProcessIdentity(sleeper.pid, "0", takeover.this_host()))
+
+
+def test_a_stopped_process_is_no_obstacle(
+    sleeper: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = taken_by(sleeper.pid, tmp_path, monkeypatch)
+    os.kill(sleeper.pid, signal.SIGSTOP)
+    os.waitpid(sleeper.pid, os.WUNTRACED)
+    session.wait_for_predecessor(make_campaign(), directory, wait_s=0.3)
+    assert sleeper.poll() is None
+
+
+def test_a_run_that_was_never_started_waits_for_nobody(tmp_path: Path) -> None:
+    session.wait_for_predecessor(make_campaign(), RunDirectory(tmp_path / "new"), wait_s=0)
+    assert not (tmp_path / "new").exists()
