@@ -46,6 +46,7 @@ def conclude(campaign: Campaign, directory: RunDirectory) -> Outcome:
 def simulated_campaign(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crew, "EvaluatorWorker", SimulatedWorker)
     monkeypatch.setattr(search_job, "CoordinatorActor", SimulatedCoordinator)
+    monkeypatch.setattr(search_job, "check_start", lambda *_: None)  # simulated campaigns name no real models
     monkeypatch.setattr(search_job, "conclude", conclude)
     monkeypatch.setattr(search_job, "LEASE_S", 10.0)
     monkeypatch.setattr(search_job, "STOPPED_S", 0.5)

@@ -30,6 +30,7 @@ def run_until_killed(campaign: Path, address: str, items: int) -> None:
 def _search_and_die(campaign: Path, address: str, items: int) -> None:
     crew.EvaluatorWorker = SimulatedWorker  # type: ignore[misc]
     search_job.CoordinatorActor = SimulatedCoordinator  # type: ignore[misc]
+    search_job.check_start = lambda *_: None
 
     def watch(status: CampaignStatus) -> None:
         if status.items_done >= items:
