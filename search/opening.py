@@ -80,8 +80,8 @@ def _take(store: Store, campaign: Campaign, inventory: Inventory, *, start: Star
     found = store.find(campaign.name)
     if found is not None and not start.resume:
         raise OutputExists(
-            f"{store.url}: holds a run of campaign {campaign.name!r}. Continue it with --resume, or give the campaign "
-            "another name.",
+            f"{store.url}: holds a run of campaign {campaign.name!r}. Continue it with --resume, give the campaign "
+            "another name, or remove the run's directory to start afresh.",
             name=campaign.name,
         )
     if found is not None:
