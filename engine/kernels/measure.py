@@ -85,39 +85,59 @@ def magnitude_bits(x: Any, b: Any, out: Any) -> None:
 
 @kernel
 def histogram_high(rows: Any, n: Any, out: Any) -> None:
-    """out[M, 32768] += counts of the upper 15 bits (exponent, 7 of mantissa) of |δ_j| as float32."""
+    """out[M, 32768] += counts of the upper 15 bits (exponent, 7 of mantissa) of |δ_j| as float32.
+
+    Four tables in turn: neighbours often fall into one bin, and an increment would wait for the one before it.
+    """
     bits = np.empty(CHUNK, np.uint32)
+    tables = np.zeros((4, out.shape[1]), np.uint32)
+    first, second, third, fourth = tables[0], tables[1], tables[2], tables[3]
+    one, shift = np.uint32(1), np.uint32(16)
     for j in range(rows.shape[0] - 1):
-        counts = out[j]
         for start in range(0, n, CHUNK):
             m = min(CHUNK, n - start)
             magnitude_bits(rows[j + 1, start : start + m], rows[0, start : start + m], bits)
-            for i in range(m):
-                counts[bits[i] >> np.uint32(16)] += 1
+            whole = m - m % 4
+            for i in range(0, whole, 4):
+                first[bits[i] >> shift] += one
+                second[bits[i + 1] >> shift] += one
+                third[bits[i + 2] >> shift] += one
+                fourth[bits[i + 3] >> shift] += one
+            for i in range(whole, m):
+                first[bits[i] >> shift] += one
+        counts = out[j]
+        for k in range(counts.shape[0]):
+            counts[k] += np.int64(first[k]) + np.int64(second[k]) + np.int64(third[k]) + np.int64(fourth[k])
+        tables[:] = np.uint32(0)
 
 
 @kernel
 def histogram_low(rows: Any, n: Any, high: Any, out: Any) -> None:
     """out[M, 65536] += counts of the lower 16 bits of |δ_j|, where the upper 15 equal high[j].
 
-    Few elements do: groups of 64 are compared without branches first, and most hold none.
+    Differences of 16-bit values are so coarse that nearly all of a bin sits on its lowest value, which is counted
+    without branches; groups of 64 are searched for other values of the bin only where there are any.
     """
     bits = np.empty(CHUNK, np.uint32)
     for j in range(rows.shape[0] - 1):
         counts = out[j]
-        wanted = np.uint32(high[j])
+        lowest = np.uint32(np.uint32(high[j]) << np.uint32(16))
         for start in range(0, n, CHUNK):
             m = min(CHUNK, n - start)
             magnitude_bits(rows[j + 1, start : start + m], rows[0, start : start + m], bits)
             for first in range(0, m, 64):
                 group = bits[first : min(first + 64, m)]
-                hits = np.uint32(0)
+                equal, inside = np.uint32(0), np.uint32(0)
                 for i in range(group.shape[0]):
-                    hits += np.uint32(1) if group[i] >> np.uint32(16) == wanted else np.uint32(0)
-                if hits > 0:
+                    above = np.uint32(group[i] - lowest)
+                    equal += np.uint32(1) if above == np.uint32(0) else np.uint32(0)
+                    inside += np.uint32(1) if above < np.uint32(0x10000) else np.uint32(0)
+                counts[0] += np.int64(equal)
+                if inside > equal:
                     for i in range(group.shape[0]):
-                        if group[i] >> np.uint32(16) == wanted:
-                            counts[group[i] & np.uint32(0xFFFF)] += 1
+                        above = np.uint32(group[i] - lowest)
+                        if (above > np.uint32(0)) & (above < np.uint32(0x10000)):
+                            counts[above] += 1
 
 
 @kernel
