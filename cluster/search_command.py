@@ -13,7 +13,7 @@ from types import FrameType
 from cluster.output import human_seconds, print_json
 from search.campaign_file import load_campaign
 from search.ports import CampaignStatus
-from search.session import Outcome, conclude, run_campaign, run_directory, stored_results
+from search.session import Outcome, run_campaign, run_directory, stored_results
 
 
 def run(
@@ -74,12 +74,6 @@ def report(campaign: Path, *, run_dir: Path | None, html: Path | None, as_json: 
     else:
         print(render_text(results))
         print(f"page: {page}")
-
-
-def conclude_again(campaign: Path, run_dir: Path | None) -> Outcome:
-    """Report and publish what a run has found, without evaluating anything."""
-    loaded = load_campaign(campaign)
-    return conclude(loaded, run_directory(loaded, run_dir))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -107,10 +107,20 @@ def execute(
         MergefleetError: a tensor that is copied differs between sources.
     """
     run = _Run(plan, checkpoints, sink, work or Work(), hooks or Hooks())
-    run.check_memory()
+    check_memory(plan, run.work, run.missing)
     allow_open_files(plan, checkpoints.values())
     run.go()
     return Executed({**run.work.done, **run.blocks}, run.shared.nonfinite())
+
+
+def check_memory(plan: Plan, work: Work, tensors: Iterable[int] | None = None) -> None:
+    """PlanError with the figure it needs, where the budget cannot even hold what streaming `tensors` (all) takes."""
+    needed = plan.peak_bytes(work.thread_count, tensors)
+    if needed > work.memory_bytes:
+        raise PlanError(
+            f"memory budget of {work.memory_bytes:_} bytes is too small: {work.thread_count} threads need "
+            f"{needed:_} bytes for this recipe. Give --memory {-(-needed >> 20)}MiB, or fewer --threads."
+        )
 
 
 class _Run:
@@ -133,14 +143,6 @@ class _Run:
     @property
     def budget(self) -> int:
         return self.work.memory_bytes // self.work.thread_count
-
-    def check_memory(self) -> None:
-        needed = self.plan.peak_bytes(self.work.thread_count, self.missing)
-        if needed > self.work.memory_bytes:
-            raise PlanError(
-                f"memory budget {self.work.memory_bytes:_} bytes is too small: {self.work.thread_count} threads need "
-                f"{needed:_} bytes for this recipe. Give --memory {-(-needed >> 20)}MiB or fewer --threads."
-            )
 
     def go(self) -> None:
         jobs, giants = self._jobs()

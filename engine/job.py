@@ -16,7 +16,7 @@ import numpy as np
 from engine import card, digest
 from engine.checkpoint import Checkpoint, open_checkpoints
 from engine.errors import OutputDamaged, PlanError
-from engine.execute import Executed, Hooks, Work, execute
+from engine.execute import Executed, Hooks, Work, check_memory, execute
 from engine.methods import METHODS
 from engine.methods.contract import Facts
 from engine.numerics import BLOCK
@@ -146,7 +146,7 @@ class Job:
         )
         refuse_inside(out, [checkpoint.directory for checkpoint in checkpoints.values()])
         require_space(out, plan.bytes_written)
-        _check_budget(plan, options)
+        check_memory(plan, options.work())
         allow_open_files(plan, checkpoints.values())
         _check_chat_template(loaded)
         staging = Staging.open(out, plan.digest, plan.describe)
@@ -313,16 +313,6 @@ def _tile_bytes(plan: Plan, tile: Tile) -> int:
     tensor = plan.tensors[tile.tensor]
     first = tile.first * BLOCK
     return max(0, min(tile.count * BLOCK, tensor.elements - first)) * ITEMSIZE[tensor.dtype]
-
-
-def _check_budget(plan: Plan, options: Options) -> None:
-    work = options.work()
-    needed = plan.peak_bytes(work.thread_count)
-    if needed > work.memory_bytes:
-        raise PlanError(
-            f"memory budget of {work.memory_bytes:_} bytes is too small: {work.thread_count} threads need "
-            f"{needed:_} bytes for this recipe. Give --memory {-(-needed >> 20)}MiB, or fewer --threads."
-        )
 
 
 def _check_chat_template(recipe: Recipe) -> None:

@@ -37,7 +37,6 @@ class Outcome:
     verdict: Verdict | None
     report: Path
     published: Path | None
-    rescored: bool | None = None
 
 
 def run_directory(campaign: Campaign, root: Path | None) -> RunDirectory:

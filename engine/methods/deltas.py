@@ -45,10 +45,6 @@ def scalar(value: float, like: Tensor) -> Tensor:
     return torch.tensor(value, dtype=like.dtype, device=like.device)
 
 
-def trim_none(call: Call, block: Block, facts: Facts) -> list[Tensor]:
-    return deltas(block)
-
-
 def trim_random(call: Call, block: Block, facts: Facts) -> list[Tensor]:
     """DARE: δ_j where the element's 24 random bits are below ⌈density · 2^24⌉, else 0."""
     import torch
