@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from engine.numerics import BLOCK
 from engine.plan import OutputTensor, Plan, Tile
 from engine.tensorfile.header import ITEMSIZE
 
@@ -138,7 +137,7 @@ def assign(work: Sequence[Unit], lanes: Sequence[int]) -> list[list[Unit]]:
 
 
 def _weight(tensor: OutputTensor, tile: Tile) -> int:
-    elements = max(0, min(tile.count * BLOCK, tensor.elements - tile.first * BLOCK))
+    elements = max(0, min(tile.count * tensor.block, tensor.elements - tile.first * tensor.block))
     return UNIT_BYTES + elements * ITEMSIZE[tensor.dtype] + _input_bytes(tensor, elements)
 
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from engine import randomness
 from engine.methods.contract import Array, Block, Call, Facts, Method, RawBlock, Stage
-from engine.numerics import BLOCK
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +36,7 @@ class KernelArithmetic:
         if self._work.shape[0] < len(rows) + 4:
             self._work = combine.scratch(len(rows))
         number, elements = at
-        return RawBlock(rows, elements, number, number * BLOCK, _keys(self.method, call, number), self._work)
+        return RawBlock(rows, elements, number, number * call.block, _keys(self.method, call, number), self._work)
 
 
 class DefinitionArithmetic:
@@ -56,13 +55,13 @@ class DefinitionArithmetic:
     def _block(self, call: Call, rows: Array, at: tuple[int, int]) -> Block:
         number, elements = at
         values = tuple(decode(row[:elements]) for row in rows)
-        return Block(values, number, number * BLOCK, _keys(self.method, call, number))
+        return Block(values, number, number * call.block, _keys(self.method, call, number))
 
 
 def _keys(method: Method, call: Call, number: int) -> Array:
     if not method.random:
         return np.zeros((len(call.source_ids), 2), np.uint32)
-    return randomness.block_keys(call.seed, call.tensor, call.source_ids, number * BLOCK)
+    return randomness.block_keys(call.seed, call.tensor, call.source_ids, number * call.block)
 
 
 def as_torch(row: Array) -> Tensor:

@@ -19,7 +19,6 @@ from engine import digest
 from engine.checkpoint import Checkpoint
 from engine.errors import PlanError
 from engine.methods.contract import Array, Call, Facts, Stage
-from engine.numerics import BLOCK
 from engine.open_files import allow_open_files
 from engine.plan import OutputTensor, Plan, Tile, stream_bytes
 from engine.recipe import ModelRef
@@ -172,7 +171,7 @@ class _Run:
 
     def _held_bytes(self, tensor: OutputTensor) -> int:
         """What one thread needs to hold all rows of a tensor at once, besides what streaming takes."""
-        rows = tensor.blocks * BLOCK * ITEMSIZE[tensor.row_dtype] * len(tensor.inputs)
+        rows = tensor.blocks * tensor.block * ITEMSIZE[tensor.row_dtype] * len(tensor.inputs)
         return rows + stream_bytes(tensor, self.plan.method)
 
     def _wait(self, futures: list[Future[Any]]) -> None:
@@ -211,8 +210,9 @@ class _Run:
         ranges = [range(t.first, t.first + t.count) for t in self.plan.tiles if t.tensor == index]
 
         def partials(stage: Stage, facts: Facts) -> Array:
-            # one future a thread, not one a tile: each holds a partial
-            shares = [ranges[k :: self.work.thread_count] for k in range(self.work.thread_count)]
+            # one future a thread, not one a tile: each holds a partial; sums in block order have one thread
+            step = 1 if stage.partial == "in_order" else self.work.thread_count
+            shares = [ranges[k::step] for k in range(step)]
             futures = [pool.submit(self._measure, tensor, stage, facts, share) for share in shares]
             self._wait(futures)
             total: Array = futures[0].result()

@@ -18,8 +18,7 @@ from engine.checkpoint import Checkpoint, open_checkpoints
 from engine.errors import OutputDamaged, PlanError
 from engine.execute import Executed, Hooks, Work, check_memory, execute
 from engine.methods import METHODS
-from engine.methods.contract import Facts
-from engine.numerics import BLOCK
+from engine.methods.contract import Array, Facts
 from engine.open_files import allow_open_files
 from engine.plan import SHARD_BYTES, TILE_BYTES, Plan, Tile
 from engine.planner import make_plan
@@ -181,7 +180,7 @@ class Job:
     def record_facts(self, index: int, facts: Facts) -> None:
         """Journal a tensor's facts: whoever resumes must not compute an angle on another machine's libm."""
         if all(np.isfinite(value).all() for value in facts.values()):
-            values = {name: [value.dtype.str, value.tolist()] for name, value in facts.items()}
+            values = {name: _packed(value) for name, value in facts.items()}
             self.staging.journal.append({"facts": self.plan.tensors[index].name, "values": values})
 
     def publish(self, executed: Executed) -> MergeResult:
@@ -282,7 +281,7 @@ def _resume(plan: Plan, staging: Staging) -> tuple[dict[int, list[bytes]], dict[
     for record in staging.journal.records:
         if "facts" in record:
             values = record["values"]
-            facts[index[record["facts"]]] = {name: np.array(v, np.dtype(d)) for name, (d, v) in values.items()}
+            facts[index[record["facts"]]] = {name: _unpacked(*value) for name, value in values.items()}
             continue
         joined = base64.b64decode(record["blocks"])
         for place in range(len(joined) // digest.BLOCK_DIGEST_BYTES):
@@ -296,14 +295,25 @@ def _resume(plan: Plan, staging: Staging) -> tuple[dict[int, list[bytes]], dict[
     return done, facts
 
 
+def _packed(array: Array) -> list[Any]:
+    """An array as JSON: dtype, shape, base64 of its bytes (facts may have a number per row of a tensor)."""
+    return [array.dtype.str, list(array.shape), base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()]
+
+
+def _unpacked(dtype: str, shape: list[int], data: str) -> Array:
+    """The array of `_packed`."""
+    array: Array = np.frombuffer(base64.b64decode(data), np.dtype(dtype)).reshape(shape)
+    return array
+
+
 def _verified(plan: Plan, directory: Path, tile: Tile, blocks: Mapping[tuple[int, int], bytes]) -> bool:
     """Whether the file still holds what the journal says: a power failure may have lost pages (6 GB/s per core)."""
     tensor = plan.tensors[tile.tensor]
     size = ITEMSIZE[tensor.dtype]
     with (directory / plan.files[tensor.file].name).open("rb") as file:
         for number in range(tile.first, tile.first + tile.count):
-            elements = min(BLOCK, tensor.elements - number * BLOCK)
-            file.seek(tensor.offset + number * BLOCK * size)
+            elements = min(tensor.block, tensor.elements - number * tensor.block)
+            file.seek(tensor.offset + number * tensor.block * size)
             if digest.of_block(memoryview(file.read(elements * size))) != blocks[tile.tensor, number]:
                 return False
     return True
@@ -311,8 +321,8 @@ def _verified(plan: Plan, directory: Path, tile: Tile, blocks: Mapping[tuple[int
 
 def _tile_bytes(plan: Plan, tile: Tile) -> int:
     tensor = plan.tensors[tile.tensor]
-    first = tile.first * BLOCK
-    return max(0, min(tile.count * BLOCK, tensor.elements - first)) * ITEMSIZE[tensor.dtype]
+    first = tile.first * tensor.block
+    return max(0, min(tile.count * tensor.block, tensor.elements - first)) * ITEMSIZE[tensor.dtype]
 
 
 def _check_chat_template(recipe: Recipe) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 BLOCK = 1 << 18
 """Elements of a block: the unit of arithmetic, random bits, partial sums and digests."""
 LANES = 1024
+ROW_LANES = 64
 
 
 def lane_sum(values: Tensor) -> Tensor:
@@ -35,6 +36,23 @@ def lane_sum(values: Tensor) -> Tensor:
         half = lanes.numel() // 2
         lanes = lanes[:half] + lanes[half:]
     return lanes[0]
+
+
+def row_sums(values: Tensor) -> Tensor:
+    """Σ over columns of values[R, C]: float64[R], in `ROW_LANES` lanes per row, then folds."""
+    import torch
+
+    rows, columns = values.shape
+    steps = -(-columns // ROW_LANES)
+    padded = torch.zeros(rows, steps * ROW_LANES, dtype=torch.float64, device=values.device)
+    padded[:, :columns] = values.to(torch.float64)
+    lanes = torch.zeros(rows, ROW_LANES, dtype=torch.float64, device=values.device)
+    for step in padded.view(rows, steps, ROW_LANES).unbind(1):
+        lanes = lanes + step
+    while lanes.shape[1] > 1:
+        half = lanes.shape[1] // 2
+        lanes = lanes[:, :half] + lanes[:, half:]
+    return lanes[:, 0]
 
 
 def fold_blocks(partials: NDArray[np.float64]) -> list[float]:

@@ -5,6 +5,7 @@ Integers and names only: no tensor data is read. A recipe that cannot work fails
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -49,8 +50,13 @@ class OutputTensor:
         return self.elements * ITEMSIZE[self.dtype]
 
     @property
+    def block(self) -> int:
+        """Elements of a block: what the method's scope asks for."""
+        return self.call.block if self.call else BLOCK
+
+    @property
     def blocks(self) -> int:
-        return -(-self.elements // BLOCK)
+        return -(-self.elements // self.block)
 
     @property
     def wide(self) -> bool:
@@ -108,7 +114,7 @@ class Plan:
         """Every tile, in the order of tensors; a tile is at least one block."""
         tiles: list[Tile] = []
         for index, tensor in enumerate(self.tensors):
-            step = max(1, self.tile_bytes // (BLOCK * ITEMSIZE[tensor.dtype]))
+            step = max(1, self.tile_bytes // (tensor.block * ITEMSIZE[tensor.dtype]))
             # an empty tensor still gets its tile, so that "all tiles done" means "all tensors done"
             for first in range(0, max(1, tensor.blocks), step):
                 tiles.append(Tile(len(tiles), index, first, min(step, tensor.blocks - first)))
@@ -135,15 +141,16 @@ class Plan:
 
 
 def stream_bytes(tensor: OutputTensor, method: Method) -> int:
-    """Bytes one thread holds while it streams a tensor block by block: rows, conversions, output, partials."""
-    block = min(BLOCK, tensor.elements)
-    rows = len(tensor.inputs) * BLOCK * ITEMSIZE[tensor.row_dtype]
+    """Bytes one thread holds while it streams a tensor block by block: rows, conversions, output, partials, work."""
+    block = min(tensor.block, tensor.elements)
+    rows = len(tensor.inputs) * tensor.block * ITEMSIZE[tensor.row_dtype]
     conversions = block * (8 + ITEMSIZE[tensor.row_dtype])
-    partials = 0
-    if tensor.call is not None:
-        for stage in method.stages(tensor.call):
-            cells = 1
-            for side in stage.shape(tensor.call):
-                cells *= side
-            partials += cells * 8 * (tensor.blocks if stage.per_block else 1)
-    return rows + conversions + BLOCK * ITEMSIZE[tensor.dtype] + partials
+    call, work = tensor.call, 0
+    if call is not None:
+        for stage in method.stages(call):
+            slots = tensor.blocks if stage.partial == "per_block" else 1
+            work += math.prod(stage.shape(call)) * 8 * slots
+        work += method.workspace(call)
+        if method.kernel is None or tensor.wide:  # the definitions' own tensors: decoded rows and some of their size
+            work += (2 * len(tensor.inputs) + 2) * block * (8 if tensor.wide else 4)
+    return rows + conversions + tensor.block * ITEMSIZE[tensor.dtype] + work

@@ -151,7 +151,7 @@ class _Planner:
         return Slice(tuple(sources), part.parameters, part.base_model)
 
     def _base(self, part: Slice) -> ModelRef | None:
-        return (part.base_model or self.recipe.base_model) if self.method.base == "required" else None
+        return None if self.method.base == "ignored" else part.base_model or self.recipe.base_model
 
     def _base_start(self, part: Slice) -> int:
         """First layer of the base that belongs to this slice: its own range, or that of the first source."""
@@ -160,7 +160,7 @@ class _Planner:
         return layers_of((own or list(part.sources))[0])[0]
 
     def _members(self, part: Slice) -> list[SliceSource]:
-        """The sources with settings: all, or all but the base where the method needs one."""
+        """The sources with settings: all but the base, where the method has one."""
         base = self._base(part)
         return [source for source in part.sources if source.model != base]
 
@@ -246,7 +246,7 @@ class _Planner:
             self._check_same_dtype(target.name, names)
             out, rounded = stored[0].dtype, [tensor.dtype for tensor in stored]
         else:
-            kept, call = self._call(target, stored[0].elements, len(names))
+            kept, call = self._call(target, stored[0].shape, len(names))
             names, stored = [names[i] for i in kept], [stored[i] for i in kept]
             rounded = [rounded_dtype(tensor.dtype, wanted) for tensor in stored]
             if not call.elements or (_copies(call) and rounded == [stored[0].dtype] == [out]):
@@ -262,7 +262,7 @@ class _Planner:
         shape, elements = stored[0].shape, stored[0].elements
         return OutputTensor(target.name, out, shape, 0, 0, views, call, row, target.layer, elements)
 
-    def _call(self, target: _Target, elements: int, inputs: int) -> tuple[list[int], Call]:
+    def _call(self, target: _Target, shape: tuple[int, ...], inputs: int) -> tuple[list[int], Call]:
         """Which inputs are used (a source of weight 0 may change nothing), and the call with their settings."""
         scoped = {"model": [], "global": []}  # type: dict[str, list[str]]
         for parameter in self.method.parameters.values():
@@ -276,17 +276,21 @@ class _Planner:
             # where all are 0, one is kept: the result is then the base (or 0) by the ordinary arithmetic
             used = [i for i in used if settings[i]["weight"] != 0] or used[:1]
         offset = inputs - len(settings)
+        options = {name: self._global(name, target) for name in scoped["global"]}
         call = Call(
             method=self.method.name,
             tensor=target.name,
-            elements=elements,
+            shape=shape,
             base=bool(offset),
             source_ids=tuple(self.recipe.source_ids[target.sources[i][0].model] for i in used),
             sources={name: tuple(settings[i][name] for i in used) for name in scoped["model"]},
-            options={name: self._global(name, target) for name in scoped["global"]},
+            options=options,
             seed=self.recipe.seed,
+            scope=self.method.scope_with(options),
         )
-        self._check_sum(target, call)
+        wrong = self.method.check(call)
+        if wrong:
+            raise PlanError(f"{self.recipe.origin}: tensor {target.name!r}: {wrong}", tensor=target.name)
         return [*range(offset), *(i + offset for i in used)], call
 
     def _per_model(self, name: str, target: _Target, source: SliceSource, tensor: str) -> float:
@@ -308,13 +312,6 @@ class _Planner:
                 "matches it. Add an entry without a filter."
             )
         return float(value)
-
-    def _check_sum(self, target: _Target, call: Call) -> None:
-        if self.method.name == "linear" and call.options["normalize"] and abs(sum(call.sources["weight"])) < 1e-8:
-            raise PlanError(
-                f"{self.recipe.origin}: the weights of tensor {target.name!r} sum to {sum(call.sources['weight']):g} "
-                "and cannot be normalised. Give other weights, or normalize: false."
-            )
 
     def _check_shapes(self, tensor: str, names: list[tuple[ModelRef, str]]) -> None:
         first, name = names[0]

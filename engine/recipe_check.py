@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -95,25 +96,26 @@ def _levels(recipe: Recipe, method: Method) -> Iterator[_Level]:
 
 
 def _is_base(source: SliceSource, recipe: Recipe, part: Slice, method: Method) -> bool:
-    return method.base == "required" and source.model == base_of(recipe, part)
+    return method.base != "ignored" and source.model == base_of(recipe, part)
 
 
 def _check_models(recipe: Recipe, part: Slice, method: Method, where: KeyPath) -> None:
     """The number of models, and that the base is there where the method has one."""
     models = [source.model for source in part.sources]
     named = ", ".join(map(str, models))
-    if method.base == "required":
-        base = base_of(recipe, part)
-        if base is None:
-            raise KeyPath(recipe.origin).error(f"has no 'base_model', which {method.name} needs; models: {named}.")
+    base = None if method.base == "ignored" else base_of(recipe, part)
+    if base is None and method.base == "required":
+        raise KeyPath(recipe.origin).error(f"has no 'base_model', which {method.name} needs; models: {named}.")
+    if base is not None:
         _check_base(base, models, method, where, implied=recipe.whole_models)
         models = list(dict.fromkeys([base, *models])) if recipe.whole_models else models
     low, high = method.models
-    low = max(low, 2 if method.base == "required" else 1)
+    if base is not None:
+        low, high = low + 1, None if high is None else high + 1
     if low <= len(models) and (high is None or len(models) <= high):
         return
     listed = where.key("models" if recipe.whole_models else "sources")
-    among = ", base_model included" if method.base == "required" else ""
+    among = "" if base is None else ", base_model included"
     hint = " To stack layers, use 'slices'." if (low, high) == (1, 1) and recipe.whole_models else ""
     raise listed.error(
         f"{method.name} takes {_count(low, high)}{among}; got {len(models)}: {', '.join(map(str, models))}.{hint}"
@@ -127,7 +129,7 @@ def _check_base(base: ModelRef, models: list[ModelRef], method: Method, where: K
     if base in models:
         return
     named = " and ".join(map(str, models))
-    if method.models[1] == 2 and len(models) == 2:
+    if method.base == "required" and method.models == (1, 1) and len(models) == 2:
         raise where.error(f"{method.name}'s base_model must be one of its two sources; got {base}, sources {named}.")
     if not implied:
         raise where.key("sources").error(
@@ -185,12 +187,21 @@ def _check_value(setting: Setting, parameter: Parameter, where: KeyPath) -> list
             raise where.error(f"got {setting_to_data(setting)}, true or false expected.")
     if any(abs(value) > MAX_VALUE for value in values):
         raise where.error(f"got {max(values, key=abs):g}, a number from {-MAX_VALUE:g} to {MAX_VALUE:g} expected.")
+    for value in values:
+        if not parameter.low <= value <= parameter.high or (parameter.whole and value != int(value)):
+            raise where.error(f"got {value:g}, {_allowed(parameter)} expected.")
     outside = [value for value in values if not 0 <= value <= 1]
-    if parameter.name == "density" and outside:
-        raise where.error(f"got {outside[0]}, a share from 0 to 1 expected.")
     if parameter.name == "t" and outside:
         return [f"{where}: {outside[0]} lies outside 0 to 1, so it extrapolates beyond one of the models."]
     return []
+
+
+def _allowed(parameter: Parameter) -> str:
+    """`a number from 0 to 1`, `a whole number of at least 1`."""
+    kind = "a whole number" if parameter.whole else "a number"
+    if parameter.high == math.inf:
+        return kind if parameter.low == -math.inf else f"{kind} of at least {parameter.low:g}"
+    return f"{kind} from {parameter.low:g} to {parameter.high:g}"
 
 
 def _check_required(recipe: Recipe, part: Slice, method: Method, where: KeyPath) -> None:

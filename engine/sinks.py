@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.errors import MergefleetError, PlanError
-from engine.numerics import BLOCK
 from engine.plan import OutputTensor, Plan
 from engine.tensorfile import writer
 from engine.tensorfile.header import ITEMSIZE
@@ -42,7 +41,7 @@ class FileSink:
             raise MergefleetError(f"{path}: cannot be opened: {error.strerror}.", path=str(path)) from error
 
     def write(self, index: int, tensor: OutputTensor, block: int, data: Array) -> None:
-        offset = tensor.offset + block * BLOCK * ITEMSIZE[tensor.dtype]
+        offset = tensor.offset + block * tensor.block * ITEMSIZE[tensor.dtype]
         origin = str(self._paths[tensor.file])
         writer.write_at(self._fds[tensor.file], offset, as_bytes(data), origin=origin)
 
@@ -111,7 +110,7 @@ class LiveSink:
     def write(self, index: int, tensor: OutputTensor, block: int, data: Array) -> None:
         from engine.arithmetic import as_torch
 
-        start = block * BLOCK
+        start = block * tensor.block
         self._binding.parameter(index)[start : start + data.size].copy_(as_torch(data))
 
 

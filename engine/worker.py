@@ -98,16 +98,17 @@ class Worker:
         return self._kernel if served and self.job.arithmetic == "kernel" else self._definition
 
     def measure(self, tensor: OutputTensor, stage: Stage, facts: Facts, *, blocks: Iterable[int]) -> Array:
-        """The stage's partial over these blocks: counts added up, or one slot per block of the tensor."""
+        """The stage's partial over these blocks, in this order: added up, or one slot per block of the tensor."""
         call = tensor.call
         assert call is not None
         shape = stage.shape(call)
-        partial: Array = np.zeros((tensor.blocks, *shape) if stage.per_block else shape, stage.dtype)
+        slots = stage.partial == "per_block"
+        partial: Array = np.zeros((tensor.blocks, *shape) if slots else shape, stage.dtype)
         wanted = None if stage.only is None else stage.only(facts)
         for number in blocks:
             if wanted is None or number in wanted:
                 rows, elements = self.rows(tensor, number)
-                out = partial[number] if stage.per_block else partial
+                out = partial[number] if slots else partial
                 self.arithmetic(tensor).measure(stage, call, rows, (number, elements), facts=facts, out=out)
         return partial
 
@@ -121,17 +122,17 @@ class Worker:
 
     def _merged(self, tensor: OutputTensor, call: Call, number: int, facts: Facts) -> Array:
         rows, elements = self.rows(tensor, number)
-        out = self._output(tensor.dtype)[:elements]
+        out = self._output(tensor)[:elements]
         at = (number, elements)
         self.arithmetic(tensor).merge(call, rows, at, facts=facts, out=out)
         self.check_finite(out, tensor, number, None)
         return out
 
     def rows(self, tensor: OutputTensor, number: int) -> tuple[Array, int]:
-        """Rows of one block, [inputs, BLOCK], and how many elements of them count."""
+        """Rows of one block, [inputs, tensor.block], and how many elements of them count."""
         if self.job.stop.is_set():
             raise MergefleetError("stopped, because another thread failed.")
-        elements = min(BLOCK, tensor.elements - number * BLOCK)
+        elements = min(tensor.block, tensor.elements - number * tensor.block)
         if self._held is not None and number in self._held:
             return self._held[number], elements
         if self._held is not None:
@@ -140,21 +141,22 @@ class Worker:
         else:
             rows = self._reused(tensor)
         for row, view in zip(rows, tensor.inputs, strict=True):
-            self.reader.fill(self.job.sources[view.source], view, number * BLOCK, row[:elements])
+            self.reader.fill(self.job.sources[view.source], view, number * tensor.block, row[:elements])
             self.check_finite(row[:elements], tensor, number, view)
         return rows, elements
 
     def _reused(self, tensor: OutputTensor) -> Array:
-        """Rows [inputs, BLOCK] in memory that every block uses, and that only grows."""
+        """Rows [inputs, tensor.block] in memory that every block uses, and that only grows."""
         nbytes = _row_bytes(tensor)
         if self._rows.nbytes < nbytes:
             self._rows = np.empty(nbytes, np.uint8)
         return _as_rows(self._rows[:nbytes], tensor)
 
-    def _output(self, dtype: str) -> Array:
-        if dtype not in self._out:
-            self._out[dtype] = np.empty(BLOCK, STORED[dtype])
-        return self._out[dtype]
+    def _output(self, tensor: OutputTensor) -> Array:
+        known = self._out.get(tensor.dtype)
+        if known is None or known.size < tensor.block:
+            known = self._out[tensor.dtype] = np.empty(tensor.block, STORED[tensor.dtype])
+        return known
 
     def _copied(self, tensor: OutputTensor, number: int) -> Array:
         """The first input's stored bytes, after a check that every other input has the same."""
@@ -231,10 +233,10 @@ def count_nonfinite(checkpoint: Checkpoint, name: str) -> int:
 
 
 def _row_bytes(tensor: OutputTensor) -> int:
-    return len(tensor.inputs) * BLOCK * ITEMSIZE[tensor.row_dtype]
+    return len(tensor.inputs) * tensor.block * ITEMSIZE[tensor.row_dtype]
 
 
 def _as_rows(memory: Array, tensor: OutputTensor) -> Array:
-    """uint8 memory as rows [inputs, BLOCK] of stored bits."""
-    rows: Array = memory.view(STORED[tensor.row_dtype]).reshape(len(tensor.inputs), BLOCK)
+    """uint8 memory as rows [inputs, tensor.block] of stored bits."""
+    rows: Array = memory.view(STORED[tensor.row_dtype]).reshape(len(tensor.inputs), tensor.block)
     return rows

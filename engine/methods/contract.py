@@ -1,39 +1,50 @@
 """What a merge method is: a definition in plain torch, the facts it needs, and the kernel that serves it.
 
 Legend: N inputs of one output tensor (the base first, where the method has one), M of them sources with settings,
-n elements of a block.
+n elements of a block, R rows and C columns of a block of whole rows (n = R · C).
 
 A method's `merge` is a pure function of a `Block` in torch: readable, right on any device. Facts about the whole
 tensor come from ordered `Stage`s: `measure` looks at one block, partials of all blocks are put together exactly
-(integers are added; floats keep one slot per block, so the order of arrival cannot matter), and `finish` turns them
-into a small array by plain scalar arithmetic. Where `kernel` functions are given they do the same as `measure` and
-`merge` on stored bits, and tests hold them equal bit for bit.
+(`Partial` says how), and `finish` turns them into a small array by plain scalar arithmetic. Where `kernel` functions
+are given they do the same as `measure` and `merge` on stored bits, and tests hold them equal bit for bit.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from engine.numerics import BLOCK
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Array = NDArray[Any]
 Facts = Mapping[str, Array]
+Scope = Literal["element", "row", "tensor"]
+"""How a tensor may be cut: anywhere, between rows of its last dimension, or not at all."""
+Partial = Literal["counts", "per_block", "in_order"]
+"""How partials of blocks are put together: integers are added, in any order; floats keep one slot per block, or, where
+that would be large, are added in block order by the one worker that measures the tensor from its first block on."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A setting that a recipe may give: per model or for the whole method."""
+    """A setting that a recipe may give, per model or for the whole method; allowed are values from `low` to `high`."""
 
     name: str
     scope: Literal["model", "global"]
     default: float | bool | None = None
     required: bool = False
+    low: float = -math.inf
+    high: float = math.inf
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,33 +54,52 @@ class Call:
     Attributes:
         method: name in the table of methods.
         tensor: the output tensor's name, which keys the randomness.
-        elements: of the tensor.
+        shape: of the tensor.
         base: the first input is the base and has no settings.
         source_ids: of the M sources.
         sources: settings by name, M values each.
         options: settings of the whole method.
         seed: of the recipe.
+        scope: how the tensor is cut into blocks.
     """
 
     method: str
     tensor: str
-    elements: int
+    shape: tuple[int, ...]
     base: bool
     source_ids: tuple[int, ...]
     sources: Mapping[str, tuple[float, ...]]
     options: Mapping[str, float]
     seed: int = 0
+    scope: Scope = "element"
+
+    @cached_property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def columns(self) -> int:
+        """C, elements of a row: the last dimension; a vector is one row."""
+        return self.shape[-1] if self.shape else 1
+
+    @cached_property
+    def block(self) -> int:
+        """Elements of a block: `BLOCK`, as many whole rows as fit into it (at least one), or the whole tensor."""
+        if self.scope == "row" and self.elements:
+            return self.columns * max(1, BLOCK // self.columns)
+        return max(1, self.elements) if self.scope == "tensor" else BLOCK
 
     @property
     def blocks(self) -> int:
-        from engine.numerics import BLOCK
-
-        return -(-self.elements // BLOCK)
+        return -(-self.elements // self.block)
 
 
 @dataclass(frozen=True)
 class Block:
-    """One block as the definitions see it: values[N] of shape (n,) in the compute dtype; `keys` uint32[M, 2]."""
+    """One block as the definitions see it: values[N] of shape (n,) in the compute dtype; `keys` uint32[M, 2].
+
+    In a block of whole rows (`Call.scope`) `values[j].view(-1, call.columns)` has these rows.
+    """
 
     values: tuple[Tensor, ...]
     number: int
@@ -97,10 +127,10 @@ class Stage:
         name: of the fact.
         finish: (call, partial, earlier facts) → the fact, by plain scalar arithmetic; partial is None without measure.
         shape: call → shape of one block's partial.
-        dtype: of the partial: int64 (added over blocks when `per_block` is false) or float64 (always per block).
-        per_block: keep one slot per block: the partial given to `finish` is [blocks, *shape].
+        dtype: of the partial: float64, or int64 for counts.
+        partial: how partials are put together; per_block gives [blocks, *shape] to `finish`, the others [*shape].
         measure: (call, block, earlier facts) → one block's partial, in torch.
-        kernel: (call, block, earlier facts, out) → the same into `out` (added, where not per_block).
+        kernel: (call, block, earlier facts, out) → the same, added to `out` (which is 0 where per_block).
         only: earlier facts → the blocks worth looking at; None for all.
     """
 
@@ -108,7 +138,7 @@ class Stage:
     finish: Callable[[Call, Any, Facts], Array]
     shape: Callable[[Call], tuple[int, ...]] = lambda call: ()
     dtype: type = np.float64
-    per_block: bool = True
+    partial: Partial = "per_block"
     measure: Callable[[Call, Block, Facts], Tensor] | None = None
     kernel: Callable[[Call, RawBlock, Facts, Array], None] | None = None
     only: Callable[[Facts], Collection[int] | None] | None = None
@@ -122,11 +152,14 @@ class Method:
         merge: (call, block, facts) → merged values (n,), in the compute dtype: the definition.
         kernel: the same on stored bits, rounded into `out`; None: torch only.
         stages: call → the facts this call needs, in order.
-        base: "required" or "ignored" (the method treats a base like any model or not at all).
+        base: "required", "optional" (has a meaning where the recipe gives one) or "ignored" (no meaning).
+        models: least and largest number of models besides the base; None: any number.
         random: the result depends on seed, tensor name and source ids.
-        scope: how a tensor may be cut.
+        scope: how a tensor may be cut; a function of the call's options where they decide.
         exact: same bits on any CPU, thread count and tiling.
         drops_zero_weights: a source of weight 0 changes nothing.
+        check: call → what is wrong with its settings (completes "tensor X: "), None where nothing is.
+        workspace: call → bytes that a thread needs beyond its rows, output and partials.
         version: of the arithmetic; part of the recipe hash.
     """
 
@@ -135,14 +168,19 @@ class Method:
     kernel: Callable[[Call, RawBlock, Facts, Array], None] | None
     parameters: Mapping[str, Parameter]
     stages: Callable[[Call], tuple[Stage, ...]] = lambda call: ()
-    base: Literal["required", "ignored"] = "ignored"
+    base: Literal["required", "optional", "ignored"] = "ignored"
     models: tuple[int, int | None] = (1, None)
     random: bool = False
-    scope: Literal["element", "row", "tensor"] = "element"
+    scope: Scope | Callable[[Mapping[str, float]], Scope] = "element"
     exact: bool = True
     drops_zero_weights: bool = True
+    check: Callable[[Call], str | None] = lambda call: None
+    workspace: Callable[[Call], int] = lambda call: 0
     version: int = 1
     summary: str = field(default="")
+
+    def scope_with(self, options: Mapping[str, float]) -> Scope:
+        return self.scope(options) if callable(self.scope) else self.scope
 
 
 def parameters(*rows: Parameter) -> dict[str, Parameter]:
@@ -150,7 +188,7 @@ def parameters(*rows: Parameter) -> dict[str, Parameter]:
 
 
 WEIGHT = Parameter("weight", "model", required=True)
-DENSITY = Parameter("density", "model", default=1.0)
+DENSITY = Parameter("density", "model", default=1.0, low=0.0, high=1.0)
 LAMBDA = Parameter("lambda", "global", default=1.0)
 INT8_MASK = Parameter("int8_mask", "global", default=False)
 """Accepted and without meaning: mergekit's way to save memory on a temporary tensor that does not exist here."""
@@ -162,3 +200,11 @@ def normalize(default: bool) -> Parameter:
 
 def rescale(default: bool) -> Parameter:
     return Parameter("rescale", "global", default=default)
+
+
+def weights_cancel(call: Call) -> str | None:
+    """A `check` for methods that divide by Σ w over all models."""
+    total = sum(call.sources["weight"])
+    if not call.options.get("normalize", 1.0) or abs(total) >= 1e-8:
+        return None
+    return f"the weights sum to {total:g} and cannot be normalised. Give other weights, or normalize: false."

@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.methods.contract import WEIGHT, Array, Block, Call, Facts, Method, RawBlock, Stage, normalize, parameters
+from engine.methods.contract import (
+    WEIGHT,
+    Array,
+    Block,
+    Call,
+    Facts,
+    Method,
+    RawBlock,
+    Stage,
+    normalize,
+    parameters,
+    weights_cancel,
+)
 from engine.methods.deltas import scalar
 
 if TYPE_CHECKING:
@@ -45,4 +57,5 @@ METHOD = Method(
     kernel=kernel,
     parameters=parameters(WEIGHT, normalize(True)),
     stages=lambda call: (Stage("coefficients", _finish),),
+    check=weights_cancel,
 )

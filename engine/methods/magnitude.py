@@ -37,10 +37,10 @@ def stages(call: Call) -> tuple[Stage, ...]:
     if all(density >= 1 for density in call.sources["density"]):
         return ()
     return (
-        Stage("high", _finish_high, _shape_high, np.int64, False, _measure_high, _kernel_high),
-        Stage("low", _finish_low, _shape_low, np.int64, False, _measure_low, _kernel_low),
-        Stage("ties", _finish_ties, _shape_sources, np.int64, True, _measure_ties, _kernel_ties, _need_ties),
-        Stage("trim", _finish_trim, _shape_sources, np.int64, False, _measure_last, _kernel_last, _need_last),
+        Stage("high", _finish_high, _shape_high, np.int64, "counts", _measure_high, _kernel_high),
+        Stage("low", _finish_low, _shape_low, np.int64, "counts", _measure_low, _kernel_low),
+        Stage("ties", _finish_ties, _shape_sources, np.int64, "per_block", _measure_ties, _kernel_ties, _need_ties),
+        Stage("trim", _finish_trim, _shape_sources, np.int64, "counts", _measure_last, _kernel_last, _need_last),
     )
 
 

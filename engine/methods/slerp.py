@@ -46,5 +46,5 @@ METHOD = Method(
     parameters=parameters(Parameter("t", "global", required=True)),
     stages=lambda call: (Stage("coefficients", _finish, lambda call: (3,), measure=_measure, kernel=_kernel_measure),),
     base="required",
-    models=(2, 2),
+    models=(1, 1),
 )

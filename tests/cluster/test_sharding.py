@@ -26,7 +26,7 @@ def call_of(method: str, name: str, elements: int) -> Call:
     return Call(
         method=method,
         tensor=name,
-        elements=elements,
+        shape=(elements,),
         base=METHODS[method].base == "required",
         source_ids=(1, 2),
         sources=sources,

@@ -99,7 +99,7 @@ RECIPES = [
      "recipe.yml: models[0].parameters.weight: got nan, a finite number expected."),
     ("density that is no share",
      "merge_method: ties\nbase_model: base\nparameters: {density: 50}\n" + TWO,
-     "recipe.yml: parameters.density: got 50.0, a share from 0 to 1 expected."),
+     "recipe.yml: parameters.density: got 50, a number from 0 to 1 expected."),
     ("filter that leaves tensors without a value",
      "merge_method: linear\nmodels: [{model: code}]\nparameters: {weight: [{filter: mlp, value: 1}]}\n",
      "recipe.yml: linear needs 'weight' for tensor 'model.embed_tokens.weight' of code, and no filter matches it. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ from hypothesis import strategies as st
 
 from engine.arithmetic import DefinitionArithmetic, KernelArithmetic
 from engine.methods import METHODS
-from engine.methods.contract import Call, Facts, Method, Stage
+from engine.methods.contract import Call, Facts, Method, Parameter, Stage
 from engine.numerics import BLOCK
 from engine.views import STORED
 
 AWKWARD = np.array([0.0, -0.0, 1e-45, -1e-40, 6e-8, 1.0, -1.0, 65504.0, -3.0e38, 3.3e38, 1.17549435e-38], np.float32)
+
+SHAPES = [(1,), (2,), (3, 1), (64,), (1023,), (1, 1024), (1025,), (2, 1024), (5000,), (7, 65), (50, 100)]
 
 
 def rows_of(dtype: str, sources: int, elements: int, seed: int) -> np.ndarray:
@@ -37,34 +40,48 @@ def rows_of(dtype: str, sources: int, elements: int, seed: int) -> np.ndarray:
     return rows
 
 
-def call_of(method: Method, sources: int, elements: int, draw: np.random.Generator) -> Call:
+CHOICES: dict[str, list[float]] = {
+    "weight": [-0.5, 0.3, 0.7, 1.0, 1.3],
+    "density": [0.0, 0.01, 0.37, 0.5, 0.99, 1.0],
+    "scale": [0.75],
+    "normalize": [0.0, 1.0],
+    "rescale": [0.0, 1.0],
+    "lambda": [0.8],
+    "t": [0.35],
+}
+"""Values that parameters are tried with; others have their default."""
+
+
+def call_of(method: Method, sources: int, shape: tuple[int, ...], draw: np.random.Generator) -> Call:
     based = method.base == "required"
     count = sources - based
-    per_model = {
-        "weight": tuple(draw.choice([-0.5, 0.3, 0.7, 1.0, 1.3], count).tolist()),
-        "density": tuple(draw.choice([0.0, 0.01, 0.37, 0.5, 0.99, 1.0], count).tolist()),
-        "scale": (0.75,) * count,
-    }
-    options = {"normalize": float(draw.integers(2)), "rescale": float(draw.integers(2)), "lambda": 0.8, "t": 0.35}
-    names = method.parameters
+
+    def values(parameter: Parameter, size: int) -> tuple[float, ...]:
+        choices = CHOICES.get(parameter.name, [float(parameter.default or 0)])
+        return tuple(draw.choice(choices, size).tolist())
+
+    rows = method.parameters.values()
+    options = {p.name: values(p, 1)[0] for p in rows if p.scope == "global"}
     return Call(
         method=method.name,
         tensor="model.layers.0.mlp.up_proj.weight",
-        elements=elements,
+        shape=shape,
         base=based,
         source_ids=tuple(range(1, count + 1)),
-        sources={name: per_model[name] for name, p in names.items() if p.scope == "model"},
-        options={name: options.get(name, 0.0) for name, p in names.items() if p.scope == "global"},
+        sources={p.name: values(p, count) for p in rows if p.scope == "model"},
+        options=options,
         seed=5,
+        scope=method.scope_with(options),
     )
 
 
 def measured(arithmetic: Any, stage: Stage, call: Call, rows: np.ndarray, facts: Facts) -> np.ndarray:
     shape = stage.shape(call)
-    partial = np.zeros((1, *shape) if stage.per_block else shape, stage.dtype)
+    slots = stage.partial == "per_block"
+    partial = np.zeros((1, *shape) if slots else shape, stage.dtype)
     wanted = None if stage.only is None else stage.only(facts)
     if wanted is None or 0 in wanted:
-        out = partial[0] if stage.per_block else partial
+        out = partial[0] if slots else partial
         arithmetic.measure(stage, call, rows, (0, call.elements), facts=facts, out=out)
     return partial
 
@@ -75,16 +92,17 @@ def measured(arithmetic: Any, stage: Stage, call: Call, rows: np.ndarray, facts:
 def test_kernels_give_the_bits_of_the_definition(name: str, data: st.DataObject) -> None:
     method = METHODS[name]
     low, high = method.models
-    based = method.base == "required" and name != "slerp"
+    based = method.base == "required"
     sources = data.draw(st.integers(low + based, (high or 4) + based))
-    elements = data.draw(st.sampled_from([1, 2, 3, 64, 1023, 1024, 1025, 2048, 5000]))
+    shape = data.draw(st.sampled_from(SHAPES))
+    elements = math.prod(shape)
     dtype, out_dtype = (
         data.draw(st.sampled_from(["BF16", "F16", "F32"])),
         data.draw(st.sampled_from(["BF16", "F16", "F32"])),
     )
     seed = data.draw(st.integers(0, 10_000))
     rows = rows_of(dtype, sources, elements, seed)
-    call = call_of(method, sources, elements, np.random.default_rng(seed))
+    call = call_of(method, sources, shape, np.random.default_rng(seed))
     if sum(call.sources.get("weight", (1.0,))) == 0:
         call = Call(**{**call.__dict__, "sources": {**call.sources, "weight": (0.3,) * len(call.source_ids)}})
     kernel, definition = KernelArithmetic(method), DefinitionArithmetic(method)
@@ -106,7 +124,9 @@ def test_kernels_give_the_bits_of_the_definition(name: str, data: st.DataObject)
 def test_every_method_of_this_release_is_served_by_a_kernel() -> None:
     assert [name for name, method in METHODS.items() if method.kernel is None] == []
     stages = [
-        stage for method in METHODS.values() for stage in method.stages(call_of(method, 2, 9, np.random.default_rng(0)))
+        stage
+        for method in METHODS.values()
+        for stage in method.stages(call_of(method, 2, (9,), np.random.default_rng(0)))
     ]
     assert all((stage.kernel is None) == (stage.measure is None) for stage in stages)
 

@@ -249,7 +249,7 @@ def test_whatever_stands_in_a_recipe_it_is_read_or_refused_by_file_in_one_line(
 def test_a_density_outside_0_to_1_is_refused(value: Any) -> None:
     message = refusal(recipe("ties", base_model="c", parameters={"density": value}))
     assert message.startswith("r.yml: parameters.density: got ")
-    assert message.endswith(", a share from 0 to 1 expected.")
+    assert message.endswith(", a number from 0 to 1 expected.")
 
 
 @given(st.floats(0, 1))

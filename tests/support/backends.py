@@ -43,18 +43,21 @@ def on_ray(address: str, *, workers: int = 2) -> Backend:
 
 def recipe_of(method: str, models: tuple[Path, ...], **top: Any) -> Recipe:
     """A recipe for `method` over (base, first, second), with everything that makes bits differ when done wrong."""
-    base, first, second = (str(model) for model in models)
-    parameters: dict[str, Any] = {"weight": 0.5}
-    if "density" in METHODS[method].parameters:
-        parameters["density"] = 0.37
-    if METHODS[method].models[1] == 2:
-        data: dict[str, Any] = {"models": [{"model": base}, {"model": first}], "parameters": {"t": [0.3, 0.6]}}
-    elif METHODS[method].models[1] == 1 or method == "passthrough":
-        data = {"models": [{"model": first}]}
-    else:
-        other = {**parameters, "weight": [0.2, 0.9]}
-        data = {"models": [{"model": first, "parameters": parameters}, {"model": second, "parameters": other}]}
-    if METHODS[method].base == "required":
+    base, *sources = (str(model) for model in models)
+    row = METHODS[method]
+    low, high = row.models
+    if row.base == "ignored" and (high is None or high > 2):
+        sources.insert(0, base)
+    values = {"weight": 0.5, "density": 0.37, "t": [0.3, 0.6]}
+    given = {
+        scope: {name: values[name] for name, p in row.parameters.items() if p.scope == scope and name in values}
+        for scope in ("model", "global")
+    }
+    listed = [{"model": source, "parameters": dict(given["model"])} for source in sources[: high or max(low, 3)]]
+    if "weight" in given["model"]:
+        listed[-1]["parameters"]["weight"] = [0.2, 0.9]
+    data: dict[str, Any] = {"models": listed, "parameters": given["global"]}
+    if row.base == "required":
         data["base_model"] = base
     return parse_recipe({"merge_method": method, **data, **top})
 
