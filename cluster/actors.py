@@ -23,7 +23,7 @@ from engine.methods.contract import Facts
 from engine.model_ref import ModelRef
 from engine.plan import Plan
 from engine.planner import make_plan
-from engine.recipe import parse_recipe
+from engine.recipe_reader import parse_recipe
 from engine.sinks import FileSink
 from engine.worker import RowPool
 

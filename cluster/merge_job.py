@@ -26,7 +26,8 @@ from engine.execute import Executed
 from engine.job import Job, MergeResult, Options, Progress
 from engine.methods.contract import Array, Facts
 from engine.publish import clean
-from engine.recipe import Recipe, recipe_to_dict
+from engine.recipe import Recipe
+from engine.recipe_writer import recipe_to_dict
 
 START_S = 120.0
 POLL_S = 1.0

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from engine.job import MergeResult, Options, merge
     from engine.plan import Plan
     from engine.planner import make_plan
-    from engine.recipe import ModelRef, Recipe, load_recipe, parse_recipe, recipe_to_dict
+    from engine.recipe import ModelRef, Recipe
+    from engine.recipe_reader import load_recipe, parse_recipe
+    from engine.recipe_writer import recipe_to_dict
 
 _HOME = {
     "Checkpoint": "checkpoint",
@@ -32,14 +34,14 @@ _HOME = {
     "Plan": "plan",
     "Recipe": "recipe",
     "Work": "execute",
-    "load_recipe": "recipe",
+    "load_recipe": "recipe_reader",
     "make_plan": "planner",
     "merge": "job",
     "open_checkpoint": "checkpoint",
     "open_checkpoints": "checkpoint",
-    "parse_recipe": "recipe",
+    "parse_recipe": "recipe_reader",
     "recipe_hash": "digest",
-    "recipe_to_dict": "recipe",
+    "recipe_to_dict": "recipe_writer",
 }
 
 __all__ = [

@@ -23,8 +23,10 @@ from engine.open_files import allow_open_files
 from engine.plan import SHARD_BYTES, TILE_BYTES, Plan, Tile
 from engine.planner import make_plan
 from engine.publish import Staging, refuse_existing, refuse_inside, require_space
-from engine.recipe import ModelRef, Recipe, load_recipe, recipe_to_dict
+from engine.recipe import ModelRef, Recipe
 from engine.recipe_check import check_parameters
+from engine.recipe_reader import load_recipe
+from engine.recipe_writer import recipe_to_dict
 from engine.sinks import FileSink
 from engine.tensorfile.header import ITEMSIZE
 from engine.tensorfile.index import INDEX_NAME, build_index

@@ -15,8 +15,9 @@ from engine.methods import METHODS
 from engine.methods.contract import Call, Method
 from engine.output_files import lay_out
 from engine.plan import SHARD_BYTES, TILE_BYTES, OutputTensor, Plan
-from engine.recipe import ModelRef, Recipe, Slice, SliceSource, recipe_to_dict
+from engine.recipe import ModelRef, Recipe, Slice, SliceSource
 from engine.recipe_check import check_parameters
+from engine.recipe_writer import recipe_to_dict
 from engine.settings import lookup
 from engine.views import FLOATS, STORED, View, common_dtype, rounded_dtype
 

@@ -12,7 +12,8 @@ from engine.checkpoint import Checkpoint, open_checkpoint
 from engine.digest import recipe_hash
 from engine.plan import Plan
 from engine.planner import make_plan
-from engine.recipe import ModelRef, parse_recipe
+from engine.recipe import ModelRef
+from engine.recipe_reader import parse_recipe
 
 KEPT = 64
 

@@ -10,7 +10,7 @@ from typing import Any
 from engine.card import ScoreTable
 from engine.errors import CampaignError, OutputExists
 from engine.job import PROVENANCE, Options, merge
-from engine.recipe import parse_recipe
+from engine.recipe_reader import parse_recipe
 from search.campaign_file import Campaign, campaign_to_dict
 from search.resident import ResidentEvaluator
 from search.results import CandidateRow, Results

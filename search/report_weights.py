@@ -28,7 +28,7 @@ def heat_maps(results: Results) -> list[HeatMap]:
     """
     if results.winner is None:
         return []
-    from engine.recipe import parse_recipe
+    from engine.recipe_reader import parse_recipe
 
     recipe = parse_recipe(dict(results.candidate(results.winner).recipe), origin="winner")
     sources = [source for part in recipe.slices for source in part.sources]

@@ -10,15 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import RecipeError
-from engine.recipe import (
-    ModelRef,
-    Recipe,
-    Slice,
-    SliceSource,
-    load_recipe,
-    parse_recipe,
-    recipe_to_dict,
-)
+from engine.recipe import ModelRef, Recipe, Slice, SliceSource
+from engine.recipe_reader import load_recipe, parse_recipe
+from engine.recipe_writer import recipe_to_dict
 from engine.settings import ByName, Gradient
 
 A, B, C = ModelRef("org/a"), ModelRef("org/b"), ModelRef("org/c")

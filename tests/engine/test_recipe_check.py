@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from engine.errors import RecipeError
 from engine.methods import METHODS
-from engine.recipe import parse_recipe
 from engine.recipe_check import MERGEKIT_METHODS, MERGEKIT_PARAMETERS, check_parameters
+from engine.recipe_reader import parse_recipe
 
 WEIGHTED = [{"model": "a", "parameters": {"weight": 0.5}}, {"model": "b", "parameters": {"weight": 0.3}}]
 

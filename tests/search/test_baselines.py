@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from simulated import make_campaign
 
-from engine.recipe import parse_recipe
+from engine.recipe_reader import parse_recipe
 from search.baselines import make_baselines
 
 

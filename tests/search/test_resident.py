@@ -16,7 +16,7 @@ from engine.checkpoint import open_checkpoints
 from engine.errors import CampaignError, EvaluationError, SourceError
 from engine.execute import execute
 from engine.planner import make_plan
-from engine.recipe import parse_recipe
+from engine.recipe_reader import parse_recipe
 from engine.sinks import FileSink
 from engine.tokenizer import copy_tokenizer
 from search.audit import read_attempts

@@ -12,7 +12,7 @@ from simulated import campaign_data
 
 from engine.errors import CampaignError
 from engine.keypath import KeyPath
-from engine.recipe import parse_recipe
+from engine.recipe_reader import parse_recipe
 from engine.settings import evaluate, parse_setting
 from search.campaign_file import parse_campaign
 from search.space import GRID, Space, make_space, round_to_grid

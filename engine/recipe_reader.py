@@ -1,0 +1,233 @@
+"""mergekit-compatible YAML → a Recipe, checked for structure (schema in docs/recipes.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.errors import InputError, did_you_mean
+from engine.keypath import KeyPath, shown
+from engine.model_ref import parse_model
+from engine.recipe import MAX_SOURCE_ID, ModelRef, Recipe, Slice, SliceSource
+from engine.settings import Setting, parse_setting
+
+DTYPES = ("bfloat16", "float16", "float32", "float64")
+CHAT_TEMPLATES = ("alpaca", "auto", "chatml", "exaone", "llama3", "mistral")
+MAX_SEED = 1 << 63
+_DTYPE_NICKNAMES = {"bf16": "bfloat16", "fp16": "float16", "f16": "float16", "half": "float16", "fp32": "float32"}
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """The recipe in a YAML (or .json) file. RecipeError names the file, and the key, or line and column, at fault."""
+    from engine.yamlfile import read_yaml
+
+    return parse_recipe(read_yaml(path), origin=str(path))
+
+
+_TOP_KEYS = (
+    *("merge_method", "base_model", "models", "slices", "modules", "parameters", "dtype", "out_dtype"),
+    *("tokenizer_source", "tokenizer", "chat_template", "seed", "base_source_id", "name"),
+)
+
+
+def parse_recipe(data: object, *, origin: str = "<recipe>") -> Recipe:
+    """YAML or JSON data → Recipe; `origin` is the file that errors name. Opens no file, asks no network."""
+    root = KeyPath(origin)
+    fields = root.mapping(data, _TOP_KEYS)
+    reader = _Reader()
+    slices = reader.slices(fields, root)
+    base_model = reader.optional_model(fields, "base_model", root)
+    if fields.get("base_source_id") is not None:
+        if base_model is None or base_model in reader.listed:
+            raise root.key("base_source_id").error("is for a base_model that is not listed; give source_id there.")
+        reader.number(base_model, fields["base_source_id"], root.key("base_source_id"))
+    if fields.get("name") is not None:
+        reader.ignored.append(str(root.key("name")))
+    return Recipe(
+        method=_method(fields, root),
+        slices=slices,
+        base_model=base_model,
+        parameters=reader.parameters(fields, root),
+        dtype=_dtype(fields, "dtype", root),
+        out_dtype=_dtype(fields, "out_dtype", root),
+        tokenizer_source=reader.tokenizer_source(fields, root, base_model),
+        chat_template=_chat_template(fields, root),
+        seed=0 if fields.get("seed") is None else root.key("seed").whole(fields["seed"], below=MAX_SEED),
+        source_ids=reader.source_ids,
+        origin=origin,
+        ignored=tuple(reader.ignored),
+    )
+
+
+class _Reader:
+    """Reads the parts that repeat, and gathers what belongs to the whole recipe: models, source ids, ignored keys."""
+
+    def __init__(self) -> None:
+        self.listed: list[ModelRef] = []
+        self.source_ids: dict[ModelRef, int] = {}
+        self.ignored: list[str] = []
+
+    def slices(self, fields: Mapping[str, Any], root: KeyPath) -> tuple[Slice, ...]:
+        given = [name for name in ("models", "slices", "modules") if fields.get(name) is not None]
+        if "modules" in given:
+            raise root.key("modules").error("not supported yet; use 'models' or 'slices'.")
+        if len(given) != 1:
+            raise root.error(f"got {' and '.join(given) or 'neither'}; exactly one of 'models' and 'slices' expected.")
+        items = root.key(given[0]).items(fields[given[0]], given[0])
+        if given[0] == "slices":
+            return tuple(self.slice(item, where) for where, item in items)
+        sources = tuple(self.source(item, where, keys=_MODEL_KEYS) for where, item in items)
+        _refuse_twins(sources, root.key("models"))
+        return (Slice(sources),)
+
+    def slice(self, raw: object, where: KeyPath) -> Slice:
+        fields = where.mapping(raw, ("sources", "parameters", "base_model", "residual_weight"))
+        items = where.key("sources").items(fields.get("sources"), "sources")
+        sources = tuple(self.source(item, place, keys=_SOURCE_KEYS) for place, item in items)
+        _refuse_twins(sources, where.key("sources"))
+        _refuse_unequal(sources, where)
+        base_model = self.optional_model(fields, "base_model", where)
+        if base_model is not None and base_model not in [source.model for source in sources]:
+            raise where.key("base_model").error(f"got {base_model}, which is not among the sources of this slice.")
+        if fields.get("residual_weight") is not None:
+            self.ignored.append(str(where.key("residual_weight")))
+        return Slice(sources, self.parameters(fields, where), base_model)
+
+    def source(self, raw: object, where: KeyPath, *, keys: tuple[str, ...]) -> SliceSource:
+        fields = where.mapping(raw, keys)
+        if fields.get("model") is None:
+            raise where.error("has no 'model'.")
+        model = self.model(fields["model"], where.key("model"))
+        self.listed.append(model)
+        if fields.get("source_id") is not None:
+            self.number(model, fields["source_id"], where.key("source_id"))
+        layers = None
+        if "layer_range" in keys:
+            layers = _layer_range(fields.get("layer_range"), where.key("layer_range"))
+        return SliceSource(model, layers, self.parameters(fields, where))
+
+    def number(self, model: ModelRef, raw: object, where: KeyPath) -> None:
+        number = where.whole(raw, below=MAX_SOURCE_ID)
+        if self.source_ids.setdefault(model, number) != number:
+            raise where.error(f"got {number} for {model}, which has {self.source_ids[model]} elsewhere.")
+        twin = next((ref for ref, other in self.source_ids.items() if other == number and ref != model), None)
+        if twin is not None:
+            raise where.error(f"got {number} for {model}, which {twin} has already; source ids must differ.")
+
+    def parameters(self, fields: Mapping[str, Any], where: KeyPath) -> dict[str, Setting]:
+        raw = fields.get("parameters")
+        place = where.key("parameters")
+        if raw is None:  # a bare `parameters:`, as below it often stands only a comment
+            return {}
+        if not isinstance(raw, Mapping):
+            raise place.error(f"got {shown(raw)}, a mapping of names to values expected.")
+        settings = {}
+        for name, value in raw.items():
+            inner = place.key(place.key(name).text(name))
+            if isinstance(value, Mapping) and not {"value", "filter"} & set(value):
+                raise self._values_by_model(value, inner)
+            settings[name] = parse_setting(value, where=inner)
+        return settings
+
+    def _values_by_model(self, value: Mapping[object, object], where: KeyPath) -> InputError:
+        """For `weight: {org/a: 0.5, org/b: 0.5}`: per-model values stand at their model."""
+        known = [str(ref) for ref in self.listed]
+        stranger = next((str(key) for key in value if str(key) not in known), None)
+        if stranger is not None:
+            return where.key(stranger).error(f"is no model of this recipe; {did_you_mean(stranger, known)}")
+        return where.error("got a mapping; write each value at its model, under models[...].parameters.")
+
+    def optional_model(self, fields: Mapping[str, Any], name: str, where: KeyPath) -> ModelRef | None:
+        return None if fields.get(name) is None else self.model(fields[name], where.key(name))
+
+    def model(self, raw: object, where: KeyPath) -> ModelRef:
+        return parse_model(raw, where, ignored=self.ignored)
+
+    def tokenizer_source(self, fields: Mapping[str, Any], root: KeyPath, base_model: ModelRef | None) -> str | None:
+        where, raw = _tokenizer_field(fields, root)
+        if raw is None or raw == "base":
+            return None if raw is None else "base"
+        if raw == "union":
+            raise where.error("a union of tokenizers is not supported yet; name one model, or 'base'.")
+        text = str(self.model(raw, where))
+        names = [str(ref) for ref in (*self.listed, base_model) if ref is not None]
+        if text not in names:
+            raise where.error(f"got {text!r}, which is no model of this recipe; {did_you_mean(text, ['base', *names])}")
+        return text
+
+
+_MODEL_KEYS = ("model", "parameters", "source_id")
+_SOURCE_KEYS = (*_MODEL_KEYS, "layer_range")
+
+
+def _refuse_twins(sources: tuple[SliceSource, ...], where: KeyPath) -> None:
+    """The same layers of one model twice (mergekit lets the last entry win in silence)."""
+    places: dict[tuple[ModelRef, tuple[int, int] | None], int] = {}
+    for index, source in enumerate(sources):
+        first = places.setdefault((source.model, source.layers), index)
+        if first != index:
+            raise where.item(index).error(f"{source.model} is listed already, as item {first}.")
+
+
+def _refuse_unequal(sources: tuple[SliceSource, ...], where: KeyPath) -> None:
+    lengths = [source.layers[1] - source.layers[0] for source in sources if source.layers]
+    for index, length in enumerate(lengths):
+        if length != lengths[0]:
+            place = where.key("sources").item(index).key("layer_range")
+            raise place.error(f"got {length} layers, {lengths[0]} expected as in sources[0]: lengths must be equal.")
+
+
+def _layer_range(raw: object, where: KeyPath) -> tuple[int, int]:
+    if raw is None:
+        raise where.error("is missing; every source of a slice needs layer_range: [start, end].")
+    if not isinstance(raw, (list, tuple)) or len(raw) != 2:
+        raise where.error(f"got {shown(raw)}, [start, end] expected (end is not included).")
+    start, end = (where.item(index).whole(bound, below=1 << 31) for index, bound in enumerate(raw))
+    if start >= end:
+        raise where.error(f"got [{start}, {end}], start < end expected (end is not included).")
+    return start, end
+
+
+def _method(fields: Mapping[str, Any], root: KeyPath) -> str:
+    if fields.get("merge_method") is None:
+        raise root.error("has no 'merge_method'.")
+    return root.key("merge_method").text(fields["merge_method"])
+
+
+def _dtype(fields: Mapping[str, Any], name: str, root: KeyPath) -> str | None:
+    raw = fields.get(name)
+    if raw is None:
+        return None
+    text = root.key(name).text(raw).removeprefix("torch.")
+    if text not in DTYPES:
+        hint = f"did you mean {_DTYPE_NICKNAMES[text]!r}?" if text in _DTYPE_NICKNAMES else did_you_mean(text, DTYPES)
+        raise root.key(name).error(f"unknown dtype {shown(raw)}; {hint}")
+    return text
+
+
+def _tokenizer_field(fields: Mapping[str, Any], root: KeyPath) -> tuple[KeyPath, Any]:
+    """`tokenizer_source`, or `source` of mergekit's newer `tokenizer`, where nothing means `union`."""
+    if fields.get("tokenizer") is None:
+        return root.key("tokenizer_source"), fields.get("tokenizer_source")
+    if fields.get("tokenizer_source") is not None:
+        raise root.error("has both 'tokenizer_source' and 'tokenizer': leave one out.")
+    where = root.key("tokenizer")
+    parts = where.mapping(fields["tokenizer"], ("source", "tokens", "pad_to_multiple_of"))
+    for name in ("tokens", "pad_to_multiple_of"):
+        if parts.get(name) is not None:
+            raise where.key(name).error("not supported yet; leave it out.")
+    return where.key("source"), parts.get("source", "union")
+
+
+def _chat_template(fields: Mapping[str, Any], root: KeyPath) -> str | None:
+    raw = fields.get("chat_template")
+    if raw is None:
+        return None
+    where = root.key("chat_template")
+    text = where.text(raw)
+    if text not in CHAT_TEMPLATES and not (len(text) >= 20 and "{" in text):
+        raise where.error(
+            f"got {shown(raw)}, a Jinja template or a name expected; {did_you_mean(text, CHAT_TEMPLATES)}"
+        )
+    return text

@@ -1,0 +1,68 @@
+"""A Recipe → plain data for YAML or JSON, from which `recipe_reader` makes an equal one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from engine.model_ref import model_to_data
+from engine.recipe import ModelRef, Recipe, Slice, SliceSource, number_sources
+from engine.settings import Setting, setting_to_data
+
+
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Plain data (for YAML or JSON) that `parse_recipe` reads back as an equal recipe."""
+    data: dict[str, Any] = {"merge_method": recipe.method}
+    if recipe.base_model is not None:
+        data["base_model"] = model_to_data(recipe.base_model)
+    ids = _ids_to_state(recipe)
+    if recipe.whole_models:
+        data["models"] = [_source_to_data(source, ids) for source in recipe.slices[0].sources]
+    else:
+        data["slices"] = [_slice_to_data(part, ids) for part in recipe.slices]
+    if ids:  # what is left belongs to a base_model that is not listed
+        data["base_source_id"] = ids.popitem()[1]
+    data |= _parameters_to_data(recipe.parameters)
+    for name in ("dtype", "out_dtype", "chat_template"):
+        if getattr(recipe, name) is not None:
+            data[name] = getattr(recipe, name)
+    if recipe.tokenizer_source is not None:
+        is_base = recipe.tokenizer_source == "base"
+        data["tokenizer_source"] = "base" if is_base else model_to_data(recipe.tokenizer_model)
+    if recipe.seed:
+        data["seed"] = recipe.seed
+    return data
+
+
+def _ids_to_state(recipe: Recipe) -> dict[ModelRef, int]:
+    """The source ids that must be written down: none where they are the ones that parsing gives anyway."""
+    named = recipe.named()
+    listed = {source.model for part in recipe.slices for source in part.sources}
+    stated: dict[ModelRef, int] = {}
+    for wanted in (listed, set(named)):
+        derived = number_sources(named, stated, recipe.origin)
+        if any(derived[ref] != recipe.source_ids[ref] for ref in wanted):
+            stated = {ref: recipe.source_ids[ref] for ref in named if ref in wanted}
+    return stated
+
+
+def _slice_to_data(part: Slice, ids: dict[ModelRef, int]) -> dict[str, Any]:
+    data: dict[str, Any] = {"sources": [_source_to_data(source, ids) for source in part.sources]}
+    if part.base_model is not None:
+        data["base_model"] = model_to_data(part.base_model)
+    return data | _parameters_to_data(part.parameters)
+
+
+def _source_to_data(source: SliceSource, ids: dict[ModelRef, int]) -> dict[str, Any]:
+    """Takes the model's id out of `ids`, so that it is stated once."""
+    data: dict[str, Any] = {"model": model_to_data(source.model)}
+    if source.layers is not None:
+        data["layer_range"] = list(source.layers)
+    if source.model in ids:
+        data["source_id"] = ids.pop(source.model)
+    return data | _parameters_to_data(source.parameters)
+
+
+def _parameters_to_data(parameters: Mapping[str, Setting]) -> dict[str, Any]:
+    settings = {name: setting_to_data(setting) for name, setting in parameters.items()}
+    return {"parameters": settings} if settings else {}
