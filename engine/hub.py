@@ -1,0 +1,120 @@
+"""Models and adapters on the Hugging Face Hub: what a merge needs of a repository, and what went wrong in words."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.errors import SourceError
+from engine.model_ref import ModelRef
+from engine.places import near_directory
+from engine.tensorfile.index import INDEX_NAME, load_json_object
+from engine.weight_files import SINGLE_NAME, no_index, no_weights
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
+
+_SMALL_FILES = ("*.json", "*.jinja", "*.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+
+
+def download_model(ref: ModelRef) -> tuple[Path, str]:
+    """Fetch what a merge needs of a Hub repository, at one commit; returns the snapshot directory and the commit.
+
+    The small files come first: an index then says which .safetensors files are the model, because repositories
+    often hold the weights a second time (`consolidated.safetensors`, `original/`).
+    """
+    directory = _snapshot(ref, ref.revision, list(_SMALL_FILES), ignore=["*/*"])
+    commit = directory.name
+    if (directory / INDEX_NAME).is_file():
+        weight_map = load_json_object(directory / INDEX_NAME).get("weight_map")
+        names = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else set()
+        _snapshot(ref, commit, sorted(re.sub(r"([*?[])", r"[\1]", name) for name in names))
+        return directory, commit
+    _snapshot(ref, commit, [SINGLE_NAME])
+    if not any(directory.glob("*.safetensors")):
+        names_there = _list_repository(ref, commit)
+        weights = [name for name in names_there if name.endswith(".safetensors") and "/" not in name]
+        if len(weights) != 1:
+            raise no_weights(str(ref), names_there) if not weights else no_index(str(ref), weights)
+        _snapshot(ref, commit, weights)
+    return directory, commit
+
+
+def _snapshot(ref: ModelRef, revision: str | None, allow: list[str], *, ignore: list[str] | None = None) -> Path:
+    import huggingface_hub
+
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                ref.path, revision=revision, allow_patterns=allow, ignore_patterns=ignore, library_name="mergefleet"
+            )
+        )
+    except _hub_errors() as error:
+        raise _explain(ref, error) from error
+
+
+def _list_repository(ref: ModelRef, commit: str) -> list[str]:
+    import huggingface_hub
+
+    try:
+        return sorted(huggingface_hub.HfApi().list_repo_files(ref.path, revision=commit))
+    except _hub_errors() as error:
+        raise _explain(ref, error) from error
+
+
+def _hub_errors() -> tuple[type[Exception], ...]:
+    # HTTPError is that of whichever HTTP library this huggingface_hub uses; OSError is a full disk, ValueError a bad
+    # name, RuntimeError the Xet transfer.
+    from huggingface_hub.errors import HfHubHTTPError
+
+    http_error = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+    return http_error, OSError, ValueError, RuntimeError
+
+
+def _explain(ref: ModelRef, error: Exception) -> SourceError:
+    """One line for whatever huggingface_hub raised: what happened and what to do about it."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, _hub_errors()):
+        error = error.__cause__  # hub wraps what went wrong when it finds nothing in the cache either
+    if isinstance(error, errors.HfHubHTTPError):
+        return _explain_answer(ref, error)
+    match error:
+        case errors.OfflineModeIsEnabled():
+            advice = "is not whole in the cache and HF_HUB_OFFLINE is set: unset it, or download the model first."
+        case OSError() if error.errno is not None and not isinstance(error, ConnectionError):
+            advice = f"cannot be stored in {constants.HF_HUB_CACHE}: {error.strerror}. Set HF_HOME to another disk."
+        case ValueError():
+            advice = f"is neither a directory here nor a name the Hub could know: {_one_line(error)}."
+        case _:
+            advice = f"is no directory here, and {constants.ENDPOINT} cannot be reached ({_one_line(error)})."
+    return SourceError(f"{ref}: {advice}")
+
+
+def _explain_answer(ref: ModelRef, error: HfHubHTTPError) -> SourceError:
+    from huggingface_hub import constants, errors
+
+    url = f"{constants.ENDPOINT}/{ref.path}"
+    login = "`hf auth login` or HF_TOKEN"
+    status = error.response.status_code
+    match error:
+        case errors.GatedRepoError():
+            advice = f"is gated: accept its conditions at {url} and log in ({login})."
+        case errors.RepositoryNotFoundError():
+            near = near_directory(Path(ref.path))
+            meant = f" (did you mean {near}?)" if near else ""
+            advice = (
+                f"is no directory here{meant} and no repository at {constants.ENDPOINT}; if private, log in ({login})."
+            )
+        case errors.RevisionNotFoundError():
+            advice = f"has no revision {ref.revision!r}: see the branches and tags at {url}."
+        case _ if status in (401, 403):
+            advice = f"may not be read with this token ({status} from {url}): log in with another one ({login})."
+        case _:
+            advice = f"could not be downloaded: {url} answers {status}. Try again later."
+    return SourceError(f"{ref}: {advice}", status=status)
+
+
+def _one_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,55 @@
+"""Where a model is: the local directory that a name means, or a repository on the Hub."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+
+from engine.errors import SourceError
+from engine.keypath import shown
+from engine.model_ref import ModelRef
+
+_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+
+
+def local_directory(ref: ModelRef) -> Path | None:
+    """The directory that `ref` names; None where it can only be a Hub repository; SourceError where it is neither."""
+    text = ref.path
+    if not text:
+        raise SourceError("a model without a name: name its directory, or ORG/NAME on the Hub.")
+    for name in (text, str(ref)):  # a directory's name may contain '@'
+        try:
+            path = Path(name).expanduser()
+            if path.is_dir():
+                if ref.revision is not None and name == text:
+                    raise SourceError(f"{ref}: {text} is a local directory, which has no revisions. Drop '@'.")
+                return path
+        except (RuntimeError, OSError) as error:  # an unknown ~user; a name that is too long
+            raise SourceError(f"{shown(text)}: is no path: {error}.") from error
+    path = Path(text).expanduser()
+    if path.is_file():
+        raise SourceError(f"{text}: is a file. Name the directory it lies in, the model's config.json beside it.")
+    if "://" in text:
+        raise SourceError(f"{text}: models are read from local directories and the Hub only. Download it first.")
+    looks_local = text.startswith((".", "/", "~")) or "\\" in text
+    if not looks_local and _REPO_ID.fullmatch(text) and "--" not in text and ".." not in text:
+        return None
+    raise SourceError(f"{text}: there is no such directory{_hint(text)}", path=text)
+
+
+def _hint(text: str) -> str:
+    """How the message about a missing directory ends."""
+    path = Path(text).expanduser()
+    if not path.parent.is_dir():
+        return f", nor {path.parent}."
+    if (near := near_directory(path)) is not None:
+        return f": did you mean {near}?"
+    return ", and models on the Hub are called ORG/NAME." if "/" not in text else "."
+
+
+def near_directory(path: Path) -> Path | None:
+    """The directory beside `path` that was probably meant."""
+    names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return path.with_name(near[0]) if near else None

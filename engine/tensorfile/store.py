@@ -1,0 +1,137 @@
+"""The tensors of some files: where their bytes lie, and reading them by any number of threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from blake3 import blake3
+
+from engine.errors import SourceError
+from engine.tensorfile.header import ITEMSIZE, Header, parse_header, read_header_bytes
+from engine.tensorfile.reader import read_exactly
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """Where a tensor's bytes lie: `nbytes` from byte `offset` of `file` on."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    offset: int
+    nbytes: int
+
+    @property
+    def elements(self) -> int:
+        return self.nbytes // ITEMSIZE[self.dtype]
+
+
+class Store(Protocol):
+    """What a source reads its tensors from: files (TensorStore), or files with a LoRA adapter on top."""
+
+    @property
+    def tensors(self) -> Mapping[str, StoredTensor]:
+        """Every tensor by name, as it reads: dtype, shape and bytes."""
+
+    def read_into(self, name: str, byte_offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the bytes of tensor `name` from its `byte_offset` on. Thread safe."""
+
+    def scratch_bytes(self, name: str) -> int:
+        """What one thread holds, besides its buffer, while it reads tensor `name`."""
+
+    def refuse_changed(self) -> None:
+        """SourceError where a file was written to or replaced since it was opened."""
+
+    def close(self) -> None:
+        """Close all files; reading again opens them again."""
+
+
+class TensorStore:
+    """Tensors of safetensors files, read in place.
+
+    Attributes:
+        tensors: every tensor of every file, by name, in the order of files and of their bytes.
+        files: size, mtime and header digest of every file, by its name: equal exactly while nothing was changed.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        """Read all headers; SourceError where a file is damaged, or a tensor stands in two of them."""
+        self.tensors: dict[str, StoredTensor] = {}
+        self.files: dict[str, dict[str, Any]] = {}
+        self._stamps: dict[Path, tuple[int, int]] = {}  # size, mtime_ns
+        self._fds: dict[Path, int] = {}
+        self._lock = threading.Lock()
+        for path in paths:
+            self._add(path)
+
+    def _add(self, path: Path) -> None:
+        header, self.files[path.name] = self._read_header(path)
+        for info in header.tensors.values():
+            if info.name in self.tensors:
+                raise SourceError(
+                    f"{path}: tensor {info.name!r} is also in {self.tensors[info.name].file.name}. "
+                    "Shards of two versions are mixed: download the model again.",
+                    tensor=info.name,
+                )
+            self.tensors[info.name] = StoredTensor(info.name, info.dtype, info.shape, path, info.start, info.nbytes)
+
+    def _read_header(self, path: Path) -> tuple[Header, dict[str, Any]]:
+        data, size = read_header_bytes(path)
+        header = parse_header(data, file_size=size, origin=str(path))
+        self._stamps[path] = size, path.stat().st_mtime_ns
+        return header, {"size": size, "mtime_ns": self._stamps[path][1], "header": blake3(data).hexdigest()}
+
+    def read_into(self, name: str, byte_offset: int, buffer: memoryview) -> None:
+        """See Store. No copy, no mmap; SourceError naming tensor and file where the file changed its size."""
+        tensor = self.tensors[name]
+        if byte_offset < 0 or byte_offset + buffer.nbytes > tensor.nbytes:
+            last = byte_offset + buffer.nbytes
+            raise SourceError(
+                f"{tensor.file}: bytes {byte_offset:_} to {last:_} of tensor {name!r} were asked for, "
+                f"it has {tensor.nbytes:_}: the plan was made for another source."
+            )
+        fd = self._fds.get(tensor.file)
+        if fd is None:
+            fd = self._open(tensor.file)
+        read_exactly(fd, tensor.offset + byte_offset, buffer, origin=f"{tensor.file}: tensor {name!r}")
+
+    def scratch_bytes(self, name: str) -> int:
+        return 0
+
+    def refuse_changed(self) -> None:
+        """SourceError where a file was written to or replaced since its header was read: what was read is a mixture."""
+        for file, stamp in self._stamps.items():
+            if not file.exists() or (file.stat().st_size, file.stat().st_mtime_ns) != stamp:
+                raise SourceError(
+                    f"{file}: was changed while it was merged; nothing is published. Leave sources alone."
+                )
+
+    def close(self) -> None:
+        with self._lock:
+            for fd in self._fds.values():
+                os.close(fd)
+            self._fds.clear()
+
+    def _open(self, file: Path) -> int:
+        with self._lock:
+            if file in self._fds:
+                return self._fds[file]
+            try:
+                fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise SourceError(f"{file}: cannot be opened: {error.strerror}.") from error
+            size = os.fstat(fd).st_size
+            if size != self._stamps[file][0]:
+                os.close(fd)
+                raise SourceError(
+                    f"{file}: had {self._stamps[file][0]:_} bytes when its header was read and has {size:_} now. "
+                    "Leave sources alone while merging, and run the command again."
+                )
+            self._fds[file] = fd
+            return fd
