@@ -27,9 +27,9 @@ def lane_sum(values: Tensor) -> Tensor:
     import torch
 
     rows = -(-values.numel() // LANES)
-    padded = torch.zeros(rows * LANES, dtype=torch.float64)
+    padded = torch.zeros(rows * LANES, dtype=torch.float64, device=values.device)
     padded[: values.numel()] = values.to(torch.float64)
-    lanes = torch.zeros(LANES, dtype=torch.float64)
+    lanes = torch.zeros(LANES, dtype=torch.float64, device=values.device)
     for row in padded.view(rows, LANES):
         lanes = lanes + row
     while lanes.numel() > 1:

@@ -8,7 +8,7 @@ test vectors; a change of any of them is a change of major version.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from blake3 import blake3
@@ -53,8 +53,10 @@ def _mix(x: int) -> int:
     return x ^ (x >> 15)
 
 
-def bits_tensor(start: int, count: int, key: NDArray[np.uint32]) -> Tensor:
+def bits_tensor(start: int, count: int, key: Any, *, device: Any = None) -> Tensor:
     """int64[count]: the 24 bits of elements start, start + 1, … of a block, given its row of `block_keys`.
+
+    `key` is uint32[2], or int64[2] as a tensor on `device`.
 
     int64 arithmetic wraps modulo 2^64, so its low 32 bits are those of the 32-bit arithmetic.
     """
@@ -65,5 +67,6 @@ def bits_tensor(start: int, count: int, key: NDArray[np.uint32]) -> Tensor:
         x = ((x ^ (x >> 15)) * 0xD35A2D97) & _MASK
         return x ^ (x >> 15)
 
-    low = (start & _MASK) + torch.arange(count, dtype=torch.int64)
-    return mix((mix(low ^ int(key[0])) + int(key[1])) & _MASK) >> 8
+    first, second = key if isinstance(key, torch.Tensor) else map(int, key)
+    low = (start & _MASK) + torch.arange(count, dtype=torch.int64, device=device)
+    return mix((mix(low ^ first) + second) & _MASK) >> 8

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine import randomness
-from engine.methods.contract import Array, Block, Call, Facts, RawBlock, Stage
+from engine.methods.contract import Array, Block, Call, Facts, RawBlock, Stage, numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,10 +38,12 @@ def deltas(block: Block) -> list[Tensor]:
     return [value - base for value in block.values[1:]]
 
 
-def scalar(value: float, like: Tensor) -> Tensor:
+def scalar(value: float | Tensor, like: Tensor) -> Tensor:
     """A 0-d tensor in the compute dtype of `like`: settings and facts meet tensor data in its own precision."""
     import torch
 
+    if isinstance(value, torch.Tensor):
+        return value.to(like.dtype)
     return torch.tensor(value, dtype=like.dtype, device=like.device)
 
 
@@ -51,13 +53,13 @@ def trim_random(call: Call, block: Block, facts: Facts) -> list[Tensor]:
 
     out = []
     for delta, key, density in zip(deltas(block), block.keys, call.sources["density"], strict=True):
-        bits = randomness.bits_tensor(block.start, delta.numel(), key)
+        bits = randomness.bits_tensor(block.start, delta.numel(), key, device=delta.device)
         out.append(torch.where(bits < randomness.threshold(density), delta, torch.zeros_like(delta)))
     return out
 
 
 def weighted(kept: list[Tensor], facts: Facts) -> list[Tensor]:
-    return [scalar(c, delta) * delta for delta, c in zip(kept, facts["coefficients"].tolist(), strict=True)]
+    return [scalar(c, delta) * delta for delta, c in zip(kept, numbers(facts["coefficients"]), strict=True)]
 
 
 def summed(block: Block, parts: list[Tensor]) -> Tensor:

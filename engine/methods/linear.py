@@ -21,6 +21,7 @@ from engine.methods.contract import (
     RawBlock,
     Stage,
     normalize,
+    numbers,
     parameters,
     weights_cancel,
 )
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def merge(call: Call, block: Block, facts: Facts) -> Tensor:
-    coefficients = facts["coefficients"].tolist()
+    coefficients = numbers(facts["coefficients"])
     total = scalar(coefficients[0], block.values[0]) * block.values[0]
     for value, c in zip(block.values[1:], coefficients[1:], strict=True):
         total = total + scalar(c, value) * value
