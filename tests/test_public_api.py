@@ -104,6 +104,19 @@ def test_using_the_public_names_loads_neither_torch_nor_a_cluster() -> None:
     assert modules_after("from engine import *") & HEAVY["engine"] == set()
 
 
+def test_a_kernel_runs_without_scipys_linear_algebra() -> None:
+    """numba looks for a BLAS when it starts, which takes longer than everything a small merge does itself."""
+    script = """
+import sys
+import numpy as np
+from engine.kernels import combine
+combine.count_nonfinite(np.zeros(3, np.uint16))
+print("scipy.linalg" in sys.modules)
+"""
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert shown.stdout.split() == ["False"]
+
+
 def test_the_command_starts_without_anything_heavy() -> None:
     assert modules_after("import cluster.main") & HEAVY["cluster"] == set()
 

@@ -8,6 +8,7 @@ Where there is none, kernels are compiled anew in each process (0.1 to 0.3 s eac
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import stat
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
+import numba.np.linalg
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,11 +48,31 @@ def _root() -> Path | None:
 
 @cache
 def _caching() -> bool:
+    """Whether kernels are cached on disk; numba is set up for it by the first call."""
+    _load_without_blas()
     directory = cache_directory()
     if directory is None:
         return False
     numba.config.CACHE_DIR = str(directory)
     return True
+
+
+def _load_without_blas() -> None:
+    """Load numba's array functions before it looks for a BLAS, which imports scipy.linalg: 0.2 CPU-s of every start.
+
+    A kernel may not use one anyway: its sums come in no fixed order. A numba that looks elsewhere merely starts slower.
+    """
+    linalg = numba.np.linalg
+    found = linalg.ensure_blas
+
+    def absent() -> None:
+        raise ImportError("kernels use no BLAS")
+
+    linalg.ensure_blas = absent
+    try:
+        importlib.import_module("numba.np.arraymath")
+    finally:
+        linalg.ensure_blas = found
 
 
 def kernel(function: F) -> F:
