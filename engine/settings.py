@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from engine import filters
 from engine.keypath import KeyPath, shown
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """Knots spread evenly over the layers of a slice, linear in between (mergekit's list of numbers)."""
+    """Knots spread evenly over the layers of a slice, linear in between (mergekit's list of numbers).
+
+    For a switch, a list of true and false: the knot at or before a layer holds.
+    """
 
     values: tuple[float, ...]
 
@@ -21,12 +26,14 @@ Choice = float | bool | Gradient
 
 @dataclass(frozen=True)
 class ByName:
-    """First matching filter wins: a substring of the tensor's name; None, '*' or '' for any."""
+    """The first filter (`engine.filters`) that matches the tensor's name wins."""
 
     choices: tuple[tuple[str | None, Choice], ...]
 
 
 Setting = float | bool | Gradient | ByName
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+"""Text that is a number: YAML 1.1 reads 1e-5 as text, and mergekit takes it."""
 
 
 def evaluate(setting: Setting, tensor_name: str, depth: float) -> float | bool | None:
@@ -36,7 +43,7 @@ def evaluate(setting: Setting, tensor_name: str, depth: float) -> float | bool |
     """
     if isinstance(setting, ByName):
         for pattern, choice in setting.choices:
-            if _matches_any(pattern) or str(pattern) in tensor_name:
+            if filters.matches(pattern, tensor_name):
                 return evaluate(choice, tensor_name, depth)
         return None
     if isinstance(setting, Gradient):
@@ -47,6 +54,8 @@ def evaluate(setting: Setting, tensor_name: str, depth: float) -> float | bool |
 def _interpolate(values: tuple[float, ...], depth: float) -> float:
     position = depth * (len(values) - 1)
     low = int(position)
+    if all(isinstance(value, bool) for value in values):
+        return values[low]
     high = min(len(values) - 1, low + 1)
     fraction = position - low
     return (1 - fraction) * values[low] + fraction * values[high]
@@ -69,7 +78,7 @@ def lookup(
 
 def is_total(setting: Setting) -> bool:
     """Whether the setting has a value for every tensor, whatever its name."""
-    return not isinstance(setting, ByName) or any(_matches_any(pattern) for pattern, _ in setting.choices)
+    return not isinstance(setting, ByName) or any(filters.is_total(pattern) for pattern, _ in setting.choices)
 
 
 def constants(setting: Setting) -> Iterator[float | bool]:
@@ -83,14 +92,15 @@ def constants(setting: Setting) -> Iterator[float | bool]:
         yield setting
 
 
-def _matches_any(pattern: str | None) -> bool:
-    return pattern in (None, "*", "")
+def patterns(setting: Setting) -> list[str | None]:
+    """The filters that the setting chooses by; none where it does not."""
+    return [pattern for pattern, _ in setting.choices] if isinstance(setting, ByName) else []
 
 
 def parse_setting(raw: object, *, where: KeyPath) -> Setting:
     """YAML data → Setting: number | bool | list of numbers | {value, filter} | list of {value, filter}.
 
-    `where` is what errors begin with. Strings, NaN, Inf and empty lists are refused.
+    `where` is what errors begin with. Text that is no number, NaN, Inf and empty lists are refused.
     """
     if isinstance(raw, Mapping):
         return ByName((_parse_choice(raw, where),))
@@ -103,21 +113,23 @@ def _parse_choice(raw: object, where: KeyPath) -> tuple[str | None, Choice]:
     fields = where.mapping(raw, ("filter", "value"))
     if "value" not in fields:
         raise where.error("has no 'value'.")
-    pattern = fields.get("filter")
-    if pattern not in (None, ""):
-        where.key("filter").text(pattern)
+    pattern = filters.parse_filter(fields.get("filter"), where.key("filter"))
     return pattern, _parse_value(fields["value"], where.key("value"))
 
 
 def _parse_value(raw: object, where: KeyPath) -> Choice:
     if not isinstance(raw, (list, tuple)):
         return _parse_number(raw, where)
-    return Gradient(tuple(float(_parse_number(item, place)) for place, item in where.items(raw, "numbers")))
+    numbers = [_parse_number(item, place) for place, item in where.items(raw, "numbers")]
+    switches = all(isinstance(number, bool) for number in numbers)
+    return Gradient(tuple(numbers) if switches else tuple(map(float, numbers)))
 
 
 def _parse_number(raw: object, where: KeyPath) -> float | bool:
     if isinstance(raw, bool):
         return raw
+    if isinstance(raw, str) and _NUMBER.fullmatch(raw):
+        raw = float(raw)
     if not isinstance(raw, (int, float)):
         raise where.error(f"got {shown(raw)}, {_number_hint(raw)}")
     try:
@@ -130,27 +142,15 @@ def _parse_number(raw: object, where: KeyPath) -> float | bool:
 
 
 def _number_hint(raw: object) -> str:
-    """What to write instead of a value that is no number; YAML 1.1 reads 1e-5 as text."""
+    """What to write instead of a value that is no number."""
     if not isinstance(raw, str):
         return "a number expected."
     text = raw.strip().lower()
     if text in ("true", "false"):
         return f"a number, true or false expected: write {text} without quotes."
-    try:
-        number = float(text.replace(",", "."))
-    except ValueError:
-        return "a number expected: no setting has text as its value."
-    if not math.isfinite(number):
-        return "a finite number expected."
-    return f"which is text to YAML, a number expected: write {_yaml_float(number)}"
-
-
-def _yaml_float(number: float) -> str:
-    """1e-05 → 1.0e-5: YAML 1.1 wants a dot in a number with an exponent."""
-    mantissa, _, exponent = repr(number).partition("e")
-    if not exponent:
-        return mantissa
-    return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{int(exponent):+d}"
+    if _NUMBER.fullmatch(text.replace(",", ".")):
+        return f"a number expected: write {text.replace(',', '.')}"
+    return "a number expected: no setting has text as its value."
 
 
 def setting_to_data(setting: Setting) -> object:
