@@ -36,7 +36,7 @@ class KernelArithmetic:
         if self._work.shape[0] < len(rows) + 4:
             self._work = combine.scratch(len(rows))
         number, elements = at
-        return RawBlock(rows, elements, number, number * call.block, _keys(self.method, call, number), self._work)
+        return RawBlock(rows, elements, number, number * call.block, keys_of(self.method, call, number), self._work)
 
 
 class DefinitionArithmetic:
@@ -55,10 +55,11 @@ class DefinitionArithmetic:
     def _block(self, call: Call, rows: Array, at: tuple[int, int]) -> Block:
         number, elements = at
         values = tuple(decode(row[:elements]) for row in rows)
-        return Block(values, number, number * call.block, _keys(self.method, call, number))
+        return Block(values, number, number * call.block, keys_of(self.method, call, number))
 
 
-def _keys(method: Method, call: Call, number: int) -> Array:
+def keys_of(method: Method, call: Call, number: int) -> Array:
+    """uint32[M, 2]: keys of the sources' random bits in one block; zeros where the method draws none."""
     if not method.random:
         return np.zeros((len(call.source_ids), 2), np.uint32)
     return randomness.block_keys(call.seed, call.tensor, call.source_ids, number * call.block)

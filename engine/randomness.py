@@ -35,9 +35,10 @@ def block_keys(seed: int, tensor: str, source_ids: tuple[int, ...], start: int) 
     return np.array([(first, (second + high) & _MASK) for first, second in keys], np.uint32).reshape(-1, 2)
 
 
-def threshold(density: float) -> int:
-    """Keep where the 24 bits are below this: ⌈density · 2^24⌉."""
-    return math.ceil(density * (1 << 24))
+def threshold(density: Any) -> Any:
+    """Keep where the 24 bits are below this: ⌈density · 2^24⌉, of a float or of a float64 tensor."""
+    scaled = density * (1 << 24)
+    return math.ceil(scaled) if isinstance(scaled, float | int) else scaled.ceil()
 
 
 def bits_of(index: int, key: tuple[int, int]) -> int:

@@ -9,81 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from method_blocks import SHAPES, call_of, measured, rows_of
 
 from engine.arithmetic import DefinitionArithmetic, KernelArithmetic
 from engine.methods import METHODS
-from engine.methods.contract import Call, Facts, Method, Parameter, Stage
-from engine.numerics import BLOCK
+from engine.methods.contract import Call
 from engine.views import STORED
-
-AWKWARD = np.array([0.0, -0.0, 1e-45, -1e-40, 6e-8, 1.0, -1.0, 65504.0, -3.0e38, 3.3e38, 1.17549435e-38], np.float32)
-
-SHAPES = [(1,), (2,), (3, 1), (64,), (1023,), (1, 1024), (1025,), (2, 1024), (5000,), (7, 65), (50, 100)]
-
-
-def rows_of(dtype: str, sources: int, elements: int, seed: int) -> np.ndarray:
-    """rows[sources, BLOCK]: a base and small deltas on it, sprinkled with awkward values and exact ties."""
-    generator = np.random.default_rng(seed)
-    base = generator.normal(0, 0.02, elements)
-    values = np.stack([base + (j > 0) * generator.normal(0, 0.002, elements) for j in range(sources)])
-    values[:, generator.random(elements) < 0.2] = values[:1, generator.random(elements) < 0.2][:, :1].sum()
-    places = generator.random(values.shape) < 0.05
-    values[places] = generator.choice(AWKWARD if dtype != "F16" else AWKWARD[:8], places.sum())
-    rows = np.zeros((sources, BLOCK), STORED[dtype])
-    single = values.astype(np.float32)
-    if dtype == "BF16":
-        rows[:, :elements] = (single.view(np.uint32) >> 16).astype(np.uint16)
-    elif dtype == "F16":
-        rows[:, :elements] = single.astype(np.float16).view(np.int16)
-    else:
-        rows[:, :elements] = single
-    return rows
-
-
-CHOICES: dict[str, list[float]] = {
-    "weight": [-0.5, 0.3, 0.7, 1.0, 1.3],
-    "density": [0.0, 0.01, 0.37, 0.5, 0.99, 1.0],
-    "scale": [0.75],
-    "normalize": [0.0, 1.0],
-    "rescale": [0.0, 1.0],
-    "lambda": [0.8],
-    "t": [0.35],
-}
-"""Values that parameters are tried with; others have their default."""
-
-
-def call_of(method: Method, sources: int, shape: tuple[int, ...], draw: np.random.Generator) -> Call:
-    based = method.base == "required"
-    count = sources - based
-
-    def values(parameter: Parameter, size: int) -> tuple[float, ...]:
-        choices = CHOICES.get(parameter.name, [float(parameter.default or 0)])
-        return tuple(draw.choice(choices, size).tolist())
-
-    rows = method.parameters.values()
-    options = {p.name: values(p, 1)[0] for p in rows if p.scope == "global"}
-    return Call(
-        method=method.name,
-        tensor="model.layers.0.mlp.up_proj.weight",
-        shape=shape,
-        base=based,
-        source_ids=tuple(range(1, count + 1)),
-        sources={p.name: values(p, count) for p in rows if p.scope == "model"},
-        options=options,
-        seed=5,
-        scope=method.scope_with(options),
-    )
-
-
-def measured(arithmetic: Any, stage: Stage, call: Call, rows: np.ndarray, facts: Facts) -> np.ndarray:
-    shape = stage.shape(call)
-    slots = stage.partial == "per_block"
-    partial = np.zeros((1, *shape) if slots else shape, stage.dtype)
-    wanted = None if stage.only is None else stage.only(facts)
-    if wanted is None or 0 in wanted:
-        out = partial[0] if slots else partial
-        arithmetic.measure(stage, call, rows, (0, call.elements), facts=facts, out=out)
-    return partial
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
