@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import method_oracles as oracles
-import numpy as np
 import pytest
 from method_oracles import Expected, Mask, Values
+from oracle_runs import DTYPES, assert_merge_is_formula, source
 
-from bench.arrays import Array, decode, from_bf16, read_model, to_bf16
 from bench.families import Family
-from bench.torture import torture_family
-from engine import merge, parse_recipe, randomness
+from engine import parse_recipe, randomness
 from engine.recipe import Recipe
 
 WEIGHTS = (0.7, 0.4)
@@ -58,13 +56,6 @@ METHODS: dict[str, tuple[dict[str, Any], Formula]] = {
     ),
     "passthrough": ({"scale": 0.3}, lambda b, xs, masks: oracles.passthrough(xs[0], scale=0.3)),
 }
-DTYPES = (None, "bfloat16", "float16", "float32", "float64")
-CODES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
-
-
-@pytest.fixture(scope="session")
-def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
-    return torture_family(tmp_path_factory.mktemp("torture"), mixed=True, giant=False)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -73,19 +64,11 @@ def test_a_merge_equals_the_formula_in_float64_rounded_once(
     method: str, dtype: str | None, family: Family, tmp_path: Path
 ) -> None:
     recipe = _recipe(method, dtype, family)
-    merge(recipe, tmp_path / "out")
-    merged = read_model(tmp_path / "out")
-    sources = [read_model(model) for model in family.models]
-    assert merged.keys() == sources[0].keys()
-    for name, (stored_as, stored) in merged.items():
-        inputs = [source[name] for source in sources]
-        if inputs[0][0] in ("I64", "BOOL"):
-            assert np.array_equal(stored, inputs[0][1])
-            continue
-        assert stored_as == (CODES[dtype] if dtype else inputs[0][0])
-        base, *others = (_rounded(values, code, stored_as) for code, values in inputs)
-        expected = METHODS[method][1](base, others, _masks(recipe, method, name, base.size))
-        _assert_rounded(decode(stored, stored_as), expected, stored_as, name)
+
+    def formula(tensor: str, base: Values, others: list[Values]) -> Expected:
+        return METHODS[method][1](base, others, _masks(recipe, method, tensor, base))
+
+    assert_merge_is_formula(recipe, family, formula, tmp_path / "out")
 
 
 def test_the_mask_of_a_whole_tensor_is_the_documented_bits_element_by_element() -> None:
@@ -105,62 +88,31 @@ def _recipe(method: str, dtype: str | None, family: Family) -> Recipe:
     if dtype:
         data["dtype"] = dtype
     if name == "passthrough":
-        return parse_recipe({**data, "models": [_model(first, scale=scale)]}, origin="test")
+        return parse_recipe({**data, "models": [source(first, scale=scale)]}, origin="test")
     data["base_model"] = base
     if name == "slerp":
-        return parse_recipe({**data, "models": [_model(first)]}, origin="test")
+        return parse_recipe({**data, "models": [source(first)]}, origin="test")
     if name == "linear":
         del data["base_model"]
-        models = [_model(path, weight=w) for path, w in zip((base, first, second), (0.25, *WEIGHTS), strict=True)]
+        models = [source(path, weight=w) for path, w in zip((base, first, second), (0.25, *WEIGHTS), strict=True)]
     else:
-        models = [_model(path, weight=w) for path, w in zip((first, second), WEIGHTS, strict=True)]
+        models = [source(path, weight=w) for path, w in zip((first, second), WEIGHTS, strict=True)]
         for model, density in zip(models, densities or (), strict=False):
             model["parameters"]["density"] = density
     return parse_recipe({**data, "models": models, "seed": SEED}, origin="test")
 
 
-def _model(path: str, **parameters: float) -> dict[str, Any]:
-    return {"model": path, "parameters": parameters} if parameters else {"model": path}
-
-
-def _masks(recipe: Recipe, method: str, tensor: str, elements: int) -> list[Mask]:
+def _masks(recipe: Recipe, method: str, tensor: str, base: Values) -> list[Mask]:
     """The documented masks of the two fine-tunes of a dare recipe: kept where the bits are below the threshold."""
     if not method.startswith("dare"):
         return []
     masks = []
-    for source, density in zip(recipe.slices[0].sources, METHODS[method][0]["density"], strict=True):
-        keys = randomness.block_keys(recipe.seed, tensor, (recipe.source_ids[source.model],), 0)
-        bits = randomness.bits_tensor(0, elements, keys[0]).numpy()
+    for tune, density in zip(recipe.slices[0].sources, METHODS[method][0]["density"], strict=True):
+        keys = randomness.block_keys(recipe.seed, tensor, (recipe.source_ids[tune.model],), 0)
+        bits = randomness.bits_tensor(0, base.size, keys[0]).numpy().reshape(base.shape)
         masks.append(bits < randomness.threshold(density))
     return masks
 
 
 def _weighted(deltas: Sequence[Values]) -> list[Values]:
     return [weight * delta for weight, delta in zip(WEIGHTS, deltas, strict=True)]
-
-
-def _rounded(stored: Array, code: str, dtype: str) -> Values:
-    """A source's values rounded to the recipe's dtype, flat and in float64."""
-    values = decode(np.asarray(stored), code).ravel()
-    if dtype == "BF16":
-        values = from_bf16(to_bf16(values.astype(np.float32)))
-    elif dtype in ("F16", "F32"):
-        values = values.astype(np.float16 if dtype == "F16" else np.float32)
-    return values.astype(np.float64)
-
-
-def _assert_rounded(got: Array, expected: Expected, dtype: str, name: str) -> None:
-    """Each element within half a unit in its last place, and the arithmetic's own rounding, of the oracle."""
-    digits = {"BF16": 8, "F16": 11, "F32": 24, "F64": 53}[dtype]
-    least = {"BF16": 2.0**-126, "F16": 2.0**-14, "F32": 2.0**-126, "F64": 2.0**-1022}[dtype]
-    exponent = np.floor(np.log2(np.maximum(np.abs(expected.value), least)))
-    half_unit = 2.0 ** (exponent - digits)
-    arithmetic = 8 * 2.0 ** (-53 if dtype == "F64" else -24) * expected.size
-    error = np.abs(got.astype(np.float64).ravel() - expected.value)
-    wrong = (error > half_unit * (1 + 1e-6) + arithmetic) & ~expected.contested
-    places = np.flatnonzero(wrong)
-    assert not places.size, (
-        f"{name}: {places.size} of {wrong.size} elements, first at {places[0]}: got {got.ravel()[places[0]]}, "
-        f"expected {expected.value[places[0]]}"
-    )
-    assert expected.contested.sum() <= 0.01 * expected.value.size
