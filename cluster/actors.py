@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from engine.checkpoint import Checkpoint, open_checkpoints
 from engine.errors import ClusterError, MergefleetError, PlanError
 from engine.execute import Hooks, Work, execute
-from engine.job import Options, default_memory
 from engine.methods.contract import Facts
 from engine.model_ref import ModelRef
+from engine.options import Options, default_memory
 from engine.plan import Plan
 from engine.planner import make_plan
 from engine.recipe_reader import parse_recipe
@@ -101,13 +101,7 @@ class MergeWorker:
         check_shared(task.staging, task.probe, what="OUT")
         recipe = parse_recipe(task.recipe, origin=task.origin)
         self._checkpoints = open_checkpoints(recipe.models)
-        self._plan = make_plan(
-            recipe,
-            self._checkpoints,
-            tile_bytes=task.options.tile_bytes,
-            shard_bytes=task.options.shard_bytes,
-            allow_unknown=task.options.allow_unknown,
-        )
+        self._plan = make_plan(recipe, self._checkpoints, task.options)
         self._check_plan()
         self._check_memory()
         self._check_files()

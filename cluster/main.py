@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from cluster.expand import expanded
+from cluster.flags import How, Run, Talk
 from engine.errors import InputError, MergefleetError
 
 _UsageError: Any = typer.BadParameter.__bases__[0]  # the command line's own errors; typer does not export their class
@@ -22,20 +24,19 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda name: name.replace("_", "-"),  # --trust_remote_code
+    },
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print a JSON object instead of text.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
-Memory = Annotated[str, typer.Option(help="What may be in flight, e.g. 512MiB; default a quarter of the machine.")]
-Threads = Annotated[int, typer.Option(min=0, help="Threads; 0 for all processors.")]
-TileSize = Annotated[str, typer.Option(help="Bytes of output per unit of work; never changes the result.")]
-ShardSize = Annotated[str, typer.Option(help="Largest output file, e.g. 5GB.")]
-Unknown = Annotated[bool, typer.Option(help="Let parameters pass that no method knows.")]
 Address = Annotated[str | None, typer.Option(help="local | auto | HOST:PORT: run on Ray; default in this process.")]
 RunDir = Annotated[Path | None, typer.Option(help="Directory of the run; default runs/NAME.")]
 _WORKERS = "Ray workers in all; default one per node, or as many evaluators as fit."
 Workers = Annotated[int | None, typer.Option(min=1, help=_WORKERS)]
+RecipeFile = Annotated[Path, typer.Argument(help="A mergekit-compatible YAML file.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -59,103 +60,33 @@ def _common(
 
 
 @app.command()
+@expanded
 def merge(
-    recipe: Annotated[Path, typer.Argument(help="A mergekit-compatible YAML file.")],
+    recipe: RecipeFile,
     out: Annotated[Path, typer.Argument(help="The directory to make.")],
-    memory: Memory = "",
-    threads: Threads = 0,
-    tile_size: TileSize = "64MiB",
-    out_shard_size: ShardSize = "5GB",
-    random_seed: Annotated[int | None, typer.Option(min=0, help="Overrides the recipe's seed.")] = None,
-    allow_nan: Annotated[bool, typer.Option("--allow-nan", help="Publish NaN and Inf, if there are any.")] = False,
-    allow_unknown: Unknown = False,
-    definition: Annotated[bool, typer.Option("--definition", help="Use the torch definitions (slow).")] = False,
-    digest: Annotated[bool, typer.Option("--digest", help="Also record the content digests of the sources.")] = False,
-    address: Address = None,
-    workers: Workers = None,
-    quiet: Quiet = False,
-    json: Json = False,
+    how: How,
+    run: Run,
+    talk: Talk,
 ) -> None:
     """Merge RECIPE into OUT. OUT appears whole or not at all; the same command resumes an interrupted run."""
-    from cluster import output
-    from engine.job import Options
-    from engine.job import merge as merge_here
+    from cluster import merge_command
 
-    options = Options(
-        threads=threads,
-        memory_bytes=output.parse_bytes(memory, option="--memory") if memory else 0,
-        tile_bytes=output.parse_bytes(tile_size, option="--tile-size"),
-        shard_bytes=output.parse_bytes(out_shard_size, option="--out-shard-size"),
-        arithmetic="definition" if definition else "kernel",
-        allow_nonfinite=allow_nan,
-        allow_unknown=allow_unknown,
-        content_digests=digest,
-    )
-    _check_workers(address, workers)
-    loaded = _load_recipe(recipe, random_seed)
-    with output.byte_progress(f"merging into {out.name}", quiet=quiet or json) as progress:
-        if address is None:
-            result = merge_here(loaded, out, options=options, progress=progress)
-        else:
-            from cluster.merge_job import merge_on_ray
-
-            result = merge_on_ray(loaded, out, options=options, address=address, workers=workers, progress=progress)
-    facts = {
-        "out": str(result.out),
-        "weights": result.weights_digest,
-        "plan": result.plan_digest,
-        "bytes_written": result.bytes_written,
-        "tiles": result.tiles,
-        "resumed_tiles": result.resumed_tiles,
-        "nonfinite": [{"origin": o, "tensor": t, "count": c} for (o, t), c in sorted(result.nonfinite.items())],
-    }
-    if json:
-        output.print_json(facts)
-    else:
-        resumed = (
-            f" ({result.resumed_tiles} of {result.tiles} tiles from an earlier run)" if result.resumed_tiles else ""
-        )
-        print(
-            f"{result.out}: {output.human_bytes(result.bytes_written)}, weights {result.weights_digest[:16]}{resumed}"
-        )
+    _check_workers(run.address, run.workers)
+    merge_command.merge(recipe, out, how=how, run=run, talk=talk)
 
 
 @app.command()
+@expanded
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="A mergekit-compatible YAML file.")],
+    recipe: RecipeFile,
+    how: How,
+    talk: Talk,
     scan: Annotated[bool, typer.Option("--scan", help="Also read all data and count NaN and Inf.")] = False,
-    threads: Threads = 0,
-    tile_size: TileSize = "64MiB",
-    out_shard_size: ShardSize = "5GB",
-    allow_unknown: Unknown = False,
-    quiet: Quiet = False,
-    json: Json = False,
 ) -> None:
     """Say what a merge of RECIPE would do, from the headers alone; with --scan look for NaN and Inf too."""
-    from cluster import output, plan_report
-    from engine import make_plan, open_checkpoints
+    from cluster import merge_command
 
-    loaded = _load_recipe(recipe, None)
-    checkpoints = open_checkpoints(loaded.models)
-    made = make_plan(
-        loaded,
-        checkpoints,
-        tile_bytes=output.parse_bytes(tile_size, option="--tile-size"),
-        shard_bytes=output.parse_bytes(out_shard_size, option="--out-shard-size"),
-        allow_unknown=allow_unknown,
-    )
-    facts = plan_report.facts(made, threads=threads)
-    if scan:
-        from engine.scan import scan as scan_sources
-
-        with output.byte_progress("scanning", quiet=quiet or json) as progress:
-            found = scan_sources(made, checkpoints, threads=threads, progress=progress)
-        facts["nonfinite"] = [vars(finding) for finding in found]
-    if json:
-        output.print_json(facts)
-    else:
-        plan_report.print_plan(facts)
-    if facts.get("nonfinite"):
+    if merge_command.plan(recipe, how=how, talk=talk, scan=scan):
         raise typer.Exit(1)
 
 
@@ -254,15 +185,6 @@ def demo(
 def _check_workers(address: str | None, workers: int | None) -> None:
     if workers is not None and address is None:
         raise InputError("--workers: is for a run on Ray; give --address local, auto or HOST:PORT too.")
-
-
-def _load_recipe(path: Path, seed: int | None) -> Any:
-    from dataclasses import replace
-
-    from engine import load_recipe
-
-    loaded = load_recipe(path)
-    return loaded if seed is None else replace(loaded, seed=seed)
 
 
 def _start_lightly() -> None:

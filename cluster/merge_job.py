@@ -23,8 +23,9 @@ from cluster.ray_session import Session
 from cluster.sharding import Chunk, Queues, measuring_passes, units
 from engine.errors import ClusterError, InputError, MergefleetError, WorkerLost
 from engine.execute import Executed
-from engine.job import Job, MergeResult, Options, Progress
+from engine.job import Job, MergeResult, Progress
 from engine.methods.contract import Array, Facts
+from engine.options import Options
 from engine.publish import clean
 from engine.recipe import Recipe
 from engine.recipe_writer import recipe_to_dict

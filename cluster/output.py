@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import InputError, MergefleetError
 
+if TYPE_CHECKING:
+    from engine.output_files import ShardSize
+
 _UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9, "t": 10**12}
+_PARAMETERS = {"k": 10**3, "m": 10**6, "b": 10**9}
 _UNITS |= {"tb": 10**12, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 
 
@@ -22,6 +27,15 @@ def parse_bytes(text: str, *, option: str) -> int:
     if match is None or unit is None or float(match[1]) * unit < 1:
         raise InputError(f"{option}: got {text!r}, a size expected, such as 512MiB, 4GiB or 5GB.")
     return int(float(match[1]) * unit)
+
+
+def parse_shard_size(text: str, *, option: str) -> ShardSize:
+    """ "1B", "500M", "100k" → so many parameters, as mergekit documents it (and counts bytes); else bytes."""
+    from engine.output_files import ShardSize
+
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmb])\s*", text, re.IGNORECASE)
+    count = round(float(match[1]) * _PARAMETERS[match[2].lower()]) if match else 0
+    return ShardSize(count, "parameters") if count else ShardSize(parse_bytes(text, option=option))
 
 
 def human_bytes(count: float) -> str:
@@ -62,6 +76,27 @@ def print_error(error: MergefleetError, *, as_json: bool) -> None:
     if as_json:
         print_json({"error": type(error).__name__, "message": error.message, "exit_code": error.exit_code})
     sys.stderr.write(f"mergefleet: {error.message}\n")
+
+
+def print_note(text: str, *, quiet: bool) -> None:
+    """One line on stderr for whoever wants to know."""
+    if not quiet:
+        sys.stderr.write(f"mergefleet: {text}\n")
+
+
+def print_log(*, verbose: int, quiet: bool) -> None:
+    """What modules log goes to stderr, one line each: warnings unless `quiet`, more with -v and -vv."""
+    level = logging.ERROR if quiet else {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    for name in ("engine", "search", "cluster"):
+        logger = logging.getLogger(name)
+        logger.handlers = [_OnStderr()]
+        logger.setLevel(level)
+
+
+class _OnStderr(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        kind = "warning: " if record.levelno >= logging.WARNING else ""
+        sys.stderr.write(f"mergefleet: {kind}{record.getMessage()}\n")  # looked up late: a progress bar replaces it
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.output import human_bytes, human_seconds, print_facts
 from engine.execute import Work
-from engine.job import default_memory
+from engine.options import default_memory
 from engine.plan import OutputTensor, Plan
 
 _NS_PER_BYTE = {"read": 0.12, "write": 0.45}

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from engine.digest import recipe_hash
     from engine.errors import MergefleetError
     from engine.execute import Executed, Hooks, Work
-    from engine.job import MergeResult, Options, merge
+    from engine.job import MergeResult, merge
+    from engine.options import Options
+    from engine.output_files import ShardSize
     from engine.plan import Plan
     from engine.planner import make_plan
     from engine.recipe import ModelRef, Recipe
@@ -30,9 +32,10 @@ _HOME = {
     "MergeResult": "job",
     "MergefleetError": "errors",
     "ModelRef": "recipe",
-    "Options": "job",
+    "Options": "options",
     "Plan": "plan",
     "Recipe": "recipe",
+    "ShardSize": "output_files",
     "Work": "execute",
     "load_recipe": "recipe_reader",
     "make_plan": "planner",
@@ -54,6 +57,7 @@ __all__ = [
     "Options",
     "Plan",
     "Recipe",
+    "ShardSize",
     "Work",
     "load_recipe",
     "make_plan",

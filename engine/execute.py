@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from engine import digest
 from engine.checkpoint import Checkpoint
+from engine.device import Device
 from engine.errors import PlanError
 from engine.methods.contract import Array, Call, Facts, Stage
 from engine.open_files import allow_open_files
@@ -35,6 +36,7 @@ class Work:
         threads: of this process; default: the processors it may use.
         memory_bytes: what the threads may hold together; default: no bound but streaming.
         arithmetic: "definition" runs the torch definitions even where kernels exist (slow; the oracle).
+        device: where the arithmetic runs.
         tensors: indices of the output tensors to make; default: all.
         tiles: numbers of the tiles to make (and of `tensors`, where both are given); default: all.
         done: digests of the blocks of tiles that earlier runs finished, by tile number: not made again.
@@ -46,6 +48,7 @@ class Work:
     threads: int = 0
     memory_bytes: int = 1 << 62
     arithmetic: Arithmetic = "kernel"
+    device: Device = "cpu"
     tensors: Collection[int] | None = None
     tiles: Collection[int] | None = None
     done: Mapping[int, list[bytes]] = field(default_factory=dict)

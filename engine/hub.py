@@ -41,6 +41,11 @@ def download_model(ref: ModelRef) -> tuple[Path, str]:
     return directory, commit
 
 
+def download_file(ref: ModelRef, commit: str, name: str) -> None:
+    """Fetch one more file into the snapshot at `commit`, if the repository has it."""
+    _snapshot(ref, commit, [name])
+
+
 def _snapshot(ref: ModelRef, revision: str | None, allow: list[str], *, ignore: list[str] | None = None) -> Path:
     import huggingface_hub
 

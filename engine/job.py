@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import importlib.metadata
 import json
-import os
+import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ import numpy as np
 
 from engine import card, digest
 from engine.checkpoint import Checkpoint, open_checkpoints
+from engine.device import choose_device
 from engine.errors import OutputDamaged, PlanError
 from engine.execute import Executed, Hooks, Work, check_memory, execute
 from engine.methods import METHODS
 from engine.methods.contract import Array, Facts
+from engine.model_code import copy_code, find_code
 from engine.open_files import allow_open_files
-from engine.plan import SHARD_BYTES, TILE_BYTES, Plan, Tile
+from engine.options import Options, default_memory
+from engine.plan import Plan, Tile
 from engine.planner import make_plan
 from engine.publish import Staging, refuse_existing, refuse_inside, require_space
 from engine.recipe import ModelRef, Recipe
@@ -31,56 +34,18 @@ from engine.sinks import FileSink
 from engine.tensorfile.header import ITEMSIZE
 from engine.tensorfile.index import INDEX_NAME, build_index
 from engine.tokenizer import copy_tokenizer
-from engine.worker import Arithmetic
 
 PROVENANCE = "provenance.json"
 RECIPE = "recipe.json"
+RECIPE_AS_GIVEN = "mergekit_config.yml"  # mergekit's name for it
 Progress = Callable[[int, int], None]
 """(bytes written so far, bytes to write) after every tile."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to merge; nothing here changes a published byte, but `shard_bytes`, which cuts the files.
-
-    Attributes:
-        threads: 0 for all processors.
-        memory_bytes: what is in flight in this process; default a quarter of the machine's (or container's) memory.
-        arithmetic: "definition" for the torch definitions (slow; the oracle).
-        allow_nonfinite: publish NaN and Inf, if there are any.
-        allow_unknown: let unknown parameters pass.
-        content_digests: read all sources once more for the canonical recipe hash, and keep it in the provenance.
-        scores: a table for the card.
-        extra: what else belongs into provenance.json (a campaign's verdict, say).
-        expected_weights: publish nothing unless the weights have this digest (those that were scored).
-    """
-
-    threads: int = 0
-    memory_bytes: int = 0
-    tile_bytes: int = TILE_BYTES
-    shard_bytes: int = SHARD_BYTES
-    arithmetic: Arithmetic = "kernel"
-    allow_nonfinite: bool = False
-    allow_unknown: bool = False
-    content_digests: bool = False
-    scores: card.ScoreTable | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    expected_weights: str | None = None
-
-    def work(self, **more: Any) -> Work:
-        memory = self.memory_bytes or default_memory()
-        return Work(
-            threads=self.threads,
-            memory_bytes=memory,
-            arithmetic=self.arithmetic,
-            allow_nonfinite=self.allow_nonfinite,
-            **more,
-        )
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class MergeResult:
-    """A published merge: where, its digests, and how many tiles an earlier run had finished."""
+    """A published merge: where, its digests, what was warned of, and how many tiles an earlier run had finished."""
 
     out: Path
     weights_digest: str
@@ -89,6 +54,7 @@ class MergeResult:
     resumed_tiles: int
     bytes_written: int
     nonfinite: Mapping[tuple[str, str], int]
+    warnings: tuple[str, ...] = ()
 
 
 def merge(
@@ -110,7 +76,7 @@ def merge(
             job.plan,
             job.checkpoints,
             job.sink,
-            work=options.work(done=job.done, facts=job.facts),
+            work=job.work(),
             hooks=job.hooks(progress),
         )
         return job.publish(executed)
@@ -130,32 +96,46 @@ class Job:
         self.sink = FileSink(plan, staging.directory)
         self.done, self.facts = _resume(plan, staging)
         self.resumed_tiles = len(self.done)
+        for warning in plan.warnings:
+            _LOG.warning(warning)
+        _LOG.info(
+            "%s: %d tensors from %d models, %d tiles (%d of them made by an earlier run), plan %s",
+            *(
+                staging.out.name,
+                len(plan.tensors),
+                len(plan.sources),
+                len(plan.tiles),
+                len(self.done),
+                plan.digest[:16],
+            ),
+        )
 
     @classmethod
     def prepare(cls, recipe: Recipe | str | Path, out: Path, options: Options) -> Job:
         """Load, open, plan, check: everything that can fail before the first byte is written."""
         refuse_existing(out)
+        options = replace(options, device=choose_device(options.device))
         loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
         check_parameters(loaded, METHODS, allow_unknown=options.allow_unknown)  # before anything is downloaded
         checkpoints = open_checkpoints(loaded.models)
-        plan = make_plan(
-            loaded,
-            checkpoints,
-            tile_bytes=options.tile_bytes,
-            shard_bytes=options.shard_bytes,
-            allow_unknown=options.allow_unknown,
-        )
+        plan = make_plan(loaded, checkpoints, options)
         refuse_inside(out, [checkpoint.directory for checkpoint in checkpoints.values()])
         require_space(out, plan.bytes_written)
-        check_memory(plan, options.work())
+        check_memory(plan, _work(options))
         allow_open_files(plan, checkpoints.values())
         _check_chat_template(loaded)
+        if options.carry_code:
+            find_code(checkpoints[loaded.donor], checkpoints[plan.tokenizer])
         staging = Staging.open(out, plan.digest, plan.describe)
         try:
             return cls(loaded, plan, checkpoints, staging, options)
         except BaseException:  # a full disk: another try must not find our own lock
             staging.close()
             raise
+
+    def work(self) -> Work:
+        """What is left to do, and with what."""
+        return _work(self.options, done=self.done, facts=self.facts)
 
     def hooks(self, progress: Progress | None = None) -> Hooks:
         """Journal every tile and every fact as it comes, and report progress."""
@@ -176,6 +156,7 @@ class Job:
     def record(self, tile: Tile, blocks: list[bytes]) -> None:
         """Journal a finished tile by place, so that another tile size can resume it."""
         name = self.plan.tensors[tile.tensor].name
+        _LOG.debug("%s: %d blocks from block %d on are written", name, tile.count, tile.first)
         joined = base64.b64encode(b"".join(blocks)).decode()
         self.staging.journal.append({"tensor": name, "first": tile.first, "blocks": joined})
 
@@ -197,18 +178,7 @@ class Job:
                 f"{self.staging.out}: the merged weights are {weights[:16]}, those that were scored are {wanted[:16]}: "
                 "nothing is published. A source has changed since, or this machine computes something else."
             )
-        directory = self.staging.directory
-        if len(self.plan.files) > 1:
-            weight_map = {tensor.name: self.plan.files[tensor.file].name for tensor in self.plan.tensors}
-            (directory / INDEX_NAME).write_text(build_index(weight_map, self.plan.total_size), encoding="utf-8")
-        _write_json(directory / "config.json", self.plan.config)
-        copy_tokenizer(self.checkpoints[self.plan.tokenizer].directory, directory)
-        if self.recipe.chat_template:
-            (directory / "chat_template.jinja").write_text(self.recipe.chat_template, encoding="utf-8")
-        provenance = self._provenance(weights, tensors)
-        _write_json(directory / PROVENANCE, provenance)
-        _write_json(directory / RECIPE, recipe_to_dict(self.recipe))
-        (directory / "README.md").write_text(card.model_card(self._card(weights)), encoding="utf-8")
+        self._write_small_files(weights, tensors)
         out = self.staging.publish()
         return MergeResult(
             out=out,
@@ -218,7 +188,28 @@ class Job:
             resumed_tiles=self.resumed_tiles,
             bytes_written=self.plan.bytes_written,
             nonfinite=executed.nonfinite,
+            warnings=self.plan.warnings,
         )
+
+    def _write_small_files(self, weights: str, tensors: Mapping[str, str]) -> None:
+        """Everything beside the tensors."""
+        directory, plan, recipe = self.staging.directory, self.plan, self.recipe
+        if len(plan.files) > 1:
+            weight_map = {tensor.name: plan.files[tensor.file].name for tensor in plan.tensors}
+            (directory / INDEX_NAME).write_text(build_index(weight_map, plan.total_size), encoding="utf-8")
+        _write_json(directory / "config.json", plan.config)
+        if self.options.copy_tokenizer or recipe.tokenizer_source:
+            copy_tokenizer(self.checkpoints[plan.tokenizer].directory, directory)
+            if recipe.chat_template:
+                (directory / "chat_template.jinja").write_text(recipe.chat_template, encoding="utf-8")
+        if self.options.carry_code:
+            copy_code(find_code(self.checkpoints[recipe.donor], self.checkpoints[plan.tokenizer]), directory)
+        _write_json(directory / PROVENANCE, self._provenance(weights, tensors))
+        _write_json(directory / RECIPE, recipe_to_dict(recipe))
+        if self.options.model_card:
+            facts = self._card(weights)
+            (directory / "README.md").write_text(card.model_card(facts), encoding="utf-8")
+            (directory / RECIPE_AS_GIVEN).write_text(facts.recipe_yaml, encoding="utf-8")
 
     def _provenance(self, weights: str, tensors: Mapping[str, str]) -> dict[str, Any]:
         facts: dict[str, Any] = {
@@ -254,7 +245,7 @@ class Job:
         return card.CardFacts(
             name=self.staging.out.name,
             method=self.recipe.method,
-            recipe_yaml=yaml.safe_dump(recipe_to_dict(self.recipe), sort_keys=False),
+            recipe_yaml=self.recipe.text or yaml.safe_dump(recipe_to_dict(self.recipe), sort_keys=False),
             sources=sources,
             version=version(),
             dtype=self.recipe.out_dtype or self.recipe.dtype,
@@ -273,6 +264,17 @@ class Job:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _work(options: Options, **more: Any) -> Work:
+    return Work(
+        threads=options.threads,
+        memory_bytes=options.memory_bytes or default_memory(),
+        arithmetic=options.arithmetic,
+        device=choose_device(options.device),
+        allow_nonfinite=options.allow_nonfinite,
+        **more,
+    )
 
 
 def _resume(plan: Plan, staging: Staging) -> tuple[dict[int, list[bytes]], dict[int, Facts]]:
@@ -333,17 +335,6 @@ def _check_chat_template(recipe: Recipe) -> None:
             f"{recipe.origin}: chat_template: {recipe.chat_template!r} is not supported yet; give the template itself "
             "(Jinja text), or leave the key out to keep the tokenizer's own."
         )
-
-
-def default_memory() -> int:
-    """A quarter of this machine's memory, or of the container's limit where that is lower; bytes."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            limits.append(int(Path(name).read_text()))
-        except (OSError, ValueError):
-            continue
-    return min(limits) // 4
 
 
 def version() -> str:

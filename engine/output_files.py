@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from engine.plan import OutputFile, OutputTensor
 from engine.tensorfile.header import ITEMSIZE, build_header
 
 
-def lay_out(pieces: list[OutputTensor], shard_bytes: int) -> tuple[tuple[OutputTensor, ...], tuple[OutputFile, ...]]:
-    """Give every tensor its file and offset: files are filled in order, up to shard_bytes each."""
+@dataclass(frozen=True)
+class ShardSize:
+    """What one output file may hold of tensors, unless a single tensor is larger."""
+
+    limit: int = 5_000_000_000
+    unit: Literal["bytes", "parameters"] = "bytes"
+
+    def of(self, tensor: OutputTensor) -> int:
+        """A tensor's size in this unit."""
+        return tensor.nbytes if self.unit == "bytes" else tensor.elements
+
+    def __str__(self) -> str:
+        return f"{self.limit} {self.unit}"
+
+
+def lay_out(
+    pieces: list[OutputTensor], shard_size: ShardSize
+) -> tuple[tuple[OutputTensor, ...], tuple[OutputFile, ...]]:
+    """Give every tensor its file and offset: files are filled in order, up to shard_size each."""
     groups: list[list[OutputTensor]] = [[]]
     filled = 0
     for piece in pieces:
-        if groups[-1] and filled + piece.nbytes > shard_bytes:
+        if groups[-1] and filled + shard_size.of(piece) > shard_size.limit:
             groups.append([])
             filled = 0
         groups[-1].append(piece)
-        filled += piece.nbytes
+        filled += shard_size.of(piece)
     tensors: list[OutputTensor] = []
     files: list[OutputFile] = []
     for number, group in enumerate(groups):

@@ -18,7 +18,6 @@ from engine.tensorfile.header import ITEMSIZE
 from engine.views import View
 
 TILE_BYTES = 64 << 20
-SHARD_BYTES = 5_000_000_000
 
 
 @dataclass(frozen=True, slots=True)

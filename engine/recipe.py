@@ -38,7 +38,7 @@ class Recipe:
     as one). `source_ids` number the models for the random methods: by default their order of first appearance
     (base_model last when it is not listed); a campaign fixes them in its own order. On construction, models without
     an id get the smallest free ones, and ids of models that the recipe does not name are dropped.
-    `ignored` lists the keys that mergekit accepts and that mean nothing.
+    `ignored` lists the keys that mergekit accepts and that mean nothing; `text` is the YAML it was read from, if any.
     """
 
     method: str
@@ -53,6 +53,7 @@ class Recipe:
     source_ids: Mapping[ModelRef, int] = field(default_factory=dict)
     origin: str = field(default="<recipe>", compare=False)
     ignored: tuple[str, ...] = field(default=(), compare=False)
+    text: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source_ids", number_sources(self.named(), self.source_ids, self.origin))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engine.errors import InputError, did_you_mean
+from engine.errors import InputError, RecipeError, did_you_mean
 from engine.keypath import KeyPath, shown
 from engine.model_ref import parse_model
 from engine.recipe import MAX_SOURCE_ID, ModelRef, Recipe, Slice, SliceSource
@@ -19,10 +20,17 @@ _DTYPE_NICKNAMES = {"bf16": "bfloat16", "fp16": "float16", "f16": "float16", "ha
 
 
 def load_recipe(path: str | Path) -> Recipe:
-    """The recipe in a YAML (or .json) file. RecipeError names the file, and the key, or line and column, at fault."""
-    from engine.yamlfile import read_yaml
+    """The recipe in a YAML (or .json) file. RecipeError names the file, and the key, or line and column, at fault.
 
-    return parse_recipe(read_yaml(path), origin=str(path))
+    A file of several recipes (stages) is for `engine.merge`; it is refused here.
+    """
+    from engine.yamlfile import read_documents
+
+    documents = read_documents(path)
+    if len(documents) > 1:
+        place = f"{path}: line {documents[1].line}, column 1"
+        raise RecipeError(f"{place}: a second recipe starts here, only one is expected.", file=str(path))
+    return replace(parse_recipe(documents[0].data, origin=str(path)), text=documents[0].text)
 
 
 _TOP_KEYS = (

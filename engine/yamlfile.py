@@ -13,6 +13,8 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +46,25 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     }
 
 
+@dataclass(frozen=True)
+class Document:
+    """One document of a YAML file: its data, its text as it stands there ("" where it was JSON), and its first line."""
+
+    data: object
+    text: str
+    line: int
+
+
 def read_yaml(path: str | Path, *, error: type[InputError] = RecipeError) -> object:
     """The one document of a YAML file as dicts, lists and scalars; `error` names the file, line and column.
 
     A file called *.json is read as JSON: the recipe.json of a published model, where 1e-05 is a number.
     """
+    return _only(read_documents(path, error=error), (str(path), error)).data
+
+
+def read_documents(path: str | Path, *, error: type[InputError] = RecipeError) -> list[Document]:
+    """Every document of a YAML file that is not empty, at least one; a *.json file holds exactly one."""
     origin = str(path)
     try:
         data = Path(path).read_bytes()
@@ -63,8 +79,8 @@ def read_yaml(path: str | Path, *, error: type[InputError] = RecipeError) -> obj
     except UnicodeDecodeError as failure:
         raise error(f"{origin}: byte {failure.start} is not UTF-8: save the file as UTF-8.", file=origin) from None
     if origin.endswith(".json"):
-        return _parse_json(text, (origin, error))
-    return parse_yaml(text, origin=origin, error=error)
+        return [Document(_parse_json(text, (origin, error)), "", 1)]
+    return parse_documents(text, (origin, error))
 
 
 def _parse_json(text: str, where: Origin) -> object:
@@ -90,36 +106,64 @@ def _parse_json(text: str, where: Origin) -> object:
 def parse_yaml(text: str, *, origin: str, error: type[InputError] = RecipeError) -> object:
     """Like `read_yaml`, for text at hand; `origin` is what errors call it. Empty text is an error, too."""
     where = (origin, error)
+    return _only(parse_documents(text, where), where).data
+
+
+def parse_documents(text: str, where: Origin) -> list[Document]:
+    """Like `read_documents`, for text at hand; `where` is what errors call it, and their class."""
+    origin, error = where
     try:
-        _check_depth(text, where)
+        starts = _document_lines(text, where)
         loader = _Loader(text)
-        root = loader.get_single_node()
-        if root is None:
-            raise error(f"{origin}: the file is empty.", file=origin)
-        _check_nodes(root, text, where)
-        return loader.construct_document(root)
+        roots = []
+        while loader.check_node():
+            roots.append(loader.get_node())
+        _check_nodes(roots, text, where)
+        lines = text.splitlines(keepends=True)
+        pieces = ["".join(lines[start:end]) for start, end in pairwise([*starts, len(lines)])]
+        made = [loader.construct_document(root) for root in roots]
     except yaml.YAMLError as failure:
         raise _explained(failure, text, where) from None
     except (ValueError, LookupError, RecursionError) as failure:  # a tag that does not fit its value: `!!int x`
         raise error(f"{origin}: a value does not fit its YAML tag: {failure}.", file=origin) from None
+    documents = [
+        Document(data, piece, start + 1)
+        for data, piece, start in zip(made, pieces, starts, strict=True)
+        if data is not None
+    ]
+    if not documents:
+        raise error(f"{origin}: the file is empty.", file=origin)
+    return documents
 
 
-def _check_depth(text: str, where: Origin) -> None:
+def _only(documents: list[Document], where: Origin) -> Document:
+    if len(documents) > 1:
+        place = f"line {documents[1].line}, column 1"
+        raise where[1](f"{where[0]}: {place}: a second document starts here, only one is expected.", file=where[0])
+    return documents[0]
+
+
+def _document_lines(text: str, where: Origin) -> list[int]:
+    """The line, from 0, where each document starts (comments before it included); refuses what is nested too deep."""
     depth = 0
+    starts: list[int] = []
     for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, yaml.CollectionStartEvent):
+        if isinstance(event, yaml.DocumentStartEvent):
+            starts.append(event.start_mark.line if starts and event.start_mark else 0)
+        elif isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
                 raise _at(event.start_mark, f"nested more than {MAX_DEPTH} levels deep.", where)
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
+    return starts
 
 
-def _check_nodes(root: yaml.Node, text: str, where: Origin) -> None:
+def _check_nodes(roots: list[yaml.Node], text: str, where: Origin) -> None:
     """Refuse duplicate keys, merge bombs, and typographic characters outside quoted and block text."""
     literal_lines: set[int] = set()
     merged = 0
-    for node in _walk(root):
+    for node in (node for root in roots for node in _walk(root)):
         if isinstance(node, yaml.MappingNode):
             merged += _check_mapping(node, where)
         elif isinstance(node, yaml.ScalarNode) and node.style:
@@ -128,7 +172,7 @@ def _check_nodes(root: yaml.Node, text: str, where: Origin) -> None:
             raise _typographic(node.start_mark.line, node.start_mark.column, node.value[0], where)
     if merged > MAX_MERGED_PAIRS:
         raise where[1](f"{where[0]}: its '<<' merges expand to {merged:_} entries.", file=where[0])
-    if _expanded(root) > MAX_NODES:
+    if sum(map(_expanded, roots)) > MAX_NODES:
         message = f"{where[0]}: more than {MAX_NODES:_} entries, every alias written out, or one that holds itself."
         raise where[1](message, file=where[0])
     _check_line_starts(text, where, skip=literal_lines)
@@ -209,8 +253,6 @@ def _explained(failure: yaml.YAMLError, text: str, where: Origin) -> InputError:
     mark = getattr(failure, "problem_mark", None)
     if mark is None:
         return _bad_character(failure, text, where)
-    if "another document" in str(failure):
-        return _at(mark, "a second document starts here: several documents in one file are not supported yet.", where)
     problem = str(getattr(failure, "problem", None) or getattr(failure, "context", None) or "not valid YAML")
     lines = text.splitlines()
     line = lines[mark.line] if mark.line < len(lines) else ""

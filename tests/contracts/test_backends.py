@@ -11,7 +11,7 @@ from backends import MIB, Backend, bytes_of, inline, on_ray, recipe_of, run_unti
 
 from bench.torture import torture_family
 from cluster import sharding
-from engine import Options
+from engine import Options, ShardSize
 from engine.errors import NotFinite, OutputExists, SourceError
 from engine.methods import METHODS
 
@@ -82,7 +82,7 @@ def test_the_torch_definition_makes_the_kernels_bytes(lone_backend: Backend, sma
 
 
 def test_output_files_may_be_many(lone_backend: Backend, small: Models, tmp_path: Path) -> None:
-    recipe, options = recipe_of("linear", small), Options(threads=1, shard_bytes=MIB)
+    recipe, options = recipe_of("linear", small), Options(threads=1, shard_size=ShardSize(MIB))
     expected = inline(recipe, tmp_path / "expected", options)
     made = lone_backend(recipe, tmp_path / "made", options)
     assert len(list(made.out.glob("*.safetensors"))) > 3

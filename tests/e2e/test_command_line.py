@@ -76,6 +76,7 @@ def test_merge_plan_and_refusal_to_overwrite(place: Path) -> None:
     assert sorted(path.name for path in (place / "out").iterdir()) == [
         "README.md",
         "config.json",
+        "mergekit_config.yml",
         "model.safetensors",
         "provenance.json",
         "recipe.json",

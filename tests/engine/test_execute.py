@@ -237,7 +237,7 @@ def test_what_a_dead_run_journalled_is_not_made_again(torture: tuple[Path, ...],
         from engine.execute import execute
 
         with pytest.raises(Stop):
-            execute(job.plan, job.checkpoints, job.sink, work=options.work(done=job.done), hooks=job.hooks())
+            execute(job.plan, job.checkpoints, job.sink, work=job.work(), hooks=job.hooks())
     with Job.prepare(recipe, tmp_path / "out", replace(options, tile_bytes=MIB)) as job:
         assert sorted(job.done) == sorted(made)
         assert job.facts
@@ -252,7 +252,7 @@ def test_a_journalled_tile_whose_bytes_were_lost_is_made_again(torture: tuple[Pa
     with Job.prepare(recipe, tmp_path / "out", Options()) as job:
         from engine.execute import execute
 
-        execute(job.plan, job.checkpoints, job.sink, work=Options().work(), hooks=job.hooks())
+        execute(job.plan, job.checkpoints, job.sink, work=job.work(), hooks=job.hooks())
     file = tmp_path / "out.partial" / "out" / "model.safetensors"
     with file.open("r+b") as handle:
         handle.seek(-3, os.SEEK_END)

@@ -12,11 +12,12 @@ from safetensors.numpy import save_file
 
 SCRIPT = """
 import resource, sys
-from engine import MergefleetError, Options, merge, parse_recipe
+from engine import MergefleetError, Options, ShardSize, merge, parse_recipe
 resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[3]), int(sys.argv[4])))
 models = [{"model": sys.argv[1], "parameters": {"weight": 1}}]
+options = Options(shard_size=ShardSize(4))
 try:
-    merge(parse_recipe({"merge_method": "linear", "models": models}), sys.argv[2], options=Options(shard_bytes=4))
+    merge(parse_recipe({"merge_method": "linear", "models": models}), sys.argv[2], options=options)
 except MergefleetError as error:
     sys.exit(error.message)
 """

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from engine import Plan, make_plan, open_checkpoints, parse_recipe, recipe_hash
+from engine import Options, Plan, ShardSize, make_plan, open_checkpoints, parse_recipe, recipe_hash
 from engine.errors import PlanError, SourceError
 from engine.plan import OutputTensor
 
@@ -37,7 +37,7 @@ def model(directory: Path, *, layers: int = 3, fill: float = 1.0, head: bool = F
 
 def planned(data: Mapping[str, Any], **options: Any) -> Plan:
     recipe = parse_recipe(dict(data), origin="r.yml")
-    return make_plan(recipe, open_checkpoints(recipe.models), **options)
+    return make_plan(recipe, open_checkpoints(recipe.models), Options(**options))
 
 
 def tensor(plan: Plan, name: str) -> OutputTensor:
@@ -119,7 +119,7 @@ def test_equal_weights_have_equal_hashes_wherever_the_models_lie(tmp_path: Path)
 
 def test_files_are_filled_in_order_and_no_tensor_is_cut(tmp_path: Path) -> None:
     a, b = model(tmp_path / "a"), model(tmp_path / "b")
-    plan = planned(linear(a, b), shard_bytes=200)
+    plan = planned(linear(a, b), shard_size=ShardSize(200))
     assert [file.name for file in plan.files] == [
         f"model-{i:05}-of-{len(plan.files):05}.safetensors" for i in range(1, len(plan.files) + 1)
     ]

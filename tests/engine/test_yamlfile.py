@@ -64,8 +64,7 @@ def refusal(text: str) -> str:
         ("x: y\na: \x01\n", "r.yml: line 2, column 4: control character U+0001: delete it."),
         (
             "a: 1\n---\nb: 2\n",
-            "r.yml: line 2, column 1: a second document starts here: "
-            "several documents in one file are not supported yet.",
+            "r.yml: line 2, column 1: a second document starts here, only one is expected.",
         ),
         ("", "r.yml: the file is empty."),
         ("# only a comment\n", "r.yml: the file is empty."),

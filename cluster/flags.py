@@ -1,0 +1,196 @@
+"""The flags of `merge` and `plan`, in groups: ours, and every one of mergekit-yaml's.
+
+`-` and `_` mean the same in a flag (`--trust_remote_code`), and mergekit's `--no-...` forms are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from engine.errors import InputError
+
+if TYPE_CHECKING:
+    from engine.device import DeviceChoice
+
+_MERGEKIT = "mergekit-yaml's flags"
+_RAY = "On Ray"
+
+
+def _mergekit(*names: str, help: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=_MERGEKIT, **{"show_default": False} | more)
+
+
+def _moot(name: str, why: str) -> Any:
+    return typer.Option(name, help=why, hidden=True, show_default=False)
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What may pass, and where sources come from."""
+
+    allow_unknown: Annotated[
+        bool, typer.Option("--allow-unknown", help="Let parameters pass that no method knows.")
+    ] = False
+    allow_crimes: Annotated[
+        bool,
+        _mergekit("--allow-crimes/--no-allow-crimes", help="Let models of different architectures pass, if they fit."),
+    ] = False
+    trust_remote_code: Annotated[
+        bool,
+        _mergekit(
+            "--trust-remote-code/--no-trust-remote-code",
+            help="Copy the code that config.json's auto_map names. It is never run here.",
+        ),
+    ] = False
+    transformers_cache: Annotated[
+        Path | None,
+        _mergekit("--transformers-cache", help="Where models from the Hub are kept, instead of HF_HUB_CACHE."),
+    ] = None
+    random_seed: Annotated[int | None, _mergekit("--random-seed", min=0, help="Overrides the recipe's seed.")] = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """What is written, and how it is cut."""
+
+    out_shard_size: Annotated[
+        str,
+        _mergekit(
+            "--out-shard-size", help="Largest output file: 5GB, 500MiB or a number are bytes; 1B, 500M parameters."
+        ),
+    ] = "5GB"
+    copy_tokenizer: Annotated[
+        bool,
+        _mergekit("--copy-tokenizer/--no-copy-tokenizer", help="Copy the tokenizer, if the recipe chooses none."),
+    ] = True
+    write_model_card: Annotated[
+        bool, _mergekit("--write-model-card/--no-write-model-card", help="Write README.md and mergekit_config.yml.")
+    ] = True
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the merge may use of this machine."""
+
+    memory: Annotated[
+        str, typer.Option(help="What may be in flight, e.g. 512MiB; default a quarter of the machine.")
+    ] = ""
+    threads: Annotated[
+        int, typer.Option("--threads", "-j", "--num-threads", min=0, help="Threads; 0 for all processors.")
+    ] = 0
+    tile_size: Annotated[str, typer.Option(help="Bytes of output per unit of work; never changes the result.")] = (
+        "64MiB"
+    )
+    device: Annotated[
+        str | None, _mergekit("--device", help="cpu, cuda, or auto: a GPU where there is one. Default cpu.")
+    ] = None
+    cuda: Annotated[bool, _mergekit("--cuda/--no-cuda", help="Like --device cuda.")] = False
+    gpu_rich: Annotated[bool, _mergekit("--gpu-rich", help="Like --device cuda.")] = False
+
+    def chosen_device(self) -> DeviceChoice:
+        """The device asked for; --device speaks louder than --cuda, as in mergekit."""
+        from engine.device import DEVICE_CHOICES
+        from engine.errors import did_you_mean
+
+        wanted = self.device or ("cuda" if self.cuda or self.gpu_rich else "cpu")
+        for choice in DEVICE_CHOICES:
+            if wanted == choice:
+                return choice
+        raise InputError(f"--device: got {wanted!r}; {did_you_mean(wanted, DEVICE_CHOICES)}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What only a merge has, not its plan."""
+
+    intermediate_dir: Annotated[
+        Path | None, typer.Option("-I", "--intermediate-dir", help="Where stages are made; default OUT.stages.")
+    ] = None
+    allow_nan: Annotated[bool, typer.Option("--allow-nan", help="Publish NaN and Inf, if there are any.")] = False
+    definition: Annotated[bool, typer.Option("--definition", help="Use the torch definitions (slow).")] = False
+    digest: Annotated[bool, typer.Option("--digest", help="Also record the content digests of the sources.")] = False
+    address: Annotated[
+        str | None,
+        typer.Option(help="local | auto | HOST:PORT: run on Ray; default in this process.", rich_help_panel=_RAY),
+    ] = None
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Ray workers in all; default one per node.", rich_help_panel=_RAY)
+    ] = None
+
+
+@dataclass(frozen=True)
+class Talk:
+    """What is printed."""
+
+    verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more; -vv says every tile.")] = 0
+    quiet: Annotated[
+        bool, typer.Option("--quiet/--no-quiet", "-q", help="No progress bar, no warnings.", show_default=False)
+    ] = False
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of text.")] = False
+
+
+@dataclass(frozen=True)
+class Moot:
+    """Flags of mergekit-yaml without a meaning here: their help texts say why, printed when they are given."""
+
+    lazy_unpickle: Annotated[
+        bool | None, _moot("--lazy-unpickle/--no-lazy-unpickle", "tensors are read piece by piece anyway")
+    ] = None
+    low_cpu_memory: Annotated[
+        bool | None, _moot("--low-cpu-memory/--no-low-cpu-memory", "--memory bounds what is held at a time")
+    ] = None
+    read_to_gpu: Annotated[
+        bool | None, _moot("--read-to-gpu/--no-read-to-gpu", "with --device cuda, pieces go straight to the GPU")
+    ] = None
+    multi_gpu: Annotated[
+        bool | None, _moot("--multi-gpu/--no-multi-gpu", "a process uses one GPU; several take --address")
+    ] = None
+    clone_tensors: Annotated[
+        bool | None, _moot("--clone-tensors/--no-clone-tensors", "no two output tensors share memory")
+    ] = None
+    async_write: Annotated[
+        bool | None, _moot("--async-write/--no-async-write", "reading, arithmetic and writing overlap anyway")
+    ] = None
+    write_threads: Annotated[int | None, _moot("--write-threads", "every thread writes; --threads sets how many")] = (
+        None
+    )
+    lora_merge_cache: Annotated[
+        str | None, _moot("--lora-merge-cache", "adapters are applied while reading, without a copy on disk")
+    ] = None
+    lora_merge_dtype: Annotated[
+        str | None, _moot("--lora-merge-dtype", "adapters are applied in float32 and rounded once")
+    ] = None
+    safe_serialization: Annotated[
+        bool | None, _moot("--safe-serialization/--no-safe-serialization", "safetensors is the only format written")
+    ] = None
+    unsafe_truncate_embeddings: Annotated[
+        bool | None,
+        _moot(
+            "--unsafe-truncate-embeddings/--no-unsafe-truncate-embeddings",
+            "no row of an embedding is thrown away; docs/recipes.md says what happens to different heights",
+        ),
+    ] = None
+
+    def explanations(self) -> Iterator[str]:
+        """One line for each of these flags that was given. InputError where one asks for what will not be done."""
+        if self.safe_serialization is False:
+            raise InputError(
+                "--no-safe-serialization: pickled weights are not written: they can run code. Leave it out."
+            )
+        if self.unsafe_truncate_embeddings:
+            raise InputError("--unsafe-truncate-embeddings: rows of embeddings are not thrown away. Leave it out.")
+        hints = get_type_hints(Moot, include_extras=True)
+        for field in fields(Moot):
+            if getattr(self, field.name) is not None:
+                (option,) = hints[field.name].__metadata__
+                yield f"--{field.name.replace('_', '-')} has no effect: {option.help}."
+
+
+@dataclass(frozen=True)
+class How(Moot, Machine, Written, Allowed):
+    """All flags that a merge and its plan share."""

@@ -1,0 +1,112 @@
+"""`mergefleet merge` and `mergefleet plan`: flags → engine, and what is printed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cluster import output, plan_report
+from cluster.flags import How, Run, Talk
+from engine import make_plan, open_checkpoints
+from engine.device import choose_device
+from engine.job import MergeResult
+from engine.job import merge as merge_here
+from engine.options import Options
+from engine.recipe import Recipe
+from engine.recipe_reader import load_recipe
+
+
+def merge(recipe: Path, out: Path, *, how: How, run: Run, talk: Talk) -> None:
+    """Merge, in this process or on Ray, and say what was made."""
+    _begin(how, talk)
+    options = replace(
+        options_of(how),
+        arithmetic="definition" if run.definition else "kernel",
+        allow_nonfinite=run.allow_nan,
+        content_digests=run.digest,
+    )
+    loaded = _load(recipe, how)
+    with output.byte_progress(f"merging into {out.name}", quiet=talk.quiet or talk.json) as progress:
+        if run.address is None:
+            result = merge_here(loaded, out, options=options, progress=progress)
+        else:
+            from cluster.merge_job import merge_on_ray
+
+            address = run.address
+            result = merge_on_ray(loaded, out, options=options, address=address, workers=run.workers, progress=progress)
+    _print_result(result, as_json=talk.json)
+
+
+def plan(recipe: Path, *, how: How, talk: Talk, scan: bool) -> bool:
+    """Say what a merge would do; whether a scan found NaN or Inf."""
+    _begin(how, talk)
+    options = options_of(how)
+    choose_device(options.device)
+    loaded = _load(recipe, how)
+    checkpoints = open_checkpoints(loaded.models)
+    made = make_plan(loaded, checkpoints, options)
+    facts = plan_report.facts(made, threads=how.threads)
+    if scan:
+        from engine.scan import scan as scan_sources
+
+        with output.byte_progress("scanning", quiet=talk.quiet or talk.json) as progress:
+            found = scan_sources(made, checkpoints, threads=how.threads, progress=progress)
+        facts["nonfinite"] = [vars(finding) for finding in found]
+    if talk.json:
+        output.print_json(facts)
+    else:
+        plan_report.print_plan(facts)
+    return bool(facts.get("nonfinite"))
+
+
+def options_of(how: How) -> Options:
+    """What the engine calls these flags."""
+    return Options(
+        threads=how.threads,
+        memory_bytes=output.parse_bytes(how.memory, option="--memory") if how.memory else 0,
+        tile_bytes=output.parse_bytes(how.tile_size, option="--tile-size"),
+        shard_size=output.parse_shard_size(how.out_shard_size, option="--out-shard-size"),
+        device=how.chosen_device(),
+        allow_unknown=how.allow_unknown,
+        allow_mixed=how.allow_crimes,
+        copy_tokenizer=how.copy_tokenizer,
+        model_card=how.write_model_card,
+        carry_code=how.trust_remote_code,
+    )
+
+
+def _begin(how: How, talk: Talk) -> None:
+    """What must stand before anything is read: who speaks, and where the Hub's files are kept."""
+    output.print_log(verbose=talk.verbose, quiet=talk.quiet)
+    for line in how.explanations():
+        output.print_note(line, quiet=talk.quiet)
+    if how.transformers_cache is not None:
+        os.environ["HF_HUB_CACHE"] = str(how.transformers_cache.expanduser().absolute())
+
+
+def _load(path: Path, how: How) -> Recipe:
+    loaded = load_recipe(path)
+    return loaded if how.random_seed is None else replace(loaded, seed=how.random_seed)
+
+
+def _print_result(result: MergeResult, *, as_json: bool) -> None:
+    if as_json:
+        output.print_json(_facts(result))
+        return
+    resumed = f" ({result.resumed_tiles} of {result.tiles} tiles from an earlier run)" if result.resumed_tiles else ""
+    print(f"{result.out}: {output.human_bytes(result.bytes_written)}, weights {result.weights_digest[:16]}{resumed}")
+
+
+def _facts(result: MergeResult) -> dict[str, Any]:
+    return {
+        "out": str(result.out),
+        "weights": result.weights_digest,
+        "plan": result.plan_digest,
+        "bytes_written": result.bytes_written,
+        "tiles": result.tiles,
+        "resumed_tiles": result.resumed_tiles,
+        "nonfinite": [{"origin": o, "tensor": t, "count": c} for (o, t), c in sorted(result.nonfinite.items())],
+        "warnings": list(result.warnings),
+    }
