@@ -4,32 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from engine import architecture
-from engine.architecture import Layout
-from engine.checkpoint import Checkpoint
 from engine.plan import OutputTensor
 from engine.recipe import ModelRef, Recipe, SliceSource
+from engine.sorted_model import HEAD, SortedModel
 from engine.views import FLOATS
-
-HEAD = "lm_head.weight"
-
-
-@dataclass(frozen=True)
-class SortedModel:
-    """An opened source with its tensors sorted into layers: templates by layer number (None: outside of layers)."""
-
-    checkpoint: Checkpoint
-    layout: Layout
-    templates: Mapping[int | None, tuple[str, ...]]
-
-    @property
-    def tied(self) -> bool:
-        """Whether the output head is the embedding: config.json says so, or says nothing and there is no head."""
-        said = self.checkpoint.config.get("tie_word_embeddings")
-        return bool(said) if said is not None else HEAD not in self.checkpoint.tensors
 
 
 def config_to_write(

@@ -9,22 +9,23 @@ merged: a fingerprint of them (5 GB/s on one core, a small part of one forward p
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine import digest
-from engine.errors import CampaignError, EvaluationError, MergefleetError, SourceError
+from engine.binding import Binding
+from engine.errors import CampaignError, EvaluationError, MergefleetError
 from engine.execute import Work as MergeWork
 from engine.execute import execute
 from engine.recipe import ModelRef
-from engine.sinks import Binding, LiveSink
+from engine.sinks import LiveSink
 from search.audit import record_attempt
 from search.campaign_file import Campaign, EvaluatorEntry
 from search.evaluators import open_scorer
 from search.evaluators.contract import Scorer, Subject, evaluation_key, runtime_facts
+from search.loading import filled_views, load_from_disk, load_tokenizer, make_skeleton
 from search.plans import Plans
 from search.ports import BlockResult, Failed, Inventory, Work
 
@@ -115,7 +116,8 @@ class ResidentModel:
         source = self._plans.open(plan.tokenizer).directory
         model = make_skeleton(plan.config, self._entry, source)
         subject = Subject(model, load_tokenizer(source))
-        self._skeleton = _Skeleton(subject, Binding.build(model, plan), shape, plan.tokenizer)
+        binding = Binding.build(model, plan, views=filled_views(model, [tensor.name for tensor in plan.tensors]))
+        self._skeleton = _Skeleton(subject, binding, shape, plan.tokenizer)
         return self._skeleton
 
     def close(self) -> None:
@@ -211,64 +213,6 @@ def fingerprint(model: nn.Module) -> str:
         hasher.update(name.encode())
         hasher.update(memoryview(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()))
     return hasher.hexdigest()
-
-
-def make_skeleton(config: Mapping[str, Any], entry: EvaluatorEntry, source: Path) -> Any:
-    """A model of this config whose parameters are allocated and not filled; buffers (rope) are computed.
-
-    The config goes the way of `from_pretrained`, and so do the generation settings beside the tokenizer, so that the
-    live model decodes as the published one will. Raises EvaluationError for an architecture transformers has not.
-    """
-    import torch
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
-    from transformers.initialization import no_init_weights
-
-    kind = str(config.get("model_type"))
-    if kind not in CONFIG_MAPPING:
-        raise EvaluationError(f"config.json: transformers has no model_type {kind!r}, so it cannot be evaluated here")
-    settings = CONFIG_MAPPING[kind].from_dict(json.loads(json.dumps(dict(config))))
-    with torch.device(entry.device), no_init_weights():
-        model = AutoModelForCausalLM.from_config(
-            settings, dtype=getattr(torch, entry.dtype), attn_implementation=entry.attention
-        )
-    model.tie_weights()
-    if (source / "generation_config.json").is_file():
-        from transformers import GenerationConfig
-
-        model.generation_config = GenerationConfig.from_pretrained(source, local_files_only=True)
-    return model.eval().requires_grad_(False)
-
-
-def load_tokenizer(directory: Path) -> Any:
-    """The tokenizer of a local model. Raises SourceError where there is none that transformers can read."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise SourceError(
-            f"{directory}: transformers cannot read its tokenizer: {error}", path=str(directory)
-        ) from error
-
-
-def load_from_disk(directory: Path, entry: EvaluatorEntry) -> Subject:
-    """A published model as its users load it, in the evaluator's dtype and attention."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    if not directory.is_dir():
-        raise SourceError(f"{directory}: there is no such model directory", path=str(directory))
-    model, report = AutoModelForCausalLM.from_pretrained(
-        directory,
-        dtype=getattr(torch, entry.dtype),
-        attn_implementation=entry.attention,
-        local_files_only=True,
-        output_loading_info=True,
-    )
-    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if report[what]:
-            raise EvaluationError(f"{directory}: {what.replace('_', ' ')}: {sorted(map(str, report[what]))[:3]}")
-    return Subject(model.to(entry.device).eval().requires_grad_(False), load_tokenizer(directory))
 
 
 def _cause(error: BaseException) -> str:

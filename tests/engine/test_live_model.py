@@ -10,10 +10,11 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from engine import make_plan, merge, open_checkpoints, parse_recipe
+from engine.binding import Binding
 from engine.digest import of_weights
 from engine.errors import PlanError
 from engine.execute import execute
-from engine.sinks import Binding, LiveSink
+from engine.sinks import LiveSink
 
 
 def llama(directory: Path, *, seed: int, tied: bool, layers: int = 2, dtype: torch.dtype = torch.bfloat16) -> Path:
@@ -59,6 +60,18 @@ def test_live_weights_are_the_published_weights(tied: bool, live_dtype: torch.dt
     with torch.no_grad():
         assert torch.equal(loaded(tokens).logits, live(tokens).logits)
         assert loaded.generate(tokens, max_new_tokens=3, do_sample=False).shape == (1, 15)
+
+
+@pytest.mark.parametrize("live_dtype", [torch.float32, torch.bfloat16])
+def test_tensors_that_are_only_copied_reach_the_live_model_as_values(live_dtype: torch.dtype, tmp_path: Path) -> None:
+    model = llama(tmp_path / "model", seed=1, tied=True)
+    recipe = parse_recipe({"merge_method": "passthrough", "models": [{"model": str(model)}]})
+    checkpoints = open_checkpoints(recipe.models)
+    plan = make_plan(recipe, checkpoints)
+    live = skeleton(dict(plan.config), live_dtype)
+    execute(plan, checkpoints, LiveSink(Binding.build(live, plan)))
+    for name, value in AutoModelForCausalLM.from_pretrained(model, dtype=live_dtype).state_dict().items():
+        assert torch.equal(value, live.state_dict()[name]), name
 
 
 def test_a_tied_and_an_untied_model_give_an_untied_one_that_loads(tmp_path: Path) -> None:

@@ -23,8 +23,9 @@ from search.audit import read_attempts
 from search.campaign_file import EvaluatorEntry
 from search.evaluators.contract import Suite
 from search.evaluators.lm_eval import LmEvalScorer
+from search.loading import load_from_disk
 from search.ports import BlockResult, Failed, Work
-from search.resident import ResidentEvaluator, fingerprint, load_from_disk
+from search.resident import ResidentEvaluator, fingerprint
 
 ENTRY = EvaluatorEntry(threads=1, batch_size=60)
 

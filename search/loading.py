@@ -1,0 +1,198 @@
+"""transformers models as `from_pretrained` makes them: from disk, or a skeleton to merge into, and how that is filled.
+
+transformers 5 keeps many models in another form than their files: the experts of a layer stacked in one parameter, gate
+and up joined, names changed. How is written in its table of conversions, for every architecture. `filled_views` runs
+them backwards on the live parameters; nothing is guessed from names.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import EvaluationError, SourceError
+from search.campaign_file import EvaluatorEntry
+from search.evaluators.contract import Subject
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    import torch
+    from torch import Tensor
+
+Views = dict[str, tuple["Tensor", ...]]
+
+
+def make_skeleton(config: Mapping[str, Any], entry: EvaluatorEntry, source: Path) -> Any:
+    """A model of this config whose parameters are allocated and not filled; buffers (rope) are computed.
+
+    The config goes the way of `from_pretrained`, and so do the generation settings beside the tokenizer, so that the
+    live model decodes as the published one will. Raises EvaluationError for an architecture transformers has not.
+    """
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    kind = str(config.get("model_type"))
+    if kind not in CONFIG_MAPPING:
+        raise EvaluationError(f"config.json: transformers has no model_type {kind!r}, so it cannot be evaluated here")
+    settings = CONFIG_MAPPING[kind].from_dict(json.loads(json.dumps(dict(config))))
+    with torch.device(entry.device), no_init_weights():
+        model = AutoModelForCausalLM.from_config(
+            settings, dtype=getattr(torch, entry.dtype), attn_implementation=entry.attention
+        )
+    _widen(model, getattr(torch, entry.dtype))
+    model.tie_weights()
+    if (source / "generation_config.json").is_file():
+        from transformers import GenerationConfig
+
+        model.generation_config = GenerationConfig.from_pretrained(source, local_files_only=True)
+    return model.eval().requires_grad_(False)
+
+
+def _widen(model: Any, dtype: torch.dtype) -> None:
+    """Give parameters that loading keeps in float32 whatever the dtype (routers' biases, say) that format here, too."""
+    patterns = model._get_dtype_plan(dtype)
+    if patterns:
+        kept = re.compile("|".join(pattern.replace("*", ".*") for pattern in patterns))
+        for name, value in model.state_dict(keep_vars=True).items():
+            if kept.search(name):
+                value.data = value.data.float()
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The tokenizer of a local model. Raises SourceError where there is none that transformers can read."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise SourceError(
+            f"{directory}: transformers cannot read its tokenizer: {error}", path=str(directory)
+        ) from error
+
+
+def load_from_disk(directory: Path, entry: EvaluatorEntry) -> Subject:
+    """A published model as its users load it, in the evaluator's dtype and attention."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if not directory.is_dir():
+        raise SourceError(f"{directory}: there is no such model directory", path=str(directory))
+    model, report = AutoModelForCausalLM.from_pretrained(
+        directory,
+        dtype=getattr(torch, entry.dtype),
+        attn_implementation=entry.attention,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report[what]:
+            raise EvaluationError(f"{directory}: {what.replace('_', ' ')}: {sorted(map(str, report[what]))[:3]}")
+    return Subject(model.to(entry.device).eval().requires_grad_(False), load_tokenizer(directory))
+
+
+def filled_views(model: Any, names: Iterable[str]) -> Views:
+    """The live memory that `from_pretrained` would fill from each tensor of a checkpoint: what engine.binding needs.
+
+    Args:
+        model: a transformers model whose parameters are allocated.
+        names: of all tensors of the checkpoint.
+
+    Returns, by name, views of parameters and buffers: usually one; several, filled one after the other, where a fused
+    tensor is taken apart on loading; none where the model ignores the tensor. Names it does not know are left out.
+    Raises EvaluationError where values are rearranged on loading so that no view has them in the file's order.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+
+    live = {name: value.detach() for name, value in model.state_dict(keep_vars=True).items()}
+    table = get_model_conversion_mapping(model)
+    renamings = [entry for entry in table if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in table if isinstance(entry, WeightConverter)]
+    views: Views = {}
+    taken: dict[str, dict[str, list[str]]] = {}
+    for name in sorted(names, key=dot_natural_key):  # the order in which from_pretrained stacks them
+        target, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, live)
+        if target not in live and name in live:  # in its live form already
+            target, pattern = name, None
+        if target in live and pattern is not None:
+            taken.setdefault(target, {}).setdefault(pattern, []).append(name)
+        elif target in live:
+            views[name] = (live[target],)
+        elif _ignores(model, target):
+            views[name] = ()
+    for target, sources in taken.items():
+        converter = next(entry for entry in converters if next(iter(sources)) in entry.source_patterns)
+        views |= _before(converter, target, sources, model=model, live=live)
+    return views
+
+
+def _ignores(model: Any, name: str) -> bool:
+    """Whether from_pretrained passes over a tensor without a word (rotary buffers of old checkpoints, say)."""
+    report = SimpleNamespace(missing_keys=set(), unexpected_keys={name})
+    model._adjust_missing_and_unexpected_keys(report)
+    return not report.unexpected_keys
+
+
+def _before(
+    converter: Any, target: str, sources: Mapping[str, Sequence[str]], *, model: Any, live: Mapping[str, Tensor]
+) -> Views:
+    """The views that a conversion's sources fill.
+
+    Args:
+        converter: transformers' WeightConverter.
+        target: the (first) live parameter that it makes.
+        sources: by the converter's source patterns the names that it takes, in order.
+    """
+    import torch
+
+    backwards = converter.reverse_transform()
+    # one parameter, or several that are cut from one source; their names differ in the pattern alone
+    made = [live[target.replace(converter.target_patterns[0], other)] for other in converter.target_patterns]
+    parts: dict[str, Any] = dict(zip(converter.target_patterns, ([value] for value in made), strict=True))
+    with _views_for_copies():
+        for operation in backwards.operations:
+            parts = operation.convert(
+                parts,
+                source_patterns=backwards.source_patterns,
+                target_patterns=backwards.target_patterns,
+                full_layer_name=target,
+                model=model,
+                config=model.config,
+            )
+    memory = {value.untyped_storage().data_ptr() for value in made}
+    views: Views = {}
+    for pattern, key in zip(converter.source_patterns, backwards.target_patterns, strict=True):
+        for number, name in enumerate(sources.get(pattern, ())):
+            part = parts.get(key.replace("*", str(number)), ())
+            views[name] = (part,) if isinstance(part, torch.Tensor) else part
+            if not views[name] or {view.untyped_storage().data_ptr() for view in views[name]} - memory:
+                raise EvaluationError(
+                    f"tensor {name!r} cannot be merged into the live {type(model).__name__}: loading makes {target!r} "
+                    f"of it by {converter.operations}, which shows its values nowhere in their order."
+                )
+    return views
+
+
+def _views_for_copies() -> AbstractContextManager[Any]:
+    """Within it transformers' operations return where their input lies, not a copy of it.
+
+    Tensors that are joined along the first dimension come out as a tuple, unjoined.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class ViewsForCopies(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.Tensor.contiguous:
+                return args[0]
+            if func is torch.cat and kwargs == {"dim": 0}:
+                return tuple(args[0])
+            return func(*args, **(kwargs or {}))
+
+    return ViewsForCopies()
