@@ -1,4 +1,4 @@
-"""Which layer each tensor belongs to, read from tensor names alone, and the config that fits the merged layers.
+"""Which layer each tensor belongs to, and which are tied, read from tensor names alone.
 
 No table of architectures: the layers are the numbered stack `<prefix>.<N>.<rest>` that config.json counts, so a new
 architecture works on the day it appears.
@@ -6,23 +6,17 @@ architecture works on the day it appears.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.errors import PlanError, SourceError
+from engine.errors import SourceError
 
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 NESTED_CONFIGS = ("text_config", "llm_config", "language_config")
-INDEX_LISTS = ("mlp_only_layers", "moe_layers", "full_attn_idxs", "cross_attention_layers")
-"""Lists of the numbers of some layers; every other list with as many items as layers has one item per layer."""
-PER_LAYER_LISTS = ("attn_type_list", "indexer_types", "intermediate_size", "num_key_value_heads", "num_kv_heads")
-"""Lists with one item per layer whose name does not say `layer`."""
-LAYER_BOUNDS = ("max_window_layers", "first_k_dense_replace")
 
 _HEADS: tuple[str, ...] = ("lm_head", "embed_out", "output_layer")
-_EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "tok_embeddings", "word_embeddings", "shared")
+_EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "tok_embeddings", "word_embeddings", "embeddings", "shared")
 _EMBEDDING_MARKS = ("embed", "wte", "wpe")
 _TEXT_MARKS = ("text", "language", "decoder")
 
@@ -43,7 +37,7 @@ class Layout:
         config and names disagree.
         """
         stacks = _stacks(names)
-        key, count = _layer_count(config)
+        key, count = layer_count(config)
         if count is None:
             prefix = _likeliest([p for p, stack in stacks.items() if stack.covers(len(stack.numbers))], stacks)
             return cls(prefix, len(stacks[prefix].numbers) if prefix is not None else 0)
@@ -112,9 +106,9 @@ def _likeliest(prefixes: Iterable[str], stacks: Mapping[str, _Stack]) -> str | N
     return min(prefixes, key=rank, default=None)
 
 
-def _layer_count(config: Mapping[str, Any]) -> tuple[str, int | None]:
+def layer_count(config: Mapping[str, Any]) -> tuple[str, int | None]:
     """The key that counts the layers, with its dots, and the count; None where config.json says nothing."""
-    for path, part in _parts(config):
+    for path, part in parts_of(config):
         for name in LAYER_COUNTS:
             if isinstance(part.get(name), int) and not isinstance(part[name], bool):
                 return f"{path}{name}", part[name]
@@ -123,11 +117,11 @@ def _layer_count(config: Mapping[str, Any]) -> tuple[str, int | None]:
 
 def _prediction_layers(config: Mapping[str, Any]) -> int:
     """Multi-token-prediction layers, numbered after the others but not counted with them (DeepSeek V3, GLM 4.5)."""
-    extra = [part.get("num_nextn_predict_layers") for _, part in _parts(config)]
+    extra = [part.get("num_nextn_predict_layers") for _, part in parts_of(config)]
     return next((number for number in extra if isinstance(number, int) and number > 0), 0)
 
 
-def _parts(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def parts_of(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The config and its nested language-model configs. A nested count goes before one on top."""
     nested = [(f"{name}.", config[name]) for name in NESTED_CONFIGS if isinstance(config.get(name), dict)]
     return [*nested, ("", config)]
@@ -159,79 +153,12 @@ def tied_source(name: str, names: Iterable[str]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
+def has_head(names: Iterable[str]) -> bool:
+    """Whether an output head is among the tensors; without one the token embedding serves."""
+    return any(_owner(name) in _HEADS for name in names)
+
+
 def _owner(name: str) -> str:
     """`embed_tokens` of `model.embed_tokens.weight`."""
     parts = name.split(".")
     return parts[-2] if len(parts) > 1 else ""
-
-
-def output_config(
-    config: Mapping[str, Any],
-    *,
-    layers: Sequence[int] | None,
-    dtype: str | None,
-    tied: bool | None,
-    vocab_size: int | None,
-) -> dict[str, Any]:
-    """The config.json to write: `config` (of the donor) with what the merge changed; None leaves things as they are.
-
-    Args:
-        config: the donor's.
-        layers: for every layer of the output the donor's layer it stands for; sets the layer count and takes the
-            items of per-layer lists (`layer_types` ...) along.
-        dtype: torch's name of the dtype of most tensors.
-        tied: whether the output head is the token embedding.
-        vocab_size: rows of the token embedding.
-
-    Raises PlanError where a per-layer list has no item for one of `layers`.
-    """
-    result = copy.deepcopy(dict(config))
-    _, count = _layer_count(config)
-    for _, part in _parts(result):
-        if layers is not None and count is not None:
-            _set_layers(part, count, layers)
-        _replace(part, {"vocab_size": vocab_size, "tie_word_embeddings": tied})
-    for part in (result, *(value for name, value in result.items() if name.endswith("_config"))):
-        if isinstance(part, dict):
-            _replace(part, {"dtype": dtype, "torch_dtype": dtype})
-    # what a class takes these for where they are not said differs, so they are said
-    if layers is not None and count is None:
-        result["num_hidden_layers"] = len(layers)
-    if dtype is not None and not {"dtype", "torch_dtype"} & result.keys():
-        result["dtype"] = dtype
-    if tied is not None:
-        result["tie_word_embeddings"] = tied
-    return result
-
-
-def _replace(config: dict[str, Any], values: Mapping[str, Any]) -> None:
-    """Set the keys that the config has already and that have a value."""
-    config.update({name: value for name, value in values.items() if name in config and value is not None})
-
-
-def _set_layers(config: dict[str, Any], count: int, layers: Sequence[int]) -> None:
-    """Adapt one (sub-)config: its layer count, if it has one, and everything that is counted by layers."""
-    if not any(config.get(name) == count for name in LAYER_COUNTS):
-        return
-    for name, value in config.items():
-        if name in LAYER_COUNTS and value == count:
-            config[name] = len(layers)
-        elif name in LAYER_BOUNDS and isinstance(value, int):
-            config[name] = min(value, len(layers))
-        elif isinstance(value, list):
-            config[name] = _relisted(name, value, count, layers)
-
-
-def _relisted(name: str, items: list[Any], count: int, layers: Sequence[int]) -> list[Any]:
-    """A list of the config after the layers were chosen anew."""
-    unknown = "layer" in name and name not in INDEX_LISTS
-    if name in INDEX_LISTS or (unknown and items == list(range(count))):
-        return [index for index, layer in enumerate(layers) if layer in items]
-    if len(items) == count and (unknown or name in PER_LAYER_LISTS):
-        if layers and max(layers) >= count:
-            raise PlanError(
-                f"config.json: {name} describes {count} layers, and the output takes layer {max(layers)} of a deeper "
-                "model. Make the deeper model the base_model."
-            )
-        return [items[layer] for layer in layers]
-    return items

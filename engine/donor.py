@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from engine import architecture
+from engine.architecture import NESTED_CONFIGS, has_head, layer_count
+from engine.errors import PlanError
+from engine.output_config import LAYER_PERIODS, output_config
 from engine.plan import OutputTensor
 from engine.recipe import ModelRef, Recipe, SliceSource
-from engine.sorted_model import HEAD, SortedModel
+from engine.sorted_model import SortedModel
 from engine.views import FLOATS
 
 
@@ -18,12 +21,15 @@ def config_to_write(
 ) -> dict[str, Any]:
     """The donor's config.json (base_model's, else the first source's), made to fit `tensors`, so that it loads them."""
     tensors = list(tensors)
-    config = models[recipe.donor].checkpoint.config
-    return architecture.output_config(
+    donor = models[recipe.donor]
+    config, layers = donor.checkpoint.config, _donor_layers(recipe)
+    if layers is not None and layers != list(range(len(layers))):
+        config = _spelled_out(config, str(donor.checkpoint.ref))
+    return output_config(
         config,
-        layers=_donor_layers(recipe),
+        layers=layers,
         dtype=recipe.out_dtype or recipe.dtype or _stored_dtype(config, tensors),
-        tied=_tied(models, models[recipe.donor], {tensor.name for tensor in tensors}),
+        tied=_tied(models, donor, {tensor.name for tensor in tensors}),
         vocab_size=None,
     )
 
@@ -45,12 +51,41 @@ def _donor_layers(recipe: Recipe) -> list[int] | None:
     return layers
 
 
+def _spelled_out(config: Mapping[str, Any], origin: str) -> Mapping[str, Any]:
+    """The config with the lists of kinds of layers that its class in transformers makes from the layers' numbers.
+
+    Gemma 2, for one, alternates its attention by number where config.json has no `layer_types`; layers that move can
+    only keep their kind by a list. PlanError where the class refuses the config.
+    """
+    text = next((config[name] for name in NESTED_CONFIGS if isinstance(config.get(name), dict)), config)
+    if "layer_types" in text or not any(text.get(name) for name in ("sliding_window", *LAYER_PERIODS)):
+        return config
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import CONFIG_MAPPING
+
+    kind = text.get("model_type")
+    if kind not in CONFIG_MAPPING:
+        return config
+    try:
+        full = CONFIG_MAPPING[kind].from_dict(copy.deepcopy(dict(text))).to_dict()
+    except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
+        raise PlanError(f"{origin}: config.json: transformers refuses it as {kind!r}: {error}") from error
+    count = layer_count(text)[1]
+    lists = {name: value for name, value in full.items() if "layer" in name and isinstance(value, list)}
+    added = {name: value for name, value in lists.items() if name not in text and len(value) == count}
+    spelled = {**text, **added}
+    return spelled if text is config else {**config, **{n: spelled for n, v in config.items() if v is text}}
+
+
 def _tied(models: Mapping[ModelRef, SortedModel], donor: SortedModel, written: set[str]) -> bool | None:
-    """What the donor's config must say about tying; None: what it says already."""
-    tied = [model.tied for model in models.values()]
-    if HEAD in written:
-        return None if all(tied) else False
-    return True if any(tied) and not donor.tied else None
+    """What the config must say about tying; None: what the donor's says already.
+
+    A head that is written is a tensor of its own even where every source is tied and keeps a copy of its embedding:
+    random masks and filters by name make the two differ, and transformers 4 would not read it.
+    """
+    if has_head(written):
+        return False
+    return True if any(model.tied for model in models.values()) and not donor.tied else None
 
 
 def _stored_dtype(config: Mapping[str, Any], tensors: list[OutputTensor]) -> str | None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from engine.architecture import Layout
+from engine.architecture import Layout, has_head
 from engine.checkpoint import Checkpoint
 from engine.errors import SourceError
-
-HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class SortedModel:
     def tied(self) -> bool:
         """Whether the output head is the embedding: config.json says so, or says nothing and there is no head."""
         said = self.checkpoint.config.get("tie_word_embeddings")
-        return bool(said) if said is not None else HEAD not in self.checkpoint.tensors
+        return bool(said) if said is not None else not has_head(self.checkpoint.tensors)
 
 
 def sort_tensors(checkpoint: Checkpoint) -> SortedModel:

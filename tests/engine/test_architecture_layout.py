@@ -1,15 +1,13 @@
-"""Layers read from tensor names, and the config that fits what was written."""
+"""Layers and ties read from tensor names."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.architecture import Layout, output_config, tied_source
-from engine.errors import PlanError, SourceError
+from engine.architecture import Layout, has_head, tied_source
+from engine.errors import SourceError
 
 PER_LAYER = ["self_attn.q_proj.weight", "mlp.up_proj.weight", "input_layernorm.weight"]
 
@@ -17,11 +15,6 @@ PER_LAYER = ["self_attn.q_proj.weight", "mlp.up_proj.weight", "input_layernorm.w
 def llama(layers: int, prefix: str = "model.layers") -> list[str]:
     inner = [f"{prefix}.{number}.{rest}" for number in range(layers) for rest in PER_LAYER]
     return ["model.embed_tokens.weight", *inner, "model.norm.weight", "lm_head.weight"]
-
-
-def rewritten(config: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    nothing = {"layers": None, "dtype": None, "tied": None, "vocab_size": None}
-    return output_config(config, **(nothing | changes))
 
 
 # tensor names
@@ -134,6 +127,7 @@ def test_config_and_tensors_that_disagree_are_both_named(
         ("lm_head.weight", "model.embed_tokens.weight"),
         ("lm_head.weight", "transformer.wte.weight"),
         ("embed_out.weight", "gpt_neox.embed_in.weight"),
+        ("lm_head.weight", "backbone.embeddings.weight"),
         ("language_model.lm_head.weight", "language_model.model.embed_tokens.weight"),
     ],
 )
@@ -141,6 +135,8 @@ def test_a_missing_head_is_the_embedding_and_a_missing_embedding_the_head(head: 
     others = ["model.norm.weight", "model.layers.0.mlp.up_proj.weight"]
     assert tied_source(head, [*others, embedding]) == embedding
     assert tied_source(embedding, [*others, head]) == head
+    assert has_head([*others, head])
+    assert not has_head([*others, embedding])
 
 
 def test_nothing_else_is_tied() -> None:
@@ -149,106 +145,3 @@ def test_nothing_else_is_tied() -> None:
     assert tied_source("lm_head.bias", names) is None
     assert tied_source("lm_head.weight", ["model.norm.weight"]) is None
     assert tied_source("lm_head.weight", ["a.embed_tokens.weight", "b.embed_tokens.weight"]) is None
-
-
-# the written config
-
-
-def test_a_config_without_changes_stays_as_it_is_and_is_a_copy() -> None:
-    config = {"num_hidden_layers": 2, "layer_types": ["a", "b"], "text_config": {"x": [1]}}
-    result = rewritten(config)
-    assert result == config
-    result["text_config"]["x"].append(2)
-    assert config["text_config"] == {"x": [1]}
-
-
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=12))
-def test_per_layer_lists_follow_the_layers_and_lists_of_layer_numbers_are_renumbered(layers: list[int]) -> None:
-    config = {
-        "num_hidden_layers": 6,
-        "layer_types": list("abcdef"),
-        "no_rope_layers": [1, 1, 0, 1, 1, 0],
-        "mlp_only_layers": [0, 4],
-        "moe_layers": [0, 1, 2, 3, 4, 5],
-        "max_window_layers": 4,
-        "eos_token_id": [7, 8],
-        "bins": [1, 2, 3, 4, 5, 6],
-    }
-    result = rewritten(config, layers=layers)
-    assert result["num_hidden_layers"] == len(layers)
-    assert result["layer_types"] == ["abcdef"[layer] for layer in layers]
-    assert result["no_rope_layers"] == [0 if layer in (2, 5) else 1 for layer in layers]
-    assert result["mlp_only_layers"] == [new for new, old in enumerate(layers) if old in (0, 4)]
-    assert result["moe_layers"] == list(range(len(layers)))
-    assert result["max_window_layers"] == min(4, len(layers))
-    assert result["eos_token_id"] == [7, 8]
-    assert result["bins"] == [1, 2, 3, 4, 5, 6]
-
-
-@pytest.mark.parametrize("key", ["num_hidden_layers", "n_layer", "num_layers"])
-def test_depth_is_written_under_the_key_the_config_uses(key: str) -> None:
-    assert rewritten({key: 4}, layers=[0, 1, 2, 3, 2, 3]) == {key: 6}
-
-
-def test_a_config_without_a_count_gets_one_because_its_class_would_assume_another() -> None:
-    assert rewritten({"model_type": "llama"}, layers=[0, 1])["num_hidden_layers"] == 2
-
-
-def test_the_text_part_of_a_multimodal_config_is_changed_and_the_vision_part_is_not() -> None:
-    config = {
-        "dtype": "bfloat16",
-        "text_config": {"num_hidden_layers": 2, "layer_types": ["a", "b"], "vocab_size": 8, "dtype": "bfloat16"},
-        "vision_config": {"num_hidden_layers": 2, "dtype": "bfloat16", "vocab_size": 3},
-        "vocab_size": 8,
-    }
-    assert rewritten(config, layers=[1], dtype="float16", tied=False, vocab_size=9) == {
-        "dtype": "float16",
-        "text_config": {"num_hidden_layers": 1, "layer_types": ["b"], "vocab_size": 9, "dtype": "float16"},
-        "vision_config": {"num_hidden_layers": 2, "dtype": "float16", "vocab_size": 3},
-        "vocab_size": 9,
-        "tie_word_embeddings": False,
-    }
-
-
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        ({}, {"dtype": "float16"}),
-        ({"torch_dtype": "float32"}, {"torch_dtype": "float16"}),
-        ({"dtype": "float32"}, {"dtype": "float16"}),
-        ({"dtype": "float32", "torch_dtype": "float32"}, {"dtype": "float16", "torch_dtype": "float16"}),
-    ],
-)
-def test_dtype_is_written_under_the_keys_that_are_there(config: dict[str, str], expected: dict[str, str]) -> None:
-    assert rewritten(config, dtype="float16") == expected
-
-
-def test_a_layer_that_the_donors_lists_do_not_describe_is_refused() -> None:
-    with pytest.raises(PlanError, match="layer_types describes 2 layers, and the output takes layer 5 of a deeper"):
-        rewritten({"num_hidden_layers": 2, "layer_types": ["a", "b"]}, layers=[0, 5])
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
-def test_transformers_loads_a_stacked_model_of_layer_types_in_the_dtype_written(
-    tmp_path: Path, dtype: str, key: str
-) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
-
-    types = ["full_attention", "sliding_attention"]
-    shape = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "head_dim": 8}
-    donor = Qwen3Config(**shape, num_key_value_heads=1, num_hidden_layers=2, layer_types=types, sliding_window=4)
-    config = donor.to_dict()
-    config[key] = config.pop("dtype", None) or "float32"
-    layers = [0, 1, 1]
-    written = rewritten(config, layers=layers, dtype=dtype, tied=False)
-
-    deeper = Qwen3Config.from_dict(written)
-    Qwen3ForCausalLM(deeper).to(getattr(torch, dtype)).save_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(written | {"architectures": ["Qwen3ForCausalLM"]}))
-    model, report = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
-    assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
-    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert model.config.layer_types == [types[layer] for layer in layers]
-    assert model.config.tie_word_embeddings is False
