@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from engine.kernels.cache import kernel
-from engine.kernels.codec import decode, encode, float_bits, infinity, magnitude
+from engine.kernels.codec import decode, encode, infinity, magnitude
+from engine.kernels.trim import trimmed
 
 CHUNK = 2048
-NO_TRIM, MAGNITUDE, RANDOM = 0, 1, 2
 
 
 def scratch(sources: int) -> Any:
@@ -69,44 +69,6 @@ def linear(rows: Any, coefficients: Any, out: Any, work: Any) -> None:
 
 
 @kernel
-def mix(index: Any, key: Any) -> Any:
-    """uint32 bits of one element: two keyed rounds of a 32-bit integer mix (docs/randomness.md)."""
-    x = (index ^ key[0]) & np.uint32(0xFFFFFFFF)
-    x = np.uint32(np.uint32(x ^ (x >> np.uint32(16))) * np.uint32(0x21F0AAAD))
-    x = np.uint32(np.uint32(x ^ (x >> np.uint32(15))) * np.uint32(0xD35A2D97))
-    x = np.uint32(np.uint32(x ^ (x >> np.uint32(15))) + key[1])
-    x = np.uint32(np.uint32(x ^ (x >> np.uint32(16))) * np.uint32(0x21F0AAAD))
-    x = np.uint32(np.uint32(x ^ (x >> np.uint32(15))) * np.uint32(0xD35A2D97))
-    return np.uint32(x ^ (x >> np.uint32(15)))
-
-
-@kernel
-def weighted_delta(x: Any, b: Any, c: Any, wd: Any) -> None:
-    """wd = c · (x − b), all elements kept."""
-    for i in range(x.shape[0]):
-        wd[i] = c * (decode(x[i]) - decode(b[i]))
-
-
-@kernel
-def weighted_delta_magnitude(x: Any, b: Any, c: Any, threshold: Any, last: Any, wd: Any) -> None:
-    """wd = c · (x − b) where |x − b| > threshold, or equals it at an index ≤ last; else 0."""
-    for i in range(x.shape[0]):
-        delta = decode(x[i]) - decode(b[i])
-        bits = np.int32(float_bits(delta) & np.uint32(0x7FFFFFFF))
-        keep = (bits > threshold) | ((bits == threshold) & (np.int32(i) <= last))
-        wd[i] = c * (delta if keep else np.float32(0))
-
-
-@kernel
-def weighted_delta_random(x: Any, b: Any, c: Any, key: Any, below: Any, first: Any, wd: Any) -> None:
-    """wd = c · (x − b) where the element's 24 random bits are < below; else 0."""
-    for i in range(x.shape[0]):
-        delta = decode(x[i]) - decode(b[i])
-        bits = mix(np.uint32(first + np.uint32(i)), key) >> np.uint32(8)
-        wd[i] = c * (delta if bits < below else np.float32(0))
-
-
-@kernel
 def sum_deltas(work: Any, sources: Any, m: Any) -> None:
     """work[sources, :m] = Σ_j work[j, :m], in order of j."""
     total = work[sources]
@@ -150,21 +112,18 @@ def elect_deltas(work: Any, m: Any, weights: Any, normalize: Any, scale: Any) ->
 
 
 @kernel
-def delta(rows: Any, first: Any, trim: Any, coefficients: Any, elect: Any, weights: Any, out: Any, work: Any) -> None:
+def delta(rows: Any, trim: Any, coefficients: Any, elect: Any, weights: Any, out: Any, work: Any) -> None:
     """out = rows[0] + (sum or elected sum) of coefficients[j] · trimmed (rows[j+1] − rows[0]).
 
     Args:
         rows: [1 + M, ≥ n], the base first.
-        first: index of the block's first element within its tensor, low 32 bits.
-        trim: (kind, thresholds int32[M], lasts int64[M] (index within the tensor, block start subtracted),
-            keys uint32[M, 2], below uint32[M]).
+        trim: how elements are kept (`kernels.trim`).
         coefficients: float32[M].
         elect: (on, normalize, scale float32).
         weights: float32[M], what an agreeing source adds to the divisor.
         out: [n].
         work: float32[M + 4, CHUNK].
     """
-    kind, thresholds, lasts, keys, below = trim
     on, normalize, scale = elect
     n = out.shape[0]
     sources = rows.shape[0] - 1
@@ -173,16 +132,7 @@ def delta(rows: Any, first: Any, trim: Any, coefficients: Any, elect: Any, weigh
         b = rows[0, start : start + m]
         y = out[start : start + m]
         for j in range(sources):
-            x = rows[j + 1, start : start + m]
-            wd = work[j, :m]
-            c = coefficients[j]
-            if kind == MAGNITUDE:
-                last = np.int32(max(min(lasts[j] - start, np.int64(m)), np.int64(-1)))
-                weighted_delta_magnitude(x, b, c, thresholds[j], last, wd)
-            elif kind == RANDOM:
-                weighted_delta_random(x, b, c, keys[j], below[j], np.uint32(first + np.uint32(start)), wd)
-            else:
-                weighted_delta(x, b, c, wd)
+            trimmed(rows[j + 1, start : start + m], b, coefficients[j], trim, (j, start), work[j, :m])
         if on:
             elect_deltas(work, m, weights, normalize, scale)
         else:

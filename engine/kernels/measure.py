@@ -13,7 +13,8 @@ import numpy as np
 
 from engine.kernels.cache import kernel
 from engine.kernels.codec import decode, float_bits
-from engine.kernels.combine import CHUNK, mix
+from engine.kernels.combine import CHUNK
+from engine.kernels.trim import mix
 
 LANES = 1024
 
@@ -113,45 +114,51 @@ def histogram_high(rows: Any, n: Any, out: Any) -> None:
 
 @kernel
 def histogram_low(rows: Any, n: Any, high: Any, out: Any) -> None:
-    """out[M, 65536] += counts of the lower 16 bits of |δ_j|, where the upper 15 equal high[j].
+    """out[P, M, 65536] += counts of the lower 16 bits of |δ_j|, where the upper 15 equal high[P, M].
 
     Differences of 16-bit values are so coarse that nearly all of a bin sits on its lowest value, which is counted
     without branches; groups of 64 are searched for other values of the bin only where there are any.
     """
     bits = np.empty(CHUNK, np.uint32)
     for j in range(rows.shape[0] - 1):
-        counts = out[j]
-        lowest = np.uint32(np.uint32(high[j]) << np.uint32(16))
         for start in range(0, n, CHUNK):
             m = min(CHUNK, n - start)
             magnitude_bits(rows[j + 1, start : start + m], rows[0, start : start + m], bits)
-            for first in range(0, m, 64):
-                group = bits[first : min(first + 64, m)]
-                equal, inside = np.uint32(0), np.uint32(0)
-                for i in range(group.shape[0]):
-                    above = np.uint32(group[i] - lowest)
-                    equal += np.uint32(1) if above == np.uint32(0) else np.uint32(0)
-                    inside += np.uint32(1) if above < np.uint32(0x10000) else np.uint32(0)
-                counts[0] += np.int64(equal)
-                if inside > equal:
-                    for i in range(group.shape[0]):
-                        above = np.uint32(group[i] - lowest)
-                        if (above > np.uint32(0)) & (above < np.uint32(0x10000)):
-                            counts[above] += 1
+            for cut in range(high.shape[0]):
+                count_low(bits, m, np.uint32(np.uint32(high[cut, j]) << np.uint32(16)), out[cut, j])
+
+
+@kernel
+def count_low(bits: Any, m: Any, lowest: Any, counts: Any) -> None:
+    """counts[65536] += counts of bits[:m] − lowest, where that is below 65536."""
+    for first in range(0, m, 64):
+        group = bits[first : min(first + 64, m)]
+        equal, inside = np.uint32(0), np.uint32(0)
+        for i in range(group.shape[0]):
+            above = np.uint32(group[i] - lowest)
+            equal += np.uint32(1) if above == np.uint32(0) else np.uint32(0)
+            inside += np.uint32(1) if above < np.uint32(0x10000) else np.uint32(0)
+        counts[0] += np.int64(equal)
+        if inside > equal:
+            for i in range(group.shape[0]):
+                above = np.uint32(group[i] - lowest)
+                if (above > np.uint32(0)) & (above < np.uint32(0x10000)):
+                    counts[above] += 1
 
 
 @kernel
 def count_ties(rows: Any, n: Any, thresholds: Any, out: Any) -> None:
-    """out[M] = how many |δ_j| equal thresholds[j] (float32 bits)."""
+    """out[P, M] = how many |δ_j| equal thresholds[P, M] (float32 bits)."""
     base = rows[0]
-    for j in range(rows.shape[0] - 1):
-        x = rows[j + 1]
-        wanted = np.uint32(thresholds[j])
-        count = np.int64(0)
-        for i in range(n):
-            bits = float_bits(decode(x[i]) - decode(base[i])) & np.uint32(0x7FFFFFFF)
-            count += np.int64(1) if bits == wanted else np.int64(0)
-        out[j] = count
+    for cut in range(thresholds.shape[0]):
+        for j in range(rows.shape[0] - 1):
+            x = rows[j + 1]
+            wanted = np.uint32(thresholds[cut, j])
+            count = np.int64(0)
+            for i in range(n):
+                bits = float_bits(decode(x[i]) - decode(base[i])) & np.uint32(0x7FFFFFFF)
+                count += np.int64(1) if bits == wanted else np.int64(0)
+            out[cut, j] = count
 
 
 @kernel

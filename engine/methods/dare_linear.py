@@ -42,9 +42,9 @@ def merge(call: Call, block: Block, facts: Facts) -> Tensor:
 
 
 def kernel(call: Call, raw: RawBlock, facts: Facts, out: Array) -> None:
-    from engine.kernels import combine
+    from engine.kernels import trim
 
-    deltas.kernel(call, raw, facts, out, trim=combine.RANDOM, elect=False)
+    deltas.kernel(call, raw, facts, out, kind=trim.RANDOM, elect=False)
 
 
 def mass_stages(call: Call) -> tuple[Stage, ...]:

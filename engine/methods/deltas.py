@@ -1,7 +1,8 @@
 """What the delta methods share: task vectors δ_j = x_j − b, trimmed, weighted, summed or elected, added to the base.
 
 Legend: M sources besides the base b, n elements of a block. Facts used here: "coefficients" float32[M] multiplies δ_j;
-"trim" int64[2, M] = (threshold bits, last kept index); "mass" float64[M] = the factor that restores ‖δ_j‖₁.
+"trim" int64[2, P, M] = (threshold bits, last kept index) of P cuts (`magnitude`); "mass" float64[M] = the factors that
+restore ‖δ_j‖₁.
 """
 
 from __future__ import annotations
@@ -93,23 +94,30 @@ def elected(call: Call, block: Block, parts: list[Tensor]) -> Tensor:
     return block.values[0] + scalar(call.options["lambda"], mixed) * mixed
 
 
-def kernel(call: Call, raw: RawBlock, facts: Facts, out: Array, *, trim: int, elect: bool) -> None:
-    """One block through `kernels.combine.delta`; `trim` is its NO_TRIM, MAGNITUDE or RANDOM."""
+def kernel(call: Call, raw: RawBlock, facts: Facts, out: Array, *, kind: int, elect: bool) -> None:
+    """One block through `kernels.combine.delta`; `kind` is one of `kernels.trim`."""
     from engine.kernels import combine
 
-    sources = len(call.source_ids)
-    thresholds, lasts, below = np.zeros(sources, np.int32), np.zeros(sources, np.int64), np.zeros(sources, np.uint32)
-    if trim == combine.MAGNITUDE:
-        thresholds, lasts = facts["trim"][0].astype(np.int32), facts["trim"][1] - raw.start
-    elif trim == combine.RANDOM:
-        below = np.array([randomness.threshold(d) for d in call.sources["density"]], np.uint32)
     combine.delta(
         raw.rows,
-        np.uint32(raw.start & 0xFFFFFFFF),
-        (trim, thresholds, lasts, raw.keys, below),
+        raw_trim(call, raw, facts, kind),
         facts["coefficients"].astype(np.float32),
         (elect, bool(call.options["normalize"]), np.float32(call.options["lambda"])),
         np.array(call.sources["weight"], np.float32),
         out,
         raw.work,
     )
+
+
+def raw_trim(call: Call, raw: RawBlock, facts: Facts, kind: int) -> tuple[Any, ...]:
+    """How elements of this block are kept, as `kernels.trim` takes it."""
+    from engine.kernels import trim
+
+    sources = len(call.source_ids)
+    cuts, below = np.zeros((2, 1, sources), np.int64), np.zeros(sources, np.uint32)
+    if kind in (trim.MAGNITUDE, trim.BAND):
+        cuts = facts["trim"]
+    elif kind == trim.RANDOM:
+        below = np.array([randomness.threshold(density) for density in call.sources["density"]], np.uint32)
+    first = np.uint32(raw.start & 0xFFFFFFFF)
+    return kind, cuts[0].astype(np.int32), cuts[1] - raw.start, first, raw.keys, below

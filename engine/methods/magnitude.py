@@ -1,21 +1,25 @@
-"""Exact top-k of |δ| without sorting: which elements TIES keeps.
+"""Exact top-k of magnitudes without sorting: what TIES keeps, what Breadcrumbs cuts off at both ends, what SCE selects.
 
-The k-th largest |δ_j| is found by counting: its float32 bits, as integers, are in the order of the magnitudes, so a
+The k-th largest |score| is found by counting: its float32 bits, as integers, are in the order of the magnitudes, so a
 histogram of the upper 15 bits finds the bin, a second one of the lower 16 bits within that bin the exact value, for all
-sources of a tensor in one pass each. Elements that equal the threshold are kept in index order until k are kept; where
+rows of scores in one pass each. Elements that equal the threshold are counted in index order until there are k; where
 that cuts through them, one more pass counts them per block and a look into one block finds the last index. So exactly k
-survive, always the same ones, however the tensor is cut. The fact "trim" is int64[2, M]: threshold bits, last index.
-In float64 recipes magnitudes are compared after rounding to float32.
+are counted off, always the same ones, however the tensor is cut.
+
+Legend: S rows of scores (mostly the M task vectors), P cuts through each, every one after its own k largest.
+The fact "trim" is int64[2, P, S]: threshold bits, last index. In float64 recipes magnitudes are compared after rounding
+to float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.methods.contract import Array, Block, Call, Facts, RawBlock, Stage
+from engine.methods.contract import Array, Block, Call, Facts, RawBlock, Stage, numbers
 from engine.methods.deltas import deltas
 from engine.numerics import kth_from_above
 
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
 
 _HIGH, _LOW = 1 << 15, 1 << 16
 _ABOVE_ALL = 0x7FFFFFFF
-"""More than the bits of any finite magnitude: a threshold that keeps nothing."""
+"""More than the bits of any finite magnitude: a threshold that nothing reaches."""
 
 
 def kept_count(elements: int, density: float) -> int:
@@ -32,170 +36,211 @@ def kept_count(elements: int, density: float) -> int:
     return 0 if density <= 0 else min(elements, max(1, int(density * elements)))
 
 
+def _ks_of_densities(call: Call, counts: Array) -> list[list[int]]:
+    return [[kept_count(call.elements, density) for density in call.sources["density"]]]
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Which scores are ranked, and where they are cut; as it stands: each task vector after its density's share.
+
+    Attributes:
+        ks: (call, counts[S, bins] of the first histogram) → how many are counted off, [P][S].
+        cuts: P.
+        rows: call → S.
+        scores: block → the S rows of scores, in torch.
+        raw_scores: (call, raw block) → rows[1 + S, ≥ n] of stored bits; differences from the first are the scores.
+    """
+
+    ks: Callable[[Call, Array], Sequence[Sequence[int]]] = _ks_of_densities
+    cuts: int = 1
+    rows: Callable[[Call], int] = lambda call: len(call.source_ids)
+    scores: Callable[[Block], list[Tensor]] = deltas
+    raw_scores: Callable[[Call, RawBlock], Array] = lambda call, raw: raw.rows
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages that lead to "trim"."""
+        ints = np.int64
+        return (
+            Stage("high", self._finish_high, self._shape_high, ints, "counts", self._measure_high, self._kernel_high),
+            Stage("low", _finish_low, self._shape_low, ints, "counts", self._measure_low, self._kernel_low),
+            Stage(
+                *("ties", _finish_ties, self._shape, ints, "per_block", self._measure_ties, self._kernel_ties),
+                only=_need_ties,
+            ),
+            Stage(
+                *("trim", _finish_trim, self._shape, ints, "counts", self._measure_last, self._kernel_last),
+                only=_need_last,
+            ),
+        )
+
+    def _shape(self, call: Call) -> tuple[int, ...]:
+        return self.cuts, self.rows(call)
+
+    def _shape_high(self, call: Call) -> tuple[int, ...]:
+        return self.rows(call), _HIGH
+
+    def _shape_low(self, call: Call) -> tuple[int, ...]:
+        return *self._shape(call), _LOW
+
+    def _measure_high(self, call: Call, block: Block, facts: Facts) -> Tensor:
+        import torch
+
+        return torch.stack([torch.bincount(magnitude_bits(s) >> 16, minlength=_HIGH) for s in self.scores(block)])
+
+    def _kernel_high(self, call: Call, raw: RawBlock, facts: Facts, out: Array) -> None:
+        from engine.kernels import measure
+
+        measure.histogram_high(self.raw_scores(call, raw), raw.elements, out)
+
+    def _finish_high(self, call: Call, partial: Any, facts: Facts) -> Array:
+        """int64[3, P, S]: k, upper bits of the threshold (−1: none is kept), how many elements lie above that bin."""
+        found = [
+            [(k, *kth_from_above(counts, k)) if k else (0, -1, 0) for counts, k in zip(partial, ks, strict=True)]
+            for ks in self.ks(call, partial)
+        ]
+        return np.moveaxis(np.array(found, np.int64), -1, 0)
+
+    def _measure_low(self, call: Call, block: Block, facts: Facts) -> Tensor:
+        import torch
+
+        bits = [magnitude_bits(score) for score in self.scores(block)]
+        counts = []
+        for row, _, high in _places(facts["high"][1]):
+            inside = (bits[row] >> 16) == high
+            places = torch.where(inside, bits[row] & 0xFFFF, _LOW)
+            counts.append(torch.bincount(places, minlength=_LOW + 1)[:_LOW])
+        return torch.stack(counts).view(self._shape_low(call))
+
+    def _kernel_low(self, call: Call, raw: RawBlock, facts: Facts, out: Array) -> None:
+        from engine.kernels import measure
+
+        measure.histogram_low(self.raw_scores(call, raw), raw.elements, facts["high"][1], out)
+
+    def _measure_ties(self, call: Call, block: Block, facts: Facts) -> Tensor:
+        import torch
+
+        bits = [magnitude_bits(score) for score in self.scores(block)]
+        counts = [torch.count_nonzero(bits[row] == threshold) for row, _, threshold in _places(facts["low"][0])]
+        return torch.stack(counts).view(self._shape(call))
+
+    def _kernel_ties(self, call: Call, raw: RawBlock, facts: Facts, out: Array) -> None:
+        from engine.kernels import measure
+
+        measure.count_ties(self.raw_scores(call, raw), raw.elements, facts["low"][0], out)
+
+    def _measure_last(self, call: Call, block: Block, facts: Facts) -> Tensor:
+        import torch
+
+        bits = [magnitude_bits(score) for score in self.scores(block)]
+        found = []
+        for row, cut, number in _places(facts["ties"][0]):
+            index = torch.zeros((), dtype=torch.int64, device=bits[row].device)
+            if number == block.number:
+                ties = bits[row] == int(facts["low"][0, cut, row])
+                index = block.start + torch.nonzero(ties)[int(facts["ties"][1, cut, row]) - 1, 0]
+            found.append(index)
+        return torch.stack(found).view(self._shape(call))
+
+    def _kernel_last(self, call: Call, raw: RawBlock, facts: Facts, out: Array) -> None:
+        from engine.kernels import measure
+
+        scores = self.raw_scores(call, raw)[:, : raw.elements]
+        for row, cut, number in _places(facts["ties"][0]):
+            if number == raw.number:
+                threshold, rank = int(facts["low"][0, cut, row]), int(facts["ties"][1, cut, row])
+                out[cut, row] += raw.start + measure.locate_tie(scores[row + 1], scores[0], threshold, rank)
+
+
 def stages(call: Call) -> tuple[Stage, ...]:
-    """The stages that lead to "trim"; none where every density is 1."""
-    if all(density >= 1 for density in call.sources["density"]):
-        return ()
-    return (
-        Stage("high", _finish_high, _shape_high, np.int64, "counts", _measure_high, _kernel_high),
-        Stage("low", _finish_low, _shape_low, np.int64, "counts", _measure_low, _kernel_low),
-        Stage("ties", _finish_ties, _shape_sources, np.int64, "per_block", _measure_ties, _kernel_ties, _need_ties),
-        Stage("trim", _finish_trim, _shape_sources, np.int64, "counts", _measure_last, _kernel_last, _need_last),
-    )
+    """The stages that lead to "trim" by density; none where every density is 1."""
+    return () if all(density >= 1 for density in call.sources["density"]) else Cuts().stages()
 
 
-def trim_magnitude(call: Call, block: Block, facts: Facts) -> list[Tensor]:
-    """δ_j where |δ_j| is above the threshold, or equals it at an index up to the last kept; else 0."""
+def trim_magnitude(block: Block, facts: Facts) -> list[Tensor]:
+    """δ_j where it is among those counted off by the first cut, and not by the second, if there is one; else 0."""
     import torch
 
     if "trim" not in facts:
         return deltas(block)
     out = []
-    for delta, threshold, last in zip(deltas(block), *facts["trim"].tolist(), strict=True):
-        bits = magnitude_bits(delta)
-        index = block.start + torch.arange(delta.numel())
-        keep = (bits > threshold) | ((bits == threshold) & (index <= last))
+    for row, delta in enumerate(deltas(block)):
+        keep = counted_off(block, delta, facts["trim"][:, 0, row])
+        if facts["trim"].shape[1] == 2:
+            keep = keep & ~counted_off(block, delta, facts["trim"][:, 1, row])
         out.append(torch.where(keep, delta, torch.zeros_like(delta)))
     return out
 
 
-def magnitude_bits(delta: Tensor) -> Tensor:
-    """int32: the bits of |δ| as float32."""
+def counted_off(block: Block, scores: Tensor, cut: Array) -> Tensor:
+    """Where |score| is above the cut's threshold, or equals it at an index up to the last."""
     import torch
 
-    return delta.to(torch.float32).view(torch.int32) & 0x7FFFFFFF
+    threshold, last = numbers(cut)
+    bits = magnitude_bits(scores)
+    index = block.start + torch.arange(scores.numel(), device=scores.device)
+    above: Tensor = (bits > threshold) | ((bits == threshold) & (index <= last))
+    return above
 
 
-def _ks(call: Call) -> list[int]:
-    return [kept_count(call.elements, density) for density in call.sources["density"]]
-
-
-def _shape_high(call: Call) -> tuple[int, ...]:
-    return len(call.source_ids), _HIGH
-
-
-def _shape_low(call: Call) -> tuple[int, ...]:
-    return len(call.source_ids), _LOW
-
-
-def _shape_sources(call: Call) -> tuple[int, ...]:
-    return (len(call.source_ids),)
-
-
-def _measure_high(call: Call, block: Block, facts: Facts) -> Tensor:
+def magnitude_bits(score: Tensor) -> Tensor:
+    """int32: the bits of |score| as float32."""
     import torch
 
-    return torch.stack([torch.bincount(magnitude_bits(d) >> 16, minlength=_HIGH) for d in deltas(block)])
+    return score.to(torch.float32).view(torch.int32) & 0x7FFFFFFF
 
 
-def _kernel_high(call: Call, raw: RawBlock, facts: Facts, out: Array) -> None:
-    from engine.kernels import measure
-
-    measure.histogram_high(raw.rows, raw.elements, out)
-
-
-def _finish_high(call: Call, partial: Any, facts: Facts) -> Array:
-    """int64[2, M]: the upper bits of the threshold (−1: none is kept), and how many elements lie above that bin."""
-    places = [kth_from_above(counts, k) if k else (-1, 0) for counts, k in zip(partial, _ks(call), strict=True)]
-    return np.array(places, np.int64).T
-
-
-def _measure_low(call: Call, block: Block, facts: Facts) -> Tensor:
-    import torch
-
-    rows = []
-    for delta, high in zip(deltas(block), facts["high"][0].tolist(), strict=True):
-        bits = magnitude_bits(delta)
-        inside = (bits >> 16) == high
-        counts = torch.bincount(torch.where(inside, bits & 0xFFFF, _LOW), minlength=_LOW + 1)
-        rows.append(counts[:_LOW])
-    return torch.stack(rows)
-
-
-def _kernel_low(call: Call, raw: RawBlock, facts: Facts, out: Array) -> None:
-    from engine.kernels import measure
-
-    measure.histogram_low(raw.rows, raw.elements, facts["high"][0], out)
+def _places(fact: Array) -> Iterator[tuple[int, int, int]]:
+    """(row, cut, value) of an array [P, S]."""
+    for cut, values in enumerate(fact.tolist()):
+        for row, value in enumerate(values):
+            yield row, cut, value
 
 
 def _finish_low(call: Call, partial: Any, facts: Facts) -> Array:
-    """int64[3, M]: threshold bits, how many of its equals to keep, how many equals there are."""
-    rows = []
-    for counts, k, (high, above) in zip(partial, _ks(call), facts["high"].T.tolist(), strict=True):
+    """int64[3, P, S]: threshold bits, how many of its equals to keep, how many equals there are."""
+    out: Array = np.empty(facts["high"].shape, np.int64)
+    for row, cut, high in _places(facts["high"][1]):
         if high < 0:
-            rows.append((_ABOVE_ALL, 0, 0))
+            out[:, cut, row] = _ABOVE_ALL, 0, 0
             continue
-        low, above_in_bin = kth_from_above(counts, k - above)
-        rows.append(((high << 16) | low, k - above - above_in_bin, int(counts[low])))
-    return np.array(rows, np.int64).T
+        counts = partial[cut, row]
+        wanted = int(facts["high"][0, cut, row] - facts["high"][2, cut, row])
+        low, above_in_bin = kth_from_above(counts, wanted)
+        out[:, cut, row] = (high << 16) | low, wanted - above_in_bin, int(counts[low])
+    return out
 
 
-def _cut(facts: Facts) -> list[bool]:
-    """Per source: does the cut go through elements that equal the threshold?"""
-    return [0 < keep < equal for _, keep, equal in facts["low"].T.tolist()]
+def _goes_through(facts: Facts) -> Array:
+    """bool[P, S]: does the cut go through elements that equal the threshold?"""
+    _, keep, equal = facts["low"]
+    through: Array = (keep > 0) & (keep < equal)
+    return through
 
 
 def _need_ties(facts: Facts) -> Collection[int] | None:
-    return None if any(_cut(facts)) else ()
-
-
-def _measure_ties(call: Call, block: Block, facts: Facts) -> Tensor:
-    import torch
-
-    pairs = zip(deltas(block), facts["low"][0].tolist(), strict=True)
-    return torch.stack([torch.count_nonzero(magnitude_bits(delta) == threshold) for delta, threshold in pairs])
-
-
-def _kernel_ties(call: Call, raw: RawBlock, facts: Facts, out: Array) -> None:
-    from engine.kernels import measure
-
-    measure.count_ties(raw.rows, raw.elements, facts["low"][0], out)
+    return None if _goes_through(facts).any() else ()
 
 
 def _finish_ties(call: Call, partial: Any, facts: Facts) -> Array:
-    """int64[2, M]: the block in which the last kept equal lies (−1: no cut), and its rank there, from 1."""
-    rows = []
-    for source, cut in enumerate(_cut(facts)):
-        if not cut:
-            rows.append((-1, 0))
+    """int64[2, P, S]: the block in which the last kept equal lies (−1: no cut), and its rank there, from 1."""
+    out: Array = np.empty((2, *facts["low"].shape[1:]), np.int64)
+    for row, cut, through in _places(_goes_through(facts)):
+        if not through:
+            out[:, cut, row] = -1, 0
             continue
-        keep = int(facts["low"][1][source])
-        running = np.cumsum(partial[:, source])
+        keep = int(facts["low"][1, cut, row])
+        running = np.cumsum(partial[:, cut, row])
         number = int(np.searchsorted(running, keep))
-        rows.append((number, keep - (int(running[number - 1]) if number else 0)))
-    return np.array(rows, np.int64).T
+        out[:, cut, row] = number, keep - (int(running[number - 1]) if number else 0)
+    return out
 
 
 def _need_last(facts: Facts) -> Collection[int] | None:
-    return {number for number in facts["ties"][0].tolist() if number >= 0}
-
-
-def _measure_last(call: Call, block: Block, facts: Facts) -> Tensor:
-    import torch
-
-    found = []
-    for source, delta in enumerate(deltas(block)):
-        number, rank = facts["ties"][:, source].tolist()
-        index = torch.zeros((), dtype=torch.int64)
-        if number == block.number:
-            ties = magnitude_bits(delta) == int(facts["low"][0][source])
-            index = block.start + torch.nonzero(ties)[rank - 1, 0]
-        found.append(index)
-    return torch.stack(found)
-
-
-def _kernel_last(call: Call, raw: RawBlock, facts: Facts, out: Array) -> None:
-    from engine.kernels import measure
-
-    for source, (number, rank) in enumerate(facts["ties"].T.tolist()):
-        if number == raw.number:
-            x, b = raw.rows[source + 1, : raw.elements], raw.rows[0, : raw.elements]
-            out[source] += raw.start + measure.locate_tie(x, b, int(facts["low"][0][source]), rank)
+    return {number for number in facts["ties"][0].ravel().tolist() if number >= 0}
 
 
 def _finish_trim(call: Call, partial: Any, facts: Facts) -> Array:
-    lasts = [
-        int(index) if cut else (call.elements if keep else -1)
-        for index, cut, keep in zip(partial, _cut(facts), facts["low"][1].tolist(), strict=True)
-    ]
-    return np.array([facts["low"][0].tolist(), lasts], np.int64)
+    thresholds, keep, _ = facts["low"]
+    whole = np.where(keep > 0, call.elements, -1)
+    return np.stack([thresholds, np.where(_goes_through(facts), partial, whole)])

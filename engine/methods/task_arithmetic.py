@@ -31,9 +31,9 @@ def merge(call: Call, block: Block, facts: Facts) -> Tensor:
 
 
 def kernel(call: Call, raw: RawBlock, facts: Facts, out: Array) -> None:
-    from engine.kernels import combine
+    from engine.kernels import trim
 
-    deltas.kernel(call, raw, facts, out, trim=combine.NO_TRIM, elect=False)
+    deltas.kernel(call, raw, facts, out, kind=trim.NO_TRIM, elect=False)
 
 
 METHOD = Method(

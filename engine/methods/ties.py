@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 
 
 def merge(call: Call, block: Block, facts: Facts) -> Tensor:
-    kept = magnitude.trim_magnitude(call, block, facts)
+    kept = magnitude.trim_magnitude(block, facts)
     return deltas.elected(call, block, deltas.weighted(kept, facts))
 
 
 def kernel(call: Call, raw: RawBlock, facts: Facts, out: Array) -> None:
-    from engine.kernels import combine
+    from engine.kernels import trim
 
-    trim = combine.MAGNITUDE if "trim" in facts else combine.NO_TRIM
-    deltas.kernel(call, raw, facts, out, trim=trim, elect=True)
+    kind = trim.MAGNITUDE if "trim" in facts else trim.NO_TRIM
+    deltas.kernel(call, raw, facts, out, kind=kind, elect=True)
 
 
 def _stages(call: Call) -> tuple[Stage, ...]:

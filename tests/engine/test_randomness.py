@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from engine import randomness
-from engine.kernels import combine
+from engine.kernels import trim
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "randomness.md"
 
 
 def kernel_bits(start: int, count: int, key: np.ndarray) -> np.ndarray:
     indices = (np.arange(start, start + count, dtype=np.uint64) & np.uint64(0xFFFFFFFF)).astype(np.uint32)
-    return np.array([int(combine.mix(index, key)) >> 8 for index in indices])
+    return np.array([int(trim.mix(index, key)) >> 8 for index in indices])
 
 
 @pytest.mark.parametrize("start", [0, 1 << 18, (1 << 32) - (1 << 18), 1 << 32, 5 << 33])
