@@ -158,6 +158,11 @@ def has_head(names: Iterable[str]) -> bool:
     return any(_owner(name) in _HEADS for name in names)
 
 
+def is_vocabulary(name: str) -> bool:
+    """Whether a tensor has one row per token: the token embedding, the output head, and the head's bias."""
+    return _split(name) is None and _owner(name) in (*_HEADS, *_EMBEDDINGS)
+
+
 def _owner(name: str) -> str:
     """`embed_tokens` of `model.embed_tokens.weight`."""
     parts = name.split(".")

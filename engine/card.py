@@ -5,8 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import yaml
+
+from engine.digest import of_json
+
+if TYPE_CHECKING:
+    from engine.model_ref import ModelRef
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,14 @@ class SourceFacts:
     @property
     def is_hub(self) -> bool:
         return self.commit is not None
+
+
+def source_facts(ref: ModelRef, identity: Mapping[str, Any]) -> list[SourceFacts]:
+    """What a card says of one source: a line, or two where it is a model with an adapter."""
+    if ref.lora is not None:
+        return [*source_facts(ref.bare, identity["model"]), *source_facts(ref.lora, identity["adapter"])]
+    commit = identity.get("commit")
+    return [SourceFacts(str(ref), commit, "" if commit else of_json(identity)[:16])]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from engine.errors import SourceError
 from engine.model_ref import ModelRef
 from engine.places import local_directory
 from engine.tensorfile.index import load_json_object
-from engine.tensorfile.store import Store, StoredTensor, TensorStore
+from engine.tensorfile.store import SourceTensor, Store, TensorStore
 from engine.weight_files import check_weight_map, find_shards
 
 _DIGEST_CHUNK_BYTES = 4 << 20
@@ -24,10 +24,11 @@ class Checkpoint:
     Attributes:
         ref: the model as the recipe names it.
         directory: where its files are (for the Hub: the snapshot in the cache).
+        store: what its tensors are read from.
         tensors: every tensor of every shard, by name, in the order of shards and of their bytes.
         config: the content of config.json.
         identity: JSON-able, equal exactly while the source is unchanged: for a directory each file's size, mtime
-            and header digest and config.json's digest; for the Hub the commit.
+            and header digest and config.json's digest; for the Hub the commit; with an adapter both identities.
     """
 
     def __init__(
@@ -37,23 +38,28 @@ class Checkpoint:
         self.directory = directory
         self.config = config
         self.identity = identity
-        self._store = store
+        self.store = store
         self._digests: dict[str, str] = {}
 
     @property
-    def tensors(self) -> Mapping[str, StoredTensor]:
-        return self._store.tensors
+    def tensors(self) -> Mapping[str, SourceTensor]:
+        return self.store.tensors
+
+    @property
+    def paths(self) -> Collection[Path]:
+        """Every file that is open while all tensors are read."""
+        return self.store.paths
 
     def read_into(self, name: str, byte_offset: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes of tensor `name` from its `byte_offset` on.
 
         Thread safe. Raises SourceError naming tensor and file where the file changed its size.
         """
-        self._store.read_into(name, byte_offset, buffer)
+        self.store.read_into(name, byte_offset, buffer)
 
     def scratch_bytes(self, name: str) -> int:
         """What one thread holds, besides its buffer, while it reads tensor `name`."""
-        return self._store.scratch_bytes(name)
+        return self.store.scratch_bytes(name)
 
     def content_digest(self, name: str) -> str:
         """BLAKE3 (hex) of the tensor's stored bytes, read once in 4 MiB pieces and remembered."""
@@ -71,21 +77,25 @@ class Checkpoint:
 
     def refuse_changed(self) -> None:
         """SourceError where a file was written to or replaced since its header was read: what was read is a mixture."""
-        self._store.refuse_changed()
+        self.store.refuse_changed()
 
     def close(self) -> None:
         """Close all files; reading again opens them again."""
-        self._store.close()
+        self.store.close()
 
 
 def open_checkpoint(ref: ModelRef) -> Checkpoint:
     """Open a local directory (relative to the working directory, `~` expanded) or else a Hub repository.
+
+    With `ref.lora` the model is read with its adapter on it (engine.adapted).
 
     Of the Hub only what a merge needs is downloaded: the small files and the .safetensors files that make up the
     model. HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME and the stored token are honoured.
 
     Raises SourceError, one line, saying what to do; where the model is not whole and sound, too.
     """
+    if ref.lora is not None:
+        return _open_adapted(ref, ref.lora)
     directory, commit = local_directory(ref), None
     if directory is None:
         from engine.hub import download_model
@@ -101,6 +111,19 @@ def open_checkpoint(ref: ModelRef) -> Checkpoint:
         config_digest = blake3((directory / "config.json").read_bytes()).hexdigest()
         identity = {"kind": "local", "config": config_digest, "files": store.files}
     return Checkpoint(ref, directory, store, config=config, identity=identity)
+
+
+def _open_adapted(ref: ModelRef, lora: ModelRef) -> Checkpoint:
+    from engine.adapted import AdaptedStore, adapted_config
+    from engine.adapter import open_adapter
+    from engine.lora import match
+
+    model = open_checkpoint(ref.bare)
+    adapter = open_adapter(lora)
+    store = AdaptedStore(model.store, adapter.store, match(adapter, ref.bare, model.tensors))
+    identity = {"kind": "lora", "model": model.identity, "adapter": adapter.identity}
+    config = adapted_config(model.config, model.tensors, store.tensors, origin=ref)
+    return Checkpoint(ref, model.directory, store, config=config, identity=identity)
 
 
 def open_checkpoints(refs: Iterable[ModelRef]) -> dict[ModelRef, Checkpoint]:
@@ -122,5 +145,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
     if path.is_file():
         return load_json_object(path)
     if (directory / "adapter_config.json").is_file():
-        raise SourceError(f"{directory}: is a LoRA adapter, not a model. Merge it into its base model first.")
+        raise SourceError(
+            f"{directory}: is a LoRA adapter, not a model. Write MODEL+ADAPTER, the model it belongs to first."
+        )
     raise SourceError(f"{path}: not found. A model directory needs its config.json next to the weights.")

@@ -46,6 +46,12 @@ def download_file(ref: ModelRef, commit: str, name: str) -> None:
     _snapshot(ref, commit, [name])
 
 
+def download_adapter(ref: ModelRef) -> tuple[Path, str]:
+    """Fetch a LoRA adapter and the small files beside it; returns the snapshot directory and the commit."""
+    directory = _snapshot(ref, ref.revision, [*_SMALL_FILES, "adapter_model.safetensors"], ignore=["*/*"])
+    return directory, directory.name
+
+
 def _snapshot(ref: ModelRef, revision: str | None, allow: list[str], *, ignore: list[str] | None = None) -> Path:
     import huggingface_hub
 

@@ -236,12 +236,9 @@ class Job:
     def _card(self, weights: str) -> card.CardFacts:
         import yaml
 
-        sources = []
-        for ref in self.plan.sources:
-            identity = self.checkpoints[ref].identity
-            commit = identity.get("commit")
-            short = "" if commit else digest.of_json(identity)[:16]
-            sources.append(card.SourceFacts(str(ref), commit, short))
+        sources = [
+            facts for ref in self.plan.sources for facts in card.source_facts(ref, self.checkpoints[ref].identity)
+        ]
         return card.CardFacts(
             name=self.staging.out.name,
             method=self.recipe.method,

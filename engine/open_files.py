@@ -17,7 +17,7 @@ def allow_open_files(plan: Plan, checkpoints: Iterable[Checkpoint]) -> None:
 
     Raises PlanError with got and needed where the hard limit is too low.
     """
-    shards = {tensor.file for checkpoint in checkpoints for tensor in checkpoint.tensors.values()}
+    shards = {path for checkpoint in checkpoints for path in checkpoint.paths}
     needed = len(shards) + len(plan.files) + _OTHERS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if resource.RLIM_INFINITY not in (soft, hard) and needed > hard:

@@ -143,7 +143,7 @@ def stream_bytes(tensor: OutputTensor, method: Method) -> int:
     """Bytes one thread holds while it streams a tensor block by block: rows, conversions, output, partials, work."""
     block = min(tensor.block, tensor.elements)
     rows = len(tensor.inputs) * tensor.block * ITEMSIZE[tensor.row_dtype]
-    conversions = block * (8 + ITEMSIZE[tensor.row_dtype])
+    conversions = block * (8 + ITEMSIZE[tensor.row_dtype]) + sum(view.scratch for view in tensor.inputs)
     call, work = tensor.call, 0
     if call is not None:
         for stage in method.stages(call):

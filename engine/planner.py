@@ -79,6 +79,8 @@ def make_plan(
 
 def _described(ref: ModelRef, identity: Mapping[str, Any]) -> dict[str, str]:
     """A source's identity, file by file, so that a refused resume can say which one changed."""
+    if ref.lora is not None:
+        return _described(ref.bare, identity["model"]) | _described(ref.lora, identity["adapter"])
     rest = {name: value for name, value in identity.items() if name != "files"}
     files = {
         f"{ref}/{name}": f"{file['size']:_} bytes, mtime {file['mtime_ns']}, header {file['header']}"
@@ -116,7 +118,7 @@ class _Tensors:
                 self._refuse_dtype(target.name, names)
         index = {ref: number for number, ref in enumerate(self.recipe.models)}
         views = tuple(
-            View(index[ref], name, tensor.dtype, to)
+            View(index[ref], name, tensor.dtype, to, self.models[ref].checkpoint.scratch_bytes(name))
             for (ref, name), tensor, to in zip(names, stored, rounded, strict=True)
         )
         row = "F64" if wanted == "F64" and call else common_dtype(rounded)

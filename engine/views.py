@@ -24,12 +24,16 @@ def as_bytes(array: Any) -> memoryview:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Tensor `tensor` of source number `source`, rounded to `rounded` (its stored dtype, or the recipe's `dtype`)."""
+    """Tensor `tensor` of source number `source`, rounded to `rounded` (its stored dtype, or the recipe's `dtype`).
+
+    `scratch` bytes are held by a thread that reads it, besides the block.
+    """
 
     source: int
     tensor: str
     stored: str
     rounded: str
+    scratch: int = 0
 
 
 def rounded_dtype(stored: str, wanted: str | None) -> str:

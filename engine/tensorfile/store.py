@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,14 +17,12 @@ from engine.tensorfile.reader import read_exactly
 
 
 @dataclass(frozen=True, slots=True)
-class StoredTensor:
-    """Where a tensor's bytes lie: `nbytes` from byte `offset` of `file` on."""
+class SourceTensor:
+    """A tensor of a source, as it reads."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    file: Path
-    offset: int
     nbytes: int
 
     @property
@@ -32,12 +30,24 @@ class StoredTensor:
         return self.nbytes // ITEMSIZE[self.dtype]
 
 
+@dataclass(frozen=True, slots=True)
+class StoredTensor(SourceTensor):
+    """A tensor whose bytes lie in `file`, from byte `offset` on."""
+
+    file: Path
+    offset: int
+
+
 class Store(Protocol):
     """What a source reads its tensors from: files (TensorStore), or files with a LoRA adapter on top."""
 
     @property
-    def tensors(self) -> Mapping[str, StoredTensor]:
-        """Every tensor by name, as it reads: dtype, shape and bytes."""
+    def tensors(self) -> Mapping[str, SourceTensor]:
+        """Every tensor by name."""
+
+    @property
+    def paths(self) -> Collection[Path]:
+        """Every file that is open while all tensors are read."""
 
     def read_into(self, name: str, byte_offset: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes of tensor `name` from its `byte_offset` on. Thread safe."""
@@ -79,13 +89,17 @@ class TensorStore:
                     "Shards of two versions are mixed: download the model again.",
                     tensor=info.name,
                 )
-            self.tensors[info.name] = StoredTensor(info.name, info.dtype, info.shape, path, info.start, info.nbytes)
+            self.tensors[info.name] = StoredTensor(info.name, info.dtype, info.shape, info.nbytes, path, info.start)
 
     def _read_header(self, path: Path) -> tuple[Header, dict[str, Any]]:
         data, size = read_header_bytes(path)
         header = parse_header(data, file_size=size, origin=str(path))
         self._stamps[path] = size, path.stat().st_mtime_ns
         return header, {"size": size, "mtime_ns": self._stamps[path][1], "header": blake3(data).hexdigest()}
+
+    @property
+    def paths(self) -> Collection[Path]:
+        return self._stamps.keys()
 
     def read_into(self, name: str, byte_offset: int, buffer: memoryview) -> None:
         """See Store. No copy, no mmap; SourceError naming tensor and file where the file changed its size."""

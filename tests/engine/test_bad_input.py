@@ -123,10 +123,14 @@ RECIPES = [
      "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: code}, {model: wider}]\n",
      "recipe.yml: tensor 'model.layers.0.mlp.gate_proj.weight' is [32, 16] in code and [48, 16] in wider: "
      "models of different shape cannot be merged."),
-    ("LoRA adapter",
-     "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: code+adapter}]\n",
-     "recipe.yml: models[0].model: got 'code+adapter': LoRA adapters (model+adapter) are not supported yet; "
+    ("two LoRA adapters",
+     "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: code+one+two}]\n",
+     "recipe.yml: models[0].model: got 'code+one+two', 'model+lora' with one adapter expected; "
      "for a directory of this very name write {model: {path: '...'}}."),
+    ("an adapter that is a model",
+     "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: code+base}]\n",
+     "base/adapter_config.json: not found. After '+' stands a LoRA adapter, which has adapter_config.json and "
+     "adapter_model.safetensors."),
     ("tokenizer of a model that is not merged",
      "merge_method: linear\ntokenizer_source: bsae\nbase_model: base\n" + TWO,
      "recipe.yml: tokenizer_source: got 'bsae', which is no model of this recipe; did you mean 'base'?"),

@@ -240,7 +240,7 @@ def empty_file(directory: Path) -> None:
     [
         (no_config, ["m/config.json: not found", "needs its config.json"]),
         (list_as_config, ["m/config.json: must hold a JSON object, got []"]),
-        (adapter, ["is a LoRA adapter, not a model", "into its base"]),
+        (adapter, ["is a LoRA adapter, not a model", "Write MODEL+ADAPTER"]),
         (only_bin, ["holds pytorch_model.bin but no .safetensors", "Convert it", "save_pretrained"]),
         (only_gguf, ["holds model.q4.gguf but no .safetensors"]),
         (no_weights, ["holds no .safetensors file"]),

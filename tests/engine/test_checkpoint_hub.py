@@ -27,11 +27,12 @@ OPEN_EACH = """
 import json, sys
 from engine.checkpoint import open_checkpoint
 from engine.errors import SourceError
-from engine.recipe import ModelRef
+from engine.keypath import KeyPath
+from engine.model_ref import ModelRef, parse_model
 
 for path, revision in json.loads(sys.argv[1]):
     try:
-        source = open_checkpoint(ModelRef(path, revision))
+        source = open_checkpoint(parse_model(path, KeyPath("")) if "+" in path else ModelRef(path, revision))
     except SourceError as error:
         print(json.dumps({"error": str(error)}))
         continue
@@ -97,6 +98,26 @@ def test_one_safetensors_file_of_any_name_is_the_model(tmp_path: Path) -> None:
     with running_hub({"org/odd": only(files)}) as hub:
         (odd,) = open_each([("org/odd", None)], tmp_path, HF_ENDPOINT=hub.url)
     assert odd["files"] == ["config.json", "weights.safetensors"]
+
+
+def test_an_adapter_comes_from_the_hub_at_a_commit_of_its_own(tmp_path: Path) -> None:
+    factors = {"w.lora_A.weight": np.ones((1, 3), np.float32), "w.lora_B.weight": np.full((2, 1), 3, np.float32)}
+    config = b'{"peft_type": "LORA", "r": 1, "lora_alpha": 2}'
+    adapter = {"adapter_config.json": config, "adapter_model.safetensors": save(factors), "adapter_model.bin": b"x"}
+    plain = {"config.json": b"{}", "model.safetensors": save({"w.weight": np.ones((2, 3), np.float32)})}
+    baked = {**plain, "model.safetensors": save({"w.weight": np.full((2, 3), 7, np.float32)})}
+    repositories = {
+        "org/model": only(plain),
+        "org/baked": only(baked),
+        "org/lora": Repository({OLD: adapter}, {"v1": OLD}),
+    }
+    with running_hub(repositories) as hub:
+        refs = [("org/model+org/lora@v1", None), ("org/baked", None)]
+        adapted, expected = open_each(refs, tmp_path, HF_ENDPOINT=hub.url)
+        assert "adapter_model.bin" not in hub.downloaded()
+    assert adapted["identity"]["model"] == {"kind": "hub", "repo": "org/model", "commit": NEW}
+    assert adapted["identity"]["adapter"] == {"kind": "hub", "repo": "org/lora", "commit": OLD}
+    assert adapted["digests"] == expected["digests"]
 
 
 def refused(hub: Hub, home: Path, path: str, revision: str | None = None, **environment: str) -> str:

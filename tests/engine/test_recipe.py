@@ -182,6 +182,17 @@ def test_a_source_keeps_its_id_when_another_is_dropped_from_the_recipe() -> None
         ("/data/merged@home", ModelRef("/data/merged@home")),
         ({"model": {"path": "/data/a+b"}}, ModelRef("/data/a+b")),
         ({"model": {"path": "org/name", "revision": "v1"}, "lora": None}, ModelRef("org/name", "v1")),
+        ("org/name@v1+org/lora@main", ModelRef("org/name", "v1", ModelRef("org/lora", "main"))),
+        ("./a@home+/data/lora@2", ModelRef("./a@home", None, ModelRef("/data/lora@2"))),
+        (
+            {"model": {"path": "org/name"}, "lora": "org/lora@v2"},
+            ModelRef("org/name", None, ModelRef("org/lora", "v2")),
+        ),
+        ({"model": {"path": "a+b"}, "lora": {"path": "./l+m"}}, ModelRef("a+b", None, ModelRef("./l+m"))),
+        (
+            {"model": {"path": "org/name"}, "lora": {"path": "org/lora", "revision": "v2"}},
+            ModelRef("org/name", None, ModelRef("org/lora", "v2")),
+        ),
     ],
 )
 def test_models_are_named_by_text_or_by_mergekits_mapping(raw: object, ref: ModelRef) -> None:
@@ -253,11 +264,14 @@ def test_keys_that_mergekit_accepts_and_never_uses_are_noted() -> None:
         ({"para\nmeters": {}}, "'para\\nmeters': unknown key; did you mean 'parameters'?"),
         ({"models": [{"model": 7}]}, "models[0].model: got 7, text expected: write it in quotes."),
         ({"models": [{"model": "a"}, {"model": "b"}, {"model": "a"}]}, "models[2]: a is listed already, as item 0."),
-        ({"models": [{"model": "a+lora"}]},
-         "models[0].model: got 'a+lora': LoRA adapters (model+adapter) are not supported yet; "
+        ({"models": [{"model": "a+b+c"}]},
+         "models[0].model: got 'a+b+c', 'model+lora' with one adapter expected; "
          "for a directory of this very name write {model: {path: '...'}}."),
-        ({"models": [{"model": {"model": {"path": "a"}, "lora": {"path": "l"}}}]},
-         "models[0].model.lora: LoRA adapters are not supported yet; merge it into its model first."),
+        ({"models": [{"model": "a+"}]},
+         "models[0].model: got 'a+', 'model+lora' with one adapter expected; "
+         "for a directory of this very name write {model: {path: '...'}}."),
+        ({"models": [{"model": {"model": {"path": "a"}, "lora": {"place": "l"}}}]},
+         "models[0].model.lora.place: unknown key; known: path, revision."),
         ({"models": [{"model": "a@b@c"}]},
          "models[0].model: got 'a@b@c', 'model' or 'model@revision' expected; "
          "for a directory of this very name write {model: {path: '...'}}."),

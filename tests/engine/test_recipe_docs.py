@@ -1,9 +1,10 @@
-"""docs/recipes.md and configs/recipes/: every example is merged on tiny models, every error is the one shown."""
+"""The examples of docs and configs: each is merged on tiny models, and every error is the one that is shown."""
 
 import re
 from pathlib import Path
 
 import pytest
+from adapters import factors, write_adapter
 
 from bench.families import Shape, make_family
 from engine import load_recipe, merge
@@ -15,7 +16,8 @@ from engine.recipe_check import check_parameters
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "recipes.md").read_text()
-BLOCKS = re.findall(r"```yaml\n(.*?)```\n(?:```text\n(.*?)\n```)?", PAGE, flags=re.DOTALL)
+PAGES = PAGE + (ROOT / "docs" / "sources.md").read_text()
+BLOCKS = re.findall(r"```yaml\n(.*?)```\n(?:```text\n(.*?)\n```)?", PAGES, flags=re.DOTALL)
 EXAMPLES = [text for text, error in BLOCKS if not error]
 MISTAKES = [(text, error) for text, error in BLOCKS if error]
 SHIPPED = sorted((ROOT / "configs" / "recipes").glob("*.yml"))
@@ -23,13 +25,14 @@ SHIPPED = sorted((ROOT / "configs" / "recipes").glob("*.yml"))
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with models/base, models/code and models/math, of four layers each."""
+    """A directory with models/base, models/code and models/math, of four layers each, and an adapter loras/poems."""
     folder = tmp_path_factory.mktemp("workplace")
     shape = Shape(hidden=16, layers=4, mlp=32, heads=2, kv_heads=1, vocab=32)
     family = make_family(folder / "family", shape, dtype="BF16", seed=1, tunes=2)
     (folder / "models").mkdir()
     for name, path in zip(("base", "code", "math"), family.models, strict=True):
         path.rename(folder / "models" / name)
+    write_adapter(folder / "loras" / "poems", factors("model.layers.3.self_attn.q_proj", 16, 16))
     return folder
 
 
