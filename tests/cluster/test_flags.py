@@ -15,15 +15,48 @@ from cluster.main import app
 from engine import Options, ShardSize
 from engine.errors import InputError
 
-MERGEKIT = """
---allow-crimes --no-allow-crimes --unsafe-truncate-embeddings --no-unsafe-truncate-embeddings --trust-remote-code
---no-trust-remote-code --transformers-cache=DIR --lora-merge-cache=DIR --lora-merge-dtype=float16 --random-seed=1 -v
--vv --quiet --no-quiet --cuda --no-cuda --device=cpu --low-cpu-memory --no-low-cpu-memory --lazy-unpickle
---no-lazy-unpickle --read-to-gpu --no-read-to-gpu --multi-gpu --no-multi-gpu -j2 --num-threads=2 --gpu-rich
---async-write --no-async-write --write-threads=4 --out-shard-size=1B --copy-tokenizer --no-copy-tokenizer
---clone-tensors --no-clone-tensors --write-model-card --no-write-model-card --safe-serialization
---no-safe-serialization
-""".split()
+MERGEKIT = [
+    "--allow-crimes",
+    "--no-allow-crimes",
+    "--unsafe-truncate-embeddings",
+    "--no-unsafe-truncate-embeddings",
+    "--trust-remote-code",
+    "--no-trust-remote-code",
+    "--transformers-cache=DIR",
+    "--lora-merge-cache=DIR",
+    "--lora-merge-dtype=float16",
+    "--random-seed=1",
+    "-v",
+    "-vv",
+    "--quiet",
+    "--no-quiet",
+    "--cuda",
+    "--no-cuda",
+    "--device=cpu",
+    "--low-cpu-memory",
+    "--no-low-cpu-memory",
+    "--lazy-unpickle",
+    "--no-lazy-unpickle",
+    "--read-to-gpu",
+    "--no-read-to-gpu",
+    "--multi-gpu",
+    "--no-multi-gpu",
+    "-j2",
+    "--num-threads=2",
+    "--gpu-rich",
+    "--async-write",
+    "--no-async-write",
+    "--write-threads=4",
+    "--out-shard-size=1B",
+    "--copy-tokenizer",
+    "--no-copy-tokenizer",
+    "--clone-tensors",
+    "--no-clone-tensors",
+    "--write-model-card",
+    "--no-write-model-card",
+    "--safe-serialization",
+    "--no-safe-serialization",
+]
 """`mergekit-yaml --help` of mergekit 0.1.5."""
 
 
