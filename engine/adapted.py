@@ -21,6 +21,7 @@ from engine.errors import SourceError
 from engine.lora import Factors, Update
 from engine.model_ref import ModelRef
 from engine.numerics import BLOCK
+from engine.output_config import output_config
 from engine.tensorfile.header import ITEMSIZE
 from engine.tensorfile.store import SourceTensor, Store, TensorStore
 from engine.views import STORED, as_bytes
@@ -160,7 +161,7 @@ def adapted_config(
     if resized and len(set(rows.values())) > 1:
         said = ", ".join(f"{name!r} has {count} rows" for name, count in rows.items())
         raise SourceError(f"{origin}: with the adapter {said}: one vocabulary needs as many in all of them.")
-    return architecture.output_config(
+    return output_config(
         config,
         layers=None,
         dtype=None,
