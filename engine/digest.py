@@ -7,7 +7,7 @@ part can be checked alone; the digest of the weights is taken over those of all 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from engine.checkpoint import Checkpoint
     from engine.plan import OutputTensor, Plan
     from engine.recipe import ModelRef
+    from engine.views import View
 
 BLOCK_DIGEST_BYTES = 32
 
@@ -50,7 +51,7 @@ def call_facts(tensor: OutputTensor, plan: Plan) -> dict[str, Any]:
         "dtype": tensor.dtype,
         "shape": list(tensor.shape),
         "row": tensor.row_dtype,
-        "inputs": [[view.source, view.tensor, view.rounded] for view in tensor.inputs],
+        "inputs": [_input(view, lambda view: [view.source, view.tensor, view.rounded]) for view in tensor.inputs],
     }
     call = tensor.call
     if call is not None:
@@ -62,18 +63,24 @@ def call_facts(tensor: OutputTensor, plan: Plan) -> dict[str, Any]:
     return facts
 
 
+def _input(view: View, facts: Callable[[View], list[Any]]) -> list[Any]:
+    """The facts of a view, and of the one that it goes on with where its tensor ends."""
+    return facts(view) + ([view.elements, _input(view.beyond, facts)] if view.beyond else [])
+
+
 def recipe_hash(plan: Plan, checkpoints: Mapping[ModelRef, Checkpoint]) -> str:
     """The canonical identity of what a plan makes: a Merkle root over layers over tensors over source contents.
 
     Names and places of the sources do not enter, their bytes do (read once per checkpoint and remembered), so equal
     hashes mean equal weights; gradients are resolved and sources of weight 0 are gone by now.
     """
+
+    def content(view: View) -> list[Any]:
+        return [checkpoints[plan.sources[view.source]].content_digest(view.tensor), view.stored, view.rounded]
+
     layers: dict[str, list[str]] = {}
     for tensor in plan.tensors:
         facts = call_facts(tensor, plan)
-        facts["inputs"] = [
-            [checkpoints[plan.sources[view.source]].content_digest(view.tensor), view.stored, view.rounded]
-            for view in tensor.inputs
-        ]
+        facts["inputs"] = [_input(view, content) for view in tensor.inputs]
         layers.setdefault(str(tensor.layer), []).append(of_json(facts))
     return of_json({layer: of_json(sorted(tensors)) for layer, tensors in layers.items()})

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from engine.architecture import NESTED_CONFIGS, has_head, layer_count
+from engine.architecture import NESTED_CONFIGS, has_head, is_vocabulary, layer_count
 from engine.errors import PlanError
 from engine.output_config import LAYER_PERIODS, output_config
 from engine.plan import OutputTensor
@@ -30,7 +30,7 @@ def config_to_write(
         layers=layers,
         dtype=recipe.out_dtype or recipe.dtype or _stored_dtype(config, tensors),
         tied=_tied(models, donor, {tensor.name for tensor in tensors}),
-        vocab_size=None,
+        vocab_size=_vocab_size(donor, tensors),
     )
 
 
@@ -86,6 +86,15 @@ def _tied(models: Mapping[ModelRef, SortedModel], donor: SortedModel, written: s
     if has_head(written):
         return False
     return True if any(model.tied for model in models.values()) and not donor.tied else None
+
+
+def _vocab_size(donor: SortedModel, tensors: Iterable[OutputTensor]) -> int | None:
+    """Rows of the written vocabulary where they are not the donor's; None: config.json says it already."""
+    for tensor in tensors:
+        own = donor.checkpoint.tensors.get(tensor.name)
+        if own is not None and is_vocabulary(tensor.name) and own.shape != tensor.shape:
+            return tensor.shape[0]
+    return None
 
 
 def _stored_dtype(config: Mapping[str, Any], tensors: list[OutputTensor]) -> str | None:

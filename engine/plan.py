@@ -58,6 +58,11 @@ class OutputTensor:
         return -(-self.elements // self.block)
 
     @property
+    def views(self) -> list[View]:
+        """Every view that is read, those beyond short inputs included."""
+        return [view for given in self.inputs for view in given.chain]
+
+    @property
     def wide(self) -> bool:
         """Arithmetic in float64, because a source is."""
         return self.row_dtype == "F64"
@@ -143,7 +148,7 @@ def stream_bytes(tensor: OutputTensor, method: Method) -> int:
     """Bytes one thread holds while it streams a tensor block by block: rows, conversions, output, partials, work."""
     block = min(tensor.block, tensor.elements)
     rows = len(tensor.inputs) * tensor.block * ITEMSIZE[tensor.row_dtype]
-    conversions = block * (8 + ITEMSIZE[tensor.row_dtype]) + sum(view.scratch for view in tensor.inputs)
+    conversions = block * (8 + ITEMSIZE[tensor.row_dtype]) + sum(view.scratch for view in tensor.views)
     call, work = tensor.call, 0
     if call is not None:
         for stage in method.stages(call):

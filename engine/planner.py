@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +23,9 @@ from engine.recipe_writer import recipe_to_dict
 from engine.same_architecture import refuse_mixed
 from engine.sorted_model import SortedModel, sort_tensors
 from engine.targets import Target, output_targets
+from engine.tensorfile.store import SourceTensor
 from engine.views import FLOATS, STORED, View, common_dtype, rounded_dtype
+from engine.vocabulary_rows import Input, VocabularyRows
 
 
 def make_plan(
@@ -70,7 +73,7 @@ def make_plan(
         tokenizer=recipe.tokenizer_model,
         tile_bytes=options.tile_bytes,
         left_out=_left_out(models, tensors, sources),
-        warnings=tuple(warnings),
+        warnings=(*warnings, *made.rows.warnings),
     )
     facts = [digest.call_facts(tensor, plan) for tensor in tensors]
     identity = digest.of_json([describe, facts, [[t.file, t.offset] for t in tensors], plan.config])
@@ -95,57 +98,71 @@ class _Tensors:
         self.method = method
         self.models = models
         self.settings = Settings(recipe, method)
+        self.rows = VocabularyRows(recipe, models)
+        self.index = {ref: number for number, ref in enumerate(recipe.models)}
 
     def tensor(self, target: Target) -> OutputTensor:
         """Inputs, formats and settings of one output tensor; its file and offset come later."""
-        names = target.inputs
-        self._check_shapes(target.name, names)
-        stored = [self.models[ref].checkpoint.tensors[name] for ref, name in names]
+        inputs = [(ref, self.models[ref].checkpoint.tensors[name]) for ref, name in target.inputs]
+        first = inputs[0][1]
+        full = self.rows.full(target.name, inputs)
+        shape = full[1].shape if full else self._one_shape(target.name, inputs)
         wanted = FLOATS[self.recipe.dtype] if self.recipe.dtype else None
-        floats = [tensor.dtype in STORED for tensor in stored]
-        out = FLOATS[self.recipe.out_dtype] if self.recipe.out_dtype else wanted or stored[0].dtype
+        out = FLOATS[self.recipe.out_dtype] if self.recipe.out_dtype else wanted or first.dtype
         call: Call | None = None
-        if not any(floats) and not any(tensor.dtype.startswith("F8") for tensor in stored):
-            self._check_same_dtype(target.name, names)
-            out, rounded = stored[0].dtype, [tensor.dtype for tensor in stored]
+        if not any(tensor.dtype in STORED or tensor.dtype.startswith("F8") for _, tensor in inputs):
+            self._check_same_dtype(target.name, inputs)
+            out = first.dtype
+            views = [self._view(ref, tensor, tensor.dtype) for ref, tensor in inputs]
         else:
-            kept, call = self.settings.call(target, stored[0].shape)
-            names, stored = [names[i] for i in kept], [stored[i] for i in kept]
-            rounded = [rounded_dtype(tensor.dtype, wanted) for tensor in stored]
-            if not call.elements or (_copies(call) and rounded == [stored[0].dtype] == [out]):
+            kept, call = self.settings.call(target, shape)
+            inputs = [inputs[i] for i in kept]
+            views = [self._view(ref, tensor, wanted, full) for ref, tensor in inputs]
+            rounded = {part.rounded for view in views for part in view.chain}
+            if not call.elements or (
+                _copies(call) and rounded == {inputs[0][1].dtype} == {out} and not views[0].beyond
+            ):
                 call = None
-            elif any(tensor.dtype not in STORED for tensor in stored):
-                self._refuse_dtype(target.name, names)
-        index = {ref: number for number, ref in enumerate(self.recipe.models)}
-        views = tuple(
-            View(index[ref], name, tensor.dtype, to, self.models[ref].checkpoint.scratch_bytes(name))
-            for (ref, name), tensor, to in zip(names, stored, rounded, strict=True)
+            elif any(tensor.dtype not in STORED for _, tensor in inputs):
+                self._refuse_dtype(target.name, inputs)
+        formats = [part.rounded for view in views for part in view.chain]
+        row = "F64" if wanted == "F64" and call else common_dtype(formats)
+        return OutputTensor(target.name, out, shape, 0, 0, tuple(views), call, row, target.layer, math.prod(shape))
+
+    def _view(self, ref: ModelRef, tensor: SourceTensor, wanted: str | None, full: Input | None = None) -> View:
+        """A tensor, rounded to `wanted`; one with fewer rows than `full` goes on with those."""
+        checkpoint, is_short = self.models[ref].checkpoint, full is not None and tensor.elements < full[1].elements
+        return View(
+            source=self.index[ref],
+            tensor=tensor.name,
+            stored=tensor.dtype,
+            rounded=rounded_dtype(tensor.dtype, wanted),
+            scratch=checkpoint.scratch_bytes(tensor.name),
+            elements=tensor.elements,
+            beyond=self._view(*full, wanted) if full and is_short else None,
         )
-        row = "F64" if wanted == "F64" and call else common_dtype(rounded)
-        shape, elements = stored[0].shape, stored[0].elements
-        return OutputTensor(target.name, out, shape, 0, 0, views, call, row, target.layer, elements)
 
-    def _check_shapes(self, tensor: str, names: list[tuple[ModelRef, str]]) -> None:
-        first, name = names[0]
-        shape = self.models[first].checkpoint.tensors[name].shape
-        for ref, other in names[1:]:
-            found = self.models[ref].checkpoint.tensors[other].shape
-            if found != shape:
+    def _one_shape(self, tensor: str, inputs: list[Input]) -> tuple[int, ...]:
+        """The shape that all inputs have."""
+        (first, expected), *others = inputs
+        for ref, found in others:
+            if found.shape != expected.shape:
                 raise PlanError(
-                    f"{self.recipe.origin}: tensor {tensor!r} is {list(shape)} in {first} and {list(found)} in {ref}: "
-                    "models of different shape cannot be merged.",
+                    f"{self.recipe.origin}: tensor {tensor!r} is {list(expected.shape)} in {first} and "
+                    f"{list(found.shape)} in {ref}: models of different shape cannot be merged.",
                     tensor=tensor,
-                    shapes=(shape, found),
+                    shapes=(expected.shape, found.shape),
                 )
+        return expected.shape
 
-    def _check_same_dtype(self, tensor: str, names: list[tuple[ModelRef, str]]) -> None:
-        dtypes = {str(ref): self.models[ref].checkpoint.tensors[name].dtype for ref, name in names}
+    def _check_same_dtype(self, tensor: str, inputs: list[Input]) -> None:
+        dtypes = {str(ref): found.dtype for ref, found in inputs}
         if len(set(dtypes.values())) > 1:
             said = ", ".join(f"{dtype} in {ref}" for ref, dtype in dtypes.items())
             raise PlanError(f"{self.recipe.origin}: tensor {tensor!r} is {said}: it can neither be merged nor copied.")
 
-    def _refuse_dtype(self, tensor: str, names: list[tuple[ModelRef, str]]) -> None:
-        said = ", ".join(f"{self.models[ref].checkpoint.tensors[name].dtype} in {ref}" for ref, name in names)
+    def _refuse_dtype(self, tensor: str, inputs: list[Input]) -> None:
+        said = ", ".join(f"{found.dtype} in {ref}" for ref, found in inputs)
         raise PlanError(
             f"{self.recipe.origin}: tensor {tensor!r} is {said}; {self.method.name} works on {', '.join(STORED)}. "
             "Dequantise the model first."
@@ -160,7 +177,7 @@ def _left_out(
     models: Mapping[ModelRef, SortedModel], tensors: tuple[OutputTensor, ...], sources: tuple[ModelRef, ...]
 ) -> dict[str, tuple[str, ...]]:
     """Input tensors that nothing reads, by model: layers outside of the slices, for example."""
-    read = {(view.source, view.tensor) for tensor in tensors for view in tensor.inputs}
+    read = {(view.source, view.tensor) for tensor in tensors for view in tensor.views}
     left = {
         str(ref): tuple(name for name in models[ref].checkpoint.tensors if (number, name) not in read)
         for number, ref in enumerate(sources)

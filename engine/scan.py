@@ -30,7 +30,7 @@ def scan(
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Finding]:
     """Every input tensor of `plan` that holds NaN or Inf; `progress` gets (bytes read, bytes to read)."""
-    views = sorted({(view.source, view.tensor) for tensor in plan.tensors for view in tensor.inputs})
+    views = sorted({(view.source, view.tensor) for tensor in plan.tensors for view in tensor.views})
     sizes = [checkpoints[plan.sources[source]].tensors[name].nbytes for source, name in views]
     found: list[Finding] = []
     done = 0

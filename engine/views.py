@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,10 @@ def as_bytes(array: Any) -> memoryview:
 class View:
     """Tensor `tensor` of source number `source`, rounded to `rounded` (its stored dtype, or the recipe's `dtype`).
 
-    `scratch` bytes are held by a thread that reads it, besides the block.
+    Attributes:
+        scratch: bytes that a thread holds while it reads, besides the block.
+        elements: of the tensor.
+        beyond: where elements that the tensor does not have are read: a vocabulary's rows (engine.vocabulary_rows).
     """
 
     source: int
@@ -34,6 +38,21 @@ class View:
     stored: str
     rounded: str
     scratch: int = 0
+    elements: int = 0
+    beyond: View | None = None
+
+    @property
+    def chain(self) -> tuple[View, ...]:
+        """The view, and those beyond it."""
+        return (self, *(self.beyond.chain if self.beyond else ()))
+
+    def parts(self, start: int, row: Any) -> Iterator[tuple[View, int, Any]]:
+        """(view, first element, piece of `row`) for elements start … start + n: more than one where the tensor ends."""
+        own = len(row) if self.beyond is None else max(0, min(len(row), self.elements - start))
+        if own:
+            yield self, start, row[:own]
+        if self.beyond is not None and own < len(row):
+            yield from self.beyond.parts(start + own, row[own:])
 
 
 def rounded_dtype(stored: str, wanted: str | None) -> str:

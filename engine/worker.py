@@ -141,8 +141,9 @@ class Worker:
         else:
             rows = self._reused(tensor)
         for row, view in zip(rows, tensor.inputs, strict=True):
-            self.reader.fill(self.job.sources[view.source], view, number * tensor.block, row[:elements])
-            self.check_finite(row[:elements], tensor, number, view)
+            for part, start, piece in view.parts(number * tensor.block, row[:elements]):
+                self.reader.fill(self.job.sources[part.source], part, start, piece)
+                self.check_finite(piece, tensor, number, part)
         return rows, elements
 
     def _reused(self, tensor: OutputTensor) -> Array:
@@ -183,12 +184,13 @@ class Worker:
         from engine.kernels import combine
 
         count = int(combine.count_nonfinite(row))
-        sources = [str(self.job.sources[read.source].ref) for read in ([view] if view else tensor.inputs)]
+        sources = [str(self.job.sources[read.source].ref) for read in ([view] if view else tensor.views)]
         if not count or (view is None and any((name, tensor.name, block) in self.job.bad for name in sources)):
             return  # what is not finite in a source is not finite in the result: counted already
         origin = sources[0] if view else "merging"
         with self.job.lock:
-            self.job.bad[origin, tensor.name, block] = count
+            key = origin, tensor.name, block
+            self.job.bad[key] = max(count, self.job.bad.get(key, 0))
         if not self.job.allow_nonfinite:
             raise _made_nonfinite(tensor, count) if view is None else _read_nonfinite(self.job, view, count)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from adapters import factors, write_adapter
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
+from tiny_models import write_model
 
 from bench.arrays import from_bf16, to_bf16
 from engine import make_plan, merge, open_checkpoint, open_checkpoints, parse_recipe, recipe_hash
@@ -31,13 +31,6 @@ def definition(weights: Any, left: Any, right: Any, scale: float) -> Any:
     for k in range(1, left.shape[1]):
         total = total + left[:, k : k + 1] * right[k : k + 1]
     return weights + left.dtype.type(scale) * total
-
-
-def write_model(directory: Path, arrays: Mapping[str, Any], **config: Any) -> Path:
-    directory.mkdir(parents=True)
-    save_file(dict(arrays), directory / "model.safetensors", {"format": "pt"})
-    (directory / "config.json").write_text(json.dumps({"model_type": "llama", "num_hidden_layers": 1, **config}))
-    return directory
 
 
 def small(directory: Path, *, tied: bool = False, dtype: type = np.float32) -> Path:
