@@ -10,18 +10,24 @@ from engine.errors import PlanError
 Device = Literal["cpu", "cuda"]
 DeviceChoice = Literal["cpu", "cuda", "auto"]
 DEVICE_CHOICES: tuple[DeviceChoice, ...] = ("cpu", "cuda", "auto")
-_GPU_ARITHMETIC = False  # becomes True with the GPU path of engine.execute
 
 
 def choose_device(wanted: DeviceChoice) -> Device:
-    """The device to merge on. PlanError where "cuda" is wanted and there is none."""
-    if wanted == "cpu" or (wanted == "auto" and not (_GPU_ARITHMETIC and gpu_count())):
+    """The device to merge on. PlanError where "cuda" is wanted and there is none, or none that torch can use."""
+    if wanted == "cpu" or (wanted == "auto" and not (gpu_count() and torch_build())):
         return "cpu"
     if not gpu_count():
         raise PlanError("--device cuda: this machine has no GPU that the NVIDIA driver knows. Give --device cpu.")
-    if not _GPU_ARITHMETIC:
-        raise PlanError("--device cuda: merging on a GPU is not supported yet. Give --device cpu.")
+    if not torch_build():
+        raise PlanError("--device cuda: the installed torch is built without CUDA. Install one with, or --device cpu.")
     return "cuda"
+
+
+def torch_build() -> bool:
+    """Whether the installed torch can use a GPU; imports it, so ask only where there is one."""
+    import torch
+
+    return torch.version.cuda is not None
 
 
 def gpu_count() -> int:

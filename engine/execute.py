@@ -135,7 +135,13 @@ class _Run:
         self.work = work
         self.hooks = hooks
         self.shared = Shared(
-            plan, [checkpoints[ref] for ref in plan.sources], sink, work.arithmetic, work.allow_nonfinite, work.pool
+            plan=plan,
+            sources=[checkpoints[ref] for ref in plan.sources],
+            sink=sink,
+            arithmetic=work.arithmetic,
+            allow_nonfinite=work.allow_nonfinite,
+            pool=work.pool,
+            device=work.device,
         )
         self.blocks: dict[int, list[bytes]] = {}
         self.facts: dict[int, Facts] = dict(work.facts)

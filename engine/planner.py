@@ -9,6 +9,7 @@ from typing import Any
 from engine import digest
 from engine.calls import Settings
 from engine.checkpoint import Checkpoint
+from engine.device import choose_device
 from engine.donor import config_to_write
 from engine.errors import PlanError
 from engine.methods import METHODS
@@ -60,6 +61,9 @@ def make_plan(
         "recipe": str(recipe_to_dict(recipe)),
         "output shard size": str(options.shard_size),
     }
+    device = choose_device(options.device)
+    if device != "cpu":  # values agree within tolerances only, so another device is another merge
+        describe["device"] = device
     for ref in sources:
         describe |= _described(ref, checkpoints[ref].identity)
     plan = Plan(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from engine import digest
 from engine.arithmetic import DefinitionArithmetic, KernelArithmetic
 from engine.checkpoint import Checkpoint
+from engine.device import Device
 from engine.errors import MergefleetError, NotFinite
 from engine.methods.contract import Array, Call, Facts, Stage
 from engine.numerics import BLOCK
@@ -21,7 +22,15 @@ from engine.sinks import Sink
 from engine.tensorfile.header import ITEMSIZE
 from engine.views import STORED, RowReader, View, as_bytes
 
+if TYPE_CHECKING:
+    from engine.gpu import DeviceArithmetic
+
 Arithmetic = Literal["kernel", "definition"]
+
+
+def ordinary(nbytes: int) -> Array:
+    """uint8[nbytes] of memory."""
+    return np.empty(nbytes, np.uint8)
 
 
 class RowPool:
@@ -35,12 +44,12 @@ class RowPool:
         self._nbytes = 0
         self._free: list[Array] = []
 
-    def take(self, nbytes: int) -> Array:
+    def take(self, nbytes: int, allocate: Callable[[int], Array] = ordinary) -> Array:
         """uint8[nbytes], whatever is in it."""
         with self._lock:
             if nbytes != self._nbytes:
                 self._nbytes, self._free = nbytes, []
-            return self._free.pop() if self._free else np.empty(nbytes, np.uint8)
+            return self._free.pop() if self._free else allocate(nbytes)
 
     def give(self, arrays: Iterable[Array]) -> None:
         """Take back arrays that nobody looks at any more."""
@@ -62,6 +71,7 @@ class Shared:
     arithmetic: Arithmetic
     allow_nonfinite: bool
     pool: RowPool
+    device: Device = "cpu"
     stop: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
     bad: dict[tuple[str, str, int], int] = field(default_factory=dict)
@@ -82,8 +92,14 @@ class Worker:
         self.reader = RowReader()
         self._rows: Array = np.empty(0, np.uint8)
         self._out: dict[str, Array] = {}
+        self._allocate = ordinary
         self._kernel = KernelArithmetic(job.plan.method)
-        self._definition = DefinitionArithmetic(job.plan.method)
+        self._definition: DefinitionArithmetic | DeviceArithmetic = DefinitionArithmetic(job.plan.method)
+        if job.device != "cpu":
+            from engine import gpu
+
+            self._allocate = gpu.pinned
+            self._definition = gpu.DeviceArithmetic(job.plan.method, job.device)
         self._held: dict[int, Array] | None = None
         self._taken: list[Array] = []
 
@@ -93,7 +109,9 @@ class Worker:
         self.job.pool.give(self._taken)
         self._taken = []
 
-    def arithmetic(self, tensor: OutputTensor) -> KernelArithmetic | DefinitionArithmetic:
+    def arithmetic(self, tensor: OutputTensor) -> KernelArithmetic | DefinitionArithmetic | DeviceArithmetic:
+        if self.job.device != "cpu":
+            return self._definition
         served = self.job.plan.method.kernel is not None and not tensor.wide and tensor.dtype != "F64"
         return self._kernel if served and self.job.arithmetic == "kernel" else self._definition
 
@@ -136,7 +154,7 @@ class Worker:
         if self._held is not None and number in self._held:
             return self._held[number], elements
         if self._held is not None:
-            self._taken.append(self.job.pool.take(_row_bytes(tensor)))
+            self._taken.append(self.job.pool.take(_row_bytes(tensor), self._allocate))
             rows = self._held[number] = _as_rows(self._taken[-1], tensor)
         else:
             rows = self._reused(tensor)
@@ -150,13 +168,14 @@ class Worker:
         """Rows [inputs, tensor.block] in memory that every block uses, and that only grows."""
         nbytes = _row_bytes(tensor)
         if self._rows.nbytes < nbytes:
-            self._rows = np.empty(nbytes, np.uint8)
+            self._rows = self._allocate(nbytes)
         return _as_rows(self._rows[:nbytes], tensor)
 
     def _output(self, tensor: OutputTensor) -> Array:
         known = self._out.get(tensor.dtype)
         if known is None or known.size < tensor.block:
-            known = self._out[tensor.dtype] = np.empty(tensor.block, STORED[tensor.dtype])
+            memory = self._allocate(tensor.block * ITEMSIZE[tensor.dtype])
+            known = self._out[tensor.dtype] = memory.view(STORED[tensor.dtype])
         return known
 
     def _copied(self, tensor: OutputTensor, number: int) -> Array:

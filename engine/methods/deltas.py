@@ -43,9 +43,9 @@ def scalar(value: float | Tensor, like: Tensor) -> Tensor:
     """A 0-d tensor in the compute dtype of `like`: settings and facts meet tensor data in its own precision."""
     import torch
 
-    if isinstance(value, torch.Tensor):
-        return value.to(like.dtype)
-    return torch.tensor(value, dtype=like.dtype, device=like.device)
+    if not isinstance(value, torch.Tensor):
+        value = torch.full((), value, dtype=torch.float64, device=like.device)
+    return value.to(like.dtype)
 
 
 def trim_random(call: Call, block: Block, facts: Facts) -> list[Tensor]:
