@@ -54,9 +54,10 @@ def coarsest(recipe: Mapping[str, Any], stored: str) -> str:
     return max(dtype, out, key=list(TOLERANCES).index)
 
 
-def outside(ours: Values, theirs: Values, dtype: str) -> Mask:
-    """Where |a − b| > tol · max(|a|, c · max|a|), a being mergekit's."""
+def outside(ours: Values, theirs: Values, dtype: str, *, least: float = 0.0) -> Mask:
+    """Where |a − b| > tol · max(|a|, c · max|a|), a being mergekit's; tol is that of `dtype`, but not below `least`."""
     tolerance, floor = TOLERANCES[dtype]
+    tolerance = max(tolerance, least)
     scale = np.maximum(np.abs(theirs), floor * np.abs(theirs).max())
     return np.asarray(~(np.abs(ours - theirs) <= tolerance * scale))
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from bench.arrays import decode, encode, read_model, write_file
 from bench.families import Shape, make_family, write_configuration
+from engine.plan import Plan
 
 SHAPE = Shape(hidden=64, layers=4, mlp=128, heads=4, kv_heads=2, vocab=128)
 Case = dict[str, Any]
@@ -20,12 +21,13 @@ Models = dict[str, Path]
 
 @dataclass(frozen=True)
 class Merges:
-    """What both programs made: directories by recipe name, and mergekit's error where it made none."""
+    """What both programs made: directories by recipe name, mergekit's error where it made none, and our plan."""
 
     families: Mapping[str, Models]
     mergekit: Mapping[str, Path]
     errors: Mapping[str, str]
     mergefleet: Callable[[Case], Path]
+    plan: Callable[[Case], Plan]
 
 
 def _family(dtype: str, *, tied: bool = False, shards: int = 1) -> Callable[[Path], Models]:
