@@ -17,6 +17,8 @@ from engine.kernels.codec import decode, encode, infinity, magnitude
 from engine.kernels.trim import trimmed
 
 CHUNK = 2048
+ALL, SUM, COUNT = 0, 1, 2
+"""Which deltas are summed: all, or those that agree with the sign of their sum, or with that of most of them."""
 
 
 def scratch(sources: int) -> Any:
@@ -83,14 +85,24 @@ def sum_deltas(work: Any, sources: Any, m: Any) -> None:
 
 
 @kernel
-def elect_deltas(work: Any, m: Any, weights: Any, normalize: Any, scale: Any) -> None:
-    """work[M, :m] = scale · Σ_j agreeing work[j] (÷ Σ_j agreeing weights[j]); the sign of Σ_j work[j] is elected.
+def sum_signs(work: Any, sources: Any, m: Any) -> None:
+    """work[sources, :m] = Σ_j sign(work[j, :m])."""
+    total = work[sources]
+    for j in range(sources):
+        row = work[j]
+        for i in range(m):
+            sign = np.float32(row[i] > np.float32(0)) - np.float32(row[i] < np.float32(0))
+            total[i] = sign if j == 0 else total[i] + sign
+
+
+@kernel
+def sum_agreeing(work: Any, m: Any, weights: Any, normalize: Any, scale: Any) -> None:
+    """work[M, :m] = scale · Σ_j agreeing work[j] (÷ Σ_j agreeing weights[j]); the sign of work[M] is elected.
 
     TIES-Merging (Yadav et al. 2023), steps elect and disjoint merge, with mergekit's weights: 0 elects +, a delta of
     0 agrees with nobody, and where nobody agrees the divisor is 1. `&` and `|` instead of `and`: no branches.
     """
     sources = weights.shape[0]
-    sum_deltas(work, sources, m)
     total, mixed, share = work[sources], work[sources + 1], work[sources + 2]
     for i in range(m):
         mixed[i] = np.float32(0)
@@ -112,19 +124,19 @@ def elect_deltas(work: Any, m: Any, weights: Any, normalize: Any, scale: Any) ->
 
 
 @kernel
-def delta(rows: Any, trim: Any, coefficients: Any, elect: Any, weights: Any, out: Any, work: Any) -> None:
+def delta(rows: Any, keep: Any, coefficients: Any, elect: Any, weights: Any, out: Any, work: Any) -> None:
     """out = rows[0] + (sum or elected sum) of coefficients[j] · trimmed (rows[j+1] − rows[0]).
 
     Args:
         rows: [1 + M, ≥ n], the base first.
-        trim: how elements are kept (`kernels.trim`).
+        keep: which elements (`kernels.trim.Keep`).
         coefficients: float32[M].
-        elect: (on, normalize, scale float32).
+        elect: (ALL, SUM or COUNT, normalize, scale float32).
         weights: float32[M], what an agreeing source adds to the divisor.
         out: [n].
         work: float32[M + 4, CHUNK].
     """
-    on, normalize, scale = elect
+    way, normalize, scale = elect
     n = out.shape[0]
     sources = rows.shape[0] - 1
     for start in range(0, n, CHUNK):
@@ -132,11 +144,13 @@ def delta(rows: Any, trim: Any, coefficients: Any, elect: Any, weights: Any, out
         b = rows[0, start : start + m]
         y = out[start : start + m]
         for j in range(sources):
-            trimmed(rows[j + 1, start : start + m], b, coefficients[j], trim, (j, start), work[j, :m])
-        if on:
-            elect_deltas(work, m, weights, normalize, scale)
+            trimmed(rows[j + 1, start : start + m], b, coefficients[j], keep, (j, start), work[j, :m])
+        if way == COUNT:
+            sum_signs(work, sources, m)
         else:
             sum_deltas(work, sources, m)
+        if way != ALL:
+            sum_agreeing(work, m, weights, normalize, scale)
         total = work[sources]
         for i in range(m):
             y[i] = encode(decode(b[i]) + total[i], y[i])

@@ -14,7 +14,7 @@ import numpy as np
 from engine.kernels.cache import kernel
 from engine.kernels.codec import decode, float_bits
 from engine.kernels.combine import CHUNK
-from engine.kernels.trim import mix
+from engine.kernels.trim import trimmed, weighted_delta
 
 LANES = 1024
 
@@ -55,26 +55,25 @@ def gram(rows: Any, n: Any, out: Any) -> None:
 
 
 @kernel
-def masses(rows: Any, n: Any, first: Any, keys: Any, below: Any, out: Any) -> None:
-    """out[2, M] = (Σ|δ_j|, Σ|δ_j| over the randomly kept elements), float64."""
-    base = rows[0]
-    lanes = np.empty((2, LANES), np.float64)
-    for j in range(rows.shape[0] - 1):
-        lanes[:] = 0
-        whole, kept = lanes[0], lanes[1]
-        key = keys[j]
-        for start in range(0, n, LANES):
-            m = min(LANES, n - start)
+def masses(rows: Any, n: Any, keep: Any, out: Any, work: Any) -> None:
+    """out[2, M] = (Σ|δ_j|, Σ|δ_j| over what is kept of it), float64."""
+    sources = rows.shape[0] - 1
+    lanes = np.zeros((2, sources, LANES), np.float64)
+    one = np.float32(1)
+    for start in range(0, n, LANES):
+        m = min(LANES, n - start)
+        b = rows[0, start : start + m]
+        for j in range(sources):
             x = rows[j + 1, start : start + m]
-            b = base[start : start + m]
-            at = np.uint32(first + np.uint32(start))
-            for i in range(m):
-                size = np.float64(abs(decode(x[i]) - decode(b[i])))
-                bits = mix(np.uint32(at + np.uint32(i)), key) >> np.uint32(8)
-                whole[i] = whole[i] + size
-                kept[i] = kept[i] + (size if bits < below[j] else np.float64(0))
-        out[0, j] = fold(whole)
-        out[1, j] = fold(kept)
+            weighted_delta(x, b, one, work[0, :m])
+            trimmed(x, b, one, keep, (j, start), work[1, :m])
+            for kind in range(2):
+                lane, delta = lanes[kind, j], work[kind]
+                for i in range(m):
+                    lane[i] = lane[i] + np.float64(abs(delta[i]))
+    for j in range(sources):
+        out[0, j] = fold(lanes[0, j])
+        out[1, j] = fold(lanes[1, j])
 
 
 @kernel

@@ -1,19 +1,12 @@
 """Trimmed, weighted task vectors: wd = c · (x − b) where an element is kept, else 0.
 
-Legend: M sources, n elements of a piece of one block. How elements are kept is a tuple that starts with a kind:
-
-    trim = (kind, thresholds int32[P, M], lasts int64[P, M] (index within the block), first uint32, keys uint32[M, 2],
-            below uint32[M])
-
-NO_TRIM keeps all. MAGNITUDE keeps what the first cut counts off (`engine.methods.magnitude`), BAND what the first does
-and the second does not. RANDOM keeps where the element's 24 random bits are below `below`; `first` is the index of the
-block's first element in its tensor, low 32 bits. `&` and `|` instead of `and` and `or`: no branches, so that the loops
-are vectorised.
+Legend: M sources, n elements of a piece of one block. `&` and `|` instead of `and` and `or`: no branches within loops,
+so that they are vectorised.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,28 +16,51 @@ from engine.kernels.codec import decode, float_bits
 NO_TRIM, MAGNITUDE, BAND, RANDOM = 0, 1, 2, 3
 
 
+class Keep(NamedTuple):
+    """Which elements of a block are kept; `kind` says which of the fields count.
+
+    NO_TRIM keeps all. MAGNITUDE keeps what the first cut counts off (`engine.methods.magnitude`), BAND what the first
+    does and the second does not. RANDOM keeps where the element's 24 random bits are below those of its source.
+    """
+
+    kind: Any
+    thresholds: Any  # int32[P, M], bits of a magnitude
+    lasts: Any  # int64[P, M], index within the block
+    first: Any  # uint32, index of the block's first element within its tensor, low 32 bits
+    keys: Any  # uint32[M, 2]
+    below: Any  # uint32[M]
+
+
+def keep_all(sources: int) -> Keep:
+    """All elements of all sources; the other kinds replace the fields that they need."""
+    nothing = np.zeros((1, sources), np.int32)
+    keys = np.zeros((sources, 2), np.uint32)
+    return Keep(NO_TRIM, nothing, nothing.astype(np.int64), np.uint32(0), keys, np.zeros(sources, np.uint32))
+
+
 @kernel
-def trimmed(x: Any, b: Any, c: Any, trim: Any, at: Any, wd: Any) -> None:
-    """wd[n] of one source for the piece that starts there; at = (source, start within the block)."""
-    kind, thresholds, lasts, first, keys, below = trim
+def trimmed(x: Any, b: Any, c: Any, keep: Any, at: Any, wd: Any) -> None:
+    """wd[n] of one source and piece; at = (source, start of the piece within the block)."""
     source, start = at
-    if kind == MAGNITUDE:
-        last = within(lasts[0, source], start, x.shape[0])
-        weighted_delta_magnitude(x, b, c, thresholds[0, source], last, wd)
-    elif kind == BAND:
-        last = within(lasts[0, source], start, x.shape[0])
-        upper_last = within(lasts[1, source], start, x.shape[0])
-        weighted_delta_band(x, b, c, (thresholds[0, source], last, thresholds[1, source], upper_last), wd)
-    elif kind == RANDOM:
-        at_first = np.uint32(first + np.uint32(start))
-        weighted_delta_random(x, b, c, keys[source], below[source], at_first, wd)
+    n = x.shape[0]
+    if keep.kind == MAGNITUDE:
+        last = within(keep.lasts[0, source], start, n)
+        weighted_delta_magnitude(x, b, c, keep.thresholds[0, source], last, wd)
+    elif keep.kind == BAND:
+        last = within(keep.lasts[0, source], start, n)
+        upper_last = within(keep.lasts[1, source], start, n)
+        cuts = keep.thresholds[0, source], last, keep.thresholds[1, source], upper_last
+        weighted_delta_band(x, b, c, cuts, wd)
+    elif keep.kind == RANDOM:
+        first = np.uint32(keep.first + np.uint32(start))
+        weighted_delta_random(x, b, c, keep.keys[source], keep.below[source], first, wd)
     else:
         weighted_delta(x, b, c, wd)
 
 
 @kernel
 def within(last: Any, start: Any, n: Any) -> Any:
-    """The last kept index, counted from the start of a piece of n elements, as int32: −1 none, n or more all."""
+    """The last kept index, counted from the start of a piece of n elements, as int32: −1 for none, n for all."""
     return np.int32(max(min(last - start, np.int64(n)), np.int64(-1)))
 
 
@@ -79,7 +95,7 @@ def weighted_delta_magnitude(x: Any, b: Any, c: Any, threshold: Any, last: Any, 
 
 @kernel
 def weighted_delta_band(x: Any, b: Any, c: Any, cuts: Any, wd: Any) -> None:
-    """wd = c · (x − b) where |x − b| is above the lower cut but not above the upper one; else 0."""
+    """wd = c · (x − b) where |x − b| is counted off by the lower cut and not by the upper one; else 0."""
     threshold, last, upper, upper_last = cuts
     for i in range(x.shape[0]):
         delta = decode(x[i]) - decode(b[i])

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from engine.methods import dare_linear, dare_ties, linear, passthrough, slerp, task_arithmetic, ties
+from engine.methods import (
+    breadcrumbs,
+    breadcrumbs_ties,
+    dare_linear,
+    dare_ties,
+    linear,
+    passthrough,
+    slerp,
+    task_arithmetic,
+    ties,
+)
 from engine.methods.contract import Block, Call, Method, Parameter, Stage
 
 METHODS: dict[str, Method] = {
@@ -14,6 +24,8 @@ METHODS: dict[str, Method] = {
         ties.METHOD,
         dare_linear.METHOD,
         dare_ties.METHOD,
+        breadcrumbs.METHOD,
+        breadcrumbs_ties.METHOD,
         passthrough.METHOD,
     )
 }

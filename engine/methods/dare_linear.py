@@ -3,92 +3,54 @@
     δ'_j = δ_j · m_j,   m_j ~ Bernoulli(density_j);   out = b + λ · Σ_j w_j · s_j · δ'_j
 
 The paper's s_j is 1 / density_j; as in mergekit it restores the tensor's L1 norm, s_j = ‖δ_j‖₁ / ‖δ'_j‖₁ (close to
-1 / density_j for large tensors), with sums in float64; no rescaling where either norm is below 1e-7.
-Masks come from `randomness`: nested in density, the same on any sharding.
+1 / density_j for large tensors). Masks come from `randomness`: nested in density, the same on any sharding.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine import randomness
-from engine.methods import deltas
-from engine.methods.contract import (
-    DENSITY,
-    INT8_MASK,
-    LAMBDA,
-    WEIGHT,
-    Array,
-    Block,
-    Call,
-    Facts,
-    Method,
-    RawBlock,
-    Stage,
-    normalize,
-    parameters,
-    rescale,
-)
-from engine.numerics import fold_blocks, lane_sum
+from engine.methods.contract import DENSITY, Block, Call, Facts, RawBlock
+from engine.methods.delta_family import Trim, delta_method
+from engine.methods.deltas import deltas
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-def merge(call: Call, block: Block, facts: Facts) -> Tensor:
-    return deltas.summed(block, deltas.weighted(deltas.trim_random(call, block, facts), facts))
+    from engine.kernels.trim import Keep
 
 
-def kernel(call: Call, raw: RawBlock, facts: Facts, out: Array) -> None:
-    from engine.kernels import trim
-
-    deltas.kernel(call, raw, facts, out, kind=trim.RANDOM, elect=False)
-
-
-def mass_stages(call: Call) -> tuple[Stage, ...]:
-    """Fact "mass": float64[M] factors ‖δ_j‖₁ / ‖δ'_j‖₁; no stage without rescaling or with nothing dropped."""
-    if not call.options["rescale"] or all(density >= 1 for density in call.sources["density"]):
-        return ()
-    return (Stage("mass", _finish_mass, _shape_mass, measure=_measure_mass, kernel=_kernel_mass),)
-
-
-def _shape_mass(call: Call) -> tuple[int, ...]:
-    return 2, len(call.source_ids)
-
-
-def _measure_mass(call: Call, block: Block, facts: Facts) -> Tensor:
+def _kept(call: Call, block: Block, facts: Facts) -> list[Tensor]:
+    """δ_j where the element's 24 random bits are below ⌈density · 2^24⌉, else 0."""
     import torch
 
-    whole = [lane_sum(delta.abs()) for delta in deltas.deltas(block)]
-    kept = [lane_sum(delta.abs()) for delta in deltas.trim_random(call, block, facts)]
-    return torch.stack([torch.stack(whole), torch.stack(kept)])
+    out = []
+    for delta, key, density in zip(deltas(block), block.keys, call.sources["density"], strict=True):
+        bits = randomness.bits_tensor(block.start, delta.numel(), key, device=delta.device)
+        out.append(torch.where(bits < randomness.threshold(density), delta, torch.zeros_like(delta)))
+    return out
 
 
-def _kernel_mass(call: Call, raw: RawBlock, facts: Facts, out: Array) -> None:
-    from engine.kernels import measure
+def _keep(call: Call, raw: RawBlock, facts: Facts) -> Keep:
+    from engine.kernels import trim
 
-    below = np.array([randomness.threshold(density) for density in call.sources["density"]], np.uint32)
-    measure.masses(raw.rows, raw.elements, np.uint32(raw.start & 0xFFFFFFFF), raw.keys, below, out)
-
-
-def _finish_mass(call: Call, partial: Any, facts: Facts) -> Array:
-    sums = fold_blocks(partial.reshape(partial.shape[0], -1))
-    sources = len(call.source_ids)
-    pairs = zip(sums[:sources], sums[sources:], strict=True)
-    return np.array([1.0 if whole < 1e-7 or kept < 1e-7 else whole / kept for whole, kept in pairs], np.float64)
+    return trim.keep_all(len(call.source_ids))._replace(
+        kind=trim.RANDOM,
+        first=np.uint32(raw.start & 0xFFFFFFFF),
+        keys=raw.keys,
+        below=np.array([randomness.threshold(density) for density in call.sources["density"]], np.uint32),
+    )
 
 
-PARAMETERS = parameters(WEIGHT, DENSITY, normalize(False), rescale(True), LAMBDA, INT8_MASK)
+TRIM = Trim(_kept, _keep, parameters=(DENSITY,), random=True)
 
-METHOD = Method(
-    name="dare_linear",
-    summary="randomly dropped, rescaled task vectors, summed",
-    merge=merge,
-    kernel=kernel,
-    parameters=PARAMETERS,
-    stages=lambda call: (*mass_stages(call), deltas.coefficients_stage(elected=False)),
-    base="required",
-    random=True,
+METHOD = delta_method(
+    "dare_linear",
+    "randomly dropped, rescaled task vectors, summed",
+    TRIM,
+    elects=False,
+    defaults={"normalize": False, "rescale": True},
 )

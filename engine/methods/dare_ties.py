@@ -5,33 +5,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from engine.methods import dare_linear
+from engine.methods.delta_family import delta_method
 
-from engine.methods import dare_linear, deltas
-from engine.methods.contract import Array, Block, Call, Facts, Method, RawBlock
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
-def merge(call: Call, block: Block, facts: Facts) -> Tensor:
-    kept = deltas.trim_random(call, block, facts)
-    return deltas.elected(call, block, deltas.weighted(kept, facts))
-
-
-def kernel(call: Call, raw: RawBlock, facts: Facts, out: Array) -> None:
-    from engine.kernels import trim
-
-    deltas.kernel(call, raw, facts, out, kind=trim.RANDOM, elect=True)
-
-
-METHOD = Method(
-    name="dare_ties",
-    summary="randomly dropped, rescaled task vectors with an elected sign",
-    merge=merge,
-    kernel=kernel,
-    parameters=dare_linear.PARAMETERS,
-    stages=lambda call: (*dare_linear.mass_stages(call), deltas.coefficients_stage(elected=True)),
-    base="required",
-    random=True,
+METHOD = delta_method(
+    "dare_ties",
+    "randomly dropped, rescaled task vectors with an elected sign",
+    dare_linear.TRIM,
+    elects=True,
+    defaults={"normalize": False, "rescale": True},
 )

@@ -26,23 +26,16 @@ from engine.numerics import kth_from_above
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from engine.kernels.trim import Keep
+
 _HIGH, _LOW = 1 << 15, 1 << 16
 _ABOVE_ALL = 0x7FFFFFFF
 """More than the bits of any finite magnitude: a threshold that nothing reaches."""
 
 
-def kept_count(elements: int, density: float) -> int:
-    """⌊density · n⌋, as mergekit counts; at least one element of a tensor, unless density is 0."""
-    return 0 if density <= 0 else min(elements, max(1, int(density * elements)))
-
-
-def _ks_of_densities(call: Call, counts: Array) -> list[list[int]]:
-    return [[kept_count(call.elements, density) for density in call.sources["density"]]]
-
-
 @dataclass(frozen=True)
 class Cuts:
-    """Which scores are ranked, and where they are cut; as it stands: each task vector after its density's share.
+    """Which scores are ranked, and where they are cut.
 
     Attributes:
         ks: (call, counts[S, bins] of the first histogram) → how many are counted off, [P][S].
@@ -52,7 +45,7 @@ class Cuts:
         raw_scores: (call, raw block) → rows[1 + S, ≥ n] of stored bits; differences from the first are the scores.
     """
 
-    ks: Callable[[Call, Array], Sequence[Sequence[int]]] = _ks_of_densities
+    ks: Callable[[Call, Array], Sequence[Sequence[int]]]
     cuts: int = 1
     rows: Callable[[Call], int] = lambda call: len(call.source_ids)
     scores: Callable[[Block], list[Tensor]] = deltas
@@ -152,13 +145,8 @@ class Cuts:
                 out[cut, row] += raw.start + measure.locate_tie(scores[row + 1], scores[0], threshold, rank)
 
 
-def stages(call: Call) -> tuple[Stage, ...]:
-    """The stages that lead to "trim" by density; none where every density is 1."""
-    return () if all(density >= 1 for density in call.sources["density"]) else Cuts().stages()
-
-
-def trim_magnitude(block: Block, facts: Facts) -> list[Tensor]:
-    """δ_j where it is among those counted off by the first cut, and not by the second, if there is one; else 0."""
+def kept(call: Call, block: Block, facts: Facts) -> list[Tensor]:
+    """δ_j where it is counted off by the first cut, and not by the second, if there is one; else 0."""
     import torch
 
     if "trim" not in facts:
@@ -170,6 +158,18 @@ def trim_magnitude(block: Block, facts: Facts) -> list[Tensor]:
             keep = keep & ~counted_off(block, delta, facts["trim"][:, 1, row])
         out.append(torch.where(keep, delta, torch.zeros_like(delta)))
     return out
+
+
+def keep(call: Call, raw: RawBlock, facts: Facts) -> Keep:
+    """The same for the kernels."""
+    from engine.kernels import trim
+
+    whole = trim.keep_all(len(call.source_ids))
+    if "trim" not in facts:
+        return whole
+    thresholds, lasts = facts["trim"]
+    kind = trim.MAGNITUDE if len(thresholds) == 1 else trim.BAND
+    return whole._replace(kind=kind, thresholds=thresholds.astype(np.int32), lasts=lasts - raw.start)
 
 
 def counted_off(block: Block, scores: Tensor, cut: Array) -> Tensor:

@@ -8,40 +8,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.methods import deltas
-from engine.methods.contract import (
-    INT8_MASK,
-    LAMBDA,
-    WEIGHT,
-    Array,
-    Block,
-    Call,
-    Facts,
-    Method,
-    RawBlock,
-    normalize,
-    parameters,
-)
+from engine.methods.contract import Block, Call, Facts, RawBlock
+from engine.methods.delta_family import Trim, delta_method
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-def merge(call: Call, block: Block, facts: Facts) -> Tensor:
-    return deltas.summed(block, deltas.weighted(deltas.deltas(block), facts))
+    from engine.kernels.trim import Keep
 
 
-def kernel(call: Call, raw: RawBlock, facts: Facts, out: Array) -> None:
+def _kept(call: Call, block: Block, facts: Facts) -> list[Tensor]:
+    return deltas.deltas(block)
+
+
+def _keep(call: Call, raw: RawBlock, facts: Facts) -> Keep:
     from engine.kernels import trim
 
-    deltas.kernel(call, raw, facts, out, kind=trim.NO_TRIM, elect=False)
+    return trim.keep_all(len(call.source_ids))
 
 
-METHOD = Method(
-    name="task_arithmetic",
-    summary="base plus weighted task vectors",
-    merge=merge,
-    kernel=kernel,
-    parameters=parameters(WEIGHT, normalize(False), LAMBDA, INT8_MASK),
-    stages=lambda call: (deltas.coefficients_stage(elected=False),),
-    base="required",
+METHOD = delta_method(
+    "task_arithmetic",
+    "base plus weighted task vectors",
+    Trim(_kept, _keep),
+    elects=False,
+    defaults={"normalize": False},
 )

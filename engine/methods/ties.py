@@ -2,57 +2,36 @@
 
     δ_j = x_j − b;   keep the k_j = ⌊density_j · n⌋ largest |δ_j|;   out = b + λ · Σ agreeing w_j δ_j / Σ agreeing w_j
 
-Exactly k_j elements survive (`magnitude`): ties at the threshold are broken by index, where mergekit's choice is
-arbitrary.
+Exactly k_j elements survive (`magnitude`), at least one unless the density is 0: ties at the threshold are broken by
+index, where mergekit's choice is arbitrary.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from engine.methods import deltas, magnitude
-from engine.methods.contract import (
-    DENSITY,
-    INT8_MASK,
-    LAMBDA,
-    WEIGHT,
-    Array,
-    Block,
-    Call,
-    Facts,
-    Method,
-    RawBlock,
-    Stage,
-    normalize,
-    parameters,
-)
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from engine.methods import magnitude
+from engine.methods.contract import DENSITY, Array, Call, Stage
+from engine.methods.delta_family import Trim, delta_method
 
 
-def merge(call: Call, block: Block, facts: Facts) -> Tensor:
-    kept = magnitude.trim_magnitude(block, facts)
-    return deltas.elected(call, block, deltas.weighted(kept, facts))
+def kept_count(elements: int, density: float) -> int:
+    """⌊density · n⌋, as mergekit counts; at least one element of a tensor, unless density is 0."""
+    return 0 if density <= 0 else min(elements, max(1, int(density * elements)))
 
 
-def kernel(call: Call, raw: RawBlock, facts: Facts, out: Array) -> None:
-    from engine.kernels import trim
-
-    kind = trim.MAGNITUDE if "trim" in facts else trim.NO_TRIM
-    deltas.kernel(call, raw, facts, out, kind=kind, elect=True)
+def _ks(call: Call, counts: Array) -> list[list[int]]:
+    return [[kept_count(call.elements, density) for density in call.sources["density"]]]
 
 
 def _stages(call: Call) -> tuple[Stage, ...]:
-    return (*magnitude.stages(call), deltas.coefficients_stage(elected=True))
+    return () if all(density >= 1 for density in call.sources["density"]) else magnitude.Cuts(_ks).stages()
 
 
-METHOD = Method(
-    name="ties",
-    summary="trim to the largest deltas, elect a sign, average those that agree",
-    merge=merge,
-    kernel=kernel,
-    parameters=parameters(WEIGHT, DENSITY, normalize(True), LAMBDA, INT8_MASK),
-    stages=_stages,
-    base="required",
+TRIM = Trim(magnitude.kept, magnitude.keep, stages=_stages, parameters=(DENSITY,))
+
+METHOD = delta_method(
+    "ties",
+    "trim to the largest deltas, elect a sign, average those that agree",
+    TRIM,
+    elects=True,
+    defaults={"normalize": True, "rescale": False},
 )

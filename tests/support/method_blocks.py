@@ -37,6 +37,8 @@ def rows_of(dtype: str, sources: int, elements: int, seed: int) -> np.ndarray:
 CHOICES: dict[str, list[float]] = {
     "weight": [-0.5, 0.3, 0.7, 1.0, 1.3],
     "density": [0.0, 0.01, 0.37, 0.5, 0.99, 1.0],
+    "gamma": [0.0, 0.01, 0.2, 0.7],
+    "elect_by_count": [0.0, 1.0],
     "scale": [0.75],
     "normalize": [0.0, 1.0],
     "rescale": [0.0, 1.0],

@@ -94,10 +94,16 @@ def summed(
 
 
 def elected(
-    base: Values, parts: Sequence[Values], weights: Sequence[float], *, scale: float = 1.0, normalize: bool = True
+    base: Values,
+    parts: Sequence[Values],
+    weights: Sequence[float],
+    *,
+    scale: float = 1.0,
+    normalize: bool = True,
+    by_count: bool = False,
 ) -> Expected:
-    """b + λ Σ agreeing parts ÷ Σ agreeing weights; the sign is that of Σ parts, 0 counting as +."""
-    total = sum(parts)
+    """b + λ Σ agreeing parts ÷ Σ agreeing weights; the sign is that of Σ parts (or of Σ signs), 0 counting as +."""
+    total = np.asarray(sum(map(np.sign, parts)) if by_count else sum(parts))
     sign = np.where(total >= 0, 1.0, -1.0)
     agrees = [np.sign(part) == sign for part in parts]
     mixed = sum(np.where(agree, part, 0.0) for agree, part in zip(agrees, parts, strict=True))
@@ -105,7 +111,7 @@ def elected(
         share = sum(np.where(agree, weight, 0.0) for agree, weight in zip(agrees, weights, strict=True))
         mixed = mixed / np.where(share == 0, 1.0, share)
     magnitude = sum(map(np.abs, parts))
-    contested = (np.abs(total) <= CANCELLED * magnitude) & (magnitude > 0)
+    contested = (np.abs(total) <= CANCELLED * magnitude) & (magnitude > 0) & (not by_count)
     return Expected(base + scale * mixed, np.abs(base) + np.abs(scale * mixed) + np.abs(scale) * magnitude, contested)
 
 

@@ -1,0 +1,77 @@
+"""The delta methods against their float64 formulas: every way to trim, with and without an elected sign."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import delta_oracles as trims
+import method_oracles as oracles
+import pytest
+from method_oracles import Expected, Values
+from oracle_runs import DTYPES, assert_merge_is_formula, source
+
+from bench.families import Family
+from engine import parse_recipe
+from engine.recipe import Recipe
+
+SEED = 7
+WEIGHTS = (0.7, -0.4)
+Settings = Mapping[str, tuple[float, float]]
+Trim = Callable[[Values, Mapping[str, float]], Values]
+"""(task vector, settings of its source) → what is kept of it."""
+
+TRIMS: dict[str, Trim] = {
+    "ties": lambda delta, own: oracles.trimmed(delta, own["density"]),
+    "breadcrumbs": lambda delta, own: trims.breadcrumbs(delta, own["density"], own["gamma"]),
+}
+CASES: dict[str, tuple[Settings, Mapping[str, Any]]] = {
+    "ties, by count": ({"density": (0.5, 0.3)}, {"elect_by_count": True, "normalize": False}),
+    "ties, rescaled": ({"density": (0.5, 1.0)}, {"rescale": True, "lambda": 0.8}),
+    "breadcrumbs": ({"density": (0.5, 0.9), "gamma": (0.01, 0.2)}, {}),
+    "breadcrumbs, normalised": ({"density": (0.9, 1.0), "gamma": (0.0, 0.5)}, {"normalize": True, "rescale": True}),
+    "breadcrumbs_ties": ({"density": (0.5, 0.03), "gamma": (0.01, 0.2)}, {"lambda": 1.1}),
+    "breadcrumbs_ties, by count": ({"density": (0.9, 0.6), "gamma": (0.2, 0.1)}, {"elect_by_count": True}),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES)
+def test_a_merge_equals_the_formula_in_float64_rounded_once(
+    case: str, dtype: str | None, small_family: Family, tmp_path: Path
+) -> None:
+    recipe = _recipe(case, dtype, small_family)
+
+    def formula(tensor: str, base: Values, tunes: list[Values]) -> Expected:
+        return _formula(case, base, tunes)
+
+    assert_merge_is_formula(recipe, small_family, formula, tmp_path / "out")
+
+
+def _recipe(case: str, dtype: str | None, family: Family) -> Recipe:
+    own, whole = CASES[case]
+    base, *tunes = map(str, family.models)
+    models = [
+        source(tune, weight=weight, **{name: values[place] for name, values in own.items()})
+        for place, (tune, weight) in enumerate(zip(tunes, WEIGHTS, strict=True))
+    ]
+    data = {"merge_method": case.split(",")[0], "base_model": base, "models": models, "seed": SEED}
+    return parse_recipe(data | {"parameters": whole} | ({"dtype": dtype} if dtype else {}), origin="test")
+
+
+def _formula(case: str, base: Values, tunes: list[Values]) -> Expected:
+    own, whole = CASES[case]
+    method = case.split(",")[0]
+    trim = TRIMS[method.removesuffix("_ties")]
+    kept = []
+    for place, tune in enumerate(tunes):
+        delta = trim(tune - base, {name: values[place] for name, values in own.items()})
+        kept.append(trims.rescaled(tune - base, delta) if whole.get("rescale") else delta)
+    scale = whole.get("lambda", 1.0)
+    normalize = whole.get("normalize", method == "ties")
+    if not method.endswith("ties"):
+        return oracles.summed(base, kept, WEIGHTS, scale=scale, normalize=normalize)
+    parts = [weight * delta for weight, delta in zip(WEIGHTS, kept, strict=True)]
+    by_count = whole.get("elect_by_count", False)
+    return oracles.elected(base, parts, WEIGHTS, scale=scale, normalize=normalize, by_count=by_count)
