@@ -20,6 +20,10 @@ _NS_PER_ELEMENT = {
     "ties": 3.0,
     "dare_linear": 1.8,
     "dare_ties": 2.2,
+    "nearswap": 0.2,
+    "ram": 0.3,
+    "ramplus_tl": 0.6,
+    "arcee_fusion": 50.0,
 }
 """Arithmetic of all passes per element of each source, one core, measured with kernels."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from engine import randomness
+from engine.inexact import one_thread
 from engine.methods.contract import Array, Block, Call, Facts, Method, RawBlock, Stage
 
 if TYPE_CHECKING:
@@ -47,10 +49,15 @@ class DefinitionArithmetic:
 
     def measure(self, stage: Stage, call: Call, rows: Array, at: tuple[int, int], *, facts: Facts, out: Array) -> None:
         assert stage.measure is not None
-        out += stage.measure(call, self._block(call, rows, at), facts).numpy()
+        with self._steady():
+            out += stage.measure(call, self._block(call, rows, at), facts).numpy()
 
     def merge(self, call: Call, rows: Array, at: tuple[int, int], *, facts: Facts, out: Array) -> None:
-        encode(self.method.merge(call, self._block(call, rows, at), facts), out)
+        with self._steady():
+            encode(self.method.merge(call, self._block(call, rows, at), facts), out)
+
+    def _steady(self) -> Any:
+        return nullcontext() if self.method.exact else one_thread()
 
     def _block(self, call: Call, rows: Array, at: tuple[int, int]) -> Block:
         number, elements = at

@@ -58,6 +58,8 @@ def call_facts(tensor: OutputTensor, plan: Plan) -> dict[str, Any]:
         facts["method"] = [call.method, plan.method.version]
         facts["sources"] = {name: list(values) for name, values in call.sources.items()}
         facts["options"] = dict(call.options)
+        if not plan.method.exact:
+            facts["arithmetic"] = plan.describe["arithmetic"]
         if plan.method.random:
             facts["random"] = [call.seed, list(call.source_ids)]
     return facts

@@ -12,6 +12,7 @@ from engine.checkpoint import Checkpoint
 from engine.device import choose_device
 from engine.donor import config_to_write
 from engine.errors import PlanError
+from engine.inexact import fingerprint
 from engine.methods import METHODS
 from engine.methods.contract import Call, Method
 from engine.model_code import code_warning
@@ -64,6 +65,8 @@ def make_plan(
     device = choose_device(options.device)
     if device != "cpu":  # values agree within tolerances only, so another device is another merge
         describe["device"] = device
+    if not method.exact:
+        describe["arithmetic"] = fingerprint(device)
     for ref in sources:
         describe |= _described(ref, checkpoints[ref].identity)
     plan = Plan(

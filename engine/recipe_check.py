@@ -191,7 +191,7 @@ def _check_value(setting: Setting, parameter: Parameter, where: KeyPath) -> list
         if not parameter.low <= value <= parameter.high or (parameter.whole and value != int(value)):
             raise where.error(f"got {value:g}, {_allowed(parameter)} expected.")
     outside = [value for value in values if not 0 <= value <= 1]
-    if parameter.name == "t" and outside:
+    if parameter.name == "t" and parameter.low == -math.inf and outside:  # a place between models, not a distance
         return [f"{where}: {outside[0]} lies outside 0 to 1, so it extrapolates beyond one of the models."]
     return []
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from engine.methods import (
+    arcee_fusion,
     breadcrumbs,
     breadcrumbs_ties,
     dare_linear,
     dare_ties,
     linear,
+    nearswap,
     passthrough,
+    ram,
+    ramplus_tl,
     slerp,
     task_arithmetic,
     ties,
@@ -26,6 +30,10 @@ METHODS: dict[str, Method] = {
         dare_ties.METHOD,
         breadcrumbs.METHOD,
         breadcrumbs_ties.METHOD,
+        nearswap.METHOD,
+        ram.METHOD,
+        ramplus_tl.METHOD,
+        arcee_fusion.METHOD,
         passthrough.METHOD,
     )
 }

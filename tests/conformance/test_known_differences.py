@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 from conformance import load
 from conformance_families import Merges
+from element_oracles import arcee_fusion
 
 CASES = {case["name"][:3]: case for case in yaml.safe_load((Path(__file__).parent / "differences.yaml").read_text())}
 
@@ -36,6 +37,27 @@ def test_an_untied_output_says_so_where_mergekit_keeps_the_flag_of_the_base(merg
     assert _tied(theirs)
     assert "lm_head.weight" in load(ours).values
     assert not _tied(ours)
+
+
+def test_arcee_fusion_writes_the_dtype_of_the_recipe_where_mergekit_writes_float32(merges: Merges) -> None:
+    case = CASES["D16"]
+    assert set(load(merges.mergekit[case["name"]]).dtypes.values()) == {"F32"}
+    assert set(load(merges.mergefleet(case)).dtypes.values()) == {"BF16"}
+
+
+def test_arcee_fusion_finds_the_important_changes_of_a_fine_tune_where_mergekits_divergence_is_noise(
+    merges: Merges,
+) -> None:
+    case = CASES["D46"]
+    base, tune = (load(merges.families["f32"][name]).values for name in ("base", "a"))
+    theirs, ours = load(merges.mergekit[case["name"]]).values, load(merges.mergefleet(case)).values
+    wrong = {"theirs": 0, "ours": 0}
+    for name, expected in ((name, arcee_fusion(base[name], tune[name])) for name in base):
+        for whose, made in (("theirs", theirs), ("ours", ours)):
+            unlike = np.abs(made[name] - expected.value) > 1e-6 * np.abs(base[name])
+            wrong[whose] += int((unlike & ~expected.contested).sum())
+    assert wrong["ours"] == 0
+    assert wrong["theirs"] > 10_000  # of 164 416 elements
 
 
 def _tied(directory: Path) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from engine.arithmetic import DefinitionArithmetic, KernelArithmetic
 from engine.methods.contract import Call, Facts, Method, Parameter, Stage
 from engine.numerics import BLOCK
 from engine.views import STORED
@@ -43,7 +46,10 @@ CHOICES: dict[str, list[float]] = {
     "normalize": [0.0, 1.0],
     "rescale": [0.0, 1.0],
     "lambda": [0.8],
-    "t": [0.35],
+    "t": [0.002, 0.35],
+    "epsilon": [0.0, 0.0015],
+    "r": [0.3],
+    "alpha": [0.2, 5.0],
 }
 """Values that parameters are tried with; others have their default."""
 
@@ -69,6 +75,32 @@ def call_of(method: Method, sources: int, shape: tuple[int, ...], draw: np.rando
         seed=5,
         scope=method.scope_with(options),
     )
+
+
+def merged(method: Method, call: Call, inputs: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """One float32 tensor through a method, block by block: by its kernels, or its definition where it has none."""
+    arithmetic = (DefinitionArithmetic if method.kernel is None else KernelArithmetic)(method)
+    blocks = []
+    for number in range(call.blocks):
+        rows = np.zeros((len(inputs), call.block), np.float32)
+        for row, values in zip(rows, inputs, strict=True):
+            part = values.ravel()[number * call.block : (number + 1) * call.block]
+            row[: part.size] = part
+        blocks.append((rows, (number, part.size)))
+    facts: dict[str, Any] = {}
+    for stage in method.stages(call):
+        shape = stage.shape(call)
+        slots = stage.partial == "per_block"
+        partial = np.zeros((len(blocks), *shape) if slots else shape, stage.dtype) if stage.measure else None
+        for rows, at in blocks if partial is not None else ():
+            out = partial[at[0]] if slots else partial
+            arithmetic.measure(stage, call, rows, at, facts=facts, out=out)
+        facts[stage.name] = stage.finish(call, partial, facts)
+    result = np.empty(call.elements, np.float32)
+    for rows, (number, elements) in blocks:
+        start = number * call.block
+        arithmetic.merge(call, rows, (number, elements), facts=facts, out=result[start : start + elements])
+    return result.reshape(call.shape)
 
 
 def measured(arithmetic: Any, stage: Stage, call: Call, rows: np.ndarray, facts: Facts) -> np.ndarray:

@@ -29,7 +29,7 @@ def assert_merge_is_formula(recipe: Recipe, family: Family, formula: Formula, ou
     assert merged.keys() == sources[0].keys()
     for name, (stored_as, stored) in merged.items():
         inputs = [source[name] for source in sources]
-        if inputs[0][0] in ("I64", "BOOL"):
+        if inputs[0][0] in ("I64", "BOOL") or not stored.size:
             assert np.array_equal(stored, inputs[0][1])
             continue
         assert stored_as == (CODES[recipe.dtype] if recipe.dtype else inputs[0][0])
