@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from engine.model_ref import ModelRef
 from engine.places import local_directory
 from engine.tensorfile.index import load_json_object
 from engine.tensorfile.store import SourceTensor, Store, TensorStore
+from engine.vocabulary import Vocabulary, find_vocabulary
 from engine.weight_files import check_weight_map, find_shards
 
 _DIGEST_CHUNK_BYTES = 4 << 20
@@ -25,6 +27,7 @@ class Checkpoint:
         ref: the model as the recipe names it.
         directory: where its files are (for the Hub: the snapshot in the cache).
         store: what its tensors are read from.
+        tokenizer_directory: where its tokenizer is: beside the adapter, where one brings its own.
         tensors: every tensor of every shard, by name, in the order of shards and of their bytes.
         config: the content of config.json.
         identity: JSON-able, equal exactly while the source is unchanged: for a directory each file's size, mtime
@@ -35,7 +38,7 @@ class Checkpoint:
         self, ref: ModelRef, directory: Path, store: Store, *, config: Mapping[str, Any], identity: Mapping[str, Any]
     ) -> None:
         self.ref = ref
-        self.directory = directory
+        self.directory = self.tokenizer_directory = directory
         self.config = config
         self.identity = identity
         self.store = store
@@ -49,6 +52,11 @@ class Checkpoint:
     def paths(self) -> Collection[Path]:
         """Every file that is open while all tensors are read."""
         return self.store.paths
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary | None:
+        """Token → id, as the tokenizer's files say; None where there are none of a known format."""
+        return find_vocabulary(self.tokenizer_directory)
 
     def read_into(self, name: str, byte_offset: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes of tensor `name` from its `byte_offset` on.
@@ -123,7 +131,10 @@ def _open_adapted(ref: ModelRef, lora: ModelRef) -> Checkpoint:
     store = AdaptedStore(model.store, adapter.store, match(adapter, ref.bare, model.tensors))
     identity = {"kind": "lora", "model": model.identity, "adapter": adapter.identity}
     config = adapted_config(model.config, model.tensors, store.tensors, origin=ref)
-    return Checkpoint(ref, model.directory, store, config=config, identity=identity)
+    adapted = Checkpoint(ref, model.directory, store, config=config, identity=identity)
+    if find_vocabulary(adapter.directory) is not None:
+        adapted.tokenizer_directory = adapter.directory
+    return adapted
 
 
 def open_checkpoints(refs: Iterable[ModelRef]) -> dict[ModelRef, Checkpoint]:

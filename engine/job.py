@@ -16,7 +16,7 @@ import numpy as np
 from engine import card, digest
 from engine.checkpoint import Checkpoint, open_checkpoints
 from engine.device import choose_device
-from engine.errors import OutputDamaged, PlanError
+from engine.errors import OutputDamaged
 from engine.execute import Executed, Hooks, Work, check_memory, execute
 from engine.methods import METHODS
 from engine.methods.contract import Array, Facts
@@ -33,7 +33,7 @@ from engine.recipe_writer import recipe_to_dict
 from engine.sinks import FileSink
 from engine.tensorfile.header import ITEMSIZE
 from engine.tensorfile.index import INDEX_NAME, build_index
-from engine.tokenizer import copy_tokenizer
+from engine.tokenizer import write_small_files
 
 PROVENANCE = "provenance.json"
 RECIPE = "recipe.json"
@@ -123,7 +123,6 @@ class Job:
         require_space(out, plan.bytes_written)
         check_memory(plan, _work(options))
         allow_open_files(plan, checkpoints.values())
-        _check_chat_template(loaded)
         if options.carry_code:
             find_code(checkpoints[loaded.donor], checkpoints[plan.tokenizer])
         staging = Staging.open(out, plan.digest, plan.describe)
@@ -199,9 +198,12 @@ class Job:
             (directory / INDEX_NAME).write_text(build_index(weight_map, plan.total_size), encoding="utf-8")
         _write_json(directory / "config.json", plan.config)
         if self.options.copy_tokenizer or recipe.tokenizer_source:
-            copy_tokenizer(self.checkpoints[plan.tokenizer].directory, directory)
-            if recipe.chat_template:
-                (directory / "chat_template.jinja").write_text(recipe.chat_template, encoding="utf-8")
+            write_small_files(
+                directory,
+                tokenizer=self.checkpoints[plan.tokenizer].tokenizer_directory,
+                donor=self.checkpoints[plan.donor].directory,
+                chat_template=plan.chat_template,
+            )
         if self.options.carry_code:
             copy_code(find_code(self.checkpoints[recipe.donor], self.checkpoints[plan.tokenizer]), directory)
         _write_json(directory / PROVENANCE, self._provenance(weights, tensors))
@@ -324,14 +326,6 @@ def _tile_bytes(plan: Plan, tile: Tile) -> int:
     tensor = plan.tensors[tile.tensor]
     first = tile.first * tensor.block
     return max(0, min(tile.count * tensor.block, tensor.elements - first)) * ITEMSIZE[tensor.dtype]
-
-
-def _check_chat_template(recipe: Recipe) -> None:
-    if recipe.chat_template and "{" not in recipe.chat_template:
-        raise PlanError(
-            f"{recipe.origin}: chat_template: {recipe.chat_template!r} is not supported yet; give the template itself "
-            "(Jinja text), or leave the key out to keep the tokenizer's own."
-        )
 
 
 def version() -> str:

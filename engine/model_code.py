@@ -32,7 +32,7 @@ def find_code(donor: Checkpoint, tokenizer: Checkpoint) -> list[Path]:
     Those of a model on the Hub are downloaded. SourceError where one is missing or is no Python.
     """
     found: dict[str, Path] = {}
-    settings = tokenizer.directory / "tokenizer_config.json"
+    settings = tokenizer.tokenizer_directory / "tokenizer_config.json"
     said = load_json_object(settings) if settings.is_file() else {}
     for checkpoint, config in ((donor, donor.config), (tokenizer, said)):
         wanted = sorted(_modules(config))
@@ -57,11 +57,11 @@ def copy_code(files: Iterable[Path], out: Path) -> None:
 
 
 def _fetch(name: str, checkpoint: Checkpoint) -> None:
-    commit = checkpoint.identity.get("commit")
+    commit = checkpoint.identity.get("model", checkpoint.identity).get("commit")  # a model with an adapter has both
     if commit and not (checkpoint.directory / name).is_file():
         from engine.hub import download_file
 
-        download_file(checkpoint.ref, commit, name)
+        download_file(checkpoint.ref.bare, commit, name)
 
 
 def _modules(config: Mapping[str, Any]) -> set[str]:

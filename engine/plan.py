@@ -97,7 +97,9 @@ class Plan:
         config: the config.json to write.
         describe: flat text facts, from which a refused resume says what changed.
         left_out: input tensors that the recipe leaves out, by model.
+        donor: the source whose config.json the output's started from, and whose generation settings are copied.
         tokenizer: the source whose tokenizer is copied.
+        chat_template: written in place of the tokenizer's own; None: that one stays.
         warnings: for the user.
     """
 
@@ -108,7 +110,9 @@ class Plan:
     config: Mapping[str, Any]
     describe: Mapping[str, str]
     digest: str
+    donor: ModelRef
     tokenizer: ModelRef
+    chat_template: str | None = None
     tile_bytes: int = TILE_BYTES
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine import digest
+from engine.architecture import is_vocabulary
 from engine.calls import Settings
+from engine.chat_templates import choose_template
 from engine.checkpoint import Checkpoint
 from engine.device import choose_device
 from engine.donor import config_to_write
@@ -27,6 +29,7 @@ from engine.sorted_model import SortedModel, sort_tensors
 from engine.targets import Target, output_targets
 from engine.tensorfile.store import SourceTensor
 from engine.views import FLOATS, STORED, View, common_dtype, rounded_dtype
+from engine.vocabulary_check import check_vocabularies
 from engine.vocabulary_rows import Input, VocabularyRows
 
 
@@ -58,6 +61,11 @@ def make_plan(
     pieces = [made.tensor(target) for target in output_targets(recipe, method, models)]
     tensors, files = lay_out(pieces, options.shard_size)
     sources = recipe.models
+    merged = dict.fromkeys(sources[view.source] for t in tensors if is_vocabulary(t.name) for view in t.views)
+    warnings += made.rows.warnings
+    warnings += check_vocabularies(recipe, checkpoints, merged, padded=bool(made.rows.warnings))
+    chat_template, said = choose_template(recipe, checkpoints)
+    warnings += said
     describe = {
         "recipe": str(recipe_to_dict(recipe)),
         "output shard size": str(options.shard_size),
@@ -77,10 +85,12 @@ def make_plan(
         config=config_to_write(recipe, models, tensors),
         describe=describe,
         digest="",
+        donor=recipe.donor,
         tokenizer=recipe.tokenizer_model,
+        chat_template=chat_template,
         tile_bytes=options.tile_bytes,
         left_out=_left_out(models, tensors, sources),
-        warnings=(*warnings, *made.rows.warnings),
+        warnings=tuple(warnings),
     )
     facts = [digest.call_facts(tensor, plan) for tensor in tensors]
     identity = digest.of_json([describe, facts, [[t.file, t.offset] for t in tensors], plan.config])

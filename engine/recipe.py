@@ -80,8 +80,11 @@ class Recipe:
 
     @property
     def tokenizer_model(self) -> ModelRef:
-        """The model whose tokenizer the output gets: tokenizer_source, where `base` and nothing mean the donor."""
-        if self.tokenizer_source in (None, "base"):
+        """The model whose tokenizer the output gets: tokenizer_source, where nothing but a model means the donor.
+
+        `union` is checked to be of equal vocabularies (engine.vocabulary_check), so the donor's is as good as any.
+        """
+        if self.tokenizer_source in (None, "base", "union"):
             return self.donor
         return next((ref for ref in self.models if str(ref) == self.tokenizer_source), self.donor)
 

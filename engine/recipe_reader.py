@@ -154,14 +154,14 @@ class _Reader:
 
     def tokenizer_source(self, fields: Mapping[str, Any], root: KeyPath, base_model: ModelRef | None) -> str | None:
         where, raw = _tokenizer_field(fields, root)
-        if raw is None or raw == "base":
-            return None if raw is None else "base"
-        if raw == "union":
-            raise where.error("a union of tokenizers is not supported yet; name one model, or 'base'.")
+        if raw is None or raw in ("base", "union"):
+            return None if raw is None else str(raw)
         text = str(self.model(raw, where))
         names = [str(ref) for ref in (*self.listed, base_model) if ref is not None]
         if text not in names:
-            raise where.error(f"got {text!r}, which is no model of this recipe; {did_you_mean(text, ['base', *names])}")
+            raise where.error(
+                f"got {text!r}, which is no model of this recipe; {did_you_mean(text, ['base', 'union', *names])}"
+            )
         return text
 
 
@@ -222,9 +222,9 @@ def _tokenizer_field(fields: Mapping[str, Any], root: KeyPath) -> tuple[KeyPath,
         raise root.error("has both 'tokenizer_source' and 'tokenizer': leave one out.")
     where = root.key("tokenizer")
     parts = where.mapping(fields["tokenizer"], ("source", "tokens", "pad_to_multiple_of"))
-    for name in ("tokens", "pad_to_multiple_of"):
+    for name, wanted in (("tokens", "choosing the rows of single tokens"), ("pad_to_multiple_of", "padding")):
         if parts.get(name) is not None:
-            raise where.key(name).error("not supported yet; leave it out.")
+            raise where.key(name).error(f"{wanted} is not supported yet; leave it out.")
     return where.key("source"), parts.get("source", "union")
 
 

@@ -27,8 +27,8 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
         if getattr(recipe, name) is not None:
             data[name] = getattr(recipe, name)
     if recipe.tokenizer_source is not None:
-        is_base = recipe.tokenizer_source == "base"
-        data["tokenizer_source"] = "base" if is_base else model_to_data(recipe.tokenizer_model)
+        is_model = recipe.tokenizer_source not in ("base", "union")
+        data["tokenizer_source"] = model_to_data(recipe.tokenizer_model) if is_model else recipe.tokenizer_source
     if recipe.seed:
         data["seed"] = recipe.seed
     return data

@@ -30,8 +30,8 @@ Views = dict[str, tuple["Tensor", ...]]
 def make_skeleton(config: Mapping[str, Any], entry: EvaluatorEntry, source: Path) -> Any:
     """A model of this config whose parameters are allocated and not filled; buffers (rope) are computed.
 
-    The config goes the way of `from_pretrained`, and so do the generation settings beside the tokenizer, so that the
-    live model decodes as the published one will. Raises EvaluationError for an architecture transformers has not.
+    The config goes the way of `from_pretrained`, and so do the generation settings in `source`, so that the live model
+    decodes as the published one will. Raises EvaluationError for an architecture transformers has not.
     """
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM

@@ -53,14 +53,14 @@ class _Skeleton:
     subject: Subject
     binding: Binding
     shape: str  # canonical config; another one means another skeleton
-    tokenizer: ModelRef
+    small_files: tuple[ModelRef, ModelRef, str | None]  # donor, tokenizer, chat template
 
 
 class ResidentModel:
     """One live model at a time. Not thread safe; one evaluator owns it.
 
     Checkpoints are opened once and stay open. A recipe whose output has another configuration (depth, tied heads,
-    rope, vocabulary) or another tokenizer gets a new skeleton, the old one is let go.
+    rope, vocabulary), tokenizer or chat template gets a new skeleton, the old one is let go.
     """
 
     def __init__(self, entry: EvaluatorEntry, *, plans: Plans | None = None) -> None:
@@ -109,15 +109,17 @@ class ResidentModel:
 
     def _skeleton_for(self, plan: Plan) -> _Skeleton:
         shape = digest.of_json({**plan.config, "dtype": None, "torch_dtype": None})
+        small_files = (plan.donor, plan.tokenizer, plan.chat_template)
         old = self._skeleton
-        if old is not None and old.shape == shape and old.tokenizer == plan.tokenizer and old.binding.fits(plan):
+        if old is not None and (old.shape, old.small_files) == (shape, small_files) and old.binding.fits(plan):
             return old
         self._skeleton = self.loaded = None  # before the new one takes its memory
-        source = self._plans.open(plan.tokenizer).directory
-        model = make_skeleton(plan.config, self._entry, source)
-        subject = Subject(model, load_tokenizer(source))
+        model = make_skeleton(plan.config, self._entry, self._plans.open(plan.donor).directory)
+        tokenizer = load_tokenizer(self._plans.open(plan.tokenizer).tokenizer_directory)
+        tokenizer.chat_template = plan.chat_template or tokenizer.chat_template
+        subject = Subject(model, tokenizer)
         binding = Binding.build(model, plan, views=filled_views(model, [tensor.name for tensor in plan.tensors]))
-        self._skeleton = _Skeleton(subject, binding, shape, plan.tokenizer)
+        self._skeleton = _Skeleton(subject, binding, shape, small_files)
         return self._skeleton
 
     def close(self) -> None:

@@ -42,7 +42,7 @@ def plan_of(method: str, sizes: list[int], tile_bytes: int = 1) -> Plan:
         for n, size in enumerate(sizes)
     )
     ref = ModelRef("base")
-    return Plan(METHODS[method], (ref,), tensors, (), {}, {}, "digest", ref, tile_bytes)
+    return Plan(METHODS[method], (ref,), tensors, (), {}, {}, "digest", ref, ref, tile_bytes=tile_bytes)
 
 
 def units_of(weights: list[int]) -> list[Unit]:

@@ -208,6 +208,10 @@ def test_config_and_tokenizer_come_from_the_base_or_the_first_source_unless_name
     assert parse_recipe(linear(base_model="org/c", tokenizer_source="base")).tokenizer_model == C
     assert parse_recipe(linear(tokenizer_source="org/b")).tokenizer_model == B
     assert parse_recipe(linear(tokenizer={"source": "org/b"})).tokenizer_model == B
+    for union in ({"tokenizer_source": "union"}, {"tokenizer": {}}, {"tokenizer": {"source": "union"}}):
+        recipe = parse_recipe(linear(base_model="org/c", **union))
+        assert (recipe.tokenizer_source, recipe.tokenizer_model) == ("union", C)
+        assert parse_recipe(recipe_to_dict(recipe)) == recipe
     called_base = parse_recipe(linear(models=[{"model": "base"}], base_model="org/c", tokenizer_source="base"))
     assert called_base.tokenizer_model == C
 
@@ -290,12 +294,12 @@ def test_keys_that_mergekit_accepts_and_never_uses_are_noted() -> None:
          "out_dtype: unknown dtype 'int64'; known: bfloat16, float16, float32, float64."),
         ({"seed": 0.5}, f"seed: got 0.5, a whole number from 0 to {2**63 - 1} expected."),
         ({"merge_method": ["linear"]}, "merge_method: got a list, text expected."),
-        ({"tokenizer_source": "union"},
-         "tokenizer_source: a union of tokenizers is not supported yet; name one model, or 'base'."),
         ({"tokenizer_source": "org/aa"},
          "tokenizer_source: got 'org/aa', which is no model of this recipe; did you mean 'org/a'?"),
-        ({"tokenizer": {}}, "tokenizer.source: a union of tokenizers is not supported yet; name one model, or 'base'."),
-        ({"tokenizer": {"source": "base", "tokens": {"x": {}}}}, "tokenizer.tokens: not supported yet; leave it out."),
+        ({"tokenizer": {"source": "base", "tokens": {"x": {}}}},
+         "tokenizer.tokens: choosing the rows of single tokens is not supported yet; leave it out."),
+        ({"tokenizer": {"pad_to_multiple_of": 64}},
+         "tokenizer.pad_to_multiple_of: padding is not supported yet; leave it out."),
         ({"chat_template": "chatlm"},
          "chat_template: got 'chatlm', a Jinja template or a name expected; did you mean 'chatml'?"),
         ({"parameters": [0.5]}, "parameters: got a list, a mapping of names to values expected."),

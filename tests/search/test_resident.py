@@ -18,7 +18,7 @@ from engine.execute import execute
 from engine.planner import make_plan
 from engine.recipe_reader import parse_recipe
 from engine.sinks import FileSink
-from engine.tokenizer import copy_tokenizer
+from engine.tokenizer import write_small_files
 from search.audit import read_attempts
 from search.campaign_file import EvaluatorEntry
 from search.evaluators.contract import Suite
@@ -96,7 +96,12 @@ def publish(recipe: dict[str, Any], out: Path) -> str:
     merged = execute(plan, checkpoints, sink)
     sink.close()
     (out / "config.json").write_text(json.dumps(dict(plan.config)))
-    copy_tokenizer(checkpoints[plan.tokenizer].directory, out)
+    write_small_files(
+        out,
+        tokenizer=checkpoints[plan.tokenizer].tokenizer_directory,
+        donor=checkpoints[plan.donor].directory,
+        chat_template=plan.chat_template,
+    )
     return digest.of_weights(merged.tensor_digests(plan))
 
 
@@ -137,7 +142,18 @@ def test_a_published_model_scored_from_disk_gives_exactly_the_live_scores(family
     assert fingerprint(on_disk.model) == fingerprint(evaluator.resident.subject.model)
 
 
-def test_generation_settings_beside_the_tokenizer_apply_live_as_they_do_on_disk(family, tmp_path):
+def test_the_chat_template_of_the_recipe_is_the_live_tokenizers_and_the_published_ones(family, tmp_path):
+    made = ResidentEvaluator(family.scorer, ENTRY, audit=tmp_path / "audit.jsonl")
+    plain, templates = family.recipe(0.5, 0.5), []
+    for recipe in (plain, {**plain, "chat_template": "chatml"}):
+        made.resident.load(recipe)
+        publish(recipe, out := tmp_path / str(len(templates)))
+        templates.append(made.resident.subject.tokenizer.chat_template)
+        assert load_from_disk(out, ENTRY).tokenizer.chat_template == templates[-1]
+    assert templates[0] != templates[1]
+
+
+def test_generation_settings_of_the_donor_apply_live_as_they_do_on_disk(family, tmp_path):
     strict = tmp_path / "strict"
     family.bench.a.model.save_pretrained(strict)
     family.bench.a.tokenizer.save_pretrained(strict)

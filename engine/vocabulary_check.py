@@ -1,0 +1,79 @@
+"""Whether the rows that a recipe merges mean the same tokens, and fit the tokenizer that the output gets.
+
+Embeddings are merged row by row. Where two models give one token different ids, that mixes tokens up, whatever the
+tokenizer: mergekit permutes rows when a recipe chooses a tokenizer; here such a recipe is refused for now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from engine.checkpoint import Checkpoint
+from engine.errors import PlanError
+from engine.keypath import KeyPath
+from engine.recipe import ModelRef, Recipe
+from engine.vocabulary import Vocabulary, compare
+
+
+def check_vocabularies(
+    recipe: Recipe, checkpoints: Mapping[ModelRef, Checkpoint], merged: Iterable[ModelRef], *, padded: bool
+) -> list[str]:
+    """Warnings about tokens that the output's tokenizer does not share with the models in `merged`.
+
+    Args:
+        merged: the models whose rows of vocabulary are merged.
+        padded: whether these have different numbers of rows.
+
+    Raises PlanError where the recipe wants a union and vocabularies differ, or where one token has two ids and the
+    recipe chooses a tokenizer, or rows are filled up.
+    """
+    owner = recipe.tokenizer_model
+    own = checkpoints[owner].vocabulary
+    where = KeyPath(recipe.origin, error_class=PlanError)
+    where = where.key("tokenizer_source") if recipe.tokenizer_source else where
+    warnings = []
+    for ref in merged:
+        vocabulary = checkpoints[ref].vocabulary
+        if ref == owner or own is None or vocabulary is None:
+            if recipe.tokenizer_source == "union" and ref != owner:
+                silent = ref if vocabulary is None else owner
+                warnings.append(f"{where}: {silent} has no vocabulary that can be read: taken to have the same one.")
+            continue
+        told = _Told(owner, own, ref, vocabulary)
+        if recipe.tokenizer_source == "union" and told.differs:
+            raise where.error(
+                f"{told.moved or told.only_own or told.only_other} A union of different vocabularies is not supported "
+                "yet: name the model whose tokenizer the output gets."
+            )
+        if told.moved and (recipe.tokenizer_source or padded):
+            raise where.error(f"{told.moved} Their rows cannot be merged: models of one vocabulary are needed.")
+        if told.moved:
+            warnings.append(f"{where}: {told.moved} Rows are merged by id, so such tokens are mixed up.")
+        elif told.differs:
+            warnings.append(f"{where}: {' '.join(filter(None, (told.only_own, told.only_other)))}")
+    return warnings
+
+
+class _Told:
+    """The differences between two vocabularies in words; empty where there are none."""
+
+    def __init__(self, owner: ModelRef, own: Vocabulary, ref: ModelRef, other: Vocabulary) -> None:
+        mine, theirs = compare(own, other), compare(other, own)
+        self.differs = bool(mine.moved or mine.missing or theirs.missing)
+        self.moved = self.only_own = self.only_other = ""
+        if mine.moved:
+            token = mine.moved[0]
+            self.moved = (
+                f"token {token!r} has id {own.ids[token]} in {owner} and {other.ids[token]} in {ref} "
+                f"({len(mine.moved)} such tokens)."
+            )
+        if mine.missing:
+            self.only_own = _missing(mine.missing, own, owner, ref)
+        if theirs.missing:
+            self.only_other = _missing(theirs.missing, other, ref, owner)
+
+
+def _missing(tokens: tuple[str, ...], vocabulary: Vocabulary, there: ModelRef, not_here: ModelRef) -> str:
+    first = tokens[0]
+    many = f" ({len(tokens)} such tokens)" if len(tokens) > 1 else ""
+    return f"token {first!r}, id {vocabulary.ids[first]} in {there}, is not known to {not_here}{many}."
