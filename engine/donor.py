@@ -31,7 +31,7 @@ def config_to_write(
         config,
         layers=layers,
         dtype=recipe.out_dtype or recipe.dtype or _stored_dtype(config, tensors),
-        tied=_tied([models[ref] for ref in recipe.sources_named()], donor, targets),
+        tied=_tied([models[ref] for ref in recipe.named()], donor, targets),
         vocab_size=_vocab_size(donor, tensors),
         others={donor.modules[name].role: found for name, found in depths.items() if found and name != donor.main},
     )

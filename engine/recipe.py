@@ -97,12 +97,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "modules", tuple(sorted(self.modules, key=lambda module: module.name)))
-        sources = self.sources_named()
+        sources = self.named()
         given = {ref: number for ref, number in self.source_ids.items() if ref in sources}
         copied = [rule.model for rule in self.rules if rule.model is not None]
         object.__setattr__(self, "source_ids", number_sources([*sources, *copied], given, self.origin))
 
-    def sources_named(self) -> list[ModelRef]:
+    def named(self) -> list[ModelRef]:
         """Every source, as often as it is named, in order of appearance, and the base."""
         listed = [source.model for part in self.all_slices for source in part.sources]
         return listed if self.base_model is None else [*listed, self.base_model]

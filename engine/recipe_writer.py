@@ -40,7 +40,7 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
 
 def _ids_to_state(recipe: Recipe) -> dict[ModelRef, int]:
     """The source ids that must be written down: none where they are the ones that parsing gives anyway."""
-    named = recipe.sources_named()
+    named = recipe.named()
     listed = {source.model for part in recipe.all_slices for source in part.sources}
     stated: dict[ModelRef, int] = {}
     for wanted in (listed, set(named)):
