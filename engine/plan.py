@@ -49,6 +49,11 @@ class OutputTensor:
         return self.elements * ITEMSIZE[self.dtype]
 
     @property
+    def bytes_read(self) -> int:
+        """Bytes of its inputs, each read once."""
+        return sum(self.elements * ITEMSIZE[view.stored] for view in self.inputs)
+
+    @property
     def block(self) -> int:
         """Elements of a block: what the method's scope asks for."""
         return self.call.block if self.call else BLOCK
@@ -134,10 +139,14 @@ class Plan:
                 tiles.append(Tile(len(tiles), index, first, min(step, tensor.blocks - first)))
         return tuple(tiles)
 
+    def has_kernel(self, tensor: OutputTensor) -> bool:
+        """Whether kernels do this tensor's arithmetic; else it is the method's definition in torch."""
+        return self.method.kernel is not None and not tensor.wide and tensor.dtype != "F64"
+
     @property
     def bytes_read(self) -> int:
         """Bytes of all inputs, each read once."""
-        return sum(t.elements * ITEMSIZE[view.stored] for t in self.tensors for view in t.inputs)
+        return sum(tensor.bytes_read for tensor in self.tensors)
 
     @property
     def bytes_written(self) -> int:

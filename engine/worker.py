@@ -112,8 +112,8 @@ class Worker:
     def arithmetic(self, tensor: OutputTensor) -> KernelArithmetic | DefinitionArithmetic | DeviceArithmetic:
         if self.job.device != "cpu":
             return self._definition
-        served = self.job.plan.method.kernel is not None and not tensor.wide and tensor.dtype != "F64"
-        return self._kernel if served and self.job.arithmetic == "kernel" else self._definition
+        served = self.job.arithmetic == "kernel" and self.job.plan.has_kernel(tensor)
+        return self._kernel if served else self._definition
 
     def measure(self, tensor: OutputTensor, stage: Stage, facts: Facts, *, blocks: Iterable[int]) -> Array:
         """The stage's partial over these blocks, in this order: added up, or one slot per block of the tensor."""
