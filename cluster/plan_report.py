@@ -23,6 +23,8 @@ _NS_PER_ELEMENT = {
     "ties": 3.0,
     "dare_linear": 1.8,
     "dare_ties": 2.2,
+    "consensus_ta": 0.4,
+    "emr": 1.0,
     "nearswap": 0.2,
     "ram": 0.3,
     "ramplus_tl": 0.6,

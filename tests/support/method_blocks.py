@@ -50,6 +50,8 @@ CHOICES: dict[str, list[float]] = {
     "epsilon": [0.0, 0.0015],
     "r": [0.3],
     "alpha": [0.2, 5.0],
+    "mask_share": [0.2, 0.6],
+    "k": [1.0, 2.0],
 }
 """Values that parameters are tried with; others have their default."""
 
