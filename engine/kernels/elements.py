@@ -121,7 +121,7 @@ def consensus(rows: Any, weights: Any, shares: Any, agreeing: Any, scale: Any, o
 
 @kernel
 def unify(rows: Any, start: Any, m: Any, work: Any) -> None:
-    """work[0, :m] = Σ δ_j, whose sign is elected (0 counts as −); work[1, :m] = the largest |δ_j| of that sign, or 0."""
+    """work[0, :m] = Σ δ_j, whose sign is elected (0 means −); work[1, :m] = the largest |δ_j| of that sign, or 0."""
     zero = np.float32(0)
     total, largest = work[0], work[1]
     b = rows[0, start : start + m]

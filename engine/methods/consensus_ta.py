@@ -1,11 +1,11 @@
-"""consensus_ta: task arithmetic of the weights that several tasks use (Consensus TA; Wang et al. 2024, arXiv 2405.07813).
+"""consensus_ta: task arithmetic of the weights that several tasks use (Wang et al. 2024, arXiv 2405.07813).
 
     τ = Σ_j w_j δ_j;   m_j = 1 where |δ_j| > s_j · |τ − δ_j|  (TALL mask);   out = b + λ · τ where Σ_j m_j ≥ k, else b
 
-δ_j = x_j − b; s_j, the paper's λ_t, is `mask_share`: the larger it is, the fewer weights a task calls its own. The paper
-picks it from 0.2 to 0.6 for each task, on validation data; the default lies in the middle. k = 2 leaves out weights that
-no task uses (catastrophic) or one alone (selfish). The weights w_j are ours, 1 in the paper; > is the authors' code's,
-where the paper has ≥, so that an element that nobody changed belongs to nobody.
+δ_j = x_j − b; s_j, the paper's λ_t, is `mask_share`: the larger it is, the fewer weights a task calls its own. The
+paper picks it from 0.2 to 0.6 for each task, on validation data; the default lies in the middle. k = 2 leaves out
+weights that no task uses (catastrophic) or one alone (selfish). The weights w_j are ours, 1 in the paper; > is the
+authors' code's, where the paper has ≥, so that an element that nobody changed belongs to nobody.
 """
 
 from __future__ import annotations
