@@ -1,4 +1,4 @@
-"""Facts about a whole tensor, block by block: Gram matrix, radix histograms of |delta|, ties, masses.
+"""Facts about a whole tensor, block by block: radix histograms of |delta|, ties, masses.
 
 Legend: N sources, M = N − 1 sources besides the base (row 0), n elements of the block.
 Counts are integers and exact in any order. Sums are float64 in `LANES` lanes (element i goes to lane i mod LANES, in
@@ -21,37 +21,13 @@ LANES = 1024
 
 @kernel
 def fold(lanes: Any) -> Any:
-    """Σ lanes[LANES] in place: halves are added onto each other until one number is left."""
-    width = LANES // 2
+    """Σ lanes[a power of two] in place: halves are added onto each other until one number is left."""
+    width = lanes.shape[0] // 2
     while width > 0:
         for i in range(width):
             lanes[i] = lanes[i] + lanes[i + width]
         width //= 2
     return lanes[0]
-
-
-@kernel
-def gram(rows: Any, n: Any, out: Any) -> None:
-    """out[N·(N+1)/2] = float64 dot products of rows[i] and rows[j], i ≤ j, row by row of the upper triangle."""
-    sources = rows.shape[0]
-    lanes = np.zeros((out.shape[0], LANES), np.float64)
-    wide = np.empty((sources, LANES), np.float64)
-    for start in range(0, n, LANES):
-        m = min(LANES, n - start)
-        for j in range(sources):
-            x = rows[j, start : start + m]
-            w = wide[j]
-            for i in range(m):
-                w[i] = np.float64(decode(x[i]))
-        pair = 0
-        for j in range(sources):
-            for k in range(j, sources):
-                left, right, lane = wide[j], wide[k], lanes[pair]
-                for i in range(m):
-                    lane[i] = lane[i] + left[i] * right[i]
-                pair += 1
-    for pair in range(out.shape[0]):
-        out[pair] = fold(lanes[pair])
 
 
 @kernel

@@ -216,6 +216,7 @@ def rescale(default: bool) -> Parameter:
 def weights_cancel(call: Call) -> str | None:
     """A `check` for methods that divide by Σ w over all models."""
     total = sum(call.sources["weight"])
-    if not call.options.get("normalize", 1.0) or abs(total) >= 1e-8:
+    switch = "normalize_weights" if "normalize_weights" in call.options else "normalize"
+    if not call.options.get(switch, 1.0) or abs(total) >= 1e-8:
         return None
-    return f"the weights sum to {total:g} and cannot be normalised. Give other weights, or normalize: false."
+    return f"the weights sum to {total:g} and cannot be normalised. Give other weights, or {switch}: false."

@@ -28,9 +28,9 @@ def _measure(call: Call, block: Block, facts: Facts) -> Tensor:
 
 
 def _kernel_measure(call: Call, raw: RawBlock, facts: Facts, out: Array) -> None:
-    from engine.kernels import measure
+    from engine.kernels import gram
 
-    measure.gram(raw.rows, raw.elements, out)
+    gram.of_block(raw.rows, raw.elements, out, based=False)
 
 
 def _finish(call: Call, partial: Any, facts: Facts) -> Array:

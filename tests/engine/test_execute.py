@@ -40,11 +40,20 @@ def giant() -> tuple[Path, ...]:
     return torture_family(FAMILY / "giant", mixed=False, giant=True).models
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+APART: dict[str, dict[str, bool]] = {
+    "nuslerp by row": {"nuslerp_flatten": False},
+    "nuslerp by column": {"nuslerp_flatten": False, "nuslerp_row_wise": True},
+    "model_stock by row": {"filter_wise": True},
+}
+"""Settings with which a method's facts, or its blocks, are others than with its defaults."""
+
+
+@pytest.mark.parametrize("method", [*sorted(METHODS), *APART])
 def test_tiles_threads_memory_and_definitions_give_one_result(
     method: str, torture: tuple[Path, ...], tmp_path: Path
 ) -> None:
-    recipe = recipe_of(method, torture)
+    apart = {"parameters": APART[method], "base_model": str(torture[0])} if method in APART else {}
+    recipe = recipe_of(method.split()[0], torture, **apart)
     results = set()
     ways = [
         Options(threads=1, tile_bytes=1),

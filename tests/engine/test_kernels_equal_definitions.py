@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from method_blocks import SHAPES, call_of, measured, rows_of
 
 from engine.arithmetic import DefinitionArithmetic, KernelArithmetic
+from engine.errors import MergefleetError
 from engine.methods import METHODS
 from engine.methods.contract import Call
 from engine.views import STORED
@@ -25,15 +26,17 @@ SERVED = [name for name, method in sorted(METHODS.items()) if method.kernel is n
 def test_kernels_give_the_bits_of_the_definition(name: str, data: st.DataObject) -> None:
     method = METHODS[name]
     low, high = method.models
-    based = method.base == "required"
+    based = method.base == "required" or (method.base == "optional" and data.draw(st.booleans()))
     sources = data.draw(st.integers(low + based, (high or 4) + based))
     shape = data.draw(st.sampled_from(SHAPES))
     elements = math.prod(shape)
-    dtype = data.draw(st.sampled_from(["BF16", "F16", "F32"]))
-    out_dtype = data.draw(st.sampled_from([dtype, "BF16", "F16", "F32"]))  # loops for one format are others
+    dtype, out_dtype = (
+        data.draw(st.sampled_from(["BF16", "F16", "F32"])),
+        data.draw(st.sampled_from(["BF16", "F16", "F32"])),
+    )
     seed = data.draw(st.integers(0, 10_000))
     rows = rows_of(dtype, sources, elements, seed)
-    call = call_of(method, sources, shape, np.random.default_rng(seed))
+    call = call_of(method, sources, shape, np.random.default_rng(seed), based=based)
     if sum(call.sources.get("weight", (1.0,))) == 0:
         call = Call(**{**call.__dict__, "sources": {**call.sources, "weight": (0.3,) * len(call.source_ids)}})
     kernel, definition = KernelArithmetic(method), DefinitionArithmetic(method)
@@ -44,7 +47,10 @@ def test_kernels_give_the_bits_of_the_definition(name: str, data: st.DataObject)
             if stage.measure is not None:
                 partial = measured(kernel, stage, call, rows, facts)
                 np.testing.assert_array_equal(partial, measured(definition, stage, call, rows, facts), stage.name)
-            facts[stage.name] = stage.finish(call, partial, facts)
+            try:
+                facts[stage.name] = stage.finish(call, partial, facts)
+            except MergefleetError:  # multislerp where directions cancel: no result to compare
+                reject()
         got = np.zeros(elements, STORED[out_dtype])
         wanted = got.copy()
         kernel.merge(call, rows, (0, elements), facts=facts, out=got)

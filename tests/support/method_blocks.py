@@ -50,14 +50,22 @@ CHOICES: dict[str, list[float]] = {
     "epsilon": [0.0, 0.0015],
     "r": [0.3],
     "alpha": [0.2, 5.0],
-    "mask_share": [0.2, 0.6],
-    "k": [1.0, 2.0],
+    "nuslerp_flatten": [0.0, 1.0],
+    "nuslerp_row_wise": [0.0, 1.0],
+    "filter_wise": [0.0, 1.0],
+    "normalize_weights": [0.0, 1.0],
+    "eps": [1e-8, 1e-3],
+    "max_iter": [0.0, 10.0],
+    "tol": [0.0, 1e-5],
 }
 """Values that parameters are tried with; others have their default."""
 
 
-def call_of(method: Method, sources: int, shape: tuple[int, ...], draw: np.random.Generator) -> Call:
-    based = method.base == "required"
+def call_of(
+    method: Method, sources: int, shape: tuple[int, ...], draw: np.random.Generator, *, based: bool | None = None
+) -> Call:
+    """A call with settings from `CHOICES` over so many inputs, the first of them the base where there is one."""
+    based = method.base == "required" if based is None else based
     count = sources - based
 
     def values(parameter: Parameter, size: int) -> tuple[float, ...]:

@@ -60,7 +60,7 @@ def _assert_rounded(got: Array, expected: Expected, dtype: str, name: str) -> No
     half_unit = 2.0 ** (exponent - digits)
     arithmetic = 8 * 2.0 ** (-53 if dtype == "F64" else -24) * expected.size
     error = np.abs(got.astype(np.float64) - expected.value)
-    wrong = (error > half_unit * (1 + 1e-6) + arithmetic) & ~expected.contested
+    wrong = ~(error <= half_unit * (1 + 1e-6) + arithmetic) & ~expected.contested  # NaN is wrong
     places = np.flatnonzero(wrong)
     assert not places.size, (
         f"{name}: {places.size} of {wrong.size} elements, first at {places[0]}: got {got.ravel()[places[0]]}, "

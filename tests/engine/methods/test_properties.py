@@ -28,7 +28,8 @@ def call_for(method: Method, shape: tuple[int, ...], *, models: int, seed: int =
 
 def plain(method: Method, call: Call) -> Call:
     """Settings under which a model merged with itself is itself: normalised weights, no scale."""
-    options = {**call.options} | ({"normalize": 1.0} if "normalize" in call.options else {})
+    settings = {"normalize": 1.0, "normalize_weights": 1.0, "eps": 1e-8}
+    options = {**call.options} | {name: value for name, value in settings.items() if name in call.options}
     sources = {**call.sources} | ({"scale": (1.0,) * len(call.source_ids)} if "scale" in call.sources else {})
     return replace(call, options=options, sources=sources)
 
