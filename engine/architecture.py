@@ -154,8 +154,8 @@ def tied_source(name: str, names: Iterable[str]) -> str | None:
 
 
 def has_head(names: Iterable[str]) -> bool:
-    """Whether an output head is among the tensors; without one the token embedding serves."""
-    return any(_owner(name) in _HEADS for name in names)
+    """Whether an output head's weight is among the tensors; without one the token embedding serves."""
+    return any(_owner(name) in _HEADS and name.endswith(".weight") for name in names)
 
 
 def is_vocabulary(name: str) -> bool:

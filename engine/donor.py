@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import copy
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from engine.architecture import NESTED_CONFIGS, has_head, is_vocabulary, layer_count
@@ -60,21 +61,29 @@ def _spelled_out(config: Mapping[str, Any], origin: str) -> Mapping[str, Any]:
     text = next((config[name] for name in NESTED_CONFIGS if isinstance(config.get(name), dict)), config)
     if "layer_types" in text or not any(text.get(name) for name in ("sliding_window", *LAYER_PERIODS)):
         return config
+    count = layer_count(text)[1]
+    lists = {name: value for name, value in _in_full(text, origin).items() if "layer" in name}
+    added = {n: v for n, v in lists.items() if n not in text and isinstance(v, list) and len(v) == count}
+    spelled = {**text, **added}
+    return spelled if text is config else {name: spelled if v is text else v for name, v in config.items()}
+
+
+def _in_full(config: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """A config with everything that its class adds; {} where transformers has no such class."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING
 
-    kind = text.get("model_type")
+    kind = config.get("model_type")
     if kind not in CONFIG_MAPPING:
-        return config
-    try:
-        full = CONFIG_MAPPING[kind].from_dict(copy.deepcopy(dict(text))).to_dict()
-    except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
-        raise PlanError(f"{origin}: config.json: transformers refuses it as {kind!r}: {error}") from error
-    count = layer_count(text)[1]
-    lists = {name: value for name, value in full.items() if "layer" in name and isinstance(value, list)}
-    added = {name: value for name, value in lists.items() if name not in text and len(value) == count}
-    spelled = {**text, **added}
-    return spelled if text is config else {**config, **{n: spelled for n, v in config.items() if v is text}}
+        return {}
+    with NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
+        json.dump(config, file)
+        file.flush()
+        try:
+            full: dict[str, Any] = CONFIG_MAPPING[kind].from_json_file(file.name).to_dict()
+        except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
+            raise PlanError(f"{origin}: config.json: transformers refuses it as {kind!r}: {error}") from error
+    return full
 
 
 def _tied(models: Mapping[ModelRef, SortedModel], donor: SortedModel, written: set[str]) -> bool | None:

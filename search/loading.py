@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -28,30 +29,42 @@ Views = dict[str, tuple["Tensor", ...]]
 
 
 def make_skeleton(config: Mapping[str, Any], entry: EvaluatorEntry, source: Path) -> Any:
-    """A model of this config whose parameters are allocated and not filled; buffers (rope) are computed.
+    """A model of this config whose parameters are allocated and not filled; other buffers (rope) are computed.
 
-    The config goes the way of `from_pretrained`, and so do the generation settings in `source`, so that the live model
-    decodes as the published one will. Raises EvaluationError for an architecture transformers has not.
+    All goes the way of `from_pretrained`: the config, the buffers, what stays in float32, the generation settings in
+    `source`; so that the live model computes and decodes as the published one will. Raises EvaluationError for an
+    architecture transformers has not.
     """
     import torch
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
-    kind = str(config.get("model_type"))
-    if kind not in CONFIG_MAPPING:
-        raise EvaluationError(f"config.json: transformers has no model_type {kind!r}, so it cannot be evaluated here")
-    settings = CONFIG_MAPPING[kind].from_dict(json.loads(json.dumps(dict(config))))
+    settings = _settings(config)
+    dtype = getattr(torch, entry.dtype)
     with torch.device(entry.device), no_init_weights():
-        model = AutoModelForCausalLM.from_config(
-            settings, dtype=getattr(torch, entry.dtype), attn_implementation=entry.attention
-        )
-    _widen(model, getattr(torch, entry.dtype))
+        model = AutoModelForCausalLM.from_config(settings, dtype=dtype, attn_implementation=entry.attention)
+    _widen(model, dtype)
+    with torch.device(entry.device):
+        _compute_buffers(model)
     model.tie_weights()
     if (source / "generation_config.json").is_file():
         from transformers import GenerationConfig
 
         model.generation_config = GenerationConfig.from_pretrained(source, local_files_only=True)
     return model.eval().requires_grad_(False)
+
+
+def _settings(config: Mapping[str, Any]) -> Any:
+    """The config as transformers reads it from a file, where infinity, for one, has a form of its own."""
+    from transformers import CONFIG_MAPPING
+
+    kind = str(config.get("model_type"))
+    if kind not in CONFIG_MAPPING:
+        raise EvaluationError(f"config.json: transformers has no model_type {kind!r}, so it cannot be evaluated here")
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "config.json"
+        path.write_text(json.dumps(dict(config)), encoding="utf-8")
+        return CONFIG_MAPPING[kind].from_json_file(path)
 
 
 def _widen(model: Any, dtype: torch.dtype) -> None:
@@ -62,6 +75,13 @@ def _widen(model: Any, dtype: torch.dtype) -> None:
         for name, value in model.state_dict(keep_vars=True).items():
             if kept.search(name):
                 value.data = value.data.float()
+
+
+def _compute_buffers(model: Any) -> None:
+    """Compute what no checkpoint holds anew, in float32, as loading does: GPT-J's sines made in bfloat16 differ."""
+    for value in model.state_dict(keep_vars=True).values():
+        value._is_hf_initialized = True  # transformers' mark of a tensor that is not to be initialised
+    model.initialize_weights()
 
 
 def load_tokenizer(directory: Path) -> Any:
