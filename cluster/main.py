@@ -182,6 +182,20 @@ def demo(
     )
 
 
+def _later(name: str, advice: str) -> None:
+    """A command that has its name already, so that whoever types it learns more than that it does not exist."""
+
+    @app.command(name, hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+    def later() -> None:
+        raise InputError(f"mergefleet {name}: is not there yet. {advice}")
+
+
+_later("legacy", "The first mergekit's flags say what a recipe says: write one for `mergefleet merge`.")
+_later("assemble", "Write the slices as a passthrough recipe for `mergefleet merge`.")
+_later("moe", "Use mergekit-moe.")
+_later("soup", "`mergefleet search` finds weights; a uniform soup is a linear recipe for `mergefleet merge`.")
+
+
 def _check_workers(address: str | None, workers: int | None) -> None:
     if workers is not None and address is None:
         raise InputError("--workers: is for a run on Ray; give --address local, auto or HOST:PORT too.")

@@ -39,9 +39,21 @@ _TOP_KEYS = (
 )
 
 
+_FOREIGN = {
+    "experts": "this is a file for mergekit-moe. `mergefleet moe` will read it, later.",
+    "genome": "this is a file for mergekit-evolve. Write a campaign for `mergefleet search` (docs/search.md).",
+    "layer_slices": "this is a file for bakllama. `mergefleet assemble` will read it, later; write the slices as a "
+    "passthrough recipe.",
+}
+"""Keys by which the files of mergekit's other programs are known."""
+
+
 def parse_recipe(data: object, *, origin: str = "<recipe>") -> Recipe:
     """YAML or JSON data → Recipe; `origin` is the file that errors name. Opens no file, asks no network."""
     root = KeyPath(origin)
+    for name, whose in _FOREIGN.items():
+        if isinstance(data, Mapping) and name in data:
+            raise root.key(name).error(whose)
     fields = root.mapping(data, _TOP_KEYS)
     reader = _Reader()
     slices = reader.slices(fields, root)
