@@ -141,9 +141,9 @@ def _kept_ranks(elements: int, density: float, gamma: float) -> tuple[int, ...]:
     """Ranks (from 0, ascending) at which a trim cuts: below the first nothing is kept, nor from the last on."""
     if density >= 1:
         return ()
-    kept, top = int(density * elements), int(gamma * elements)
-    bottom = elements - kept - top
-    return (max(0, bottom), elements - top - max(0, -bottom))
+    kept = int(density * elements)
+    bottom = max(0, elements - kept - int(gamma * elements))
+    return (bottom, bottom + kept)
 
 
 def _sce_rank(deltas: list[Values], share: float) -> tuple[int, ...]:
