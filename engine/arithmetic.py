@@ -21,6 +21,7 @@ class KernelArithmetic:
     def __init__(self, method: Method) -> None:
         self.method = method
         self._work: Array = np.empty((0, 0), np.float32)
+        self._room: Array = np.empty(0, np.uint8)
 
     def measure(self, stage: Stage, call: Call, rows: Array, at: tuple[int, int], *, facts: Facts, out: Array) -> None:
         """Add (or, per block, put) the stage's partial of block at = (number, elements) into `out`."""
@@ -37,8 +38,12 @@ class KernelArithmetic:
 
         if self._work.shape[0] < len(rows) + 4:
             self._work = combine.scratch(len(rows))
+        room = self.method.workspace(call)
+        if self._room.size < room:
+            self._room = np.empty(room, np.uint8)
         number, elements = at
-        return RawBlock(rows, elements, number, number * call.block, keys_of(self.method, call, number), self._work)
+        keys = keys_of(self.method, call, number)
+        return RawBlock(rows, elements, number, number * call.block, keys, self._work, self._room[:room])
 
 
 class DefinitionArithmetic:

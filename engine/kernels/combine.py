@@ -96,12 +96,14 @@ def sum_signs(work: Any, sources: Any, m: Any) -> None:
 
 
 @kernel
-def sum_agreeing(work: Any, m: Any, weights: Any, normalize: Any, scale: Any) -> None:
+def sum_agreeing(work: Any, m: Any, weights: Any, divide: Any, scale: Any) -> None:
     """work[M, :m] = scale · Σ_j agreeing work[j] (÷ Σ_j agreeing weights[j]); the sign of work[M] is elected.
 
-    TIES-Merging (Yadav et al. 2023), steps elect and disjoint merge, with mergekit's weights: 0 elects +, a delta of
-    0 agrees with nobody, and where nobody agrees the divisor is 1. `&` and `|` instead of `and`: no branches.
+    TIES-Merging (Yadav et al. 2023), steps elect and disjoint merge, with mergekit's weights: 0 elects +, and a delta
+    of 0 agrees with nobody. divide = (on, least, instead): a divisor must be larger than `least` in magnitude, and is
+    `instead` where it is not. `&` and `|` instead of `and`: no branches.
     """
+    normalize, least, instead = divide
     sources = weights.shape[0]
     total, mixed, share = work[sources], work[sources + 1], work[sources + 2]
     for i in range(m):
@@ -117,7 +119,7 @@ def sum_agreeing(work: Any, m: Any, weights: Any, normalize: Any, scale: Any) ->
             share[i] = share[i] + (w if agrees else np.float32(0))
     if normalize:
         for i in range(m):
-            total[i] = scale * (mixed[i] / (share[i] if share[i] != np.float32(0) else np.float32(1)))
+            total[i] = scale * (mixed[i] / (share[i] if abs(share[i]) > least else instead))
     else:
         for i in range(m):
             total[i] = scale * mixed[i]
@@ -150,7 +152,7 @@ def delta(rows: Any, keep: Any, coefficients: Any, elect: Any, weights: Any, out
         else:
             sum_deltas(work, sources, m)
         if way != ALL:
-            sum_agreeing(work, m, weights, normalize, scale)
+            sum_agreeing(work, m, weights, (normalize, np.float32(0), np.float32(1)), scale)
         total = work[sources]
         for i in range(m):
             y[i] = encode(decode(b[i]) + total[i], y[i])

@@ -109,7 +109,10 @@ class Block:
 
 @dataclass(frozen=True)
 class RawBlock:
-    """One block as the kernels see it: rows[N, ≥ n] of stored bits; `work` is one thread's scratch memory."""
+    """One block as the kernels see it: rows[N, ≥ n] of stored bits, and one thread's scratch memory.
+
+    `work` is float32[N + 4, a chunk]; `room` is uint8[`Method.workspace`]. What lies there is left over from before.
+    """
 
     rows: Array
     elements: int
@@ -117,6 +120,7 @@ class RawBlock:
     start: int
     keys: Array
     work: Array
+    room: Array
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,7 @@ class Method:
         exact: same bits on any CPU, thread count and tiling.
         drops_zero_weights: a source of weight 0 changes nothing.
         check: call → what is wrong with its settings (completes "tensor X: "), None where nothing is.
-        workspace: call → bytes that a thread needs beyond its rows, output and partials.
+        workspace: call → bytes that a thread needs beyond its rows, output and partials: the kernels' `room`.
         version: of the arithmetic; part of the recipe hash.
     """
 

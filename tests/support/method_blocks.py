@@ -42,6 +42,7 @@ CHOICES: dict[str, list[float]] = {
     "density": [0.0, 0.01, 0.37, 0.5, 0.99, 1.0],
     "gamma": [0.0, 0.01, 0.2, 0.7],
     "elect_by_count": [0.0, 1.0],
+    "select_topk": [0.0, 0.1, 0.5, 1.0],
     "scale": [0.75],
     "normalize": [0.0, 1.0],
     "rescale": [0.0, 1.0],
