@@ -167,12 +167,6 @@ def test_a_parameter_of_another_method_gets_one_warning_however_often_it_stands(
     ]
 
 
-def test_a_parameter_of_a_method_that_only_mergekit_has_is_a_warning_too() -> None:
-    assert check(recipe("linear", parameters={"select_topk": 0.1})) == [
-        "r.yml: parameters.select_topk: linear has no parameter 'select_topk': ignored."
-    ]
-
-
 def test_int8_mask_is_silent_where_mergekit_has_it() -> None:
     assert check(recipe("ties", base_model="c", parameters={"int8_mask": True})) == []
 
