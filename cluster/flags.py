@@ -64,6 +64,9 @@ class Written:
             "--out-shard-size", help="Largest output file: 5GB, 500MiB or a number are bytes; 1B, 500M parameters."
         ),
     ] = "5GB"
+    intermediate_dir: Annotated[
+        Path | None, typer.Option("-I", "--intermediate-dir", help="Where stages are made; default OUT.stages.")
+    ] = None
     copy_tokenizer: Annotated[
         bool,
         _mergekit("--copy-tokenizer/--no-copy-tokenizer", help="Copy the tokenizer, if the recipe chooses none."),
@@ -108,9 +111,6 @@ class Machine:
 class Run:
     """What only a merge has, not its plan."""
 
-    intermediate_dir: Annotated[
-        Path | None, typer.Option("-I", "--intermediate-dir", help="Where stages are made; default OUT.stages.")
-    ] = None
     allow_nan: Annotated[bool, typer.Option("--allow-nan", help="Publish NaN and Inf, if there are any.")] = False
     definition: Annotated[bool, typer.Option("--definition", help="Use the torch definitions (slow).")] = False
     digest: Annotated[bool, typer.Option("--digest", help="Also record the content digests of the sources.")] = False

@@ -81,12 +81,13 @@ def plan(
     recipe: RecipeFile,
     how: How,
     talk: Talk,
+    out: Annotated[Path | None, typer.Argument(help="As for merge: which stages are made already?")] = None,
     scan: Annotated[bool, typer.Option("--scan", help="Also read all data and count NaN and Inf.")] = False,
 ) -> None:
     """Say what a merge of RECIPE would do, from the headers alone; with --scan look for NaN and Inf too."""
     from cluster import merge_command
 
-    if merge_command.plan(recipe, how=how, talk=talk, scan=scan):
+    if merge_command.plan(recipe, out, how=how, talk=talk, scan=scan):
         raise typer.Exit(1)
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cluster import output, plan_report
 from cluster.flags import How, Run, Talk
-from engine import make_plan, open_checkpoints
 from engine.device import choose_device
 from engine.job import MergeResult
-from engine.job import merge as merge_here
+from engine.merging import merge as merge_here
+from engine.merging import stages_directory
 from engine.options import Options
-from engine.recipe import Recipe
-from engine.recipe_reader import load_recipe
+from engine.stage_plans import StagePlans
+from engine.stages import load_stages
 
 
 def merge(recipe: Path, out: Path, *, how: How, run: Run, talk: Talk) -> None:
@@ -27,38 +28,47 @@ def merge(recipe: Path, out: Path, *, how: How, run: Run, talk: Talk) -> None:
         allow_nonfinite=run.allow_nan,
         content_digests=run.digest,
     )
-    loaded = _load(recipe, how)
+    stages = load_stages(recipe).with_seed(how.random_seed)
     with output.byte_progress(f"merging into {out.name}", quiet=talk.quiet or talk.json) as progress:
         if run.address is None:
-            result = merge_here(loaded, out, options=options, progress=progress)
+            result = merge_here(stages, out, options=options, progress=progress)
         else:
             from cluster.merge_job import merge_on_ray
 
             address = run.address
-            result = merge_on_ray(loaded, out, options=options, address=address, workers=run.workers, progress=progress)
+            result = merge_on_ray(stages, out, options=options, address=address, workers=run.workers, progress=progress)
     _print_result(result, as_json=talk.json)
 
 
-def plan(recipe: Path, *, how: How, talk: Talk, scan: bool) -> bool:
-    """Say what a merge would do; whether a scan found NaN or Inf."""
+def plan(recipe: Path, out: Path | None, *, how: How, talk: Talk, scan: bool) -> bool:
+    """Say what a merge would do, stage by stage; whether a scan found NaN or Inf."""
     _begin(how, talk)
     options = options_of(how)
     choose_device(options.device)
-    loaded = _load(recipe, how)
-    checkpoints = open_checkpoints(loaded.models)
-    made = make_plan(loaded, checkpoints, options)
-    facts = plan_report.facts(made, threads=how.threads)
-    if scan:
-        from engine.scan import scan as scan_sources
-
-        with output.byte_progress("scanning", quiet=talk.quiet or talk.json) as progress:
-            found = scan_sources(made, checkpoints, threads=how.threads, progress=progress)
-        facts["nonfinite"] = [vars(finding) for finding in found]
+    stages = load_stages(recipe).with_seed(how.random_seed)
+    directory = stages_directory(out or Path("OUT"), options)
+    found = False
+    with closing(StagePlans(stages, directory, options)) as planned:
+        shown = [plan_report.facts(part, threads=how.threads) for part in planned.parts]
+        if scan:
+            found = _scan(planned, shown, how=how, talk=talk)
     if talk.json:
-        output.print_json(facts)
+        output.print_json({**shown[-1], "stages": shown[:-1]})
     else:
-        plan_report.print_plan(facts)
-    return bool(facts.get("nonfinite"))
+        for facts in shown:
+            plan_report.print_plan(facts)
+    return found
+
+
+def _scan(planned: StagePlans, shown: list[dict[str, Any]], *, how: How, talk: Talk) -> bool:
+    """Look for NaN and Inf in the sources of every stage, and put what is found into its facts."""
+    from engine.scan import scan
+
+    for part, facts in zip(planned.parts, shown, strict=True):
+        with output.byte_progress("scanning", quiet=talk.quiet or talk.json) as progress:
+            found = scan(part.plan, planned.checkpoints, threads=how.threads, progress=progress)
+        facts["nonfinite"] = [vars(finding) for finding in found]
+    return any(facts["nonfinite"] for facts in shown)
 
 
 def options_of(how: How) -> Options:
@@ -74,6 +84,7 @@ def options_of(how: How) -> Options:
         copy_tokenizer=how.copy_tokenizer,
         model_card=how.write_model_card,
         carry_code=how.trust_remote_code,
+        intermediate_dir=how.intermediate_dir,
     )
 
 
@@ -86,16 +97,13 @@ def _begin(how: How, talk: Talk) -> None:
         os.environ["HF_HUB_CACHE"] = str(how.transformers_cache.expanduser().absolute())
 
 
-def _load(path: Path, how: How) -> Recipe:
-    loaded = load_recipe(path)
-    return loaded if how.random_seed is None else replace(loaded, seed=how.random_seed)
-
-
 def _print_result(result: MergeResult, *, as_json: bool) -> None:
     if as_json:
         output.print_json(_facts(result))
         return
     resumed = f" ({result.resumed_tiles} of {result.tiles} tiles from an earlier run)" if result.resumed_tiles else ""
+    for stage in result.stages:
+        print(f"{stage.out}: {'made' if stage.made else 'was there'}, weights {stage.weights_digest[:16]}")
     print(f"{result.out}: {output.human_bytes(result.bytes_written)}, weights {result.weights_digest[:16]}{resumed}")
 
 
@@ -109,4 +117,8 @@ def _facts(result: MergeResult) -> dict[str, Any]:
         "resumed_tiles": result.resumed_tiles,
         "nonfinite": [{"origin": o, "tensor": t, "count": c} for (o, t), c in sorted(result.nonfinite.items())],
         "warnings": list(result.warnings),
+        "stages": [
+            {"name": stage.name, "out": str(stage.out), "weights": stage.weights_digest, "made": stage.made}
+            for stage in result.stages
+        ],
     }

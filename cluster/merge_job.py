@@ -11,6 +11,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,15 @@ from cluster.address import check_address
 from cluster.placement import Post, posts
 from cluster.ray_session import Session
 from cluster.sharding import Chunk, Queues, measuring_passes, units
-from engine.errors import ClusterError, InputError, MergefleetError, WorkerLost
+from engine.errors import ClusterError, MergefleetError, WorkerLost
 from engine.execute import Executed
 from engine.job import Job, MergeResult, Progress
+from engine.merging import merge_with
 from engine.methods.contract import Array, Facts
 from engine.options import Options
-from engine.publish import clean
 from engine.recipe import Recipe
 from engine.recipe_writer import recipe_to_dict
+from engine.stages import Stages
 
 START_S = 120.0
 POLL_S = 1.0
@@ -37,7 +39,7 @@ MAX_ATTEMPTS = 4
 
 
 def merge_on_ray(
-    recipe: Recipe | str | Path,
+    recipe: Recipe | Stages | str | Path,
     out: str | Path,
     *,
     options: Options | None = None,
@@ -59,27 +61,45 @@ def merge_on_ray(
         ClusterError: the cluster cannot be used; nothing was written.
         WorkerLost: workers died more often than this job may bear; run the same command again to resume.
     """
-    options = options or Options()
     check_address(address)
-    job = Job.prepare(recipe, Path(out), replace(options, threads=1))
-    untouched = job.staging.journal.is_new
-    try:
-        with job:
-            with ray_session.session(address) as session:
-                there = posts(
-                    ray_session.alive_nodes(), workers=workers, cpus_per_worker=cpus_per_worker, threads=options.threads
-                )
-                drive = _Drive(job, session, there, progress)
-                try:
-                    executed = drive.go()
-                finally:
-                    untouched = untouched and not drive.made
-                    drive.dismiss()
-            return job.publish(executed)
-    except InputError:
-        if untouched:
-            clean(Path(out))
-        raise
+    options = options or Options()
+    backend = _RayBackend(address, workers, cpus_per_worker, options.threads)
+    with backend:
+        # the driver holds nothing: every worker checks its own memory for its own threads
+        return merge_with(backend, recipe, out, options=replace(options, threads=1), progress=progress)
+
+
+class _RayBackend:
+    """Makes jobs with the workers of one Ray, which is joined when the first job is there and left at the end."""
+
+    def __init__(self, address: str, workers: int | None, cpus_per_worker: float | None, threads: int) -> None:
+        self._address = address
+        self._workers = workers
+        self._cpus_per_worker = cpus_per_worker
+        self._threads = threads
+        self._open = ExitStack()
+        self._session: Session | None = None
+
+    def __call__(self, job: Job, progress: Progress | None) -> Executed:
+        if self._session is None:
+            self._session = self._open.enter_context(ray_session.session(self._address))
+        there = posts(
+            ray_session.alive_nodes(),
+            workers=self._workers,
+            cpus_per_worker=self._cpus_per_worker,
+            threads=self._threads,
+        )
+        drive = _Drive(job, self._session, there, progress)
+        try:
+            return drive.go()
+        finally:
+            drive.dismiss()
+
+    def __enter__(self) -> _RayBackend:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
 
 
 @dataclass

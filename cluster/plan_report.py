@@ -1,14 +1,17 @@
-"""What `mergefleet plan` prints: sizes, memory, tiles, what each method will do, and an estimate of the time."""
+"""What `mergefleet plan` knows and prints: sizes, memory, time, and what is done to each kind of tensor."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cluster.output import human_bytes, human_seconds, print_facts
+from cluster.output import human_bytes, human_seconds, print_facts, print_table
 from engine.execute import Work
 from engine.options import default_memory
 from engine.plan import OutputTensor, Plan
+from engine.stage_plans import PlannedStage
 
 _NS_PER_BYTE = {"read": 0.12, "write": 0.45}
 """Moving bytes between page cache and buffers, digest included; one core, measured (docs/performance.md)."""
@@ -20,27 +23,36 @@ _NS_PER_ELEMENT = {
     "ties": 3.0,
     "dare_linear": 1.8,
     "dare_ties": 2.2,
+    "consensus_ta": 0.4,
+    "emr": 1.0,
     "nearswap": 0.2,
     "ram": 0.3,
     "ramplus_tl": 0.6,
     "arcee_fusion": 50.0,
 }
 """Arithmetic of all passes per element of each source, one core, measured with kernels."""
+_NS_UNKNOWN = {"kernel": 3.0, "torch": 20.0}
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+_ROWS_SHOWN = 30
 
 
-def facts(plan: Plan, *, threads: int) -> dict[str, Any]:
-    """The plan in numbers, JSON-able. Times hold for files in the page cache; disks and networks add theirs."""
-    work = Work(threads=threads)
+def facts(part: PlannedStage, *, threads: int) -> dict[str, Any]:
+    """A plan in numbers, JSON-able. Times hold for files in the page cache; disks and networks add theirs."""
+    plan, work = part.plan, Work(threads=threads)
+    seconds = _cpu_seconds(plan)
     return {
+        "stage": part.stage.name,
+        "state": _state(part),
         "digest": plan.digest,
         "method": plan.method.name,
         "exact": plan.method.exact,
-        "arithmetic": _arithmetic(plan),
+        "arithmetic": " and ".join(sorted({_arithmetic(plan, tensor) for tensor in plan.tensors})),
         "sources": [str(ref) for ref in plan.sources],
         "tensors": len(plan.tensors),
         "tensors_copied": sum(tensor.call is None for tensor in plan.tensors),
         "parameters": sum(tensor.elements for tensor in plan.tensors),
         "dtypes": dict(Counter(tensor.dtype for tensor in plan.tensors)),
+        "groups": _groups(plan, work.thread_count),
         "files": [file.name for file in plan.files],
         "tiles": len(plan.tiles),
         "passes": max((_passes(plan, tensor) for tensor in plan.tensors), default=1),
@@ -49,8 +61,8 @@ def facts(plan: Plan, *, threads: int) -> dict[str, Any]:
         "threads": work.thread_count,
         "least_memory_bytes": plan.peak_bytes(work.thread_count),
         "default_memory_bytes": default_memory(),
-        "estimated_cpu_seconds": round(_cpu_seconds(plan), 2),
-        "estimated_seconds": round(_cpu_seconds(plan) / work.thread_count, 2),
+        "estimated_cpu_seconds": round(seconds, 2),
+        "estimated_seconds": round(seconds / work.thread_count, 2),
         "left_out": {model: list(names) for model, names in plan.left_out.items()},
         "warnings": list(plan.warnings),
     }
@@ -58,7 +70,9 @@ def facts(plan: Plan, *, threads: int) -> dict[str, Any]:
 
 def print_plan(values: dict[str, Any]) -> None:
     """The same for people."""
+    title = f"stage {values['stage']}" if values["stage"] else "plan"
     shown = {
+        "state": values["state"],
         "method": f"{values['method']} ({values['arithmetic']})",
         "sources": "\n".join(values["sources"]),
         "tensors": f"{values['tensors']}, {values['tensors_copied']} of them copied as they are",
@@ -80,14 +94,87 @@ def print_plan(values: dict[str, Any]) -> None:
     if "nonfinite" in values and not values["nonfinite"]:
         shown["NaN or Inf"] = "none"
     shown["digest"] = values["digest"]
-    print_facts("plan", shown)
+    print_facts(title, shown)
+    _print_groups(values["groups"])
 
 
-def _arithmetic(plan: Plan) -> str:
-    if all(tensor.call is None for tensor in plan.tensors):
-        return "bytes are copied"
-    wide = any(tensor.call and (tensor.wide or tensor.dtype == "F64") for tensor in plan.tensors)
-    return "torch, float64" if wide else "kernels" if plan.method.kernel else "torch"
+def _print_groups(groups: Sequence[dict[str, Any]]) -> None:
+    rows = [
+        (
+            group["tensors"],
+            str(group["count"]),
+            group["dtype"],
+            f"{group['does']} ({group['arithmetic']})",
+            human_bytes(group["bytes_read"]),
+            human_bytes(group["bytes_written"]),
+            human_bytes(group["peak_bytes"]),
+        )
+        for group in groups[:_ROWS_SHOWN]
+    ]
+    print_table(("tensors", "", "dtype", "what is done", "reads", "writes", "memory"), rows)
+    if len(groups) > _ROWS_SHOWN:
+        print(f"… and {len(groups) - _ROWS_SHOWN} more kinds of tensors; --json shows all.")
+
+
+def _state(part: PlannedStage) -> str:
+    if part.current:
+        return "made already"
+    return "to be made" if part.there is None else "to be made again: its recipe or a source of it changed"
+
+
+def _groups(plan: Plan, threads: int) -> list[dict[str, Any]]:
+    """Tensors that differ in layer or expert only, and what is done to them."""
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    for index, tensor in enumerate(plan.tensors):
+        kind = (_NUMBER.sub("*", tensor.name), tensor.dtype, _arithmetic(plan, tensor))
+        groups.setdefault(kind, []).append(index)
+    made = []
+    for (name, dtype, arithmetic), indices in groups.items():
+        tensors = [plan.tensors[index] for index in indices]
+        made.append(
+            {
+                "tensors": name,
+                "count": len(tensors),
+                "dtype": dtype,
+                "does": _does(plan, tensors),
+                "arithmetic": arithmetic,
+                "bytes_read": sum(tensor.bytes_read for tensor in tensors),
+                "bytes_written": sum(tensor.nbytes for tensor in tensors),
+                "peak_bytes": plan.peak_bytes(threads, indices),
+            }
+        )
+    return made
+
+
+def _does(plan: Plan, tensors: Sequence[OutputTensor]) -> str:
+    """`ties of 3: weight 0.5, 0.2…0.9; density 0.5`: settings that are no defaults, from least to greatest."""
+    calls = [tensor.call for tensor in tensors if tensor.call is not None]
+    models = dict.fromkeys(str(plan.sources[view.source]) for tensor in tensors for view in tensor.inputs)
+    if not calls:
+        return f"copy of {', '.join(models)}"
+    said = []
+    for name in calls[0].sources:
+        columns = zip(*(call.sources[name] for call in calls), strict=False)
+        values = [_range(column) for column in columns]
+        said.append(f"{name} {', '.join(values if len(set(values)) > 1 else values[:1])}")
+    for name in calls[0].options:
+        chosen, default = {call.options[name] for call in calls}, plan.method.parameters[name].default
+        if chosen != {default}:
+            said.append(f"{name} {bool(min(chosen))}" if isinstance(default, bool) else f"{name} {_range(chosen)}")
+    return f"{plan.method.name} of {len(models)}" + (f": {'; '.join(said)}" if said else "")
+
+
+def _range(values: Iterable[float]) -> str:
+    low, high = min(values := list(values)), max(values)
+    return f"{low:g}" if low == high else f"{low:g}…{high:g}"
+
+
+def _arithmetic(plan: Plan, tensor: OutputTensor) -> str:
+    if tensor.call is None:
+        return "copied"
+    if plan.has_kernel(tensor):
+        return "kernel"
+    return "torch, float64" if tensor.wide or tensor.dtype == "F64" else "torch"
 
 
 def _passes(plan: Plan, tensor: OutputTensor) -> int:
@@ -97,9 +184,9 @@ def _passes(plan: Plan, tensor: OutputTensor) -> int:
 
 def _cpu_seconds(plan: Plan) -> float:
     moving = plan.bytes_read * _NS_PER_BYTE["read"] + plan.bytes_written * _NS_PER_BYTE["write"]
-    arithmetic = sum(
-        tensor.elements * len(tensor.inputs) * _NS_PER_ELEMENT.get(plan.method.name, 20.0)
-        for tensor in plan.tensors
-        if tensor.call is not None
-    )
+    arithmetic = 0.0
+    for tensor in plan.tensors:
+        if tensor.call is not None:
+            unknown = _NS_UNKNOWN["kernel" if plan.has_kernel(tensor) else "torch"]
+            arithmetic += tensor.elements * len(tensor.inputs) * _NS_PER_ELEMENT.get(plan.method.name, unknown)
     return 0.5 + (moving + arithmetic) / 1e9

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from engine.digest import recipe_hash
     from engine.errors import MergefleetError
     from engine.execute import Executed, Hooks, Work
-    from engine.job import MergeResult, merge
+    from engine.job import MergeResult, StageResult
+    from engine.merging import merge
     from engine.options import Options
     from engine.output_files import ShardSize
     from engine.plan import Plan
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from engine.recipe import ModelRef, Recipe
     from engine.recipe_reader import load_recipe, parse_recipe
     from engine.recipe_writer import recipe_to_dict
+    from engine.stages import Stages, load_stages
 
 _HOME = {
     "Checkpoint": "checkpoint",
@@ -36,10 +38,13 @@ _HOME = {
     "Plan": "plan",
     "Recipe": "recipe",
     "ShardSize": "output_files",
+    "StageResult": "job",
+    "Stages": "stages",
     "Work": "execute",
     "load_recipe": "recipe_reader",
+    "load_stages": "stages",
     "make_plan": "planner",
-    "merge": "job",
+    "merge": "merging",
     "open_checkpoint": "checkpoint",
     "open_checkpoints": "checkpoint",
     "parse_recipe": "recipe_reader",
@@ -58,8 +63,11 @@ __all__ = [
     "Plan",
     "Recipe",
     "ShardSize",
+    "StageResult",
+    "Stages",
     "Work",
     "load_recipe",
+    "load_stages",
     "make_plan",
     "merge",
     "open_checkpoint",

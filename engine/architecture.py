@@ -55,6 +55,11 @@ class Layout:
         prefix, number, rest = found
         return f"{prefix}.{{}}.{rest}", number
 
+    def beyond(self, name: str) -> bool:
+        """Whether a tensor is numbered behind the layers: prediction layers, which config.json does not count."""
+        found = _split(name)
+        return found is not None and found[0] == self.prefix and found[1] >= self.layers
+
     def place(self, name: str) -> Literal["pre", "layer", "post"]:
         """Whether a tensor comes before, in or after the layers: embeddings before, heads and final norms after."""
         if self.locate(name)[1] is not None:
@@ -140,6 +145,23 @@ def _disagreement(stacks: Mapping[str, _Stack], key: str, count: int, origin: st
         f"{says}, but its tensors have {len(numbers)} layers: {prefix}.{min(numbers)} to {prefix}.{max(numbers)}"
         f"{gaps}. One of the two is incomplete: get the model again."
     )
+
+
+def fill(template: str, layer: int) -> str:
+    """The name of a tensor of that layer."""
+    return template.replace("{}", str(layer), 1)
+
+
+def template_of(name: str) -> str:
+    """The name with its layer number, if it has one, replaced by {}."""
+    found = _split(name)
+    return name if found is None else f"{found[0]}.{{}}.{found[2]}"
+
+
+def says_tied(config: Mapping[str, Any]) -> bool | None:
+    """What config.json says about the output head being the token embedding."""
+    said = [part["tie_word_embeddings"] for _, part in parts_of(config) if part.get("tie_word_embeddings") is not None]
+    return bool(said[-1]) if said else None
 
 
 def tied_source(name: str, names: Iterable[str]) -> str | None:

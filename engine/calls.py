@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from engine.errors import PlanError
+from engine.filters import nearest, unmatched
+from engine.levels import levels
 from engine.methods.contract import Call, Method
 from engine.recipe import Recipe, SliceSource
-from engine.settings import lookup
+from engine.settings import ByName, Setting, lookup, patterns
 from engine.targets import Target
 
 
@@ -15,6 +19,18 @@ class Settings:
     def __init__(self, recipe: Recipe, method: Method) -> None:
         self.recipe = recipe
         self.method = method
+        self._asked: dict[tuple[int, str], dict[str, None]] = {}  # (level, parameter) → names it was asked for
+
+    def unmatched(self) -> list[str]:
+        """A warning for every filter that was for none of the tensors asked for."""
+        warnings = []
+        for level in levels(self.recipe, self.method):
+            for name, setting in level.parameters.items():
+                asked = self._asked.get((id(level.parameters), name), {})
+                for pattern in unmatched(patterns(setting), asked) if asked else ():
+                    place = level.where.key(name)
+                    warnings.append(f"{place}: filter {pattern!r} matches no tensor; {nearest(pattern, asked)}")
+        return warnings
 
     def call(self, target: Target, shape: tuple[int, ...]) -> tuple[list[int], Call]:
         """Which inputs are used (a source of weight 0 may change nothing), and the call with their settings."""
@@ -48,13 +64,23 @@ class Settings:
         return [*range(offset), *(i + offset for i in used)], call
 
     def _per_model(self, name: str, target: Target, source: SliceSource, tensor: str) -> float:
-        levels = (source.parameters, target.part.parameters, self.recipe.parameters)
-        value = lookup(levels, name, (tensor,) * 3, target.depth)
+        value = self._lookup(name, (source.parameters, *self._shared(target)), tensor, target.depth)
         return self._or_default(name, value, f"{tensor!r} of {source.model}")
 
     def _global(self, name: str, target: Target) -> float:
-        levels = (target.part.parameters, self.recipe.parameters)
-        return self._or_default(name, lookup(levels, name, (target.name,) * 2, target.depth), repr(target.name))
+        value = self._lookup(name, self._shared(target), target.name, target.depth)
+        return self._or_default(name, value, repr(target.name))
+
+    def _shared(self, target: Target) -> tuple[Mapping[str, Setting], ...]:
+        return target.part.parameters, target.module.parameters, self.recipe.parameters
+
+    def _lookup(
+        self, name: str, places: tuple[Mapping[str, Setting], ...], tensor: str, depth: float
+    ) -> float | bool | None:
+        for parameters in places:
+            if isinstance(parameters.get(name), ByName):
+                self._asked.setdefault((id(parameters), name), {})[tensor] = None
+        return lookup(places, name, tensor, depth)
 
     def _or_default(self, name: str, value: float | bool | None, where: str) -> float:
         parameter = self.method.parameters[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def open_checkpoint(ref: ModelRef) -> Checkpoint:
     Raises SourceError, one line, saying what to do; where the model is not whole and sound, too.
     """
     if ref.lora is not None:
-        return _open_adapted(ref, ref.lora)
+        return with_adapter(open_checkpoint(ref.bare), ref.lora)
     directory, commit = local_directory(ref), None
     if directory is None:
         from engine.hub import download_model
@@ -121,14 +122,15 @@ def open_checkpoint(ref: ModelRef) -> Checkpoint:
     return Checkpoint(ref, directory, store, config=config, identity=identity)
 
 
-def _open_adapted(ref: ModelRef, lora: ModelRef) -> Checkpoint:
+def with_adapter(model: Checkpoint, lora: ModelRef) -> Checkpoint:
+    """An opened model, read with the adapter `lora` on it."""
     from engine.adapted import AdaptedStore, adapted_config
     from engine.adapter import open_adapter
     from engine.lora import match
 
-    model = open_checkpoint(ref.bare)
+    ref = replace(model.ref, lora=lora)
     adapter = open_adapter(lora)
-    store = AdaptedStore(model.store, adapter.store, match(adapter, ref.bare, model.tensors))
+    store = AdaptedStore(model.store, adapter.store, match(adapter, model.ref, model.tensors))
     identity = {"kind": "lora", "model": model.identity, "adapter": adapter.identity}
     config = adapted_config(model.config, model.tensors, store.tensors, origin=ref)
     adapted = Checkpoint(ref, model.directory, store, config=config, identity=identity)

@@ -12,44 +12,40 @@ from engine.architecture import NESTED_CONFIGS, has_head, is_vocabulary, layer_c
 from engine.errors import PlanError
 from engine.output_config import LAYER_PERIODS, output_config
 from engine.plan import OutputTensor
-from engine.recipe import ModelRef, Recipe, SliceSource
+from engine.recipe import ModelRef, Module, Recipe
 from engine.sorted_model import SortedModel
+from engine.targets import Targets
 from engine.views import FLOATS
 
 
 def config_to_write(
-    recipe: Recipe, models: Mapping[ModelRef, SortedModel], tensors: Iterable[OutputTensor]
+    recipe: Recipe, models: Mapping[ModelRef, SortedModel], targets: Targets, tensors: Iterable[OutputTensor]
 ) -> dict[str, Any]:
     """The donor's config.json (base_model's, else the first source's), made to fit `tensors`, so that it loads them."""
     tensors = list(tensors)
     donor = models[recipe.donor]
-    config, layers = donor.checkpoint.config, _donor_layers(recipe)
+    depths = {module.name: _donor_layers(module, recipe.donor, donor) for module in targets.modules}
+    config, layers = donor.checkpoint.config, depths.get(donor.main or "")
     if layers is not None and layers != list(range(len(layers))):
         config = _spelled_out(config, str(donor.checkpoint.ref))
     return output_config(
         config,
         layers=layers,
         dtype=recipe.out_dtype or recipe.dtype or _stored_dtype(config, tensors),
-        tied=_tied(models, donor, {tensor.name for tensor in tensors}),
+        tied=_tied([models[ref] for ref in recipe.named()], donor, targets),
         vocab_size=_vocab_size(donor, tensors),
+        others={donor.modules[name].role: found for name, found in depths.items() if found and name != donor.main},
     )
 
 
-def layers_of(source: SliceSource) -> tuple[int, int]:
-    """[start, end) of a source whose layers are spelled out."""
-    assert source.layers is not None
-    return source.layers
-
-
-def _donor_layers(recipe: Recipe) -> list[int] | None:
-    """For every layer of the output the donor's, or the first source's where the donor has none there; None: as is."""
-    if not any(source.layers is not None for part in recipe.slices for source in part.sources):
-        return None
+def _donor_layers(module: Module, ref: ModelRef, donor: SortedModel) -> list[int] | None:
+    """For every layer of a module the donor's, or the first source's where the donor has none there; None: as is."""
     layers: list[int] = []
-    for part in recipe.slices:
-        own = [source for source in part.sources if source.model == recipe.donor]
-        layers.extend(range(*layers_of((own or list(part.sources))[0])))
-    return layers
+    for part in module.slices:
+        own = next((source for source in part.sources if source.model == ref), part.sources[0])
+        layers.extend(own.span)
+    has = donor.modules.get(module.name)
+    return None if has is None or layers == list(range(has.layout.layers)) else layers
 
 
 def _spelled_out(config: Mapping[str, Any], origin: str) -> Mapping[str, Any]:
@@ -86,15 +82,16 @@ def _in_full(config: Mapping[str, Any], origin: str) -> dict[str, Any]:
     return full
 
 
-def _tied(models: Mapping[ModelRef, SortedModel], donor: SortedModel, written: set[str]) -> bool | None:
+def _tied(models: Iterable[SortedModel], donor: SortedModel, targets: Targets) -> bool | None:
     """What the config must say about tying; None: what the donor's says already.
 
     A head that is written is a tensor of its own even where every source is tied and keeps a copy of its embedding:
     random masks and filters by name make the two differ, and transformers 4 would not read it.
     """
-    if has_head(written):
+    if has_head(target.name for target in targets.tensors):
         return False
-    return True if any(model.tied for model in models.values()) and not donor.tied else None
+    tied = has_head(targets.excluded) or any(model.tied for model in models)
+    return True if tied and not donor.tied else None
 
 
 def _vocab_size(donor: SortedModel, tensors: Iterable[OutputTensor]) -> int | None:

@@ -1,4 +1,4 @@
-"""A merge from recipe to published directory: prepare, execute, publish; resumable at every step in between."""
+"""One output in the making, from recipe to published directory: prepared, journalled, published; resumable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from engine import card, digest
 from engine.checkpoint import Checkpoint, open_checkpoints
 from engine.device import choose_device
 from engine.errors import OutputDamaged
-from engine.execute import Executed, Hooks, Work, check_memory, execute
+from engine.execute import Executed, Hooks, Work, check_memory
+from engine.made import PROVENANCE, made_from
 from engine.methods import METHODS
 from engine.methods.contract import Array, Facts
 from engine.model_code import copy_code, find_code
@@ -35,7 +36,6 @@ from engine.tensorfile.header import ITEMSIZE
 from engine.tensorfile.index import INDEX_NAME, build_index
 from engine.tokenizer import write_small_files
 
-PROVENANCE = "provenance.json"
 RECIPE = "recipe.json"
 RECIPE_AS_GIVEN = "mergekit_config.yml"  # mergekit's name for it
 Progress = Callable[[int, int], None]
@@ -44,8 +44,19 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class StageResult:
+    """A stage of a recipe in several parts: where it is, its digests, and whether this run made it."""
+
+    name: str
+    out: Path
+    weights_digest: str
+    plan_digest: str
+    made: bool
+
+
+@dataclass(frozen=True)
 class MergeResult:
-    """A published merge: where, its digests, what was warned of, and how many tiles an earlier run had finished."""
+    """A published merge: where, its digests, what was warned of, how many tiles an earlier run had finished."""
 
     out: Path
     weights_digest: str
@@ -55,31 +66,7 @@ class MergeResult:
     bytes_written: int
     nonfinite: Mapping[tuple[str, str], int]
     warnings: tuple[str, ...] = ()
-
-
-def merge(
-    recipe: Recipe | str | Path, out: str | Path, *, options: Options | None = None, progress: Progress | None = None
-) -> MergeResult:
-    """Merge `recipe` (a Recipe or a YAML file) into the directory `out`, in this process.
-
-    `out` appears whole or not at all. A run that was interrupted leaves `out`.partial and resumes when called again.
-
-    Raises:
-        InputError: the recipe, a source or their combination cannot work; nothing was written.
-        OutputExists, InputsChanged, Busy: see `engine.publish`.
-        NotFinite: a source holds NaN or Inf; nothing is published.
-    """
-    options = options or Options()
-    job = Job.prepare(recipe, Path(out), options)
-    with job:
-        executed = execute(
-            job.plan,
-            job.checkpoints,
-            job.sink,
-            work=job.work(),
-            hooks=job.hooks(progress),
-        )
-        return job.publish(executed)
+    stages: tuple[StageResult, ...] = ()
 
 
 class Job:
@@ -96,6 +83,7 @@ class Job:
         self.sink = FileSink(plan, staging.directory)
         self.done, self.facts = _resume(plan, staging)
         self.resumed_tiles = len(self.done)
+        self._recorded = False
         for warning in plan.warnings:
             _LOG.warning(warning)
         _LOG.info(
@@ -111,9 +99,16 @@ class Job:
         )
 
     @classmethod
-    def prepare(cls, recipe: Recipe | str | Path, out: Path, options: Options) -> Job:
-        """Load, open, plan, check: everything that can fail before the first byte is written."""
-        refuse_existing(out)
+    def prepare(
+        cls, recipe: Recipe | str | Path, out: Path, options: Options | None = None, *, replaces: bool = False
+    ) -> Job:
+        """Load, open, plan, check: everything that can fail before the first byte is written.
+
+        `replaces`: what is at `out` is a stage that may be replaced (engine.made).
+        """
+        if not replaces:
+            refuse_existing(out)
+        options = options or Options()
         options = replace(options, device=choose_device(options.device))
         loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
         check_parameters(loaded, METHODS, allow_unknown=options.allow_unknown)  # before anything is downloaded
@@ -121,11 +116,11 @@ class Job:
         plan = make_plan(loaded, checkpoints, options)
         refuse_inside(out, [checkpoint.directory for checkpoint in checkpoints.values()])
         require_space(out, plan.bytes_written)
-        check_memory(plan, _work(options))
+        check_memory(plan, work_of(options))
         allow_open_files(plan, checkpoints.values())
         if options.carry_code:
-            find_code(checkpoints[loaded.donor], checkpoints[plan.tokenizer])
-        staging = Staging.open(out, plan.digest, plan.describe)
+            find_code(checkpoints[plan.donor], checkpoints[plan.tokenizer])
+        staging = Staging.open(out, plan.digest, plan.describe, replaces=replaces)
         try:
             return cls(loaded, plan, checkpoints, staging, options)
         except BaseException:  # a full disk: another try must not find our own lock
@@ -134,7 +129,12 @@ class Job:
 
     def work(self) -> Work:
         """What is left to do, and with what."""
-        return _work(self.options, done=self.done, facts=self.facts)
+        return work_of(self.options, done=self.done, facts=self.facts)
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether neither this run nor an earlier one has finished anything."""
+        return not self.done and not self.facts and not self._recorded
 
     def hooks(self, progress: Progress | None = None) -> Hooks:
         """Journal every tile and every fact as it comes, and report progress."""
@@ -156,6 +156,7 @@ class Job:
         """Journal a finished tile by place, so that another tile size can resume it."""
         name = self.plan.tensors[tile.tensor].name
         _LOG.debug("%s: %d blocks from block %d on are written", name, tile.count, tile.first)
+        self._recorded = True
         joined = base64.b64encode(b"".join(blocks)).decode()
         self.staging.journal.append({"tensor": name, "first": tile.first, "blocks": joined})
 
@@ -205,13 +206,13 @@ class Job:
                 chat_template=plan.chat_template,
             )
         if self.options.carry_code:
-            copy_code(find_code(self.checkpoints[recipe.donor], self.checkpoints[plan.tokenizer]), directory)
-        _write_json(directory / PROVENANCE, self._provenance(weights, tensors))
+            copy_code(find_code(self.checkpoints[plan.donor], self.checkpoints[plan.tokenizer]), directory)
         _write_json(directory / RECIPE, recipe_to_dict(recipe))
         if self.options.model_card:
             facts = self._card(weights)
             (directory / "README.md").write_text(card.model_card(facts), encoding="utf-8")
             (directory / RECIPE_AS_GIVEN).write_text(facts.recipe_yaml, encoding="utf-8")
+        _write_json(directory / PROVENANCE, self._provenance(weights, tensors))  # last: see engine.made
 
     def _provenance(self, weights: str, tensors: Mapping[str, str]) -> dict[str, Any]:
         facts: dict[str, Any] = {
@@ -228,8 +229,10 @@ class Job:
             ],
             "left_out": {model: list(names) for model, names in self.plan.left_out.items()},
             "plan": self.plan.digest,
+            "made_from": made_from(self.recipe, self.plan, self.checkpoints, self.options),
             "weights": weights,
             "tensors": dict(tensors),
+            "files": sorted({PROVENANCE, *(path.name for path in self.staging.directory.iterdir())}),
         }
         if self.options.content_digests:
             facts["recipe_hash"] = digest.recipe_hash(self.plan, self.checkpoints)
@@ -265,7 +268,8 @@ class Job:
         self.close()
 
 
-def _work(options: Options, **more: Any) -> Work:
+def work_of(options: Options, **more: Any) -> Work:
+    """What these options say about an execution."""
     return Work(
         threads=options.threads,
         memory_bytes=options.memory_bytes or default_memory(),

@@ -34,6 +34,7 @@ class Options:
         content_digests: read all sources once more for the canonical recipe hash, and keep it in the provenance.
         copy_tokenizer: False leaves the tokenizer out, unless the recipe chooses one.
         model_card: write README.md and mergekit_config.yml.
+        intermediate_dir: where the stages of a recipe in several parts are made; default OUT.stages.
         carry_code: copy the Python files that config.json's auto_map names; nothing here ever runs them.
         scores: a table for the card.
         extra: what else belongs into provenance.json (a campaign's verdict, say).
@@ -53,6 +54,7 @@ class Options:
     copy_tokenizer: bool = True
     model_card: bool = True
     carry_code: bool = False
+    intermediate_dir: Path | None = None
     scores: ScoreTable | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     expected_weights: str | None = None

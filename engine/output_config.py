@@ -24,6 +24,14 @@ LAYER_PERIODS = {
 }
 """Periods that say of what kind a layer is by its number, and the list that says it instead, where it is there."""
 
+OTHER_COUNTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "vision_tower": ("vision_config", (*LAYER_COUNTS, "depth")),
+    "audio_tower": ("audio_config", (*LAYER_COUNTS, "encoder_layers")),
+    "encoder": ("", ("encoder_layers", "num_encoder_layers", "num_layers")),
+    "decoder": ("", ("decoder_layers", "num_decoder_layers")),
+}
+"""Where the layers of other modules (engine.modules) are counted: in which nested config, under one of which keys."""
+
 
 def output_config(
     config: Mapping[str, Any],
@@ -32,6 +40,7 @@ def output_config(
     dtype: str | None,
     tied: bool | None,
     vocab_size: int | None,
+    others: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Any]:
     """The config.json to write: `config` (of the donor) with what the merge changed; None leaves things as they are.
 
@@ -42,6 +51,7 @@ def output_config(
         dtype: torch's name of the dtype of most tensors.
         tied: whether the output head is the token embedding.
         vocab_size: rows of the token embedding.
+        others: like `layers`, for the layers of other modules, by the module's name in `engine.modules`.
 
     Raises PlanError where config.json cannot say what kinds `layers` are of: a list has no item for one of them, or
     the kind follows from the layer's number (LAYER_BOUNDS, LAYER_PERIODS) and the layers do not fit their new ones.
@@ -55,6 +65,8 @@ def output_config(
     for part in (result, *(value for name, value in result.items() if name.endswith("_config"))):
         if isinstance(part, dict):
             _replace(part, {"dtype": dtype, "torch_dtype": dtype})
+    for role, chosen in (others or {}).items():
+        _set_other_layers(result, role, chosen)
     # what a class takes these for where they are not said differs, so they are said
     if layers is not None and count is None:
         result["num_hidden_layers"] = len(layers)
@@ -82,6 +94,18 @@ def _set_layers(config: dict[str, Any], count: int, layers: Sequence[int]) -> No
             config[name] = _rebound(name, value, layers)
         elif isinstance(value, list):
             config[name] = _relisted(name, value, count, layers)
+
+
+def _set_other_layers(config: dict[str, Any], role: str, layers: Sequence[int]) -> None:
+    """Adapt what is said about the layers of a module that is not the one counted on top."""
+    nested, keys = OTHER_COUNTS.get(role, ("", ()))
+    part = config.get(nested) if nested else config
+    key = next((key for key in keys if isinstance(part, dict) and isinstance(part.get(key), int)), None)
+    if not isinstance(part, dict) or key is None:
+        raise PlanError(f"config.json does not say how many layers {role} has, so no others can be chosen for it.")
+    lists = {name: value for name, value in part.items() if nested and isinstance(value, list)}
+    part.update({name: _relisted(name, value, part[key], layers) for name, value in lists.items()})
+    part[key] = len(layers)
 
 
 def _relisted(name: str, items: list[Any], count: int, layers: Sequence[int]) -> list[Any]:

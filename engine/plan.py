@@ -28,7 +28,7 @@ class OutputTensor:
         name, dtype, shape: as written; dtype is a safetensors code.
         file: index into the plan's files; `offset`: of its first byte there.
         inputs: views in the order of the method's inputs (the base first, where there is one).
-        call: the method's call; None: the first input's bytes are copied, and all inputs must be equal.
+        call: the method's call; None: the first input is copied (cast where it must be), and all inputs must be equal.
         row_dtype: format of the rows the method works on.
         layer: of the output, None for tensors outside the layers.
     """
@@ -49,6 +49,11 @@ class OutputTensor:
         return self.elements * ITEMSIZE[self.dtype]
 
     @property
+    def bytes_read(self) -> int:
+        """Bytes of its inputs, each read once."""
+        return sum(self.elements * ITEMSIZE[view.stored] for view in self.inputs)
+
+    @property
     def block(self) -> int:
         """Elements of a block: what the method's scope asks for."""
         return self.call.block if self.call else BLOCK
@@ -61,6 +66,12 @@ class OutputTensor:
     def views(self) -> list[View]:
         """Every view that is read, those beyond short inputs included."""
         return [view for given in self.inputs for view in given.chain]
+
+    @property
+    def cast(self) -> bool:
+        """A copy whose bytes are not those of one stored tensor: rounded, in another format, or of more rows."""
+        formats = {name for view in self.inputs[0].chain for name in (view.stored, view.rounded)}
+        return self.call is None and (formats != {self.dtype} or self.inputs[0].beyond is not None)
 
     @property
     def wide(self) -> bool:
@@ -128,10 +139,14 @@ class Plan:
                 tiles.append(Tile(len(tiles), index, first, min(step, tensor.blocks - first)))
         return tuple(tiles)
 
+    def has_kernel(self, tensor: OutputTensor) -> bool:
+        """Whether kernels do this tensor's arithmetic; else it is the method's definition in torch."""
+        return self.method.kernel is not None and not tensor.wide and tensor.dtype != "F64"
+
     @property
     def bytes_read(self) -> int:
         """Bytes of all inputs, each read once."""
-        return sum(t.elements * ITEMSIZE[view.stored] for t in self.tensors for view in t.inputs)
+        return sum(tensor.bytes_read for tensor in self.tensors)
 
     @property
     def bytes_written(self) -> int:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from engine import digest
+from engine import digest, modules
 from engine.architecture import is_vocabulary
 from engine.calls import Settings
 from engine.chat_templates import choose_template
@@ -24,6 +24,7 @@ from engine.plan import OutputTensor, Plan
 from engine.recipe import ModelRef, Recipe
 from engine.recipe_check import check_parameters
 from engine.recipe_writer import recipe_to_dict
+from engine.rules import refuse_incomplete, unmatched_rules
 from engine.same_architecture import refuse_mixed
 from engine.sorted_model import SortedModel, sort_tensors
 from engine.targets import Target, output_targets
@@ -56,10 +57,14 @@ def make_plan(
     if not options.carry_code:
         warnings += filter(None, [code_warning(checkpoints[recipe.donor])])
     method = METHODS[recipe.method]
-    models = {ref: sort_tensors(checkpoints[ref]) for ref in recipe.models}
+    wanted = [module.name for module in recipe.modules]
+    models = {ref: sort_tensors(checkpoints[ref], wanted) for ref in recipe.models}
+    targets = output_targets(recipe, method, models)
+    refuse_incomplete(recipe, targets, models)
     made = _Tensors(recipe, method, models)
-    pieces = [made.tensor(target) for target in output_targets(recipe, method, models)]
-    tensors, files = lay_out(pieces, options.shard_size)
+    tensors, files = lay_out([made.tensor(target) for target in targets.tensors], options.shard_size)
+    warnings += [*made.settings.unmatched(), *unmatched_rules(recipe, targets)]
+    warnings += _outside_modules(recipe, models[recipe.donor])
     sources = recipe.models
     merged = dict.fromkeys(sources[view.source] for t in tensors if is_vocabulary(t.name) for view in t.views)
     warnings += made.rows.warnings
@@ -82,7 +87,7 @@ def make_plan(
         sources=sources,
         tensors=tensors,
         files=files,
-        config=config_to_write(recipe, models, tensors),
+        config=config_to_write(recipe, models, targets, tensors),
         describe=describe,
         digest="",
         donor=recipe.donor,
@@ -131,6 +136,10 @@ class _Tensors:
             self._check_same_dtype(target.name, inputs)
             out = first.dtype
             views = [self._view(ref, tensor, tensor.dtype) for ref, tensor in inputs]
+        elif target.copied is not None:
+            views = [self._view(ref, tensor, wanted, full) for ref, tensor in inputs]
+            if first.dtype not in STORED and first.dtype != out:
+                self._refuse_dtype(target.name, inputs)
         else:
             kept, call = self.settings.call(target, shape)
             inputs = [inputs[i] for i in kept]
@@ -188,6 +197,19 @@ class _Tensors:
 
 def _copies(call: Call) -> bool:
     return call.method == "passthrough" and call.sources["scale"] == (1.0,)
+
+
+def _outside_modules(recipe: Recipe, donor: SortedModel) -> list[str]:
+    """A warning where the donor has tensors that belong to none of the recipe's modules."""
+    left = donor.outside
+    if not left:
+        return []
+    roles = modules.roles(list(donor.checkpoint.tensors))
+    parts = ", ".join(dict.fromkeys(roles[name] for name in left))
+    return [
+        f"{recipe.origin}: modules: {len(left)} tensors of {recipe.donor} belong to none of them and are not written: "
+        f"{left[0]!r}{', ...' if len(left) > 1 else ''} ({parts})."
+    ]
 
 
 def _left_out(

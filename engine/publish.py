@@ -26,6 +26,7 @@ from engine.journal import Journal, open_journal
 _LOCK = "mergefleet.lock"
 _JOURNAL = "journal"
 _OUT = "out"
+_OLD = "old"
 _PARTIAL = ".partial"
 _NAME_BYTES = 255  # the longest name of common file systems
 
@@ -39,16 +40,20 @@ class Staging:
         journal: what earlier runs of the same plan finished, and where to record what this one does.
     """
 
-    def __init__(self, out: Path, partial: Path, lock_fd: int, journal: Journal) -> None:
+    def __init__(self, out: Path, lock_fd: int, journal: Journal, *, replaces: bool) -> None:
         self.out = out
-        self.partial = partial
-        self.directory = partial / _OUT
+        self.partial = _partial(out)
+        self.directory = self.partial / _OUT
         self.journal = journal
         self._lock_fd: int | None = lock_fd
+        self._replaces = replaces
 
     @classmethod
-    def open(cls, out: Path, plan_digest: str, describe: Mapping[str, str]) -> Staging:
+    def open(cls, out: Path, plan_digest: str, describe: Mapping[str, str], *, replaces: bool = False) -> Staging:
         """Begin or resume the output `out` of the plan with this digest.
+
+        With `replaces` what is at OUT now will be moved aside by `publish`, and then removed: the caller has made
+        sure that it may be.
 
         Raises:
             OutputExists: OUT is there already.
@@ -58,11 +63,12 @@ class Staging:
             InputError: the parent directory is missing or may not be written to.
         """
         out = _absolute(out)
-        refuse_existing(out)
+        if not replaces:
+            refuse_existing(out)
         partial = _partial(out)
         lock_fd = _make_and_lock(partial)
         try:
-            if os.path.lexists(out):  # published by another process just now, which removed the journal
+            if not replaces and os.path.lexists(out):  # published by another process just now, its journal removed
                 if not (partial / _JOURNAL).exists():
                     _remove(partial)
                 refuse_existing(out)
@@ -73,7 +79,7 @@ class Staging:
         except BaseException:
             os.close(lock_fd)
             raise
-        return cls(out, partial, lock_fd, journal)
+        return cls(out, lock_fd, journal, replaces=replaces)
 
     def publish(self) -> Path:
         """Flush every file to disk, rename the directory to OUT, remove the rest; returns OUT.
@@ -83,6 +89,9 @@ class Staging:
         if self._lock_fd is None:
             raise MergefleetError(f"{self.partial}: is closed, it cannot be published.")
         _sync_tree(self.directory)
+        if self._replaces and os.path.lexists(self.out):
+            # killed between the two renames, a rerun finds its work done and nothing at OUT
+            self.out.rename(self.partial / _OLD)
         self._refuse_appeared()
         try:
             self.directory.rename(self.out)

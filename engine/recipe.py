@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from engine.errors import RecipeError
 from engine.model_ref import ModelRef as ModelRef
 from engine.settings import Setting
 
 MAX_SOURCE_ID = 1 << 31
+_TEXT_MODULES = ("text_decoder", "decoder", "language_model", "model.language_model", "default")
+"""Names of the module that config.json and tokenizer belong to, most telling first."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,12 @@ class SliceSource:
     model: ModelRef
     layers: tuple[int, int] | None = None
     parameters: Mapping[str, Setting] = field(default_factory=dict)
+
+    @property
+    def span(self) -> range:
+        """The layers, where they are spelled out."""
+        assert self.layers is not None
+        return range(*self.layers)
 
 
 @dataclass(frozen=True)
@@ -31,18 +40,49 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class Module:
+    """A part of a model with layers of its own (`modules:`): which tensors it has, `engine.modules` says by `name`."""
+
+    name: str
+    slices: tuple[Slice, ...]
+    parameters: Mapping[str, Setting] = field(default_factory=dict)
+
+    @property
+    def whole_models(self) -> bool:
+        """Whether it is of the form `models:`, not `slices:`."""
+        return len(self.slices) == 1 and all(source.layers is None for source in self.slices[0].sources)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What happens to the output tensors that `filter` is for, instead of merging (`tensors:`, our extension).
+
+    keep: the base_model's tensor as it is; copy: that of `model`; exclude: it is not written, unless the output could
+    not be loaded without it; exclude_anyway: not even then.
+    """
+
+    filter: str
+    action: Literal["keep", "copy", "exclude", "exclude_anyway"]
+    model: ModelRef | None = None
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A merge, as the user stated it, checked for structure but not yet against any model or method.
 
     `models:` becomes one slice of whole models; a base_model that is not listed is no source of it (mergekit adds it
-    as one). `source_ids` number the models for the random methods: by default their order of first appearance
-    (base_model last when it is not listed); a campaign fixes them in its own order. On construction, models without
-    an id get the smallest free ones, and ids of models that the recipe does not name are dropped.
-    `ignored` lists the keys that mergekit accepts and that mean nothing; `text` is the YAML it was read from, if any.
+    as one). A recipe has `slices` or `modules` (kept sorted by name: a mapping has no order); `parts` are its modules
+    either way. `source_ids` number the models for the random methods: by default their order of first appearance
+    (then a base_model that is not listed, then models that only `rules` copy from); a campaign fixes them in its own
+    order. On construction, models without an id get the smallest free ones, and ids of models that are neither source
+    nor base are dropped. `ignored` lists the keys that mergekit accepts and that mean nothing; `text` is the YAML it
+    was read from, if any.
     """
 
     method: str
-    slices: tuple[Slice, ...]
+    slices: tuple[Slice, ...] = ()
+    modules: tuple[Module, ...] = field(default=(), kw_only=True)
+    rules: tuple[Rule, ...] = field(default=(), kw_only=True)
     base_model: ModelRef | None = None
     parameters: Mapping[str, Setting] = field(default_factory=dict)
     dtype: str | None = None
@@ -56,12 +96,25 @@ class Recipe:
     text: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "source_ids", number_sources(self.named(), self.source_ids, self.origin))
+        object.__setattr__(self, "modules", tuple(sorted(self.modules, key=lambda module: module.name)))
+        sources = self.named()
+        given = {ref: number for ref, number in self.source_ids.items() if ref in sources}
+        copied = [rule.model for rule in self.rules if rule.model is not None]
+        object.__setattr__(self, "source_ids", number_sources([*sources, *copied], given, self.origin))
 
     def named(self) -> list[ModelRef]:
-        """Every model, as often as it is named, in order of appearance."""
-        listed = [source.model for part in self.slices for source in part.sources]
+        """Every source, as often as it is named, in order of appearance, and the base."""
+        listed = [source.model for part in self.all_slices for source in part.sources]
         return listed if self.base_model is None else [*listed, self.base_model]
+
+    @property
+    def parts(self) -> tuple[Module, ...]:
+        """The modules; a recipe that names none is one nameless module."""
+        return self.modules or (Module("", self.slices),)
+
+    @property
+    def all_slices(self) -> tuple[Slice, ...]:
+        return tuple(part for module in self.parts for part in module.slices)
 
     @property
     def models(self) -> tuple[ModelRef, ...]:
@@ -70,13 +123,17 @@ class Recipe:
 
     @property
     def whole_models(self) -> bool:
-        """Whether the recipe is of the form `models:`, not `slices:`."""
-        return len(self.slices) == 1 and all(source.layers is None for source in self.slices[0].sources)
+        """Whether the recipe says `models:` everywhere, and `slices:` nowhere."""
+        return all(module.whole_models for module in self.parts)
 
     @property
     def donor(self) -> ModelRef:
-        """The model whose config the output starts from: base_model, else the first source."""
-        return self.base_model or self.slices[0].sources[0].model
+        """The model whose config the output starts from: base_model, else the first source (of the text module)."""
+        if self.base_model is not None:
+            return self.base_model
+        modules = {module.name: module for module in reversed(self.parts)}
+        text = next((modules[name] for name in _TEXT_MODULES if name in modules), self.parts[0])
+        return text.slices[0].sources[0].model
 
     @property
     def tokenizer_model(self) -> ModelRef:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from engine.errors import did_you_mean
 from engine.keypath import KeyPath
-from engine.recipe import ModelRef, Recipe, Slice, SliceSource
+from engine.levels import Level, PlacedSlice, base_of, is_base, levels, slices
+from engine.recipe import ModelRef, Recipe
 from engine.settings import ByName, Gradient, Setting, constants, setting_to_data
 
 if TYPE_CHECKING:
@@ -34,15 +34,6 @@ MAX_VALUE = 1e18
 """Of two settings the product, and of many the sum, must be a float32."""
 
 
-@dataclass(frozen=True)
-class _Level:
-    """One `parameters:` of a recipe, and whose it is: a source's, the base's, or of a slice or the whole recipe."""
-
-    where: KeyPath
-    parameters: Mapping[str, Setting]
-    owner: Literal["source", "base", "shared"] = "shared"
-
-
 def check_parameters(recipe: Recipe, methods: Mapping[str, Method], *, allow_unknown: bool = False) -> list[str]:
     """Warnings for what has no effect; RecipeError, naming file and key, for what cannot be merged.
 
@@ -50,21 +41,16 @@ def check_parameters(recipe: Recipe, methods: Mapping[str, Method], *, allow_unk
     """
     method = _method(recipe, methods)
     warnings = [f"{place}: has no meaning here and is ignored." for place in recipe.ignored]
-    for index, part in enumerate(recipe.slices):
-        _check_models(recipe, part, method, _slice_place(recipe, index))
-    levels = list(_levels(recipe, method))
-    warnings += _check_names(levels, method, methods, allow_unknown=allow_unknown)
-    for level in levels:
+    for placed in slices(recipe):
+        _check_models(recipe, placed, method)
+    places = list(levels(recipe, method))
+    warnings += _check_names(places, method, methods, allow_unknown=allow_unknown)
+    for level in places:
         for name in level.parameters.keys() & method.parameters.keys():
             warnings += _check_value(level.parameters[name], method.parameters[name], level.where.key(name))
-    for index, part in enumerate(recipe.slices):
-        _check_required(recipe, part, method, _slice_place(recipe, index))
+    for placed in slices(recipe):
+        _check_required(recipe, placed, method)
     return warnings
-
-
-def base_of(recipe: Recipe, part: Slice) -> ModelRef | None:
-    """The base of one slice: its own base_model, else the recipe's."""
-    return part.base_model or recipe.base_model
 
 
 def _method(recipe: Recipe, methods: Mapping[str, Method]) -> Method:
@@ -76,63 +62,41 @@ def _method(recipe: Recipe, methods: Mapping[str, Method]) -> Method:
     raise where.error(f"unknown method {recipe.method!r}; {did_you_mean(recipe.method, methods)}")
 
 
-def _slice_place(recipe: Recipe, index: int) -> KeyPath:
-    root = KeyPath(recipe.origin)
-    return root if recipe.whole_models else root.key("slices").item(index)
-
-
-def _source_place(recipe: Recipe, part: KeyPath, index: int) -> KeyPath:
-    return part.key("models" if recipe.whole_models else "sources").item(index)
-
-
-def _levels(recipe: Recipe, method: Method) -> Iterator[_Level]:
-    for index, part in enumerate(recipe.slices):
-        place = _slice_place(recipe, index)
-        for number, source in enumerate(part.sources):
-            where = _source_place(recipe, place, number).key("parameters")
-            yield _Level(where, source.parameters, "base" if _is_base(source, recipe, part, method) else "source")
-        yield _Level(place.key("parameters"), part.parameters)
-    yield _Level(KeyPath(recipe.origin).key("parameters"), recipe.parameters)
-
-
-def _is_base(source: SliceSource, recipe: Recipe, part: Slice, method: Method) -> bool:
-    return method.base != "ignored" and source.model == base_of(recipe, part)
-
-
-def _check_models(recipe: Recipe, part: Slice, method: Method, where: KeyPath) -> None:
+def _check_models(recipe: Recipe, placed: PlacedSlice, method: Method) -> None:
     """The number of models, and that the base is there where the method has one."""
-    models = [source.model for source in part.sources]
-    named = ", ".join(map(str, models))
-    base = None if method.base == "ignored" else base_of(recipe, part)
+    models, implied = [source.model for source in placed.part.sources], placed.module.whole_models
+    base = base_of(recipe, placed.part, method)
     if base is None and method.base == "required":
+        named = ", ".join(map(str, models))
         raise KeyPath(recipe.origin).error(f"has no 'base_model', which {method.name} needs; models: {named}.")
-    if base is not None:
-        _check_base(base, models, method, where, implied=recipe.whole_models)
-        models = list(dict.fromkeys([base, *models])) if recipe.whole_models else models
     low, high = method.models
     if base is not None:
+        _check_base(base, placed, method)
+        models = list(dict.fromkeys([base, *models])) if implied else models
         low, high = low + 1, None if high is None else high + 1
     if low <= len(models) and (high is None or len(models) <= high):
         return
-    listed = where.key("models" if recipe.whole_models else "sources")
     among = "" if base is None else ", base_model included"
-    hint = " To stack layers, use 'slices'." if (low, high) == (1, 1) and recipe.whole_models else ""
-    raise listed.error(
+    hint = " To stack layers, use 'slices'." if (low, high) == (1, 1) and implied else ""
+    raise placed.listed.error(
         f"{method.name} takes {_count(low, high)}{among}; got {len(models)}: {', '.join(map(str, models))}.{hint}"
     )
 
 
-def _check_base(base: ModelRef, models: list[ModelRef], method: Method, where: KeyPath, *, implied: bool) -> None:
+def _check_base(base: ModelRef, placed: PlacedSlice, method: Method) -> None:
     """A whole base need not be listed, but a slice must say which layers of it correspond."""
+    models = [source.model for source in placed.part.sources]
     if models.count(base) > 1:
-        raise where.key("sources").error(f"base_model {base} stands there more than once: which layers are the base?")
+        raise placed.listed.error(f"base_model {base} stands there more than once: which layers are the base?")
     if base in models:
         return
     named = " and ".join(map(str, models))
     if method.base == "required" and method.models == (1, 1) and len(models) == 2:
-        raise where.error(f"{method.name}'s base_model must be one of its two sources; got {base}, sources {named}.")
-    if not implied:
-        raise where.key("sources").error(
+        raise placed.where.error(
+            f"{method.name}'s base_model must be one of its two sources; got {base}, sources {named}."
+        )
+    if not placed.module.whole_models:
+        raise placed.listed.error(
             f"base_model {base} is not among them; add it, with the layer_range to compare with. Sources: {named}."
         )
 
@@ -145,7 +109,7 @@ def _count(low: int, high: int | None) -> str:
 
 
 def _check_names(
-    levels: list[_Level], method: Method, methods: Mapping[str, Method], *, allow_unknown: bool
+    levels: list[Level], method: Method, methods: Mapping[str, Method], *, allow_unknown: bool
 ) -> list[str]:
     """Refuse unknown parameters; one warning for each name that has no effect where it stands."""
     known = MERGEKIT_PARAMETERS.union(*(other.parameters for other in methods.values()))
@@ -165,7 +129,7 @@ def _check_names(
     ]
 
 
-def _no_effect(name: str, level: _Level, method: Method, methods: Mapping[str, Method]) -> str | None:
+def _no_effect(name: str, level: Level, method: Method, methods: Mapping[str, Method]) -> str | None:
     """Why a parameter does nothing where it stands; None where it does something."""
     if name not in method.parameters:
         owners = sorted(other.name for other in methods.values() if name in other.parameters)
@@ -181,10 +145,13 @@ def _no_effect(name: str, level: _Level, method: Method, methods: Mapping[str, M
 def _check_value(setting: Setting, parameter: Parameter, where: KeyPath) -> list[str]:
     """Refuse values out of range; a list of warnings for unusual ones."""
     values = list(constants(setting))
-    if isinstance(parameter.default, bool):
-        choices = [choice for _, choice in setting.choices] if isinstance(setting, ByName) else [setting]
-        if any(isinstance(choice, Gradient) for choice in choices) or any(value not in (0, 1) for value in values):
-            raise where.error(f"got {setting_to_data(setting)}, true or false expected.")
+    choices = [choice for _, choice in setting.choices] if isinstance(setting, ByName) else [setting]
+    gradients = [choice for choice in choices if isinstance(choice, Gradient)]
+    stepped = all(isinstance(value, bool) for choice in gradients for value in choice.values)
+    if isinstance(parameter.default, bool) and (not stepped or any(value not in (0, 1) for value in values)):
+        raise where.error(f"got {setting_to_data(setting)}, true or false expected.")
+    if not isinstance(parameter.default, bool) and gradients and stepped:
+        raise where.error(f"got {setting_to_data(setting)}, numbers expected: {parameter.name} is no switch.")
     if any(abs(value) > MAX_VALUE for value in values):
         raise where.error(f"got {max(values, key=abs):g}, a number from {-MAX_VALUE:g} to {MAX_VALUE:g} expected.")
     for value in values:
@@ -204,15 +171,16 @@ def _allowed(parameter: Parameter) -> str:
     return f"{kind} from {parameter.low:g} to {parameter.high:g}"
 
 
-def _check_required(recipe: Recipe, part: Slice, method: Method, where: KeyPath) -> None:
+def _check_required(recipe: Recipe, placed: PlacedSlice, method: Method) -> None:
     """Every required parameter has a value at some level: for every source that is not the base, or for the slice."""
-    shared = part.parameters.keys() | recipe.parameters.keys()
+    part = placed.part
+    shared = part.parameters.keys() | placed.module.parameters.keys() | recipe.parameters.keys()
     for parameter in method.parameters.values():
         if not parameter.required or parameter.name in shared:
             continue
         needed = f"has no {parameter.name!r}, which {method.name} needs, as in parameters: {{{parameter.name}: 0.5}}."
         if parameter.scope == "global":
-            raise where.error(needed)
+            raise placed.where.error(needed)
         for index, source in enumerate(part.sources):
-            if parameter.name not in source.parameters and not _is_base(source, recipe, part, method):
-                raise _source_place(recipe, where, index).error(f"{source.model} {needed}")
+            if parameter.name not in source.parameters and not is_base(source, recipe, part, method):
+                raise placed.listed.item(index).error(f"{source.model} {needed}")

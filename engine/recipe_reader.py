@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import InputError, RecipeError, did_you_mean
+from engine.filters import parse_filter
 from engine.keypath import KeyPath, shown
 from engine.model_ref import parse_model
-from engine.recipe import MAX_SOURCE_ID, ModelRef, Recipe, Slice, SliceSource
+from engine.recipe import MAX_SOURCE_ID, ModelRef, Module, Recipe, Rule, Slice, SliceSource
 from engine.settings import Setting, parse_setting
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
@@ -35,7 +36,7 @@ def load_recipe(path: str | Path) -> Recipe:
 
 _TOP_KEYS = (
     *("merge_method", "base_model", "models", "slices", "modules", "parameters", "dtype", "out_dtype"),
-    *("tokenizer_source", "tokenizer", "chat_template", "seed", "base_source_id", "name"),
+    *("tokenizer_source", "tokenizer", "chat_template", "seed", "base_source_id", "name", "tensors"),
 )
 
 
@@ -56,7 +57,8 @@ def parse_recipe(data: object, *, origin: str = "<recipe>") -> Recipe:
             raise root.key(name).error(whose)
     fields = root.mapping(data, _TOP_KEYS)
     reader = _Reader()
-    slices = reader.slices(fields, root)
+    modules = reader.modules(fields, root)
+    slices = () if modules else reader.slices(fields, root)
     base_model = reader.optional_model(fields, "base_model", root)
     if fields.get("base_source_id") is not None:
         if base_model is None or base_model in reader.listed:
@@ -67,6 +69,8 @@ def parse_recipe(data: object, *, origin: str = "<recipe>") -> Recipe:
     return Recipe(
         method=_method(fields, root),
         slices=slices,
+        modules=modules,
+        rules=reader.rules(fields, root, base_model),
         base_model=base_model,
         parameters=reader.parameters(fields, root),
         dtype=_dtype(fields, "dtype", root),
@@ -88,12 +92,26 @@ class _Reader:
         self.source_ids: dict[ModelRef, int] = {}
         self.ignored: list[str] = []
 
+    def modules(self, fields: Mapping[str, Any], root: KeyPath) -> tuple[Module, ...]:
+        if fields.get("modules") is None or any(fields.get(name) is not None for name in ("models", "slices")):
+            return ()
+        where = root.key("modules")
+        raw = fields["modules"]
+        if not isinstance(raw, Mapping) or not raw:
+            got = shown(raw or None)
+            raise where.error(f"got {got}, a mapping of names (text_decoder, vision_tower, ...) expected.")
+        return tuple(self.module(where.key(name).text(name), part, where.key(name)) for name, part in raw.items())
+
+    def module(self, name: str, raw: object, where: KeyPath) -> Module:
+        fields = where.mapping(raw, ("models", "slices", "parameters"))
+        return Module(name, self.slices(fields, where), self.parameters(fields, where))
+
     def slices(self, fields: Mapping[str, Any], root: KeyPath) -> tuple[Slice, ...]:
+        """What stands under `models` or `slices` of the recipe, or of one of its modules."""
         given = [name for name in ("models", "slices", "modules") if fields.get(name) is not None]
-        if "modules" in given:
-            raise root.key("modules").error("not supported yet; use 'models' or 'slices'.")
         if len(given) != 1:
-            raise root.error(f"got {' and '.join(given) or 'neither'}; exactly one of 'models' and 'slices' expected.")
+            among = "'models' and 'slices'" if root.path else "'models', 'slices' and 'modules'"
+            raise root.error(f"got {' and '.join(given) or 'none'}; exactly one of {among} expected.")
         items = root.key(given[0]).items(fields[given[0]], given[0])
         if given[0] == "slices":
             return tuple(self.slice(item, where) for where, item in items)
@@ -126,6 +144,34 @@ class _Reader:
         if "layer_range" in keys:
             layers = _layer_range(fields.get("layer_range"), where.key("layer_range"))
         return SliceSource(model, layers, self.parameters(fields, where))
+
+    def rules(self, fields: Mapping[str, Any], root: KeyPath, base_model: ModelRef | None) -> tuple[Rule, ...]:
+        where = root.key("tensors")
+        if fields.get("tensors") is None:
+            return ()
+        rules = tuple(self.rule(raw, place) for place, raw in where.items(fields["tensors"], "rules"))
+        keep = next((index for index, rule in enumerate(rules) if rule.action == "keep"), None)
+        if keep is not None and base_model is None:
+            raise where.item(keep).key("keep").error("the recipe has no base_model to keep tensors of.")
+        return rules
+
+    def rule(self, raw: object, where: KeyPath) -> Rule:
+        fields = where.mapping(raw, ("filter", *_ACTIONS))
+        given = [name for name in _ACTIONS if fields.get(name) is not None]
+        if len(given) != 1 or fields.get("filter") in (None, ""):
+            got = ", ".join(name for name in fields if fields[name] not in (None, "")) or "nothing"
+            raise where.error(f"got {got}; a filter and one of {', '.join(_ACTIONS)} expected.")
+        pattern = str(parse_filter(fields["filter"], where.key("filter")))
+        place, value = where.key(given[0]), fields[given[0]]
+        if given[0] == "copy":
+            return Rule(pattern, "copy", self.model(value, place))
+        if given[0] == "keep":
+            if value != "base":
+                raise place.error(f"got {shown(value)}, 'base' expected; for another model's tensor write copy.")
+            return Rule(pattern, "keep")
+        if value is not True and value != "anyway":
+            raise place.error(f"got {shown(value)}, true or 'anyway' expected.")
+        return Rule(pattern, "exclude" if value is True else "exclude_anyway")
 
     def number(self, model: ModelRef, raw: object, where: KeyPath) -> None:
         number = where.whole(raw, below=MAX_SOURCE_ID)
@@ -177,6 +223,7 @@ class _Reader:
         return text
 
 
+_ACTIONS = ("keep", "copy", "exclude")
 _MODEL_KEYS = ("model", "parameters", "source_id")
 _SOURCE_KEYS = (*_MODEL_KEYS, "layer_range")
 
@@ -220,6 +267,8 @@ def _dtype(fields: Mapping[str, Any], name: str, root: KeyPath) -> str | None:
     if raw is None:
         return None
     text = root.key(name).text(raw).removeprefix("torch.")
+    if text.startswith(("int", "uint", "float8", "bool")):
+        raise root.key(name).error(f"got {shown(raw)}, which holds no weights; {', '.join(DTYPES)} expected.")
     if text not in DTYPES:
         hint = f"did you mean {_DTYPE_NICKNAMES[text]!r}?" if text in _DTYPE_NICKNAMES else did_you_mean(text, DTYPES)
         raise root.key(name).error(f"unknown dtype {shown(raw)}; {hint}")

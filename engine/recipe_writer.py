@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.model_ref import model_to_data
-from engine.recipe import ModelRef, Recipe, Slice, SliceSource, number_sources
+from engine.recipe import ModelRef, Module, Recipe, Rule, Slice, SliceSource, number_sources
 from engine.settings import Setting, setting_to_data
 
 
@@ -16,13 +16,17 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     if recipe.base_model is not None:
         data["base_model"] = model_to_data(recipe.base_model)
     ids = _ids_to_state(recipe)
-    if recipe.whole_models:
-        data["models"] = [_source_to_data(source, ids) for source in recipe.slices[0].sources]
+    if recipe.modules:
+        data["modules"] = {
+            part.name: _slices_to_data(part, ids) | _parameters_to_data(part.parameters) for part in recipe.modules
+        }
     else:
-        data["slices"] = [_slice_to_data(part, ids) for part in recipe.slices]
+        data |= _slices_to_data(recipe.parts[0], ids)
     if ids:  # what is left belongs to a base_model that is not listed
         data["base_source_id"] = ids.popitem()[1]
     data |= _parameters_to_data(recipe.parameters)
+    if recipe.rules:
+        data["tensors"] = [_rule_to_data(rule) for rule in recipe.rules]
     for name in ("dtype", "out_dtype", "chat_template"):
         if getattr(recipe, name) is not None:
             data[name] = getattr(recipe, name)
@@ -37,13 +41,27 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
 def _ids_to_state(recipe: Recipe) -> dict[ModelRef, int]:
     """The source ids that must be written down: none where they are the ones that parsing gives anyway."""
     named = recipe.named()
-    listed = {source.model for part in recipe.slices for source in part.sources}
+    listed = {source.model for part in recipe.all_slices for source in part.sources}
     stated: dict[ModelRef, int] = {}
     for wanted in (listed, set(named)):
         derived = number_sources(named, stated, recipe.origin)
         if any(derived[ref] != recipe.source_ids[ref] for ref in wanted):
             stated = {ref: recipe.source_ids[ref] for ref in named if ref in wanted}
     return stated
+
+
+def _slices_to_data(module: Module, ids: dict[ModelRef, int]) -> dict[str, Any]:
+    if module.whole_models:
+        return {"models": [_source_to_data(source, ids) for source in module.slices[0].sources]}
+    return {"slices": [_slice_to_data(part, ids) for part in module.slices]}
+
+
+def _rule_to_data(rule: Rule) -> dict[str, Any]:
+    if rule.model is not None:
+        return {"filter": rule.filter, "copy": model_to_data(rule.model)}
+    if rule.action == "keep":
+        return {"filter": rule.filter, "keep": "base"}
+    return {"filter": rule.filter, "exclude": "anyway" if rule.action == "exclude_anyway" else True}
 
 
 def _slice_to_data(part: Slice, ids: dict[ModelRef, int]) -> dict[str, Any]:

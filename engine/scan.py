@@ -10,6 +10,7 @@ from engine.checkpoint import Checkpoint
 from engine.execute import Work
 from engine.plan import Plan
 from engine.recipe import ModelRef
+from engine.tensorfile.store import PromisedStore
 from engine.worker import count_nonfinite
 
 
@@ -30,7 +31,9 @@ def scan(
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Finding]:
     """Every input tensor of `plan` that holds NaN or Inf; `progress` gets (bytes read, bytes to read)."""
-    views = sorted({(view.source, view.tensor) for tensor in plan.tensors for view in tensor.views})
+    there = {n for n, ref in enumerate(plan.sources) if not isinstance(checkpoints[ref].store, PromisedStore)}
+    inputs = (view for tensor in plan.tensors for view in tensor.views if view.source in there)
+    views = sorted({(view.source, view.tensor) for view in inputs})
     sizes = [checkpoints[plan.sources[source]].tensors[name].nbytes for source, name in views]
     found: list[Finding] = []
     done = 0

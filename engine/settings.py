@@ -61,18 +61,15 @@ def _interpolate(values: tuple[float, ...], depth: float) -> float:
     return (1 - fraction) * values[low] + fraction * values[high]
 
 
-def lookup(
-    levels: tuple[Mapping[str, Setting], ...], name: str, tensor_names: tuple[str, ...], depth: float
-) -> float | bool | None:
-    """The first non-None value of parameter `name` over `levels`; level i sees tensor_names[i].
+def lookup(levels: tuple[Mapping[str, Setting], ...], name: str, tensor_name: str, depth: float) -> float | bool | None:
+    """The first value that parameter `name` has for a tensor.
 
     Levels go from the most specific (a source's) to the recipe's own; a level whose filters all fail falls through.
     """
-    for level, tensor_name in zip(levels, tensor_names, strict=True):
-        if name in level:
-            value = evaluate(level[name], tensor_name, depth)
-            if value is not None:
-                return value
+    for level in levels:
+        value = evaluate(level[name], tensor_name, depth) if name in level else None
+        if value is not None:
+            return value
     return None
 
 

@@ -1,36 +1,78 @@
-"""An opened source with its tensors sorted into layers."""
+"""An opened source with its tensors sorted into modules and layers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from engine.architecture import Layout, has_head
+from engine import modules
+from engine.architecture import Layout, fill, has_head, says_tied
 from engine.checkpoint import Checkpoint
 from engine.errors import SourceError
 
 
 @dataclass(frozen=True)
+class SortedModule:
+    """One module's tensors: templates by layer number (None: outside of layers), and which module of a model it is."""
+
+    layout: Layout
+    templates: Mapping[int | None, tuple[str, ...]]
+    role: str
+
+    @property
+    def sample(self) -> str:
+        """The name of one of its tensors."""
+        layer, group = next(iter(self.templates.items()))
+        return group[0] if layer is None else fill(group[0], layer)
+
+
+@dataclass(frozen=True)
 class SortedModel:
-    """A source with its tensors' names: templates by layer number (None: outside of layers)."""
+    """A source with its modules, under the recipe's names for them or, where it has none, those of `engine.modules`.
+
+    Attributes:
+        layout: of the layers that config.json counts.
+        main: the module that holds them.
+        outside: tensors that belong to none of the recipe's modules.
+    """
 
     checkpoint: Checkpoint
     layout: Layout
-    templates: Mapping[int | None, tuple[str, ...]]
+    modules: Mapping[str, SortedModule]
+    main: str | None
+    outside: tuple[str, ...]
 
     @property
     def tied(self) -> bool:
         """Whether the output head is the embedding: config.json says so, or says nothing and there is no head."""
-        said = self.checkpoint.config.get("tie_word_embeddings")
-        return bool(said) if said is not None else not has_head(self.checkpoint.tensors)
+        said = says_tied(self.checkpoint.config)
+        return said if said is not None else not has_head(self.checkpoint.tensors)
 
 
-def sort_tensors(checkpoint: Checkpoint) -> SortedModel:
-    layout = Layout.read(checkpoint.tensors, checkpoint.config, origin=str(checkpoint.ref))
+def sort_tensors(checkpoint: Checkpoint, wanted: Sequence[str]) -> SortedModel:
+    """Sort by the modules `wanted`, the recipe's; by those the model has where there are none."""
+    names = tuple(checkpoint.tensors)
+    strange = next((name for name in names if "{}" in name), None)
+    if strange is not None:
+        raise SourceError(f"{checkpoint.ref}: tensor {strange!r}: braces have no place in a name.", tensor=strange)
+    layout = Layout.read(names, checkpoint.config, origin=str(checkpoint.ref))
+    roles = modules.roles(names)
+    groups = modules.select(wanted or list(dict.fromkeys(roles.values())), names)
+    parts = {module: _sorted(group, layout, roles) for module, group in groups.items()}
+    main = next((name for name, part in parts.items() if part.layout is layout), None)
+    inside = {name for group in groups.values() for name in group}
+    return SortedModel(checkpoint, layout, parts, main, tuple(name for name in names if name not in inside))
+
+
+def _sorted(names: Sequence[str], counted: Layout, roles: Mapping[str, str]) -> SortedModule:
+    """The layers are those that config.json counts, where the module has them, else its own longest stack."""
+    main = any(counted.locate(name)[1] is not None for name in names)
+    layout = counted if main else Layout.read(names, {})
     templates: dict[int | None, list[str]] = {}
-    for name in checkpoint.tensors:
-        if "{}" in name:
-            raise SourceError(f"{checkpoint.ref}: tensor {name!r}: braces have no place in a name.", tensor=name)
+    for name in names:
         template, layer = layout.locate(name)
         templates.setdefault(layer, []).append(template)
-    return SortedModel(checkpoint, layout, {layer: tuple(names) for layer, names in templates.items()})
+    layered = [name for name in names if layout.locate(name)[1] is not None] or names
+    return SortedModule(
+        layout, {layer: tuple(group) for layer, group in templates.items()}, roles[layered[0]] if layered else ""
+    )

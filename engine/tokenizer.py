@@ -34,6 +34,12 @@ MODEL_FILES = (
 NAMED_TEMPLATES = "additional_chat_templates"
 
 
+def small_files(tokenizer: Path, donor: Path, *, templates: bool = True) -> list[Path]:
+    """The files that `write_small_files` copies; without `templates`, but those that hold nothing but one."""
+    files = [*_present(tokenizer, TOKENIZER_FILES), *_present(donor, MODEL_FILES)]
+    return files + _templates(tokenizer) if templates else files
+
+
 def write_small_files(out: Path, *, tokenizer: Path, donor: Path, chat_template: str | None = None) -> list[str]:
     """Copy the small files of two models into `out`, byte for byte; links become files. Returns the names written.
 
@@ -42,12 +48,9 @@ def write_small_files(out: Path, *, tokenizer: Path, donor: Path, chat_template:
 
     Raises SourceError where a file cannot be read, MergefleetError where one cannot be written.
     """
-    written = []
-    for file in (*_present(tokenizer, TOKENIZER_FILES), *_present(donor, MODEL_FILES)):
-        written.append(_write(out, file.name, _read(file)))
+    written = [_write(out, file.name, _read(file)) for file in small_files(tokenizer, donor, templates=False)]
     if chat_template is None:
-        written += [_write(out, str(file.relative_to(tokenizer)), _read(file)) for file in _templates(tokenizer)]
-        return written
+        return written + [_write(out, str(file.relative_to(tokenizer)), _read(file)) for file in _templates(tokenizer)]
     settings = load_json_object(out / SETTINGS) if SETTINGS in written else {}
     if "chat_template" in settings:
         text = json.dumps({**settings, "chat_template": chat_template}, indent=2, ensure_ascii=False)

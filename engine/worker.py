@@ -112,8 +112,8 @@ class Worker:
     def arithmetic(self, tensor: OutputTensor) -> KernelArithmetic | DefinitionArithmetic | DeviceArithmetic:
         if self.job.device != "cpu":
             return self._definition
-        served = self.job.plan.method.kernel is not None and not tensor.wide and tensor.dtype != "F64"
-        return self._kernel if served and self.job.arithmetic == "kernel" else self._definition
+        served = self.job.arithmetic == "kernel" and self.job.plan.has_kernel(tensor)
+        return self._kernel if served else self._definition
 
     def measure(self, tensor: OutputTensor, stage: Stage, facts: Facts, *, blocks: Iterable[int]) -> Array:
         """The stage's partial over these blocks, in this order: added up, or one slot per block of the tensor."""
@@ -134,7 +134,10 @@ class Worker:
         """Make one block of output tensor `index`, hand it to the sink, return its digest."""
         tensor = self.job.plan.tensors[index]
         call = tensor.call
-        data = self._copied(tensor, number) if call is None else self._merged(tensor, call, number, facts)
+        if call is not None:
+            data = self._merged(tensor, call, number, facts)
+        else:
+            data = self._cast(tensor, number) if tensor.cast else self._copied(tensor, number)
         self.job.sink.write(index, tensor, number, data)
         return digest.of_block(as_bytes(data))
 
@@ -177,6 +180,16 @@ class Worker:
             memory = self._allocate(tensor.block * ITEMSIZE[tensor.dtype])
             known = self._out[tensor.dtype] = memory.view(STORED[tensor.dtype])
         return known
+
+    def _cast(self, tensor: OutputTensor, number: int) -> Array:
+        """The first input's values in another format."""
+        from engine.kernels import combine
+
+        rows, elements = self.rows(tensor, number)
+        out = self._output(tensor)[:elements]
+        combine.convert(rows[0][:elements], out)
+        self.check_finite(out, tensor, number, None)
+        return out
 
     def _copied(self, tensor: OutputTensor, number: int) -> Array:
         """The first input's stored bytes, after a check that every other input has the same."""

@@ -9,7 +9,8 @@ from typing import Any
 
 from engine.card import ScoreTable
 from engine.errors import CampaignError, OutputExists
-from engine.job import PROVENANCE, merge
+from engine.made import PROVENANCE
+from engine.merging import merge
 from engine.options import Options
 from engine.recipe_reader import parse_recipe
 from search.campaign_file import Campaign, campaign_to_dict

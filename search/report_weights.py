@@ -31,7 +31,7 @@ def heat_maps(results: Results) -> list[HeatMap]:
     from engine.recipe_reader import parse_recipe
 
     recipe = parse_recipe(dict(results.candidate(results.winner).recipe), origin="winner")
-    sources = [source for part in recipe.slices for source in part.sources]
+    sources = [source for part in recipe.all_slices for source in part.sources]
     names = {name for source in sources for name in source.parameters}
     return [
         _heat_map(results, sources, parameter=name) for name in sorted(names, key=lambda name: (name != "weight", name))

@@ -1,9 +1,10 @@
 """The two fused element-wise passes that serve every method: decode, combine, round, in one sweep.
 
 Legend: N sources, rows[N, ≥ n] stored values of one block (uint16 = bf16, int16 = f16, float32), out[n] rounded values.
-A block is worked off in chunks of `CHUNK` elements that stay in the first-level cache; within a chunk every loop runs
-over elements, so that the compiler vectorises it for any number of sources. The order of operations is that of the
-torch definitions in `engine.methods`, which tests hold these loops to, bit for bit.
+A few sources are combined in registers (`fused`). More are worked off in chunks of `CHUNK` elements that stay in the
+first-level cache; within a chunk every loop runs over elements, so that the compiler vectorises it for any number of
+sources. The order of operations is that of the torch definitions in `engine.methods`, which tests hold these loops to,
+bit for bit.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.kernels import fused
 from engine.kernels.cache import kernel
 from engine.kernels.codec import decode, encode, infinity, magnitude
 from engine.kernels.trim import trimmed
@@ -49,9 +51,17 @@ def count_nonfinite(row: Any) -> Any:
     return count
 
 
-@kernel
 def linear(rows: Any, coefficients: Any, out: Any, work: Any) -> None:
     """out = Σ_j coefficients[j] · rows[j], summed in order of j in float32."""
+    if fused.serves(rows, out):
+        fused.linear(rows, coefficients, out)
+    else:
+        linear_in_chunks(rows, coefficients, out, work)
+
+
+@kernel
+def linear_in_chunks(rows: Any, coefficients: Any, out: Any, work: Any) -> None:
+    """`linear` for any number of rows; work: float32[≥ 1, CHUNK]."""
     n = out.shape[0]
     total = work[0]
     for start in range(0, n, CHUNK):
@@ -125,7 +135,6 @@ def sum_agreeing(work: Any, m: Any, weights: Any, divide: Any, scale: Any) -> No
             total[i] = scale * mixed[i]
 
 
-@kernel
 def delta(rows: Any, keep: Any, coefficients: Any, elect: Any, weights: Any, out: Any, work: Any) -> None:
     """out = rows[0] + (sum or elected sum) of coefficients[j] · trimmed (rows[j+1] − rows[0]).
 
@@ -138,6 +147,16 @@ def delta(rows: Any, keep: Any, coefficients: Any, elect: Any, weights: Any, out
         out: [n].
         work: float32[M + 4, CHUNK].
     """
+    way, normalize, scale = elect
+    if way != COUNT and fused.serves(rows, out, keep.kind):
+        fused.delta(rows, keep, coefficients, (way == SUM, normalize, scale), weights, out)
+    else:
+        delta_in_chunks(rows, keep, coefficients, elect, weights, out, work)
+
+
+@kernel
+def delta_in_chunks(rows: Any, keep: Any, coefficients: Any, elect: Any, weights: Any, out: Any, work: Any) -> None:
+    """`delta` for any number of sources, any way to keep and to elect."""
     way, normalize, scale = elect
     n = out.shape[0]
     sources = rows.shape[0] - 1

@@ -6,8 +6,10 @@ from engine.methods import (
     arcee_fusion,
     breadcrumbs,
     breadcrumbs_ties,
+    consensus_ta,
     dare_linear,
     dare_ties,
+    emr,
     karcher,
     linear,
     model_stock,
@@ -44,6 +46,8 @@ METHODS: dict[str, Method] = {
         ram.METHOD,
         ramplus_tl.METHOD,
         arcee_fusion.METHOD,
+        consensus_ta.METHOD,
+        emr.METHOD,
         passthrough.METHOD,
     )
 }

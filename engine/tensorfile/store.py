@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from blake3 import blake3
 
-from engine.errors import SourceError
+from engine.errors import MergefleetError, SourceError
 from engine.tensorfile.header import ITEMSIZE, Header, parse_header, read_header_bytes
 from engine.tensorfile.reader import read_exactly
 
@@ -60,6 +60,26 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Close all files; reading again opens them again."""
+
+
+@dataclass(frozen=True)
+class PromisedStore:
+    """The tensors that a plan will make: a source whose shapes are known and whose bytes are not there yet."""
+
+    tensors: Mapping[str, SourceTensor]
+    paths: Collection[Path] = ()
+
+    def read_into(self, name: str, byte_offset: int, buffer: memoryview) -> None:
+        raise MergefleetError(f"tensor {name!r} belongs to a stage that is not made yet.")
+
+    def scratch_bytes(self, name: str) -> int:
+        return 0
+
+    def refuse_changed(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 class TensorStore:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import RecipeError
-from engine.recipe import ModelRef, Recipe, Slice, SliceSource
+from engine.recipe import ModelRef, Module, Recipe, Rule, Slice, SliceSource
 from engine.recipe_reader import load_recipe, parse_recipe
 from engine.recipe_writer import recipe_to_dict
 from engine.settings import ByName, Gradient
@@ -46,16 +46,26 @@ parameters = st.dictionaries(
 @st.composite
 def recipes(draw: st.DrawFn) -> Recipe:
     models = draw(st.lists(refs, min_size=1, max_size=4, unique_by=str))
+    modules: tuple[Module, ...] = ()
+    slices: tuple[Slice, ...] = ()
     if draw(st.booleans()):
-        slices: tuple[Slice, ...] = (Slice(tuple(SliceSource(ref, None, draw(parameters)) for ref in models)),)
+        slices = draw(parts_of(models))
     else:
-        slices = tuple(draw(slice_of(models)) for _ in range(draw(st.integers(1, 3))))
-    named = list(dict.fromkeys(source.model for part in slices for source in part.sources))
+        keys = draw(st.lists(st.sampled_from(["text_decoder", "vision_tower", "a.b"]), min_size=1, unique=True))
+        modules = tuple(Module(name, draw(parts_of(models)), draw(parameters)) for name in keys)
+    every = [part for module in (*modules, Module("", slices)) for part in module.slices]
+    named = list(dict.fromkeys(source.model for part in every for source in part.sources))
     base = draw(st.one_of(st.none(), st.sampled_from(named), refs.filter(lambda ref: str(ref) not in map(str, named))))
     everyone = [*named, *([base] if base else [])]
+    rules = st.one_of(
+        st.builds(Rule, st.sampled_from(["mlp", "re:q_.*$"]), st.just("copy"), st.sampled_from([*everyone, C])),
+        st.builds(Rule, st.just("*"), st.sampled_from(["keep"] if base else ["exclude", "exclude_anyway"])),
+    )
     return Recipe(
         method=draw(st.sampled_from(["linear", "ties", "no_such_method"])),
         slices=slices,
+        modules=modules,
+        rules=tuple(draw(st.lists(rules, max_size=2))),
         base_model=base,
         parameters=draw(parameters),
         dtype=draw(st.sampled_from([None, "bfloat16", "float64"])),
@@ -65,6 +75,13 @@ def recipes(draw: st.DrawFn) -> Recipe:
         seed=draw(st.integers(0, 2**63 - 1)),
         source_ids=dict(zip(everyone, draw(st.permutations(range(7))), strict=False)) if draw(st.booleans()) else {},
     )
+
+
+@st.composite
+def parts_of(draw: st.DrawFn, models: list[ModelRef]) -> tuple[Slice, ...]:
+    if draw(st.booleans()):
+        return (Slice(tuple(SliceSource(ref, None, draw(parameters)) for ref in models)),)
+    return tuple(draw(slice_of(models)) for _ in range(draw(st.integers(1, 3))))
 
 
 @st.composite
@@ -92,8 +109,9 @@ def test_a_recipe_survives_pickling_as_it_must_to_reach_a_worker(recipe: Recipe)
 
 @given(recipes())
 def test_source_ids_are_distinct_and_cover_exactly_the_models_named(recipe: Recipe) -> None:
-    named = {source.model for part in recipe.slices for source in part.sources} | {recipe.base_model}
-    assert set(recipe.source_ids) == named - {None}
+    named = {source.model for part in recipe.all_slices for source in part.sources} | {recipe.base_model}
+    copied = {rule.model for rule in recipe.rules}
+    assert set(recipe.source_ids) == (named | copied) - {None}
     assert len(set(recipe.source_ids.values())) == len(recipe.source_ids)
 
 
@@ -223,6 +241,45 @@ def test_a_key_without_a_value_means_what_its_absence_means(key: str) -> None:
     assert parse_recipe(linear(**{key: None})) == parse_recipe(linear())
 
 
+def test_modules_have_no_order_and_the_text_module_gives_config_and_tokenizer() -> None:
+    parts = {
+        "vision_tower": {"models": [{"model": "org/b"}]},
+        "text_decoder": {
+            "slices": [{"sources": [{"model": "org/a", "layer_range": [0, 2]}]}],
+            "parameters": {"scale": 2},
+        },
+    }
+    recipe = parse_recipe({"merge_method": "passthrough", "modules": parts})
+    turned = parse_recipe({"merge_method": "passthrough", "modules": dict(reversed(parts.items()))})
+    assert recipe == turned
+    assert recipe.source_ids == turned.source_ids
+    assert recipe.modules[0] == Module("text_decoder", (Slice((SliceSource(A, (0, 2)),)),), {"scale": 2.0})
+    assert recipe.donor == recipe.tokenizer_model == A
+    assert not recipe.whole_models
+    alone = parse_recipe(
+        {"merge_method": "linear", "modules": {"b": parts["vision_tower"], "c": {"models": [{"model": "org/a"}]}}}
+    )
+    assert alone.donor == B
+
+
+def test_rules_for_tensors_are_read_in_order_and_a_model_they_copy_from_is_numbered_last() -> None:
+    rules = [
+        {"filter": "lm_head", "keep": "base"},
+        {"filter": "re:layers\\.0\\.", "copy": "org/c"},
+        {"filter": "*", "exclude": True},
+        {"filter": "mlp", "exclude": "anyway"},
+    ]
+    recipe = parse_recipe(linear(base_model="org/base", tensors=rules))
+    assert recipe.rules == (
+        Rule("lm_head", "keep"),
+        Rule("re:layers\\.0\\.", "copy", C),
+        Rule("*", "exclude"),
+        Rule("mlp", "exclude_anyway"),
+    )
+    assert recipe.source_ids == {A: 0, B: 1, ModelRef("org/base"): 2, C: 3}
+    assert recipe_to_dict(recipe)["tensors"] == rules
+
+
 def test_keys_that_mergekit_accepts_and_never_uses_are_noted() -> None:
     data = {
         "merge_method": "passthrough",
@@ -287,11 +344,30 @@ def test_keys_that_mergekit_accepts_and_never_uses_are_noted() -> None:
          "models[0].source_id: got True, a whole number from 0 to 2147483647 expected."),
         ({"models": [{"model": "a"}], "base_model": "a", "base_source_id": 2},
          "base_source_id: is for a base_model that is not listed; give source_id there."),
-        ({"models": None, "modules": {"default": {}}}, "modules: not supported yet; use 'models' or 'slices'."),
+        ({"models": None, "modules": {}},
+         "modules: got nothing, a mapping of names (text_decoder, vision_tower, ...) expected."),
+        ({"models": None, "modules": ["default"]},
+         "modules: got a list, a mapping of names (text_decoder, vision_tower, ...) expected."),
+        ({"models": None, "modules": {"default": {}}},
+         "modules.default: got none; exactly one of 'models' and 'slices' expected."),
+        ({"models": None, "modules": {"default": {"models": [{"model": "a"}], "base_model": "a"}}},
+         "modules.default.base_model: unknown key; did you mean 'models'?"),
+        ({"tensors": {"filter": "mlp"}}, "tensors: got a mapping, a list of rules expected."),
+        ({"tensors": [{"keep": "base"}]}, "tensors[0]: got keep; a filter and one of keep, copy, exclude expected."),
+        ({"tensors": [{"filter": "mlp"}]}, "tensors[0]: got filter; a filter and one of keep, copy, exclude expected."),
+        ({"tensors": [{"filter": "mlp", "keep": "base", "exclude": True}]},
+         "tensors[0]: got filter, keep, exclude; a filter and one of keep, copy, exclude expected."),
+        ({"tensors": [{"filter": "mlp", "keep": "base"}]},
+         "tensors[0].keep: the recipe has no base_model to keep tensors of."),
+        ({"tensors": [{"filter": "mlp", "keep": "org/a"}]},
+         "tensors[0].keep: got 'org/a', 'base' expected; for another model's tensor write copy."),
+        ({"tensors": [{"filter": "mlp", "exclude": 1}]}, "tensors[0].exclude: got 1, true or 'anyway' expected."),
+        ({"tensors": [{"filter": "re:(", "exclude": True}]},
+         "tensors[0].filter: '(' is no regular expression: missing ), unterminated subpattern at character 1."),
         ({"dtype": "bf16"}, "dtype: unknown dtype 'bf16'; did you mean 'bfloat16'?"),
         ({"dtype": "bfloat"}, "dtype: unknown dtype 'bfloat'; did you mean 'bfloat16'?"),
         ({"out_dtype": "int64"},
-         "out_dtype: unknown dtype 'int64'; known: bfloat16, float16, float32, float64."),
+         "out_dtype: got 'int64', which holds no weights; bfloat16, float16, float32, float64 expected."),
         ({"seed": 0.5}, f"seed: got 0.5, a whole number from 0 to {2**63 - 1} expected."),
         ({"merge_method": ["linear"]}, "merge_method: got a list, text expected."),
         ({"tokenizer_source": "org/aa"},
@@ -348,9 +424,9 @@ def test_slices_that_cannot_be_are_refused(data: dict[str, Any], message: str) -
     ("data", "message"),
     [
         ([], "got an empty list, a mapping with the keys base_model, "),
-        ({"merge_method": "linear"}, "got neither; exactly one of 'models' and 'slices' expected."),
+        ({"merge_method": "linear"}, "got none; exactly one of 'models', 'slices' and 'modules' expected."),
         ({"merge_method": "linear", "models": [{"model": "a"}], "slices": [1]},
-         "got models and slices; exactly one of 'models' and 'slices' expected."),
+         "got models and slices; exactly one of 'models', 'slices' and 'modules' expected."),
         ({"models": [{"model": "a"}]}, "has no 'merge_method'."),
         (linear(tokenizer_source="base", tokenizer={"source": "base"}),
          "has both 'tokenizer_source' and 'tokenizer': leave one out."),

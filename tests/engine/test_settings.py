@@ -74,18 +74,10 @@ def test_a_total_setting_has_a_value_for_every_name_and_stays_within_its_constan
 
 def test_the_first_level_with_a_value_wins_and_a_filter_that_matches_nothing_falls_through() -> None:
     levels = ({"t": ByName((("mlp", 0.1),))}, {}, {"t": 0.3})
-    names = ("layers.3.mlp.up", "layers.3.mlp.up", "layers.0.mlp.up")
-    assert lookup(levels, "t", names, 0.0) == 0.1
-    assert lookup(levels, "t", ("layers.3.attn", *names[1:]), 0.0) == 0.3
-    assert lookup(levels[:2], "t", ("layers.3.attn", names[1]), 0.0) is None
-    assert lookup(levels, "weight", names, 0.0) is None
-
-
-def test_each_level_sees_the_name_that_belongs_to_it() -> None:
-    setting = ByName((("layers.3.", 1.0), (None, 2.0)))
-    levels = ({"t": ByName((("layers.9.", 7.0),))}, {"t": setting})
-    assert lookup(levels, "t", ("layers.3.mlp", "layers.3.mlp"), 0.0) == 1.0
-    assert lookup(levels, "t", ("layers.3.mlp", "layers.0.mlp"), 0.0) == 2.0
+    assert lookup(levels, "t", "layers.3.mlp.up", 0.0) == 0.1
+    assert lookup(levels, "t", "layers.3.attn", 0.0) == 0.3
+    assert lookup(levels[:2], "t", "layers.3.attn", 0.0) is None
+    assert lookup(levels, "weight", "layers.3.mlp.up", 0.0) is None
 
 
 @pytest.mark.parametrize(

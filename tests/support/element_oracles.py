@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from method_oracles import Expected, Mask, Values
+from method_oracles import CANCELLED, Expected, Mask, Values
 
 
 def nearswap(base: Values, other: Values, t: float) -> Expected:
@@ -59,6 +59,38 @@ def _fusion(base: Values, other: Values) -> tuple[Values, float]:
     ranked = np.sort(importance.ravel())
     first, median, third = (float(ranked[quarter * (ranked.size - 1) // 4]) for quarter in (1, 2, 3))
     return importance, median + 1.5 * (third - first)
+
+
+def consensus_ta(
+    base: Values, sources: Sequence[Values], weights: Sequence[float], shares: Sequence[float], *, k: int, scale: float
+) -> Expected:
+    """b + λ τ, τ = Σ w δ, where |δ_j| > s_j |τ − δ_j| for k sources at least (arXiv 2405.07813)."""
+    deltas = [source - base for source in sources]
+    total = sum(weight * delta for weight, delta in zip(weights, deltas, strict=True))
+    own = [np.abs(delta) > share * np.abs(total - delta) for delta, share in zip(deltas, shares, strict=True)]
+    gaps = [np.abs(delta) - share * np.abs(total - delta) for delta, share in zip(deltas, shares, strict=True)]
+    terms = np.sum(np.abs(deltas), axis=0)
+    near = [(gap != 0) & (np.abs(gap) <= CANCELLED * terms) for gap in gaps]
+    kept = np.where(np.sum(own, axis=0) >= k, total, 0.0)
+    size = np.abs(base) + np.sum(np.abs(sources), axis=0)
+    return Expected(base + scale * kept, size, np.any(near, axis=0))
+
+
+def emr(base: Values, sources: Sequence[Values], weights: Sequence[float], *, scale: float) -> Expected:
+    """b + λ · the weighted mean of r_j M_j τ, τ being elected by the sum's sign (arXiv 2405.17461), r_j per tensor."""
+    deltas = [source - base for source in sources]
+    total = sum(deltas)
+    sign = np.where(total > 0, 1.0, -1.0)
+    agree = [delta * sign > 0 for delta in deltas]
+    unified = sign * np.max([np.where(mask, np.abs(d), 0.0) for mask, d in zip(agree, deltas, strict=True)], axis=0)
+    mixed = np.zeros(base.shape)
+    for delta, mask, weight in zip(deltas, agree, weights, strict=True):
+        masked = np.where(mask, unified, 0.0)
+        norm = np.abs(masked).sum()
+        mixed += weight / sum(weights) * masked * (np.abs(delta).sum() / norm if norm else 0.0)
+    size = np.abs(base) + np.sum(np.abs(sources), axis=0) + np.abs(scale * mixed)
+    contested = (total != 0) & (np.abs(total) <= CANCELLED * np.sum(np.abs(deltas), axis=0))
+    return Expected(base + scale * mixed, size, contested)
 
 
 def _softmax(values: Values) -> Values:

@@ -51,6 +51,8 @@ CHOICES: dict[str, list[float]] = {
     "epsilon": [0.0, 0.0015],
     "r": [0.3],
     "alpha": [0.2, 5.0],
+    "mask_share": [0.2, 0.6],
+    "k": [1.0, 2.0],
     "nuslerp_flatten": [0.0, 1.0],
     "nuslerp_row_wise": [0.0, 1.0],
     "filter_wise": [0.0, 1.0],

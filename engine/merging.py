@@ -1,0 +1,138 @@
+"""Merge a recipe, or the stages of one: plan everything, then make what is missing, one published directory each."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from engine.errors import InputError, InputsChanged
+from engine.execute import Executed, check_memory, execute
+from engine.job import Job, MergeResult, Progress, StageResult, work_of
+from engine.options import Options
+from engine.publish import clean, refuse_existing, require_space
+from engine.recipe import Recipe
+from engine.stage_plans import PlannedStage, StagePlans, stage_options
+from engine.stages import Stages
+
+Backend = Callable[[Job, Progress | None], Executed]
+"""Makes the tiles that a prepared job still lacks: here, or on Ray."""
+_LOG = logging.getLogger(__name__)
+
+
+def merge(
+    recipe: Recipe | Stages | str | Path,
+    out: str | Path,
+    *,
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> MergeResult:
+    """Merge `recipe` (a Recipe, or a YAML file of one or several) into the directory `out`, in this process.
+
+    `out` appears whole or not at all. A run that was interrupted leaves `out`.partial and resumes when called again.
+    Of several recipes (stages) only those are made whose output is not there yet or would be another one now.
+
+    Raises:
+        InputError: the recipe, a source or their combination cannot work; nothing was written.
+        OutputExists, InputsChanged, Busy: see `engine.publish`.
+        NotFinite: a source holds NaN or Inf; nothing is published.
+    """
+    return merge_with(run_here, recipe, out, options=options or Options(), progress=progress)
+
+
+def run_here(job: Job, progress: Progress | None = None) -> Executed:
+    """The backend of this process."""
+    return execute(job.plan, job.checkpoints, job.sink, work=job.work(), hooks=job.hooks(progress))
+
+
+def merge_with(
+    backend: Backend,
+    recipe: Recipe | Stages | str | Path,
+    out: str | Path,
+    *,
+    options: Options,
+    progress: Progress | None = None,
+) -> MergeResult:
+    """Like `merge`, with another backend."""
+    stages, out = Stages.of(recipe), Path(out)
+    if not stages.names:
+        return _make(backend, stages.parts[0].recipe, out, options, progress=progress)
+    refuse_existing(out)
+    directory = stages_directory(out, options)
+    planned = StagePlans(stages, directory, options)
+    planned.close()
+    for part in planned.parts:
+        check_memory(part.plan, work_of(options))
+    require_space(out, sum(part.plan.bytes_written for part in planned.parts if not part.current))
+    directory.mkdir(exist_ok=True)
+    return _Staged(backend, options, progress).make(planned.parts, out)
+
+
+def stages_directory(out: Path, options: Options) -> Path:
+    """Where stages are made."""
+    return options.intermediate_dir or Path(f"{out}.stages")
+
+
+class _Staged:
+    """Makes what is missing of planned stages, one after another."""
+
+    def __init__(self, backend: Backend, options: Options, progress: Progress | None) -> None:
+        self._backend = backend
+        self._options = options
+        self._progress = progress
+
+    def make(self, parts: Sequence[PlannedStage], out: Path) -> MergeResult:
+        """Make the stages, then the last part into `out`."""
+        total = sum(part.plan.total_size for part in parts)
+        done = 0
+        results: list[StageResult] = []
+        for part in parts[:-1]:
+            results.append(self._stage(part, self._shifted(done, total)))
+            done += part.plan.total_size
+        digests = {result.name: {"plan": result.plan_digest, "weights": result.weights_digest} for result in results}
+        options = replace(self._options, extra={**self._options.extra, "stages": digests})
+        recipe, progress = parts[-1].stage.recipe, self._shifted(done, total)
+        return replace(_make(self._backend, recipe, out, options, progress=progress), stages=tuple(results))
+
+    def _stage(self, part: PlannedStage, progress: Progress | None) -> StageResult:
+        name, place = part.stage.name, part.directory
+        assert name is not None
+        assert place is not None
+        if part.there is not None and part.current:
+            clean(place)  # a run that was killed right after publishing left its empty .partial
+            _LOG.info("stage %s: %s is what would be made", name, place)
+            return StageResult(name, place, part.there.weights, part.plan.digest, made=False)
+        _LOG.info("stage %s: making %s", name, place)
+        make = partial(_make, self._backend, part.stage.recipe, place, stage_options(self._options, name))
+        replaces = part.there is not None
+        try:
+            made = make(progress=progress, replaces=replaces)
+        except InputsChanged:  # what another recipe or source began is of no use to this stage
+            clean(place)
+            made = make(progress=progress, replaces=replaces)
+        return StageResult(name, place, made.weights_digest, made.plan_digest, made=True)
+
+    def _shifted(self, before: int, total: int) -> Progress | None:
+        progress = self._progress
+        return None if progress is None else lambda done, _: progress(before + done, total)
+
+
+def _make(
+    backend: Backend,
+    recipe: Recipe,
+    out: Path,
+    options: Options,
+    *,
+    progress: Progress | None = None,
+    replaces: bool = False,
+) -> MergeResult:
+    job = Job.prepare(recipe, out, options, replaces=replaces)
+    try:
+        with job:
+            return job.publish(backend(job, progress))
+    except InputError:
+        if job.is_untouched:
+            clean(out)
+        raise

@@ -1,0 +1,91 @@
+"""Which module of a model each tensor belongs to (text, vision, projector, encoder, ...), read from its name alone.
+
+The modules have the names that mergekit's architecture files use. No table of architectures: a name's parts before
+the first number tell, so a new model works on the day it appears.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from itertools import takewhile
+
+TEXT, VISION, AUDIO, PROJECTOR = "text_decoder", "vision_tower", "audio_tower", "multi_modal_projector"
+ENCODER, DECODER, SHARED = "encoder", "decoder", "shared"
+DEFAULT = "default"
+"""What no other module of the recipe takes: the whole model where it stands alone."""
+
+_SYNONYMS = {"vision_model": VISION}
+_PROJECTORS = frozenset(
+    (
+        *("multi_modal_projector", "mm_projector", "merger", "deepstack_merger_list", "connector", "aligner", "mlp1"),
+        *("qformer", "resampler", "perceiver_resampler", "abstractor", "modality_projection", "embed_vision"),
+        *("embed_audio", "vision_proj", "vision_projection", "language_projection"),
+    )
+)
+_MARKS = {AUDIO: ("audio", "speech"), VISION: ("vision", "visual", "image", "img")}
+
+
+def roles(names: Collection[str]) -> dict[str, str]:
+    """The module of every tensor of one model: one for all in most text models."""
+    found = {name: _role(name) for name in names}
+    sides = {name: _side(name) for name in names}
+    if set(found.values()) <= {TEXT} and {ENCODER, DECODER} <= set(sides.values()):
+        return sides
+    return found
+
+
+def select(modules: Sequence[str], names: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """The tensors of each of a recipe's modules; those that belong to none are in none.
+
+    A module's name is the beginning of its tensors' names (a leading `model.` may be left out; the longest counts),
+    or one of the names above, or `default`.
+    """
+    by_role = roles(names)
+    owners = {name: _owner(name, by_role[name], modules) for name in names}
+    return {module: tuple(name for name in names if owners[name] == module) for module in modules}
+
+
+def known(names: Collection[str]) -> list[str]:
+    """What the modules of a model with these tensors may be called."""
+    beginnings = {part for name in names for part in [_beginning(name)] if part is not None}
+    return sorted({*roles(names).values(), DEFAULT, *beginnings})
+
+
+def _owner(name: str, role: str, modules: Sequence[str]) -> str | None:
+    literal = [module for module in modules if _begins(name, module) or _begins(name, f"model.{module}")]
+    if literal:
+        return max(literal, key=len)
+    played = [module for module in modules if _SYNONYMS.get(module, module) == role]
+    return played[0] if played else DEFAULT if DEFAULT in modules else None
+
+
+def _begins(name: str, module: str) -> bool:
+    return name == module or name.startswith(f"{module}.")
+
+
+def _role(name: str) -> str:
+    parts = _before_numbers(name)
+    if any(part in _PROJECTORS for part in parts):
+        return PROJECTOR
+    return next((role for role, marks in _MARKS.items() if any(mark in part for part in parts for mark in marks)), TEXT)
+
+
+def _side(name: str) -> str:
+    first = next((part for part in name.split(".") if part != "model"), "")
+    return first if first in (ENCODER, DECODER) else SHARED
+
+
+def _beginning(name: str) -> str | None:
+    """`language_model` of `model.language_model.layers.0.mlp.up_proj.weight`; None for a tensor without a module."""
+    parts = _before_numbers(name.removeprefix("model."))
+    return parts[0] if len(parts) > 1 or len(parts) < len(name.split(".")) else None
+
+
+def _before_numbers(name: str) -> list[str]:
+    """Parts before the first number: what stands inside a layer says nothing about its module."""
+    return list(takewhile(lambda part: not part.isdigit(), name.split(".")))
+
+
+def ordered(groups: Iterable[Iterable[str]]) -> list[str]:
+    """Every name of several lists once, in order of first appearance."""
+    return list(dict.fromkeys(name for group in groups for name in group))

@@ -1,0 +1,56 @@
+"""What a recipe's rules for single tensors (`tensors:`) leave behind: rules for nothing, outputs that cannot load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from engine import architecture
+from engine.filters import nearest, unmatched
+from engine.keypath import KeyPath
+from engine.recipe import ModelRef, Recipe
+from engine.sorted_model import SortedModel
+from engine.targets import Targets
+
+BUFFERS = ("rotary_emb.inv_freq", "attn.masked_bias", "attn.bias", "position_ids", "num_batches_tracked")
+"""Names' ends of what old checkpoints carry and transformers computes."""
+
+
+def unmatched_rules(recipe: Recipe, targets: Targets) -> list[str]:
+    """A warning for every rule that is for no tensor of the output."""
+    names = [*(target.name for target in targets.tensors), *targets.excluded]
+    where = KeyPath(recipe.origin).key("tensors")
+    return [
+        f"{where.item(index)}: filter {rule.filter!r} matches no tensor; {nearest(rule.filter, names)}"
+        for index, rule in enumerate(recipe.rules)
+        if unmatched([rule.filter], names)
+    ]
+
+
+def refuse_incomplete(recipe: Recipe, targets: Targets, models: Mapping[ModelRef, SortedModel]) -> None:
+    """RecipeError where a rule excludes what a model of the written config has: transformers would make it up."""
+    for index, rule in enumerate(recipe.rules):
+        if rule.action != "exclude":
+            continue
+        names = [name for name, by in targets.excluded.items() if by is rule]
+        needed = [name for name in names if not _dispensable(name, targets, models[recipe.donor])]
+        if not needed:
+            continue
+        more = f" and {len(needed) - 1} more" if len(needed) > 1 else ""
+        where = KeyPath(recipe.origin).key("tensors").item(index)
+        raise where.error(
+            f"excludes {needed[0]!r}{more}, which a model of this config.json has: transformers would put random "
+            "numbers there. Write exclude: anyway if that is meant."
+        )
+
+
+def _dispensable(name: str, targets: Targets, donor: SortedModel) -> bool:
+    """Whether the output loads without a tensor: the donor has none, or computes it, or it is the head, tied then."""
+    names = donor.checkpoint.tensors
+    if architecture.template_of(name) not in {architecture.template_of(other) for other in names}:
+        return True
+    if name.endswith(BUFFERS) or donor.layout.beyond(name):
+        return True
+    partner = architecture.tied_source(name, [target.name for target in targets.tensors])
+    if partner is None or not architecture.has_head([name]) or name not in names or partner not in names:
+        return False
+    return names[name].shape == names[partner].shape
