@@ -39,7 +39,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def make(family: str, directory: Path) -> dict[str, Path]:
-    """base and its fine-tunes a, b, c, as transformers would save them."""
+    """base, its fine-tunes a, b, c, and u of other weights, as transformers would save them."""
     import torch
     import transformers
 
@@ -51,7 +51,7 @@ def make(family: str, directory: Path) -> dict[str, Path]:
     names = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
     written = json.loads((directory / "made" / "config.json").read_text()) | {"dtype": names[dtype]}
     models = {}
-    for number, name in enumerate(("base", "a", "b", "c")):
+    for number, name in enumerate(("base", "a", "b", "c", "u")):
         models[name] = directory / name
         write_configuration(models[name], written, vocab=64)
         values = {tensor: _values(tensor, shape, number) for tensor, shape in shapes.items()}
@@ -61,8 +61,8 @@ def make(family: str, directory: Path) -> dict[str, Path]:
 
 def _values(tensor: str, shape: tuple[int, ...], number: int) -> Any:
     elements = int(np.prod(shape))
-    values = base_values(tensor, 0, elements, 7)
-    if number:
+    values = base_values(tensor, 0, elements, 7 if number < 4 else 8)
+    if 0 < number < 4:
         values = values + tune_deltas(tensor, 0, elements, (7, number))
     return values.reshape(shape)
 

@@ -23,7 +23,7 @@ class Spec:
     """How recipes of one method are drawn.
 
     Attributes:
-        models: least and largest number besides the base.
+        models: least and largest number besides the base, of those in `names`: fine-tunes a, b, c; unrelated u.
         model, options: strategies of the per-model and of the global parameters.
         compare: what `test_drawn` holds the results to.
         wide: only arithmetic in float32, because mergekit's in 16 bits is another function (docs/recipes.md).
@@ -35,6 +35,7 @@ class Spec:
     model: Mapping[str, Values] = field(default_factory=dict)
     options: Mapping[str, st.SearchStrategy[Any]] = field(default_factory=dict)
     wide: bool = False
+    names: str = "abc"
 
 
 def _number(low: float, high: float) -> Values:
@@ -58,7 +59,7 @@ SPECS: dict[str, Spec] = {
     "nearswap": Spec("close", "required", (1, 1), {}, {"t": st.sampled_from([1e-5, 1e-4, 1e-3])}, True),
     "ram": Spec("close", "required", (1, 3), {}, {}, True),
     "ramplus_tl": Spec("close", "required", (1, 3), {}, {"r": _number(0.0, 0.5), "alpha": _number(0.0, 0.5)}, True),
-    "arcee_fusion": Spec("fused", "required", (1, 1), {}, {}, True),
+    "arcee_fusion": Spec("fused", "required", (1, 1), {}, {}, True, "u"),
     "ties": Spec(
         "elected", "required", (1, 3), {"weight": POSITIVE, "density": SHARE}, {"normalize": SWITCH, "lambda": LAMBDA}
     ),
@@ -148,7 +149,7 @@ def _case(draw: Draw, method: str) -> dict[str, Any]:
     if spec.wide:
         dtypes = [d for d in dtypes if d.get("dtype", "float32" if stored == "F32" else "") == "float32"]
     recipe: dict[str, Any] = {"merge_method": method, **draw(st.sampled_from(dtypes))}
-    names = list("abc"[: draw(st.integers(*spec.models))])
+    names = list(spec.names[: draw(st.integers(*spec.models))])
     based = spec.base == "required" or (spec.base == "optional" and draw(SWITCH))
     if based:
         recipe["base_model"] = "base"
