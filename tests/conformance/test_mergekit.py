@@ -27,7 +27,8 @@ def test_a_recipe_means_what_it_means_in_mergekit(case: Case, merges: Merges) ->
     assert ours.dtypes == theirs.dtypes
     assert {n: v.shape for n, v in ours.values.items()} == {n: v.shape for n, v in theirs.values.items()}
     configs = [json.loads((at / "config.json").read_text()) for at in (ours_at, theirs_at)]
-    assert len({(c["num_hidden_layers"], c["vocab_size"], c["tie_word_embeddings"]) for c in configs}) == 1
+    text = [config.get("text_config", {}) | config for config in configs]
+    assert len({(c["num_hidden_layers"], c["vocab_size"], c["tie_word_embeddings"]) for c in text}) == 1
     COMPARE[case["compare"]](case, ours, theirs, merges.families[case["family"]])
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tiny_vlm import make_vlm
 
 from bench.arrays import decode, encode, read_model, write_file
 from bench.families import Shape, make_family, write_configuration
@@ -57,6 +58,11 @@ def _half_tied(directory: Path) -> Models:
     return {"base": base, "a": make_family(directory / "untied", SHAPE, dtype="F32", seed=3, tunes=1).tunes[0]}
 
 
+def _vlm(directory: Path) -> Models:
+    """Models of a text, a vision and a projector module."""
+    return {name: Path(make_vlm(directory / name, tune=tune)) for tune, name in enumerate(("base", "a", "b"))}
+
+
 def _rewritten(source: Path, target: Path, *, dtype: str, factor: float) -> Path:
     """A copy of a model with every value multiplied."""
     tensors = read_model(source)
@@ -74,4 +80,5 @@ FAMILIES: dict[str, Callable[[Path], Models]] = {
     "tied": _family("BF16", tied=True),
     "f16 far apart": _far_apart,
     "half tied": _half_tied,
+    "vlm": _vlm,
 }
