@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 from adapters import factors, write_adapter
+from tiny_vlm import make_vlm
 
 from bench.families import Shape, make_family
-from engine import load_recipe, merge
+from engine import load_recipe, make_plan, merge, open_checkpoints
 from engine.checkpoint import open_checkpoint
 from engine.errors import RecipeError
 from engine.methods import METHODS
@@ -25,20 +26,22 @@ SHIPPED = sorted((ROOT / "configs" / "recipes").glob("*.yml"))
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with models/base, models/code and models/math, of four layers each, and an adapter loras/poems."""
+    """models/base, models/code and models/math, of four layers each, two models of three modules, an adapter."""
     folder = tmp_path_factory.mktemp("workplace")
     shape = Shape(hidden=16, layers=4, mlp=32, heads=2, kv_heads=1, vocab=32)
     family = make_family(folder / "family", shape, dtype="BF16", seed=1, tunes=2)
     (folder / "models").mkdir()
     for name, path in zip(("base", "code", "math"), family.models, strict=True):
         path.rename(folder / "models" / name)
+    for tune, name in enumerate(("vision-base", "vision-charts")):
+        make_vlm(folder / "models" / name, tune=tune)
     write_adapter(folder / "loras" / "poems", factors("model.layers.3.self_attn.q_proj", 16, 16))
     return folder
 
 
 def layers_of(directory: Path) -> int:
     config = open_checkpoint(ModelRef(str(directory))).config
-    return int(config["num_hidden_layers"])
+    return int(config.get("text_config", config)["num_hidden_layers"])
 
 
 @pytest.mark.parametrize(
@@ -53,8 +56,11 @@ def test_every_example_merges_without_a_warning(
     (tmp_path / "recipe.yml").write_text(text)
     recipe = load_recipe(tmp_path / "recipe.yml")
     assert check_parameters(recipe, METHODS) == []
+    warnings = make_plan(recipe, open_checkpoints(recipe.models)).warnings
+    assert [text for text in warnings if "chat_template" not in text] == []  # the toy tokenizer has no such tokens
     merge(recipe, tmp_path / "out")
-    ranges = [part.sources[0].layers or (0, 4) for part in recipe.slices]
+    [text_layers] = [module for module in recipe.parts if module.name in ("", "text_decoder")]
+    ranges = [part.sources[0].layers or (0, 4) for part in text_layers.slices]
     assert layers_of(tmp_path / "out") == sum(end - start for start, end in ranges)
 
 
