@@ -45,6 +45,7 @@ class MergeTask:
         threads: how many calls of `run` there may be at a time, each with its share of the memory.
         on_node: how many workers share the node's memory, where `options` does not say how much there is.
         far: this worker is on another node than the driver, which cannot flush what is written here to the disk.
+        hub_cache: the driver's HF_HUB_CACHE, if it has one (`--transformers-cache`).
     """
 
     recipe: Mapping[str, Any]
@@ -58,6 +59,7 @@ class MergeTask:
     threads: int
     on_node: int
     far: bool
+    hub_cache: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ class MergeWorker:
         task = self._task
         if Path(task.directory).is_dir():
             os.chdir(task.directory)
+        if task.hub_cache is not None:
+            os.environ["HF_HUB_CACHE"] = task.hub_cache
         check_shared(task.staging, task.probe, what="OUT")
         recipe = parse_recipe(task.recipe, origin=task.origin)
         self._checkpoints = open_checkpoints(recipe.models)

@@ -8,6 +8,7 @@ given to others, and a worker that was given up and writes on does no harm, beca
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections import Counter
@@ -172,6 +173,7 @@ class _Drive:
             threads=post.threads,
             on_node=post.on_node,
             far=post.node.id != self._here,
+            hub_cache=os.environ.get("HF_HUB_CACHE"),
         )
         alive = any(node.id == post.node.id for node in ray_session.alive_nodes())
         actor = ray.remote(MergeWorker).options(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,7 +59,12 @@ def _snapshot(ref: ModelRef, revision: str | None, allow: list[str], *, ignore: 
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                ref.path, revision=revision, allow_patterns=allow, ignore_patterns=ignore, library_name="mergefleet"
+                ref.path,
+                revision=revision,
+                allow_patterns=allow,
+                ignore_patterns=ignore,
+                cache_dir=os.environ.get("HF_HUB_CACHE"),  # as it is now: the library reads it once, when imported
+                library_name="mergefleet",
             )
         )
     except _hub_errors() as error:

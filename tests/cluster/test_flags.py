@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,14 @@ def test_a_value_without_sense_is_refused_by_its_flag(arguments: list[str], word
     with pytest.raises(InputError) as caught:
         options(*arguments)
     assert all(word in caught.value.message for word in words)
+
+
+def test_the_hubs_cache_is_where_the_flag_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"r.yml: there is no such file"):
+        merge_command.plan(Path("r.yml"), None, how=How(transformers_cache=Path("hub")), talk=Talk(), scan=False)
+    assert os.environ["HF_HUB_CACHE"] == str(tmp_path / "hub")
 
 
 def test_flags_without_a_meaning_here_are_explained_one_line_each() -> None:

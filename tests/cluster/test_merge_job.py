@@ -17,7 +17,7 @@ from bench.torture import torture_family
 from cluster import merge_job
 from cluster.merge_job import merge_on_ray
 from cluster.ray_session import Session
-from engine import Options
+from engine import Options, merge
 from engine.errors import ClusterError, PlanError, WorkerLost
 
 pytestmark = pytest.mark.ray
@@ -64,6 +64,24 @@ def test_all_workers_killed_in_the_middle_change_nothing(ray_here: Session, larg
     made = on_ray(ray_here.address)(recipe, tmp_path / "made", Options(threads=1, tile_bytes=MIB), kill_all)
     assert len(killed) == 2
     assert bytes_of(made.out) == bytes_of(expected.out)
+
+
+def test_stages_on_ray_are_those_made_in_process(ray_here: Session, small: Models, tmp_path: Path) -> None:
+    base, one, two = small[:3]
+    (tmp_path / "r.yml").write_text(
+        f"name: first\nmerge_method: linear\nmodels: [{{model: {base}, parameters: {{weight: 0.25}}}},"
+        f" {{model: {one}, parameters: {{weight: 0.75}}}}]\n---\nmerge_method: slerp\nbase_model: {two}\n"
+        f"models: [{{model: {two}}}, {{model: first}}]\nparameters: {{t: 0.5}}\n"
+    )
+    expected = merge(tmp_path / "r.yml", tmp_path / "expected", options=Options(threads=1))
+    made = on_ray(ray_here.address, workers=1)(tmp_path / "r.yml", tmp_path / "made", Options(threads=1))
+    assert [stage.weights_digest for stage in made.stages] == [stage.weights_digest for stage in expected.stages]
+    assert made.weights_digest == expected.weights_digest
+    again = on_ray(ray_here.address, workers=1)(
+        tmp_path / "r.yml", tmp_path / "again", Options(threads=1, intermediate_dir=tmp_path / "made.stages")
+    )
+    assert [stage.made for stage in again.stages] == [False]
+    assert again.weights_digest == expected.weights_digest
 
 
 def test_workers_that_always_die_end_the_job_with_their_last_words(
