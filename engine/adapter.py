@@ -1,6 +1,6 @@
 """A LoRA adapter in PEFT's format: its tensors, its config, and the scale of every module's update.
 
-`adapter_config.json` and `adapter_model.safetensors`, as `save_pretrained` of PEFT writes them
+`adapter_config.json` and `adapter_model.safetensors` (or .bin), as `save_pretrained` of PEFT writes them
 (https://huggingface.co/docs/peft/developer_guides/checkpoint). What changes the arithmetic and is not known here is
 refused by name.
 """
@@ -24,7 +24,7 @@ from engine.tensorfile.index import load_json_object
 from engine.tensorfile.store import TensorStore
 
 CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _UNDERSTOOD = frozenset(
     (
         *("alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying"),
@@ -43,6 +43,7 @@ class Adapter:
     """An opened adapter.
 
     Attributes:
+        weights: the file with its tensors.
         store: its tensors, under their names in the file.
         identity: JSON-able, equal exactly while the adapter is unchanged, like a checkpoint's.
     """
@@ -52,7 +53,10 @@ class Adapter:
         self.directory = directory
         self._config = load_json_object(directory / CONFIG)
         self._refuse_unknown()
-        self.store = TensorStore([directory / WEIGHTS])
+        self.weights = next(
+            (directory / name for name in WEIGHTS if (directory / name).is_file()), directory / WEIGHTS[0]
+        )
+        self.store = TensorStore([self.weights])
         if commit is not None:
             self.identity: Mapping[str, Any] = {"kind": "hub", "repo": ref.path, "commit": commit}
         else:
@@ -79,7 +83,7 @@ class Adapter:
 
     def error(self, message: str) -> SourceError:
         """An error about the adapter's tensors."""
-        return SourceError(f"{self.directory / WEIGHTS}: {message}", adapter=str(self.ref))
+        return SourceError(f"{self.weights}: {message}", adapter=str(self.ref))
 
     def _config_error(self, message: str) -> SourceError:
         return SourceError(f"{self.directory / CONFIG}: {message}", adapter=str(self.ref))
@@ -121,9 +125,11 @@ def open_adapter(ref: ModelRef) -> Adapter:
         from engine.hub import download_adapter
 
         directory, commit = download_adapter(ref)
-    for name in (CONFIG, WEIGHTS):
-        if not (directory / name).is_file():
-            raise SourceError(
-                f"{directory / name}: not found. After '+' stands a LoRA adapter, which has {CONFIG} and {WEIGHTS}."
-            )
+    missing = [] if (directory / CONFIG).is_file() else [CONFIG]
+    missing += [] if any((directory / name).is_file() for name in WEIGHTS) else [WEIGHTS[0]]
+    if missing:
+        raise SourceError(
+            f"{directory / missing[0]}: not found. After '+' stands a LoRA adapter, which has {CONFIG} and "
+            f"{WEIGHTS[0]}."
+        )
     return Adapter(ref, directory, commit=commit)

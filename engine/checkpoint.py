@@ -10,6 +10,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from engine import architecture
 from engine.errors import SourceError
 from engine.model_ref import ModelRef
 from engine.places import local_directory
@@ -98,7 +99,7 @@ def open_checkpoint(ref: ModelRef) -> Checkpoint:
 
     With `ref.lora` the model is read with its adapter on it (engine.adapted).
 
-    Of the Hub only what a merge needs is downloaded: the small files and the .safetensors files that make up the
+    Of the Hub only what a merge needs is downloaded: the small files and the weight files that make up the
     model. HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME and the stored token are honoured.
 
     Raises SourceError, one line, saying what to do; where the model is not whole and sound, too.
@@ -114,12 +115,23 @@ def open_checkpoint(ref: ModelRef) -> Checkpoint:
     names, weight_map = find_shards(directory)
     store = TensorStore(directory / name for name in names)
     check_weight_map(weight_map, store.tensors, directory)
+    if config.get("tie_word_embeddings"):
+        _drop_tied_copy(store)
     if commit is not None:
         identity: dict[str, Any] = {"kind": "hub", "repo": ref.path, "commit": commit}
     else:
         config_digest = blake3((directory / "config.json").read_bytes()).hexdigest()
         identity = {"kind": "local", "config": config_digest, "files": store.files}
     return Checkpoint(ref, directory, store, config=config, identity=identity)
+
+
+def _drop_tied_copy(store: TensorStore) -> None:
+    """Forget an output head that is the embedding's storage under another name, as torch.save keeps it."""
+    for name in [name for name in store.tensors if architecture.is_vocabulary(name)]:
+        head = store.tensors[name]
+        partner = store.tensors.get(architecture.tied_source(name, store.tensors) or "")
+        if partner and architecture.has_head([name]) and (head.file, head.offset) == (partner.file, partner.offset):
+            del store.tensors[name]
 
 
 def with_adapter(model: Checkpoint, lora: ModelRef) -> Checkpoint:

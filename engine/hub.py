@@ -11,7 +11,7 @@ from engine.errors import SourceError
 from engine.model_ref import ModelRef
 from engine.places import near_directory
 from engine.tensorfile.index import INDEX_NAME, load_json_object
-from engine.weight_files import SINGLE_NAME, no_index, no_weights
+from engine.weight_files import SINGLE_NAME, TORCH_INDEX_NAME, TORCH_NAME, no_index, no_weights
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -22,24 +22,35 @@ _SMALL_FILES = ("*.json", "*.jinja", "*.txt", "tokenizer.model", "spiece.model",
 def download_model(ref: ModelRef) -> tuple[Path, str]:
     """Fetch what a merge needs of a Hub repository, at one commit; returns the snapshot directory and the commit.
 
-    The small files come first: an index then says which .safetensors files are the model, because repositories
+    The small files come first: an index then says which weight files are the model, because repositories
     often hold the weights a second time (`consolidated.safetensors`, `original/`).
     """
     directory = _snapshot(ref, ref.revision, list(_SMALL_FILES), ignore=["*/*"])
     commit = directory.name
     if (directory / INDEX_NAME).is_file():
-        weight_map = load_json_object(directory / INDEX_NAME).get("weight_map")
-        names = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else set()
-        _snapshot(ref, commit, sorted(re.sub(r"([*?[])", r"[\1]", name) for name in names))
+        _fetch_indexed(ref, directory / INDEX_NAME)
         return directory, commit
     _snapshot(ref, commit, [SINGLE_NAME])
-    if not any(directory.glob("*.safetensors")):
-        names_there = _list_repository(ref, commit)
-        weights = [name for name in names_there if name.endswith(".safetensors") and "/" not in name]
-        if len(weights) != 1:
-            raise no_weights(str(ref), names_there) if not weights else no_index(str(ref), weights)
-        _snapshot(ref, commit, weights)
+    if any(directory.glob("*.safetensors")):
+        return directory, commit
+    if (directory / TORCH_INDEX_NAME).is_file():
+        _fetch_indexed(ref, directory / TORCH_INDEX_NAME)
+        return directory, commit
+    names_there = [name for name in _list_repository(ref, commit) if "/" not in name]
+    weights = [name for name in names_there if name.endswith(".safetensors")] or [TORCH_NAME]
+    if not set(weights) <= set(names_there):
+        raise no_weights(str(ref), names_there)
+    if len(weights) > 1:
+        raise no_index(str(ref), weights)
+    _snapshot(ref, commit, weights)
     return directory, commit
+
+
+def _fetch_indexed(ref: ModelRef, index: Path) -> None:
+    """The shards that an index in a snapshot names."""
+    weight_map = load_json_object(index).get("weight_map")
+    names = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else set()
+    _snapshot(ref, index.parent.name, sorted(re.sub(r"([*?[])", r"[\1]", name) for name in names))
 
 
 def download_file(ref: ModelRef, commit: str, name: str) -> None:
@@ -50,6 +61,8 @@ def download_file(ref: ModelRef, commit: str, name: str) -> None:
 def download_adapter(ref: ModelRef) -> tuple[Path, str]:
     """Fetch a LoRA adapter and the small files beside it; returns the snapshot directory and the commit."""
     directory = _snapshot(ref, ref.revision, [*_SMALL_FILES, "adapter_model.safetensors"], ignore=["*/*"])
+    if not (directory / "adapter_model.safetensors").is_file():
+        _snapshot(ref, directory.name, ["adapter_model.bin"])
     return directory, directory.name
 
 

@@ -10,29 +10,38 @@ from engine.tensorfile.index import INDEX_NAME, read_index
 from engine.tensorfile.store import StoredTensor
 
 SINGLE_NAME = "model.safetensors"
+TORCH_INDEX_NAME = "pytorch_model.bin.index.json"
+TORCH_NAME = "pytorch_model.bin"
 _OTHER_FORMATS = (".bin", ".gguf", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx")
 
 
 def find_shards(directory: Path) -> tuple[list[str], Mapping[str, str]]:
-    """The .safetensors files that make up the model, and the index's weight map (empty without an index)."""
-    index, single = directory / INDEX_NAME, directory / SINGLE_NAME
-    if index.is_file():
-        weight_map = read_index(index)
-        files = sorted(set(weight_map.values()))
-        if single.is_file() and SINGLE_NAME not in files:
-            raise SourceError(
-                f"{directory}: holds {SINGLE_NAME} and an index that names other files. "
-                "One of the two is a left-over: remove it."
-            )
-        return files, weight_map
-    if single.is_file():
-        return [SINGLE_NAME], {}
+    """The files that make up the model, and the index's weight map (empty without an index).
+
+    Those of safetensors where there are any, else those of torch.save.
+    """
     names = sorted(path.name for path in directory.glob("*.safetensors"))
-    if len(names) == 1:
-        return names, {}
-    if names:
-        raise no_index(str(directory), names)
+    for index, single in ((INDEX_NAME, SINGLE_NAME), (TORCH_INDEX_NAME, TORCH_NAME)):
+        if (directory / index).is_file():
+            return _indexed(directory, index, single)
+        if (directory / single).is_file():
+            return [single], {}
+        if len(names) == 1:
+            return names, {}
+        if names:
+            raise no_index(str(directory), names)
     raise no_weights(str(directory), sorted(path.name for path in directory.iterdir()))
+
+
+def _indexed(directory: Path, index: str, single: str) -> tuple[list[str], Mapping[str, str]]:
+    weight_map = read_index(directory / index)
+    files = sorted(set(weight_map.values()))
+    if (directory / single).is_file() and single not in files:
+        raise SourceError(
+            f"{directory}: holds {single} and an index that names other files. One of the two is a left-over: "
+            "remove it."
+        )
+    return files, weight_map
 
 
 def no_index(origin: str, names: list[str]) -> SourceError:
@@ -44,8 +53,8 @@ def no_weights(origin: str, names: Iterable[str]) -> SourceError:
     others = [name for name in names if name.endswith(_OTHER_FORMATS)]
     if others:
         return SourceError(
-            f"{origin}: holds {others[0]} but no .safetensors file, and other formats are not supported. Convert it: "
-            "AutoModelForCausalLM.from_pretrained(OLD, dtype='auto').save_pretrained(NEW)."
+            f"{origin}: holds {others[0]} but no .safetensors file and no {TORCH_NAME}, and other formats are not "
+            "supported. Convert it: AutoModelForCausalLM.from_pretrained(OLD, dtype='auto').save_pretrained(NEW)."
         )
     return SourceError(f"{origin}: holds no .safetensors file. Name the directory with the model's weights.")
 

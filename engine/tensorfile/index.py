@@ -1,4 +1,4 @@
-"""`model.safetensors.index.json`: which shard file holds which tensor."""
+"""`model.safetensors.index.json` (or `pytorch_model.bin.index.json`): which shard file holds which tensor."""
 
 from __future__ import annotations
 
@@ -79,8 +79,9 @@ def _check_file_name(file: str, index: Path) -> None:
     inside = parts and not file.startswith("/") and ".." not in parts and not any(char in file for char in "\\:\0")
     if not inside:
         raise SourceError(f"{index}: shard {file!r} lies outside the model's directory: refused.", file=file)
-    if not file.endswith(".safetensors"):
-        raise SourceError(f"{index}: shard {file!r} is not a .safetensors file: only those are read.", file=file)
+    expected = ".bin" if index.name.endswith(".bin.index.json") else ".safetensors"
+    if not file.endswith(expected):
+        raise SourceError(f"{index}: shard {file!r} is not a {expected} file: only those are read.", file=file)
 
 
 def _some(names: list[str]) -> str:

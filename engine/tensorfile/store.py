@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from blake3 import blake3
 
 from engine.errors import MergefleetError, SourceError
+from engine.tensorfile import torchfile
 from engine.tensorfile.header import ITEMSIZE, Header, parse_header, read_header_bytes
 from engine.tensorfile.reader import read_exactly
 
@@ -83,7 +84,7 @@ class PromisedStore:
 
 
 class TensorStore:
-    """Tensors of safetensors files, read in place.
+    """Tensors of safetensors files and of torch's, read in place.
 
     Attributes:
         tensors: every tensor of every file, by name, in the order of files and of their bytes.
@@ -112,8 +113,12 @@ class TensorStore:
             self.tensors[info.name] = StoredTensor(info.name, info.dtype, info.shape, info.nbytes, path, info.start)
 
     def _read_header(self, path: Path) -> tuple[Header, dict[str, Any]]:
-        data, size = read_header_bytes(path)
-        header = parse_header(data, file_size=size, origin=str(path))
+        if path.suffix in torchfile.SUFFIXES:
+            size = path.stat().st_size
+            header, data = torchfile.read_torch_header(path)
+        else:
+            data, size = read_header_bytes(path)
+            header = parse_header(data, file_size=size, origin=str(path))
         self._stamps[path] = size, path.stat().st_mtime_ns
         return header, {"size": size, "mtime_ns": self._stamps[path][1], "header": blake3(data).hexdigest()}
 

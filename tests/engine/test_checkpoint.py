@@ -46,8 +46,51 @@ def sharded(directory: Path, arrays: Arrays = WEIGHTS) -> Path:
     return directory
 
 
+def torch_shards(directory: Path, arrays: Arrays = WEIGHTS, *, shards: int = 2, config: str = "{}") -> Path:
+    """The same model as older libraries saved it: pytorch_model.bin, or several with an index."""
+    import torch
+
+    directory.mkdir(parents=True, exist_ok=True)
+    names = [f"pytorch_model-{n}.bin" for n in range(shards)] if shards > 1 else ["pytorch_model.bin"]
+    files = {name: names[i % shards] for i, name in enumerate(arrays)}
+    for file in names:
+        inside = {name: torch.from_numpy(array.copy()) for name, array in arrays.items() if files[name] == file}
+        torch.save(inside, directory / file)
+    if shards > 1:
+        (directory / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": files}))
+    (directory / "config.json").write_text(config)
+    return directory
+
+
 def opened(directory: Path | str, revision: str | None = None) -> Checkpoint:
     return open_checkpoint(ModelRef(str(directory), revision))
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_models_of_torch_save_are_read_like_the_same_in_safetensors(shards: int, tmp_path: Path) -> None:
+    source, twin = opened(torch_shards(tmp_path / "bin", shards=shards)), opened(single(tmp_path / "st"))
+    assert source.tensors.keys() == twin.tensors.keys()
+    for name in twin.tensors:
+        assert source.content_digest(name) == twin.content_digest(name)
+        assert (source.tensors[name].dtype, source.tensors[name].shape) == (
+            twin.tensors[name].dtype,
+            twin.tensors[name].shape,
+        )
+    assert {"size", "mtime_ns", "header"} == source.identity["files"][
+        "pytorch_model.bin" if shards == 1 else "pytorch_model-0.bin"
+    ].keys()
+    single(tmp_path / "bin", {"other": np.ones(2)})
+    assert opened(tmp_path / "bin").tensors.keys() == {"other"}, "safetensors goes first"
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_tied_head_that_torch_kept_twice_is_one_tensor(tied: bool, tmp_path: Path) -> None:
+    import torch
+
+    embedding = torch.ones(4, 2)
+    source = torch_shards(tmp_path / "m", {}, shards=1, config=json.dumps({"tie_word_embeddings": tied}))
+    torch.save({"model.embed_tokens.weight": embedding, "lm_head.weight": embedding}, source / "pytorch_model.bin")
+    assert ("lm_head.weight" in opened(source).tensors) is not tied
 
 
 def open_files() -> int:
@@ -186,8 +229,18 @@ def adapter(directory: Path) -> None:
     (directory / "adapter_config.json").write_text("{}")
 
 
-def only_bin(directory: Path) -> None:
+def bin_that_is_none(directory: Path) -> None:
     (single(directory) / "model.safetensors").rename(directory / "pytorch_model.bin")
+
+
+def left_over_bin(directory: Path) -> None:
+    torch_shards(directory)
+    (directory / "pytorch_model.bin").write_bytes(b"")
+
+
+def bin_index_with_other_files(directory: Path) -> None:
+    torch_shards(directory)
+    (directory / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": "a.safetensors"}}))
 
 
 def only_gguf(directory: Path) -> None:
@@ -241,8 +294,10 @@ def empty_file(directory: Path) -> None:
         (no_config, ["m/config.json: not found", "needs its config.json"]),
         (list_as_config, ["m/config.json: must hold a JSON object, got []"]),
         (adapter, ["is a LoRA adapter, not a model", "Write MODEL+ADAPTER"]),
-        (only_bin, ["holds pytorch_model.bin but no .safetensors", "Convert it", "save_pretrained"]),
-        (only_gguf, ["holds model.q4.gguf but no .safetensors"]),
+        (bin_that_is_none, ["pytorch_model.bin: is no archive that torch.save writes", "save it as .safetensors"]),
+        (left_over_bin, ["holds pytorch_model.bin and an index that names other files", "remove it"]),
+        (bin_index_with_other_files, ["shard 'a.safetensors' is not a .bin file"]),
+        (only_gguf, ["holds model.q4.gguf but no .safetensors", "Convert it", "save_pretrained"]),
         (no_weights, ["holds no .safetensors file"]),
         (two_files_no_index, ["holds 2 .safetensors files (model-0.safetensors, model-1", "index.json"]),
         (missing_shard, ["1 of 2 shards are missing (model-1.safetensors)"]),

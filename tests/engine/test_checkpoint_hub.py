@@ -6,6 +6,7 @@ the command does: HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME and HF_TOKEN are honoured
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
@@ -100,6 +101,29 @@ def test_one_safetensors_file_of_any_name_is_the_model(tmp_path: Path) -> None:
     assert odd["files"] == ["config.json", "weights.safetensors"]
 
 
+def torch_file(**tensors: Any) -> bytes:
+    import torch
+
+    torch.save({name: torch.tensor(values) for name, values in tensors.items()}, buffer := io.BytesIO())
+    return buffer.getvalue()
+
+
+def test_files_of_torch_save_are_downloaded_only_where_there_is_no_safetensors(tmp_path: Path) -> None:
+    one, two = torch_file(a=[1.0]), torch_file(b=[2.0, 3.0])
+    index = {"pytorch_model.bin.index.json": b'{"weight_map": {"a": "p-1.bin", "b": "p-2.bin"}}'}
+    shards = {"config.json": b"{}", "p-1.bin": one, "p-2.bin": two, "training_args.bin": b"x", **index}
+    repositories = {
+        "org/one": only({"config.json": b"{}", "pytorch_model.bin": one, "optimizer.bin": b"x"}),
+        "org/two": only(shards),
+        "org/both": only({**shards, "model.safetensors": save({"w": np.ones(2)})}),
+    }
+    with running_hub(repositories) as hub:
+        found = open_each([(name, None) for name in repositories], tmp_path, HF_ENDPOINT=hub.url)
+        assert {"training_args.bin", "optimizer.bin"}.isdisjoint(hub.downloaded())
+    assert [result["digests"].keys() for result in found] == [{"a"}, {"a", "b"}, {"w"}]
+    assert "p-1.bin" not in found[2]["files"]
+
+
 def test_an_adapter_comes_from_the_hub_at_a_commit_of_its_own(tmp_path: Path) -> None:
     factors = {"w.lora_A.weight": np.ones((1, 3), np.float32), "w.lora_B.weight": np.full((2, 1), 3, np.float32)}
     config = b'{"peft_type": "LORA", "r": 1, "lora_alpha": 2}'
@@ -134,6 +158,7 @@ def test_every_refusal_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
         "org/private": replace(good, access="private"),
         "org/forbidden": replace(good, access="forbidden"),
         "org/bin": only({"config.json": b"{}", "pytorch_model.bin": b"x"}),
+        "org/gguf": only({"config.json": b"{}", "model.q4.gguf": b"x"}),
         "org/many": only({"config.json": b"{}", "a.safetensors": b"x", "b.safetensors": b"x"}),
         "org/lost": only({name: data for name, data in sharded().items() if name != "a-2.safetensors"}),
         "org/escape": only(
@@ -147,7 +172,8 @@ def test_every_refusal_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
         ("org/gated", None): ("is gated: accept its conditions at", "/org/gated"),
         ("org/private", None): ("if private, log in", "HF_TOKEN"),
         ("org/forbidden", None): ("403", "another"),
-        ("org/bin", None): ("pytorch_model.bin", "Convert it"),
+        ("org/bin", None): ("pytorch_model.bin: is no archive that torch.save writes",),
+        ("org/gguf", None): ("model.q4.gguf", "Convert it"),
         ("org/many", None): ("2 .safetensors files", "index.json"),
         ("org/lost", None): ("1 of 2 shards are missing (a-2.safetensors)",),
         ("org/escape", None): ("outside the model's directory",),

@@ -176,6 +176,17 @@ def test_model_plus_adapter_and_the_merged_model_on_disk_are_one_source(tmp_path
     assert (len(hashes), len(digests)) == (1, 1)
 
 
+def test_an_adapter_that_torch_saved_is_the_same_adapter(tmp_path: Path) -> None:
+    import torch
+
+    model, adapter = small(tmp_path / "model"), write_adapter(tmp_path / "lora", factors(Q, 8, 6))
+    expected = values(opened(model, adapter), f"{Q}.weight")
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    (adapter / "adapter_model.safetensors").unlink()
+    torch.save({name: torch.from_numpy(array) for name, array in tensors.items()}, adapter / "adapter_model.bin")
+    assert values(opened(model, adapter), f"{Q}.weight").tobytes() == expected.tobytes()
+
+
 def test_the_adapter_is_part_of_the_plans_identity_and_stands_in_provenance_and_card(tmp_path: Path) -> None:
     model = small(tmp_path / "model")
     digests = set()
