@@ -19,7 +19,7 @@ from engine.errors import SourceError
 from engine.filters import PATTERN, parse_filter
 from engine.keypath import KeyPath, shown
 from engine.model_ref import ModelRef
-from engine.places import local_directory
+from engine.places import local_path
 from engine.tensorfile.index import load_json_object
 from engine.tensorfile.store import TensorStore
 
@@ -120,7 +120,7 @@ class Adapter:
 
 def open_adapter(ref: ModelRef) -> Adapter:
     """A local directory, or a repository on the Hub, with a LoRA adapter; SourceError, one line, where it is none."""
-    directory, commit = local_directory(ref), None
+    directory, commit = local_path(ref), None
     if directory is None:
         from engine.hub import download_adapter
 

@@ -58,6 +58,7 @@ class CardFacts:
     digests: Mapping[str, str] = field(default_factory=dict)
     scores: ScoreTable | None = None
     tags: Sequence[str] = ()
+    library: str | None = "transformers"
 
 
 def model_card(facts: CardFacts) -> str:
@@ -90,7 +91,8 @@ def _front_matter(facts: CardFacts) -> str:
     if base_models:
         data["base_model"] = base_models
         data["base_model_relation"] = "merge"
-    data["library_name"] = "transformers"
+    if facts.library:
+        data["library_name"] = facts.library
     data["tags"] = list(dict.fromkeys(("mergefleet", "merge", *facts.tags)))
     return f"---\n{yaml.safe_dump(data, sort_keys=False, allow_unicode=True)}---"
 

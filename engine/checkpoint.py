@@ -13,7 +13,7 @@ from blake3 import blake3
 from engine import architecture
 from engine.errors import SourceError
 from engine.model_ref import ModelRef
-from engine.places import local_directory
+from engine.places import local_path
 from engine.tensorfile.index import load_json_object
 from engine.tensorfile.store import SourceTensor, Store, TensorStore
 from engine.vocabulary import Vocabulary, find_vocabulary
@@ -29,9 +29,10 @@ class Checkpoint:
         ref: the model as the recipe names it.
         directory: where its files are (for the Hub: the snapshot in the cache).
         store: what its tensors are read from.
+        raw: whether it is a file of tensors, not a model.
         tokenizer_directory: where its tokenizer is: beside the adapter, where one brings its own.
         tensors: every tensor of every shard, by name, in the order of shards and of their bytes.
-        config: the content of config.json.
+        config: the content of config.json; nothing of a file of tensors.
         identity: JSON-able, equal exactly while the source is unchanged: for a directory each file's size, mtime
             and header digest and config.json's digest; for the Hub the commit; with an adapter both identities.
     """
@@ -44,6 +45,7 @@ class Checkpoint:
         self.config = config
         self.identity = identity
         self.store = store
+        self.raw = identity.get("kind") == "file"
         self._digests: dict[str, str] = {}
 
     @property
@@ -58,7 +60,7 @@ class Checkpoint:
     @cached_property
     def vocabulary(self) -> Vocabulary | None:
         """Token → id, as the tokenizer's files say; None where there are none of a known format."""
-        return find_vocabulary(self.tokenizer_directory)
+        return None if self.raw else find_vocabulary(self.tokenizer_directory)
 
     def read_into(self, name: str, byte_offset: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes of tensor `name` from its `byte_offset` on.
@@ -97,6 +99,8 @@ class Checkpoint:
 def open_checkpoint(ref: ModelRef) -> Checkpoint:
     """Open a local directory (relative to the working directory, `~` expanded) or else a Hub repository.
 
+    A file of tensors (.safetensors, or of torch.save) is opened as a source without config.json and tokenizer.
+
     With `ref.lora` the model is read with its adapter on it (engine.adapted).
 
     Of the Hub only what a merge needs is downloaded: the small files and the weight files that make up the
@@ -106,7 +110,10 @@ def open_checkpoint(ref: ModelRef) -> Checkpoint:
     """
     if ref.lora is not None:
         return with_adapter(open_checkpoint(ref.bare), ref.lora)
-    directory, commit = local_directory(ref), None
+    directory, commit = local_path(ref), None
+    if directory is not None and directory.is_file():
+        store = TensorStore([directory])
+        return Checkpoint(ref, directory.parent, store, config={}, identity={"kind": "file", "files": store.files})
     if directory is None:
         from engine.hub import download_model
 
@@ -136,6 +143,8 @@ def _drop_tied_copy(store: TensorStore) -> None:
 
 def with_adapter(model: Checkpoint, lora: ModelRef) -> Checkpoint:
     """An opened model, read with the adapter `lora` on it."""
+    if model.raw:
+        raise SourceError(f"{model.ref}: is a file of tensors; an adapter needs a model: name its directory.")
     from engine.adapted import AdaptedStore, adapted_config
     from engine.adapter import open_adapter
     from engine.lora import match

@@ -114,11 +114,11 @@ class Job:
         check_parameters(loaded, METHODS, allow_unknown=options.allow_unknown)  # before anything is downloaded
         checkpoints = open_checkpoints(loaded.models)
         plan = make_plan(loaded, checkpoints, options)
-        refuse_inside(out, [checkpoint.directory for checkpoint in checkpoints.values()])
+        refuse_inside(out, [checkpoint.directory for checkpoint in checkpoints.values() if not checkpoint.raw])
         require_space(out, plan.bytes_written)
         check_memory(plan, work_of(options))
         allow_open_files(plan, checkpoints.values())
-        if options.carry_code:
+        if options.carry_code and plan.config:
             find_code(checkpoints[plan.donor], checkpoints[plan.tokenizer])
         staging = Staging.open(out, plan.digest, plan.describe, replaces=replaces)
         try:
@@ -197,8 +197,20 @@ class Job:
         if len(plan.files) > 1:
             weight_map = {tensor.name: plan.files[tensor.file].name for tensor in plan.tensors}
             (directory / INDEX_NAME).write_text(build_index(weight_map, plan.total_size), encoding="utf-8")
+        if plan.config:  # files of tensors have none
+            self._write_model_files(directory)
+        _write_json(directory / RECIPE, recipe_to_dict(recipe))
+        if self.options.model_card:
+            facts = self._card(weights)
+            (directory / "README.md").write_text(card.model_card(facts), encoding="utf-8")
+            (directory / RECIPE_AS_GIVEN).write_text(facts.recipe_yaml, encoding="utf-8")
+        _write_json(directory / PROVENANCE, self._provenance(weights, tensors))  # last: see engine.made
+
+    def _write_model_files(self, directory: Path) -> None:
+        """What makes a model of the tensors: config.json, tokenizer, code."""
+        plan = self.plan
         _write_json(directory / "config.json", plan.config)
-        if self.options.copy_tokenizer or recipe.tokenizer_source:
+        if self.options.copy_tokenizer or self.recipe.tokenizer_source:
             write_small_files(
                 directory,
                 tokenizer=self.checkpoints[plan.tokenizer].tokenizer_directory,
@@ -207,12 +219,6 @@ class Job:
             )
         if self.options.carry_code:
             copy_code(find_code(self.checkpoints[plan.donor], self.checkpoints[plan.tokenizer]), directory)
-        _write_json(directory / RECIPE, recipe_to_dict(recipe))
-        if self.options.model_card:
-            facts = self._card(weights)
-            (directory / "README.md").write_text(card.model_card(facts), encoding="utf-8")
-            (directory / RECIPE_AS_GIVEN).write_text(facts.recipe_yaml, encoding="utf-8")
-        _write_json(directory / PROVENANCE, self._provenance(weights, tensors))  # last: see engine.made
 
     def _provenance(self, weights: str, tensors: Mapping[str, str]) -> dict[str, Any]:
         facts: dict[str, Any] = {
@@ -253,6 +259,7 @@ class Job:
             dtype=self.recipe.out_dtype or self.recipe.dtype,
             digests={"weights": weights, "plan": self.plan.digest},
             scores=self.options.scores,
+            library="transformers" if self.plan.config else None,
         )
 
     def close(self) -> None:

@@ -35,9 +35,9 @@ def made_from(recipe: Recipe, plan: Plan, checkpoints: Mapping[ModelRef, Checkpo
     """Digest of everything that the contents of an output depend on: the plan, and the files that are copied."""
     donor, tokenizer = checkpoints[plan.donor], checkpoints[plan.tokenizer]
     copied: list[Path] = []
-    if options.copy_tokenizer or recipe.tokenizer_source:
+    if plan.config and (options.copy_tokenizer or recipe.tokenizer_source):
         copied += small_files(tokenizer.tokenizer_directory, donor.directory)
-    if options.carry_code:
+    if plan.config and options.carry_code:
         copied += find_code(donor, tokenizer)
     contents = {path.name: blake3(path.read_bytes()).hexdigest() for path in copied}
     return digest.of_json([plan.digest, plan.chat_template, contents, options.model_card])

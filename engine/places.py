@@ -9,37 +9,49 @@ from pathlib import Path
 from engine.errors import SourceError
 from engine.keypath import shown
 from engine.model_ref import ModelRef
+from engine.tensorfile import torchfile
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
-def local_directory(ref: ModelRef) -> Path | None:
-    """The directory that `ref` names; None where it can only be a Hub repository; SourceError where it is neither."""
+WEIGHT_FILES = (".safetensors", *torchfile.SUFFIXES)
+
+
+def local_path(ref: ModelRef) -> Path | None:
+    """The directory, or the file of tensors, that `ref` names; None where it can only be a Hub repository.
+
+    SourceError where it is neither.
+    """
     text = ref.path
     if not text:
         raise SourceError("a model without a name: name its directory, or ORG/NAME on the Hub.")
     for name in (text, str(ref)):  # a directory's name may contain '@'
         try:
             path = Path(name).expanduser()
-            if path.is_dir():
+            if path.is_dir() or (path.is_file() and path.suffix in WEIGHT_FILES):
                 if ref.revision is not None and name == text:
-                    raise SourceError(f"{ref}: {text} is a local directory, which has no revisions. Drop '@'.")
+                    raise SourceError(f"{ref}: {text} is a local {_kind(path)}, which has no revisions. Drop '@'.")
                 return path
         except (RuntimeError, OSError) as error:  # an unknown ~user; a name that is too long
             raise SourceError(f"{shown(text)}: is no path: {error}.") from error
     path = Path(text).expanduser()
     if path.is_file():
-        raise SourceError(f"{text}: is a file. Name the directory it lies in, the model's config.json beside it.")
+        known = ", ".join(WEIGHT_FILES)
+        raise SourceError(f"{text}: is a file, but none of tensors ({known}). Name a model's directory.")
     if "://" in text:
         raise SourceError(f"{text}: models are read from local directories and the Hub only. Download it first.")
     looks_local = text.startswith((".", "/", "~")) or "\\" in text
     if not looks_local and _REPO_ID.fullmatch(text) and "--" not in text and ".." not in text:
         return None
-    raise SourceError(f"{text}: there is no such directory{_hint(text)}", path=text)
+    raise SourceError(f"{text}: there is no such {_kind(path)}{_hint(text)}", path=text)
+
+
+def _kind(path: Path) -> str:
+    return "file" if path.suffix in WEIGHT_FILES and not path.is_dir() else "directory"
 
 
 def _hint(text: str) -> str:
-    """How the message about a missing directory ends."""
+    """How the message about a missing directory or file ends."""
     path = Path(text).expanduser()
     if not path.parent.is_dir():
         return f", nor {path.parent}."

@@ -105,7 +105,7 @@ class Plan:
     Attributes:
         method: the table's row.
         sources: the models, by the index that views use.
-        config: the config.json to write.
+        config: the config.json to write; none where the sources are files of tensors.
         describe: flat text facts, from which a refused resume says what changed.
         left_out: input tensors that the recipe leaves out, by model.
         donor: the source whose config.json the output's started from, and whose generation settings are copied.

@@ -21,6 +21,7 @@ from engine.model_code import code_warning
 from engine.options import Options
 from engine.output_files import lay_out
 from engine.plan import OutputTensor, Plan
+from engine.raw_targets import is_raw, raw_targets
 from engine.recipe import ModelRef, Recipe
 from engine.recipe_check import check_parameters
 from engine.recipe_writer import recipe_to_dict
@@ -59,8 +60,12 @@ def make_plan(
     method = METHODS[recipe.method]
     wanted = [module.name for module in recipe.modules]
     models = {ref: sort_tensors(checkpoints[ref], wanted) for ref in recipe.models}
-    targets = output_targets(recipe, method, models)
-    refuse_incomplete(recipe, targets, models)
+    raw = is_raw(recipe, checkpoints)
+    if raw:
+        targets = raw_targets(recipe, method, checkpoints)
+    else:
+        targets = output_targets(recipe, method, models)
+        refuse_incomplete(recipe, targets, models)
     made = _Tensors(recipe, method, models)
     tensors, files = lay_out([made.tensor(target) for target in targets.tensors], options.shard_size)
     warnings += [*made.settings.unmatched(), *unmatched_rules(recipe, targets)]
@@ -87,7 +92,7 @@ def make_plan(
         sources=sources,
         tensors=tensors,
         files=files,
-        config=config_to_write(recipe, models, targets, tensors),
+        config={} if raw else config_to_write(recipe, models, targets, tensors),
         describe=describe,
         digest="",
         donor=recipe.donor,

@@ -11,6 +11,7 @@ from engine.model_ref import ModelRef as ModelRef
 from engine.settings import Setting
 
 MAX_SOURCE_ID = 1 << 31
+TensorSet = Literal["same", "intersection", "union"]
 _TEXT_MODULES = ("text_decoder", "decoder", "language_model", "model.language_model", "default")
 """Names of the module that config.json and tokenizer belong to, most telling first."""
 
@@ -74,9 +75,10 @@ class Recipe:
     as one). A recipe has `slices` or `modules` (kept sorted by name: a mapping has no order); `parts` are its modules
     either way. `source_ids` number the models for the random methods: by default their order of first appearance
     (then a base_model that is not listed, then models that only `rules` copy from); a campaign fixes them in its own
-    order. On construction, models without an id get the smallest free ones, and ids of models that are neither source
-    nor base are dropped. `ignored` lists the keys that mergekit accepts and that mean nothing; `text` is the YAML it
-    was read from, if any.
+    order. `tensor_set` says which tensors files of tensors give (engine.raw_targets). On construction, models
+    without an id get the smallest free ones, and ids of models that are neither source nor base are dropped.
+    `ignored` lists the keys that mergekit accepts and that mean nothing; `text` is the YAML it was read from, if
+    any.
     """
 
     method: str
@@ -91,6 +93,7 @@ class Recipe:
     chat_template: str | None = None
     seed: int = 0
     source_ids: Mapping[ModelRef, int] = field(default_factory=dict)
+    tensor_set: TensorSet = field(default="same", kw_only=True)
     origin: str = field(default="<recipe>", compare=False)
     ignored: tuple[str, ...] = field(default=(), compare=False)
     text: str = field(default="", compare=False, repr=False)

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from engine.errors import InputError, RecipeError, did_you_mean
 from engine.filters import parse_filter
 from engine.keypath import KeyPath, shown
 from engine.model_ref import parse_model
-from engine.recipe import MAX_SOURCE_ID, ModelRef, Module, Recipe, Rule, Slice, SliceSource
+from engine.recipe import MAX_SOURCE_ID, ModelRef, Module, Recipe, Rule, Slice, SliceSource, TensorSet
 from engine.settings import Setting, parse_setting
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 CHAT_TEMPLATES = ("alpaca", "auto", "chatml", "exaone", "llama3", "mistral")
+TENSOR_SETS: tuple[TensorSet, ...] = get_args(TensorSet)
 MAX_SEED = 1 << 63
 _DTYPE_NICKNAMES = {"bf16": "bfloat16", "fp16": "float16", "f16": "float16", "half": "float16", "fp32": "float32"}
 
@@ -37,6 +38,7 @@ def load_recipe(path: str | Path) -> Recipe:
 _TOP_KEYS = (
     *("merge_method", "base_model", "models", "slices", "modules", "parameters", "dtype", "out_dtype"),
     *("tokenizer_source", "tokenizer", "chat_template", "seed", "base_source_id", "name", "tensors"),
+    "tensor_set",
 )
 
 
@@ -79,6 +81,7 @@ def parse_recipe(data: object, *, origin: str = "<recipe>") -> Recipe:
         chat_template=_chat_template(fields, root),
         seed=0 if fields.get("seed") is None else root.key("seed").whole(fields["seed"], below=MAX_SEED),
         source_ids=reader.source_ids,
+        tensor_set=_tensor_set(fields, root),
         origin=origin,
         ignored=tuple(reader.ignored),
     )
@@ -287,6 +290,14 @@ def _tokenizer_field(fields: Mapping[str, Any], root: KeyPath) -> tuple[KeyPath,
         if parts.get(name) is not None:
             raise where.key(name).error(f"{wanted} is not supported yet; leave it out.")
     return where.key("source"), parts.get("source", "union")
+
+
+def _tensor_set(fields: Mapping[str, Any], root: KeyPath) -> TensorSet:
+    raw = fields.get("tensor_set")
+    chosen = next((known for known in TENSOR_SETS if known == raw), None)
+    if raw is not None and chosen is None:
+        raise root.key("tensor_set").error(f"got {shown(raw)}; {did_you_mean(str(raw), TENSOR_SETS)}")
+    return chosen or "same"
 
 
 def _chat_template(fields: Mapping[str, Any], root: KeyPath) -> str | None:

@@ -33,6 +33,8 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     if recipe.tokenizer_source is not None:
         is_model = recipe.tokenizer_source not in ("base", "union")
         data["tokenizer_source"] = model_to_data(recipe.tokenizer_model) if is_model else recipe.tokenizer_source
+    if recipe.tensor_set != "same":
+        data["tensor_set"] = recipe.tensor_set
     if recipe.seed:
         data["seed"] = recipe.seed
     return data

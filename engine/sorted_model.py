@@ -55,7 +55,7 @@ def sort_tensors(checkpoint: Checkpoint, wanted: Sequence[str]) -> SortedModel:
     strange = next((name for name in names if "{}" in name), None)
     if strange is not None:
         raise SourceError(f"{checkpoint.ref}: tensor {strange!r}: braces have no place in a name.", tensor=strange)
-    layout = Layout.read(names, checkpoint.config, origin=str(checkpoint.ref))
+    layout = Layout(None, 0) if checkpoint.raw else Layout.read(names, checkpoint.config, origin=str(checkpoint.ref))
     roles = modules.roles(names)
     groups = modules.select(wanted or list(dict.fromkeys(roles.values())), names)
     parts = {module: _sorted(group, layout, roles) for module, group in groups.items()}

@@ -40,6 +40,8 @@ class VocabularyRows:
         if not architecture.is_vocabulary(name) or any(tensor.dtype not in STORED for _, tensor in inputs):
             return None
         owner = self._recipe.tokenizer_model
+        if self._models[owner].checkpoint.raw:
+            return None
         tensors = self._models[owner].checkpoint.tensors
         full = tensors.get(name) or tensors.get(architecture.tied_source(name, tensors) or "")
         if full is None or full.dtype not in STORED or not full.shape:

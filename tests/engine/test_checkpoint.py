@@ -330,7 +330,7 @@ def test_a_directory_that_is_no_whole_model_is_refused_in_one_line(
         ("../x", "../x: there is no such directory"),
         ("~no-such-user/x", "'~no-such-user/x': is no path"),
         ("models\\llama", "there is no such directory"),
-        ("models/llama/model.safetensors", "is a file. Name the directory it lies in"),
+        ("models/llama/config.json", "is a file, but none of tensors (.safetensors, .bin, .pt, .pth, .ckpt)"),
         ("s3://bucket/model", "local directories and the Hub only"),
     ],
 )
