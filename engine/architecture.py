@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from engine.errors import SourceError
+from engine.modules import TEXT, role_of
 
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 NESTED_CONFIGS = ("text_config", "llm_config", "language_config")
@@ -101,12 +102,12 @@ def _stacks(names: Iterable[str]) -> dict[str, _Stack]:
 
 
 def _likeliest(prefixes: Iterable[str], stacks: Mapping[str, _Stack]) -> str | None:
-    """Of several stacks that fit: the longest, of these one called text or decoder, of these the fullest, by name."""
+    """Of several stacks that fit: the longest, of these one called text or decoder, else no tower, then the fullest."""
 
-    def rank(prefix: str) -> tuple[int, bool, int, str]:
+    def rank(prefix: str) -> tuple[int, bool, bool, int, str]:
         stack = stacks[prefix]
         is_text = any(mark in prefix for mark in _TEXT_MARKS)
-        return -len(stack.numbers), not is_text, -stack.tensors, prefix
+        return -len(stack.numbers), not is_text, role_of(prefix) != TEXT, -stack.tensors, prefix
 
     return min(prefixes, key=rank, default=None)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.architecture import NESTED_CONFIGS, has_head, is_vocabulary, layer_count
 from engine.errors import PlanError
+from engine.modules import DECODER, ENCODER
 from engine.output_config import LAYER_PERIODS, output_config
 from engine.plan import OutputTensor
 from engine.recipe import ModelRef, Module, Recipe
@@ -25,7 +26,9 @@ def config_to_write(
     tensors = list(tensors)
     donor = models[recipe.donor]
     depths = {module.name: _donor_layers(module, recipe.donor, donor) for module in targets.modules}
-    config, layers = donor.checkpoint.config, depths.get(donor.main or "")
+    two_sided = donor.main is not None and donor.modules[donor.main].role in (ENCODER, DECODER)
+    main = None if two_sided else donor.main
+    config, layers = donor.checkpoint.config, depths.get(main or "")
     if layers is not None and layers != list(range(len(layers))):
         config = _spelled_out(config, str(donor.checkpoint.ref))
     return output_config(
@@ -34,7 +37,7 @@ def config_to_write(
         dtype=recipe.out_dtype or recipe.dtype or _stored_dtype(config, tensors),
         tied=_tied([models[ref] for ref in recipe.named()], donor, targets),
         vocab_size=_vocab_size(donor, tensors),
-        others={donor.modules[name].role: found for name, found in depths.items() if found and name != donor.main},
+        others={donor.modules[name].role: found for name, found in depths.items() if found and name != main},
     )
 
 

@@ -75,7 +75,7 @@ def nearest(pattern: str, names: Iterable[str]) -> str:
         return "there are no tensors to choose from"
     text = pattern.removeprefix(PATTERN)
     parts = {part for name in names for part in name.split(".") if not part.isdigit()}
-    close = difflib.get_close_matches(text, sorted(parts | set(names)), n=3, cutoff=0.6)
+    close = difflib.get_close_matches(text, sorted(parts), n=3, cutoff=0.6)
     near = [part for part in close if part not in text]  # `layers.99.` is not a misspelt `layers`
     return f"did you mean {' or '.join(map(repr, near))}?" if near else f"names look like {sample!r}"
 

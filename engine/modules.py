@@ -27,7 +27,7 @@ _MARKS = {AUDIO: ("audio", "speech"), VISION: ("vision", "visual", "image", "img
 
 def roles(names: Collection[str]) -> dict[str, str]:
     """The module of every tensor of one model: one for all in most text models."""
-    found = {name: _role(name) for name in names}
+    found = {name: role_of(name) for name in names}
     sides = {name: _side(name) for name in names}
     if set(found.values()) <= {TEXT} and {ENCODER, DECODER} <= set(sides.values()):
         return sides
@@ -63,7 +63,8 @@ def _begins(name: str, module: str) -> bool:
     return name == module or name.startswith(f"{module}.")
 
 
-def _role(name: str) -> str:
+def role_of(name: str) -> str:
+    """Which of the modules of a vision-language or audio model a tensor, or a beginning of names, belongs to."""
     parts = _before_numbers(name)
     if any(part in _PROJECTORS for part in parts):
         return PROJECTOR

@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.architecture import LAYER_COUNTS, layer_count, parts_of
 from engine.errors import PlanError
+from engine.modules import AUDIO, DECODER, ENCODER, VISION
 
 INDEX_LISTS = ("mlp_only_layers", "moe_layers", "full_attn_idxs", "cross_attention_layers", "hybrid_layer_ids")
 """Lists of the numbers of some layers; every other list with as many items as layers has one item per layer."""
@@ -25,10 +26,10 @@ LAYER_PERIODS = {
 """Periods that say of what kind a layer is by its number, and the list that says it instead, where it is there."""
 
 OTHER_COUNTS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "vision_tower": ("vision_config", (*LAYER_COUNTS, "depth")),
-    "audio_tower": ("audio_config", (*LAYER_COUNTS, "encoder_layers")),
-    "encoder": ("", ("encoder_layers", "num_encoder_layers", "num_layers")),
-    "decoder": ("", ("decoder_layers", "num_decoder_layers")),
+    VISION: ("vision_config", (*LAYER_COUNTS, "depth")),
+    AUDIO: ("audio_config", (*LAYER_COUNTS, "encoder_layers")),
+    ENCODER: ("", ("encoder_layers", "num_encoder_layers", "num_layers")),
+    DECODER: ("", ("decoder_layers", "num_decoder_layers")),
 }
 """Where the layers of other modules (engine.modules) are counted: in which nested config, under one of which keys."""
 
@@ -105,7 +106,9 @@ def _set_other_layers(config: dict[str, Any], role: str, layers: Sequence[int]) 
         raise PlanError(f"config.json does not say how many layers {role} has, so no others can be chosen for it.")
     lists = {name: value for name, value in part.items() if nested and isinstance(value, list)}
     part.update({name: _relisted(name, value, part[key], layers) for name, value in lists.items()})
-    part[key] = len(layers)
+    # of a model of two sides, the count without a side is the encoder's
+    twins = [name for name in LAYER_COUNTS if role == ENCODER and part.get(name) == part[key]]
+    part.update(dict.fromkeys((key, *twins), len(layers)))
 
 
 def _relisted(name: str, items: list[Any], count: int, layers: Sequence[int]) -> list[Any]:

@@ -32,7 +32,7 @@ def refuse_incomplete(recipe: Recipe, targets: Targets, models: Mapping[ModelRef
         if rule.action != "exclude":
             continue
         names = [name for name, by in targets.excluded.items() if by is rule]
-        needed = [name for name in names if not _dispensable(name, targets, models[recipe.donor])]
+        needed = _needed(names, targets, models[recipe.donor])
         if not needed:
             continue
         more = f" and {len(needed) - 1} more" if len(needed) > 1 else ""
@@ -43,14 +43,22 @@ def refuse_incomplete(recipe: Recipe, targets: Targets, models: Mapping[ModelRef
         )
 
 
-def _dispensable(name: str, targets: Targets, donor: SortedModel) -> bool:
-    """Whether the output loads without a tensor: the donor has none, or computes it, or it is the head, tied then."""
-    names = donor.checkpoint.tensors
-    if architecture.template_of(name) not in {architecture.template_of(other) for other in names}:
-        return True
-    if name.endswith(BUFFERS) or donor.layout.beyond(name):
-        return True
-    partner = architecture.tied_source(name, [target.name for target in targets.tensors])
-    if partner is None or not architecture.has_head([name]) or name not in names or partner not in names:
+def _needed(names: list[str], targets: Targets, donor: SortedModel) -> list[str]:
+    """Those of `names` without which the output does not load: what the donor has and does not compute."""
+    tensors = donor.checkpoint.tensors
+    templates = {architecture.template_of(name) for name in tensors}
+    return [
+        name
+        for name in names
+        if architecture.template_of(name) in templates
+        and not (name.endswith(BUFFERS) or donor.layout.beyond(name) or _can_be_tied(name, targets, donor))
+    ]
+
+
+def _can_be_tied(name: str, targets: Targets, donor: SortedModel) -> bool:
+    """Whether a tensor is the output head, and the embedding that is written can take its place."""
+    if not architecture.has_head([name]):
         return False
-    return names[name].shape == names[partner].shape
+    tensors = donor.checkpoint.tensors
+    partner = architecture.tied_source(name, [target.name for target in targets.tensors])
+    return partner is not None and {name, partner} <= tensors.keys() and tensors[name].shape == tensors[partner].shape

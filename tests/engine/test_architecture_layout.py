@@ -64,6 +64,11 @@ def test_of_two_stacks_that_fit_the_one_called_text_or_decoder_is_meant() -> Non
     )
 
 
+def test_a_vision_tower_of_as_many_fuller_layers_is_not_meant() -> None:
+    tower = [f"visual.blocks.{n}.{rest}" for n in range(3) for rest in (*PER_LAYER, "attn.qkv.bias")]
+    assert Layout.read([*tower, *llama(3)], {"num_hidden_layers": 3}).prefix == "model.layers"
+
+
 def test_prediction_layers_behind_the_counted_ones_are_no_layers() -> None:
     layout = Layout.read(llama(4), {"num_hidden_layers": 3, "num_nextn_predict_layers": 1})
     assert layout.layers == 3

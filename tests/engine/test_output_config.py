@@ -140,3 +140,28 @@ def test_transformers_loads_a_stacked_model_of_layer_types_in_the_dtype_written(
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert model.config.layer_types == [types[layer] for layer in layers]
     assert model.config.tie_word_embeddings is False
+
+
+@pytest.mark.parametrize(
+    ("role", "config", "expected"),
+    [
+        ("vision_tower", {"vision_config": {"num_hidden_layers": 3, "layer_types": ["a", "b", "c"], "size": [1, 2, 3]}},
+         {"vision_config": {"num_hidden_layers": 2, "layer_types": ["c", "a"], "size": [1, 2, 3]}}),
+        ("vision_tower", {"vision_config": {"depth": 3}, "num_hidden_layers": 3},
+         {"vision_config": {"depth": 2}, "num_hidden_layers": 3}),
+        ("audio_tower", {"audio_config": {"encoder_layers": 3}}, {"audio_config": {"encoder_layers": 2}}),
+        ("encoder", {"encoder_layers": 3, "decoder_layers": 3}, {"encoder_layers": 2, "decoder_layers": 3}),
+        ("encoder", {"encoder_layers": 3, "num_hidden_layers": 3}, {"encoder_layers": 2, "num_hidden_layers": 2}),
+        ("decoder", {"num_layers": 3, "num_decoder_layers": 3}, {"num_layers": 3, "num_decoder_layers": 2}),
+    ],
+)  # fmt: skip
+def test_layers_of_other_modules_are_counted_where_the_config_counts_them(
+    role: str, config: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    assert rewritten(config, others={role: [2, 0]}) == expected
+
+
+@pytest.mark.parametrize("config", [{}, {"vision_config": {}}, {"vision_config": "clip"}, {"num_hidden_layers": 2}])
+def test_layers_that_the_config_does_not_count_cannot_be_chosen(config: dict[str, Any]) -> None:
+    with pytest.raises(PlanError, match=r"does not say how many layers vision_tower has"):
+        rewritten(config, others={"vision_tower": [0]})

@@ -212,3 +212,33 @@ def test_a_merge_of_modules_loads_in_transformers_and_is_what_it_says(family: di
     inner = f"{TEXT}model.layers.1.mlp.up_proj.weight"
     expected = (values(one, inner) + values(two, inner)) / 2
     np.testing.assert_allclose(values(made, f"{TEXT}model.layers.2.mlp.up_proj.weight"), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["t5", "whisper"])
+def test_encoder_and_decoder_are_stacked_apart_and_transformers_loads_both_depths(kind: str, tmp_path: Path) -> None:
+    import transformers
+
+    wide = {"vocab_size": 16, "d_model": 8}
+    if kind == "t5":
+        config = transformers.T5Config(**wide, d_kv=4, d_ff=8, num_layers=2, num_decoder_layers=3, num_heads=2)
+        model = transformers.T5ForConditionalGeneration(config)
+    else:
+        sides = {
+            f"{side}_{what}": n
+            for side in ("encoder", "decoder")
+            for what, n in (("attention_heads", 2), ("ffn_dim", 8))
+        }
+        ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+        more = {"num_mel_bins": 4, "max_source_positions": 8, "max_target_positions": 8, **ends}
+        config = transformers.WhisperConfig(**wide, **sides, **more, encoder_layers=2, decoder_layers=3)
+        model = transformers.WhisperForConditionalGeneration(config)
+    model.save_pretrained(tmp_path / "a")
+    a = str(tmp_path / "a")
+    modules = {"encoder": sliced((a, 0, 2), (a, 1, 2)), "decoder": sliced((a, 0, 1), (a, 2, 3))}
+    modules |= {"shared": whole(a)} if kind == "t5" else {}
+    merge(parse_recipe({"merge_method": "passthrough", "modules": modules}), tmp_path / "out")
+    again, report = type(model).from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    encoder, decoder = again.get_encoder(), again.get_decoder()
+    depths = [len(side.block if kind == "t5" else side.layers) for side in (encoder, decoder)]
+    assert depths == [3, 2]
