@@ -96,11 +96,14 @@ def clean(
     out: Annotated[Path, typer.Argument(help="The output of a run that died.")],
     json: Json = False,
 ) -> None:
-    """Remove what a dead run left beside OUT (never OUT itself)."""
+    """Remove what a dead run left beside OUT and in OUT.stages (never OUT itself, and no finished stage)."""
     from cluster import output
     from engine.publish import clean as clean_output
+    from engine.stages import stages_directory
 
-    removed = [str(path) for path in clean_output(out)]
+    begun = sorted(stages_directory(out).glob("*.partial"))
+    places = [out, *(path.with_suffix("") for path in begun)]
+    removed = [str(path) for place in places for path in clean_output(place)]
     if json:
         output.print_json({"removed": removed})
     else:

@@ -13,10 +13,9 @@ from cluster.flags import How, Run, Talk
 from engine.device import choose_device
 from engine.job import MergeResult
 from engine.merging import merge as merge_here
-from engine.merging import stages_directory
 from engine.options import Options
 from engine.stage_plans import StagePlans
-from engine.stages import load_stages
+from engine.stages import load_stages, stages_directory
 
 
 def merge(recipe: Path, out: Path, *, how: How, run: Run, talk: Talk) -> None:
@@ -46,7 +45,7 @@ def plan(recipe: Path, out: Path | None, *, how: How, talk: Talk, scan: bool) ->
     options = options_of(how)
     choose_device(options.device)
     stages = load_stages(recipe).with_seed(how.random_seed)
-    directory = stages_directory(out or Path("OUT"), options)
+    directory = options.intermediate_dir or stages_directory(out or Path("OUT"))
     found = False
     with closing(StagePlans(stages, directory, options)) as planned:
         shown = [plan_report.facts(part, threads=how.threads) for part in planned.parts]

@@ -151,7 +151,9 @@ def _does(plan: Plan, tensors: Sequence[OutputTensor]) -> str:
     calls = [tensor.call for tensor in tensors if tensor.call is not None]
     models = dict.fromkeys(str(plan.sources[view.source]) for tensor in tensors for view in tensor.inputs)
     if not calls:
-        return f"copy of {', '.join(models)}"
+        stored = {view.stored for tensor in tensors for view in tensor.inputs}
+        rounded = "" if stored == {tensors[0].dtype} else f", rounded to {tensors[0].dtype}"
+        return f"copy of {', '.join(models)}{rounded}"
     said = []
     for name in calls[0].sources:
         columns = zip(*(call.sources[name] for call in calls), strict=False)

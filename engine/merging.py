@@ -15,7 +15,7 @@ from engine.options import Options
 from engine.publish import clean, refuse_existing, require_space
 from engine.recipe import Recipe
 from engine.stage_plans import PlannedStage, StagePlans, stage_options
-from engine.stages import Stages
+from engine.stages import Stages, stages_directory
 
 Backend = Callable[[Job, Progress | None], Executed]
 """Makes the tiles that a prepared job still lacks: here, or on Ray."""
@@ -60,7 +60,8 @@ def merge_with(
     if not stages.names:
         return _make(backend, stages.parts[0].recipe, out, options, progress=progress)
     refuse_existing(out)
-    directory = stages_directory(out, options)
+    directory = options.intermediate_dir or stages_directory(out)
+    _check_directory(directory, out)
     planned = StagePlans(stages, directory, options)
     planned.close()
     for part in planned.parts:
@@ -70,9 +71,15 @@ def merge_with(
     return _Staged(backend, options, progress).make(planned.parts, out)
 
 
-def stages_directory(out: Path, options: Options) -> Path:
-    """Where stages are made."""
-    return options.intermediate_dir or Path(f"{out}.stages")
+def _check_directory(directory: Path, out: Path) -> None:
+    """InputError where no stage could be made in `directory`, or would be in the way of `out`."""
+    if directory.absolute().is_relative_to(out.absolute()):
+        raise InputError(f"--intermediate-dir: {directory} lies in the output {out}. Name another.")
+    if not directory.parent.is_dir():
+        raise InputError(
+            f"{directory.parent}: there is no such directory. Make it: mkdir -p {directory.parent}",
+            path=str(directory.parent),
+        )
 
 
 class _Staged:

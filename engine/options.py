@@ -1,4 +1,4 @@
-"""How to merge: what a caller may choose besides the recipe. Only `shard_size` and `device` change published bytes."""
+"""How to merge: what a caller may choose besides the recipe. None but `device` changes the weights."""
 
 from __future__ import annotations
 

@@ -66,6 +66,11 @@ class Stages:
         return Stages(tuple(replace(stage, recipe=_renamed(stage.recipe, places)) for stage in self.parts))
 
 
+def stages_directory(out: Path) -> Path:
+    """Where the stages of an output are made, unless the caller says otherwise."""
+    return Path(f"{out}.stages")
+
+
 def load_stages(path: str | Path) -> Stages:
     """The recipes in a YAML file: one, or several with one unnamed. RecipeError names file and stage at fault."""
     documents = read_documents(path)

@@ -124,6 +124,35 @@ def test_a_scan_looks_at_the_models_that_are_there(place: Path) -> None:
     assert facts["nonfinite"] == []
 
 
+def test_warnings_are_said_on_stderr_unless_quiet_and_are_data_too(place: Path) -> None:
+    write(place, "merge_method: passthrough\nmodels: [{model: a, parameters: {density: 0.5}}]\n")
+    loud = CliRunner().invoke(app, ["merge", "r.yml", "out", "--json"])
+    (warning,) = json.loads(loud.stdout)["warnings"]
+    assert "passthrough has no parameter 'density'" in warning
+    assert loud.stderr == f"mergefleet: warning: {warning}\n"
+    assert CliRunner().invoke(app, ["merge", "r.yml", "quiet", "--quiet"]).stderr == ""
+
+
+def test_v_says_what_is_done_and_vv_every_tile(place: Path) -> None:
+    write(place, STAGES)
+    once = CliRunner().invoke(app, ["merge", "r.yml", "out", "-v"]).stderr.splitlines()
+    assert [line.split(":")[1].strip() for line in once] == ["stage first", "first", "out"]
+    again = CliRunner().invoke(app, ["merge", "r.yml", "again", "-vv"]).stderr
+    assert "model.layers.1.mlp.up_proj.weight: 1 blocks from block 0 on are written" in again
+
+
+def test_clean_removes_what_was_begun_of_stages_and_keeps_those_that_are_made(place: Path) -> None:
+    write(place, STAGES)
+    said("merge", "r.yml", "out")
+    for name in ("out.stages/second.partial", "out.partial"):
+        (place / name).mkdir()
+    assert said("clean", "out").splitlines() == [
+        f"removed {place}/out.partial",
+        f"removed {place}/out.stages/second.partial",
+    ]
+    assert [path.name for path in (place / "out.stages").iterdir()] == ["first"]
+
+
 def test_the_recipe_of_a_published_model_is_its_part_of_the_file(place: Path) -> None:
     write(place, STAGES)
     said("merge", "r.yml", "out")

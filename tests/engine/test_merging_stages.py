@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from adapters import factors, write_adapter
 
 from bench.families import Shape, make_family
 from engine import MergeResult, Options, merge, merging
-from engine.errors import NotFinite, PlanError, RecipeError, Refused, SourceError
+from engine.errors import InputError, NotFinite, PlanError, RecipeError, Refused, SourceError
 from engine.execute import Executed
 from engine.job import Job
 from engine.stage_plans import StagePlans
@@ -234,6 +235,23 @@ def test_every_stage_is_planned_before_any_is_made(place: Path) -> None:
     with pytest.raises(RecipeError, match=r"stage second: 'frist' is neither .* did you mean 'first'\?"):
         merge("r.yml", "out")
     assert not (place / "out.stages").exists()
+
+
+def test_stages_need_a_place_of_their_own(place: Path) -> None:
+    with pytest.raises(InputError, match=r"no such directory.*mkdir -p"):
+        merge("r.yml", "out", options=Options(intermediate_dir=Path("not/there")))
+    with pytest.raises(InputError, match=r"st/x lies in the output st"):
+        merge("r.yml", "st", options=Options(intermediate_dir=Path("st/x")))
+
+
+def test_an_adapter_may_be_put_on_a_stage(place: Path) -> None:
+    write_adapter(place / "adapter", factors("model.layers.0.self_attn.q_proj", 8, 8))
+    change(place, "model: second,", "model: second+./adapter,")
+    result = merge("r.yml", "out")
+    change(place, "model: second+./adapter,", "model: second,")
+    plain = merge("r.yml", "without", options=Options(intermediate_dir=Path("out.stages")))
+    assert made(plain) == []
+    assert plain.weights_digest != result.weights_digest
 
 
 def test_nan_in_a_stage_ends_the_run_with_the_stages_before_it_kept(place: Path) -> None:
