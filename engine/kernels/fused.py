@@ -25,6 +25,7 @@ from engine.kernels.trim import BAND, MAGNITUDE, NO_TRIM, RANDOM, mix
 ROWS = 4
 """The most rows, the base among them: more are rare, and every number of them is compiled once."""
 
+
 class Above(NamedTuple):
     """MAGNITUDE of `kernels.trim`: kept is what the first cut counts off."""
 

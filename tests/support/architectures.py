@@ -32,7 +32,7 @@ class Architecture:
 
     Attributes:
         config: the name of a config class of transformers.
-        settings: what of it differs from COMMON.
+        settings: what of it differs from COMMON; with a `text_config`, what of that does.
         stack: ranges of layers to stack; default: all layers, then all but the first again.
         core: promised by the project, and tested in float32, too; the others are tested under the marker `slow`.
     """
@@ -46,7 +46,10 @@ class Architecture:
     def save(self, directory: Path, *, seed: int, dtype: torch.dtype, **settings: Any) -> Path:
         """A model with random weights and a tokenizer, under the names that the Hub's checkpoints have."""
         torch.manual_seed(seed)
-        config = getattr(transformers, self.config)(**COMMON | dict(self.settings) | settings)
+        given = COMMON | dict(self.settings)
+        if "text_config" in self.settings:
+            given = {**self.settings, "text_config": COMMON | self.settings["text_config"]}
+        config = getattr(transformers, self.config)(**given | settings)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         for value in model.state_dict().values():
             if value.is_floating_point():  # what starts as zeros or ones would look right where it was never filled
@@ -68,6 +71,12 @@ _MLA = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_hea
 _DEEPSEEK = {"n_routed_experts": 4, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "num_key_value_heads": 4}
 _DELTA_NET = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8}
 _HYBRID = {"layer_types": ["linear_attention", "full_attention"], "linear_value_head_dim": 8, "head_dim": 8}
+_VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+_GEMMA_3 = {
+    "text_config": {"head_dim": 8, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
+    "vision_config": {**_VISION, "image_size": 28, "patch_size": 14},
+    "mm_tokens_per_image": 4,
+}
 _JAMBA = {
     "num_experts": 4,
     "mamba_d_state": 4,
@@ -90,6 +99,7 @@ ARCHITECTURES = (
     Architecture("DeepSeek V3", "DeepseekV3Config", _moe(**_DEEPSEEK, **_MLA, n_shared_experts=1)),
     Architecture("EXAONE 4", "Exaone4Config", {"sliding_window": 8, "sliding_window_pattern": 2}),
     Architecture("Falcon", "FalconConfig"),
+    Architecture("Gemma 3 (text and vision)", "Gemma3Config", _GEMMA_3),
     Architecture("Gemma 3 (text)", "Gemma3TextConfig", {"head_dim": 8, "sliding_window": 8}),
     Architecture("GLM 4", "Glm4Config", {"head_dim": 8}),
     Architecture("GPT-2", "GPT2Config", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
