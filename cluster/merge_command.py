@@ -11,7 +11,8 @@ from typing import Any
 from cluster import output, plan_report
 from cluster.flags import How, Run, Talk
 from engine.device import choose_device
-from engine.job import MergeResult
+from engine.execute import check_memory
+from engine.job import MergeResult, work_of
 from engine.merging import merge as merge_here
 from engine.options import Options
 from engine.stage_plans import StagePlans
@@ -48,6 +49,8 @@ def plan(recipe: Path, out: Path | None, *, how: How, talk: Talk, scan: bool) ->
     directory = options.intermediate_dir or stages_directory(out or Path("OUT"))
     found = False
     with closing(StagePlans(stages, directory, options)) as planned:
+        for part in planned.parts:
+            check_memory(part.plan, work_of(options))
         shown = [plan_report.facts(part, threads=how.threads) for part in planned.parts]
         if scan:
             found = _scan(planned, shown, how=how, talk=talk)

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from bench.families import Shape, make_family
 from cluster.main import app
+from engine.errors import PlanError
 
 STAGES = """
 name: first
@@ -104,6 +105,15 @@ def test_a_merge_says_of_every_stage_whether_it_was_there(place: Path) -> None:
     again = said("merge", "r.yml", "again", "-I", "out.stages").splitlines()
     assert again[0].startswith("out.stages/first: was there, weights ")
     assert again[1].startswith(f"{place}/again: ")
+
+
+def test_a_plan_that_does_not_fit_the_memory_is_refused_as_its_merge_would_be(place: Path) -> None:
+    write(place, STAGES)
+    for command in (["plan", "r.yml"], ["merge", "r.yml", "out"]):
+        error = CliRunner().invoke(app, [*command, "--memory", "1KiB"]).exception
+        assert isinstance(error, PlanError)
+        assert "--memory" in error.message
+    assert not (place / "out.stages").exists()
 
 
 def test_a_seed_on_the_command_line_counts_for_every_stage(place: Path) -> None:
