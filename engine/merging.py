@@ -58,7 +58,7 @@ def merge_with(
     """Like `merge`, with another backend."""
     stages, out = Stages.of(recipe), Path(out)
     if not stages.names:
-        return _make(backend, stages.parts[0].recipe, out, options, progress=progress)
+        return _finish(backend, Job.prepare(stages.parts[0].recipe, out, options), progress)
     refuse_existing(out)
     directory = options.intermediate_dir or stages_directory(out)
     _check_directory(directory, out)
@@ -72,14 +72,12 @@ def merge_with(
 
 
 def _check_directory(directory: Path, out: Path) -> None:
-    """InputError where no stage could be made in `directory`, or would be in the way of `out`."""
+    """InputError where stages could not be made in `directory`, or what they are for not at `out`."""
     if directory.absolute().is_relative_to(out.absolute()):
         raise InputError(f"--intermediate-dir: {directory} lies in the output {out}. Name another.")
-    if not directory.parent.is_dir():
-        raise InputError(
-            f"{directory.parent}: there is no such directory. Make it: mkdir -p {directory.parent}",
-            path=str(directory.parent),
-        )
+    for parent in (directory.parent, out.expanduser().parent):
+        if not parent.is_dir():
+            raise InputError(f"{parent}: there is no such directory. Make it: mkdir -p {parent}", path=str(parent))
 
 
 class _Staged:
@@ -100,8 +98,8 @@ class _Staged:
             done += part.plan.total_size
         digests = {result.name: {"plan": result.plan_digest, "weights": result.weights_digest} for result in results}
         options = replace(self._options, extra={**self._options.extra, "stages": digests})
-        recipe, progress = parts[-1].stage.recipe, self._shifted(done, total)
-        return replace(_make(self._backend, recipe, out, options, progress=progress), stages=tuple(results))
+        job = Job.prepare(parts[-1].stage.recipe, out, options)
+        return replace(_finish(self._backend, job, self._shifted(done, total)), stages=tuple(results))
 
     def _stage(self, part: PlannedStage, progress: Progress | None) -> StageResult:
         name, place = part.stage.name, part.directory
@@ -112,13 +110,14 @@ class _Staged:
             _LOG.info("stage %s: %s is what would be made", name, place)
             return StageResult(name, place, part.there.weights, part.plan.digest, made=False)
         _LOG.info("stage %s: making %s", name, place)
-        make = partial(_make, self._backend, part.stage.recipe, place, stage_options(self._options, name))
-        replaces = part.there is not None
+        options = stage_options(self._options, name)
+        prepare = partial(Job.prepare, part.stage.recipe, place, options, replaces=part.there is not None)
         try:
-            made = make(progress=progress, replaces=replaces)
+            job = prepare()
         except InputsChanged:  # what another recipe or source began is of no use to this stage
             clean(place)
-            made = make(progress=progress, replaces=replaces)
+            job = prepare()
+        made = _finish(self._backend, job, progress)
         return StageResult(name, place, made.weights_digest, made.plan_digest, made=True)
 
     def _shifted(self, before: int, total: int) -> Progress | None:
@@ -126,20 +125,12 @@ class _Staged:
         return None if progress is None else lambda done, _: progress(before + done, total)
 
 
-def _make(
-    backend: Backend,
-    recipe: Recipe,
-    out: Path,
-    options: Options,
-    *,
-    progress: Progress | None = None,
-    replaces: bool = False,
-) -> MergeResult:
-    job = Job.prepare(recipe, out, options, replaces=replaces)
+def _finish(backend: Backend, job: Job, progress: Progress | None) -> MergeResult:
+    """Make and publish a prepared job; bad input that shows only now leaves nothing behind."""
     try:
         with job:
             return job.publish(backend(job, progress))
     except InputError:
         if job.is_untouched:
-            clean(out)
+            clean(job.staging.out)
         raise

@@ -68,7 +68,7 @@ class Stages:
 
 def stages_directory(out: Path) -> Path:
     """Where the stages of an output are made, unless the caller says otherwise."""
-    return Path(f"{out}.stages")
+    return Path(f"{out}.stages").expanduser()
 
 
 def load_stages(path: str | Path) -> Stages:

@@ -240,6 +240,8 @@ def test_every_stage_is_planned_before_any_is_made(place: Path) -> None:
 def test_stages_need_a_place_of_their_own(place: Path) -> None:
     with pytest.raises(InputError, match=r"no such directory.*mkdir -p"):
         merge("r.yml", "out", options=Options(intermediate_dir=Path("not/there")))
+    with pytest.raises(InputError, match=r"no such directory.*mkdir -p"):
+        merge("r.yml", "not/there", options=Options(intermediate_dir=Path("st")))
     with pytest.raises(InputError, match=r"st/x lies in the output st"):
         merge("r.yml", "st", options=Options(intermediate_dir=Path("st/x")))
 
