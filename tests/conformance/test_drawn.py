@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conformance import TOLERANCES, Mask, Values, load, outside, rounded
+from conformance import LOOSE, TOLERANCES, Mask, Values, load, outside, rounded
 from conformance_draws import SPECS, drawn
 from conformance_families import Case, Merges
 from element_oracles import at_fusion_threshold
@@ -111,8 +111,6 @@ COMPARE: dict[str, Callable[[OutputTensor, Pair, list[Values]], Compared]] = {
 SMALL_ANGLE = 4e-3
 """Below it mergekit's karcher, which takes arccosines in float32, does not know the angle and steps anywhere nearby."""
 UNIT = {"F32": 2.0**-23, "F16": 2.0**-10, "BF16": 2.0**-7}
-LOOSE = {"karcher": 1e-5, "multislerp": 1e-5, "sce": 1e-5, "model_stock": 1e-5}
-"""In float32 (DESIGN 8): what mergekit's own sums in float32 allow."""
 
 
 def _wrong(tensor: OutputTensor, pair: Pair) -> Mask:

@@ -10,6 +10,7 @@ import yaml
 from conformance import load
 from conformance_families import Merges
 from element_oracles import arcee_fusion
+from spherical_oracles import karcher
 
 CASES = {case["name"][:3]: case for case in yaml.safe_load((Path(__file__).parent / "differences.yaml").read_text())}
 
@@ -28,6 +29,29 @@ def test_two_layers_of_one_model_are_averaged_where_mergekit_refuses(merges: Mer
     source, ours = load(merges.families["f32"]["a"]).values, load(merges.mergefleet(case)).values
     name = "model.layers.{}.mlp.up_proj.weight"
     np.testing.assert_allclose(ours[name.format(0)], (source[name.format(0)] + source[name.format(2)]) / 2, rtol=1e-6)
+
+
+def test_a_base_that_is_not_listed_is_averaged_in_by_mergekits_karcher_and_not_by_ours(merges: Merges) -> None:
+    case = CASES["D09"]
+    name = "model.layers.1.mlp.up_proj.weight"
+    base, a, b = (load(merges.families["f32"][model]).values[name] for model in ("unrelated", "a", "b"))
+    theirs, ours = (load(out).values[name] for out in (merges.mergekit[case["name"]], merges.mergefleet(case)))
+    np.testing.assert_allclose(theirs, karcher([a, b, base]).value, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(ours, karcher([a, b]).value, rtol=1e-4, atol=1e-6)
+
+
+def test_multislerp_of_tensors_that_nobody_trained_gives_the_base_where_mergekit_fails(merges: Merges) -> None:
+    case = CASES["D47"]
+    assert "weighted sum of the input tensors is zero" in merges.errors[case["name"]]
+    base, ours = load(merges.families["copies"]["base"]).values, load(merges.mergefleet(case)).values
+    assert all(np.array_equal(ours[name], values) for name, values in base.items())
+
+
+def test_short_tensors_keep_their_karcher_mean_where_mergekit_writes_zeros(merges: Merges) -> None:
+    case = CASES["D48"]
+    source, ours = load(merges.families["copies"]["a"]).values, load(merges.mergefleet(case)).values
+    assert not any(values.any() for values in load(merges.mergekit[case["name"]]).values.values())
+    assert all(np.array_equal(ours[name], values) for name, values in source.items())
 
 
 def test_an_untied_output_says_so_where_mergekit_keeps_the_flag_of_the_base(merges: Merges) -> None:

@@ -11,7 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conformance import CODES, Loaded, Values, coarsest, explained, load, outside, rounded, rounded_terms, setting
+from conformance import (
+    CODES,
+    LOOSE,
+    Loaded,
+    Values,
+    coarsest,
+    explained,
+    load,
+    outside,
+    rounded,
+    rounded_terms,
+    setting,
+)
 from conformance_families import SHAPE, Case, Merges, Models
 from element_oracles import at_fusion_threshold
 
@@ -39,10 +51,11 @@ def _exact(case: Case, ours: Loaded, theirs: Loaded, models: Models) -> None:
 
 def _close(case: Case, ours: Loaded, theirs: Loaded, models: Models) -> None:
     dtype = _coarsest(case, models)
+    least = LOOSE.get(case["recipe"]["merge_method"], 0.0)
     inputs = _inputs(case, models) if "base_model" in case["recipe"] else []
     lost = 0
     for name, values in ours.values.items():
-        wrong = outside(values, theirs.values[name], dtype)
+        wrong = outside(values, theirs.values[name], dtype, least=least)
         if wrong.any() and inputs:
             base, *sources = (model[name] for model in inputs)
             close = rounded_terms(values, theirs.values[name], base, sources, dtype)

@@ -58,6 +58,12 @@ def _half_tied(directory: Path) -> Models:
     return {"base": base, "a": make_family(directory / "untied", SHAPE, dtype="F32", seed=3, tunes=1).tunes[0]}
 
 
+def _copies(directory: Path) -> Models:
+    """Four models with the same weights."""
+    base = make_family(directory / "family", SHAPE, dtype="F32", seed=3, tunes=0).base
+    return {"base": base} | {name: _rewritten(base, directory / name, dtype="F32", factor=1.0) for name in "abc"}
+
+
 def _vlm(directory: Path) -> Models:
     """Models of a text, a vision and a projector module."""
     return {name: Path(make_vlm(directory / name, tune=tune)) for tune, name in enumerate(("base", "a", "b"))}
@@ -80,5 +86,6 @@ FAMILIES: dict[str, Callable[[Path], Models]] = {
     "tied": _family("BF16", tied=True),
     "f16 far apart": _far_apart,
     "half tied": _half_tied,
+    "copies": _copies,
     "vlm": _vlm,
 }
