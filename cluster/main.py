@@ -191,7 +191,7 @@ def _later(name: str, advice: str) -> None:
 
     @app.command(name, hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
     def later() -> None:
-        raise InputError(f"mergefleet {name}: is not there yet. {advice}")
+        raise InputError(f"{name}: is not there yet. {advice}")
 
 
 _later("legacy", "The first mergekit's flags say what a recipe says: write one for `mergefleet merge`.")
