@@ -6,8 +6,8 @@ the first number tell, so a new model works on the day it appears.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
-from itertools import takewhile
 
 TEXT, VISION, AUDIO, PROJECTOR = "text_decoder", "vision_tower", "audio_tower", "multi_modal_projector"
 ENCODER, DECODER, SHARED = "encoder", "decoder", "shared"
@@ -22,16 +22,19 @@ _PROJECTORS = frozenset(
         *("embed_audio", "vision_proj", "vision_projection", "language_projection"),
     )
 )
+_NUMBER = re.compile(r"\.\d+(?=\.|$)", re.ASCII)
+"""What stands after the first number is inside a layer and says nothing about the module."""
 _MARKS = {AUDIO: ("audio", "speech"), VISION: ("vision", "visual", "image", "img")}
 
 
 def roles(names: Collection[str]) -> dict[str, str]:
     """The module of every tensor of one model: one for all in most text models."""
-    found = {name: role_of(name) for name in names}
-    sides = {name: _side(name) for name in names}
-    if set(found.values()) <= {TEXT} and {ENCODER, DECODER} <= set(sides.values()):
-        return sides
-    return found
+    heads = {name: _NUMBER.split(name, maxsplit=1)[0] for name in names}
+    found = {head: role_of(head) for head in set(heads.values())}
+    if set(found.values()) <= {TEXT}:
+        sides = {head: _side(head) for head in found}
+        found = sides if {ENCODER, DECODER} <= set(sides.values()) else found
+    return {name: found[head] for name, head in heads.items()}
 
 
 def select(modules: Sequence[str], names: Collection[str]) -> dict[str, tuple[str, ...]]:
@@ -65,7 +68,7 @@ def _begins(name: str, module: str) -> bool:
 
 def role_of(name: str) -> str:
     """Which of the modules of a vision-language or audio model a tensor, or a beginning of names, belongs to."""
-    parts = _before_numbers(name)
+    parts = _NUMBER.split(name, maxsplit=1)[0].split(".")
     if any(part in _PROJECTORS for part in parts):
         return PROJECTOR
     return next((role for role, marks in _MARKS.items() if any(mark in part for part in parts for mark in marks)), TEXT)
@@ -78,13 +81,8 @@ def _side(name: str) -> str:
 
 def _beginning(name: str) -> str | None:
     """`language_model` of `model.language_model.layers.0.mlp.up_proj.weight`; None for a tensor without a module."""
-    parts = _before_numbers(name.removeprefix("model."))
-    return parts[0] if len(parts) > 1 or len(parts) < len(name.split(".")) else None
-
-
-def _before_numbers(name: str) -> list[str]:
-    """Parts before the first number: what stands inside a layer says nothing about its module."""
-    return list(takewhile(lambda part: not part.isdigit(), name.split(".")))
+    first, dot, _ = name.removeprefix("model.").partition(".")
+    return first if dot else None
 
 
 def ordered(groups: Iterable[Iterable[str]]) -> list[str]:

@@ -50,29 +50,39 @@ class SortedModel:
 
 
 def sort_tensors(checkpoint: Checkpoint, wanted: Sequence[str]) -> SortedModel:
-    """Sort by the modules `wanted`, the recipe's; by those the model has where there are none."""
+    """Sort by the modules `wanted`, the recipe's; by those the model has where there are none.
+
+    The layers of a module are those that config.json counts, where it has them, else its own longest stack.
+    """
     names = tuple(checkpoint.tensors)
     strange = next((name for name in names if "{}" in name), None)
     if strange is not None:
         raise SourceError(f"{checkpoint.ref}: tensor {strange!r}: braces have no place in a name.", tensor=strange)
+    roles = dict.fromkeys(names, modules.TEXT) if checkpoint.raw else modules.roles(names)
+    groups = modules.select(wanted, names) if wanted else _grouped(roles)
+    # a file of tensors has neither layers nor, unless the recipe names some, modules
     layout = Layout(None, 0) if checkpoint.raw else Layout.read(names, checkpoint.config, origin=str(checkpoint.ref))
-    roles = modules.roles(names)
-    groups = modules.select(wanted or list(dict.fromkeys(roles.values())), names)
-    parts = {module: _sorted(group, layout, roles) for module, group in groups.items()}
-    main = next((name for name, part in parts.items() if part.layout is layout), None)
+    parts, main = {}, None
+    for module, group in groups.items():
+        counted = any(layout.locate(name)[1] is not None for name in group)
+        parts[module] = _sorted(group, layout if counted or checkpoint.raw else Layout.read(group, {}), roles)
+        main = module if counted else main
     inside = {name for group in groups.values() for name in group}
     return SortedModel(checkpoint, layout, parts, main, tuple(name for name in names if name not in inside))
 
 
-def _sorted(names: Sequence[str], counted: Layout, roles: Mapping[str, str]) -> SortedModule:
-    """The layers are those that config.json counts, where the module has them, else its own longest stack."""
-    main = any(counted.locate(name)[1] is not None for name in names)
-    layout = counted if main else Layout.read(names, {})
+def _grouped(roles: Mapping[str, str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for name, role in roles.items():
+        groups.setdefault(role, []).append(name)
+    return groups
+
+
+def _sorted(names: Sequence[str], layout: Layout, roles: Mapping[str, str]) -> SortedModule:
     templates: dict[int | None, list[str]] = {}
     for name in names:
         template, layer = layout.locate(name)
         templates.setdefault(layer, []).append(template)
-    layered = [name for name in names if layout.locate(name)[1] is not None] or names
-    return SortedModule(
-        layout, {layer: tuple(group) for layer, group in templates.items()}, roles[layered[0]] if layered else ""
-    )
+    layered = next((name for name in names if layout.locate(name)[1] is not None), None)
+    role = roles.get(layered or next(iter(names), ""), "")
+    return SortedModule(layout, {layer: tuple(group) for layer, group in templates.items()}, role)

@@ -153,14 +153,13 @@ class _Planner:
         return root.key("modules").key(module.name) if self.recipe.modules else root
 
     def _slice(self, module: Module, part: Slice, number: int) -> Slice:
-        sources = []
+        where, sources = self._where(module), []
         for source in part.sources:
             layers = self._sorted(source.model, module).layout.layers
             start, end = source.layers or (0, layers)
             if end > layers:
                 raise (
-                    self._where(module)
-                    .key("slices")
+                    where.key("slices")
                     .item(number)
                     .error(
                         f"layer_range [{start}, {end}] of {source.model} reaches beyond the model, which has {layers} "
@@ -170,7 +169,7 @@ class _Planner:
             sources.append(replace(source, layers=(start, end)))
         counts = {str(source.model): len(source.span) for source in sources}
         if len(set(counts.values())) > 1:
-            raise self._where(module).error(
+            raise where.error(
                 "models of different depth cannot be merged layer by layer: "
                 + ", ".join(f"{name} has {count} layers" for name, count in counts.items())
                 + ". Choose layers with slices and layer_range."
@@ -232,7 +231,8 @@ class _Planner:
         """The number of the layer in the model; PlanError where the model has fewer."""
         number, layers = item.start + place.step, self._sorted(item.model, place.module).layout.layers
         if place.outside is None and number >= layers:
-            raise self._where(place.module).error(f"base {item.model} has no layer {number}, which a slice needs.")
+            where = self._where(place.module)
+            raise where.error(f"{item.model} has {layers} layers, and a slice needs layer {number} of it.")
         return number
 
     def _find(self, template: str, item: _Input, place: _Place, inputs: list[_Input]) -> str:

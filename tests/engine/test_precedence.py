@@ -143,7 +143,7 @@ def test_a_base_without_the_layers_that_a_merge_needs_is_named(tmp_path: Path) -
         "base_model": base,
         "models": [{"model": a, "parameters": {"weight": 1}}],
     }
-    with pytest.raises(PlanError, match=r"r.yml: base .*base has no layer 2, which a slice needs"):
+    with pytest.raises(PlanError, match=r"r.yml: .*base has 2 layers, and a slice needs layer 2 of it"):
         planned(data)
 
 
