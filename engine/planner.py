@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine import digest, modules
-from engine.architecture import is_vocabulary
 from engine.calls import Settings
 from engine.chat_templates import choose_template
 from engine.checkpoint import Checkpoint
@@ -70,26 +69,14 @@ def make_plan(
     tensors, files = lay_out([made.tensor(target) for target in targets.tensors], options.shard_size)
     warnings += [*made.settings.unmatched(), *unmatched_rules(recipe, targets)]
     warnings += _outside_modules(recipe, models[recipe.donor])
-    sources = recipe.models
-    merged = dict.fromkeys(sources[view.source] for t in tensors if is_vocabulary(t.name) for view in t.views)
     warnings += made.rows.warnings
-    warnings += check_vocabularies(recipe, checkpoints, merged, padded=bool(made.rows.warnings))
+    warnings += check_vocabularies(recipe, checkpoints, tensors, padded=bool(made.rows.warnings))
     chat_template, said = choose_template(recipe, checkpoints)
     warnings += said
-    describe = {
-        "recipe": str(recipe_to_dict(recipe)),
-        "output shard size": str(options.shard_size),
-    }
-    device = choose_device(options.device)
-    if device != "cpu":  # values agree within tolerances only, so another device is another merge
-        describe["device"] = device
-    if not method.exact:
-        describe["arithmetic"] = fingerprint(device)
-    for ref in sources:
-        describe |= _described(ref, checkpoints[ref].identity)
+    describe = _describe(recipe, method, checkpoints, options)
     plan = Plan(
         method=method,
-        sources=sources,
+        sources=recipe.models,
         tensors=tensors,
         files=files,
         config={} if raw else config_to_write(recipe, models, targets, tensors),
@@ -99,12 +86,30 @@ def make_plan(
         tokenizer=recipe.tokenizer_model,
         chat_template=chat_template,
         tile_bytes=options.tile_bytes,
-        left_out=_left_out(models, tensors, sources),
+        left_out=_left_out(models, tensors, recipe.models),
         warnings=tuple(warnings),
     )
     facts = [digest.call_facts(tensor, plan) for tensor in tensors]
     identity = digest.of_json([describe, facts, [[t.file, t.offset] for t in tensors], plan.config])
     return Plan(**{**plan.__dict__, "digest": identity})
+
+
+def _describe(
+    recipe: Recipe, method: Method, checkpoints: Mapping[ModelRef, Checkpoint], options: Options
+) -> dict[str, str]:
+    """What a plan's digest is taken over beside its tensors, in words: a refused resume says which of it changed."""
+    describe = {
+        "recipe": str(recipe_to_dict(recipe)),
+        "output shard size": str(options.shard_size),
+    }
+    device = choose_device(options.device)
+    if device != "cpu":  # values agree within tolerances only, so another device is another merge
+        describe["device"] = device
+    if not method.exact:
+        describe["arithmetic"] = fingerprint(device)
+    for ref in recipe.models:
+        describe |= _described(ref, checkpoints[ref].identity)
+    return describe
 
 
 def _described(ref: ModelRef, identity: Mapping[str, Any]) -> dict[str, str]:

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from engine.architecture import is_vocabulary
 from engine.checkpoint import Checkpoint
 from engine.errors import PlanError
 from engine.keypath import KeyPath
+from engine.plan import OutputTensor
 from engine.recipe import ModelRef, Recipe
 from engine.vocabulary import Vocabulary, compare
 
 
 def check_vocabularies(
-    recipe: Recipe, checkpoints: Mapping[ModelRef, Checkpoint], merged: Iterable[ModelRef], *, padded: bool
+    recipe: Recipe, checkpoints: Mapping[ModelRef, Checkpoint], tensors: Iterable[OutputTensor], *, padded: bool
 ) -> list[str]:
-    """Warnings about tokens that the output's tokenizer does not share with the models in `merged`.
+    """Warnings about tokens that the output's tokenizer does not share with the models whose rows are merged.
 
     Args:
-        merged: the models whose rows of vocabulary are merged.
-        padded: whether these have different numbers of rows.
+        tensors: of the output.
+        padded: whether the models have different numbers of rows.
 
     Raises PlanError where the recipe wants a union and vocabularies differ, or where one token has two ids and the
     recipe chooses a tokenizer, or rows are filled up.
@@ -32,7 +34,8 @@ def check_vocabularies(
     where = KeyPath(recipe.origin, error_class=PlanError)
     where = where.key("tokenizer_source") if recipe.tokenizer_source else where
     warnings = []
-    for ref in merged:
+    views = [view for tensor in tensors if is_vocabulary(tensor.name) for view in tensor.views]
+    for ref in dict.fromkeys(recipe.models[view.source] for view in views):
         vocabulary = checkpoints[ref].vocabulary
         if ref == owner or own is None or vocabulary is None:
             if recipe.tokenizer_source == "union" and ref != owner:

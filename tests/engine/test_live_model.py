@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from adapters import factors, write_adapter
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from engine import make_plan, merge, open_checkpoints, parse_recipe
@@ -60,6 +61,25 @@ def test_live_weights_are_the_published_weights(tied: bool, live_dtype: torch.dt
     with torch.no_grad():
         assert torch.equal(loaded(tokens).logits, live(tokens).logits)
         assert loaded.generate(tokens, max_new_tokens=3, do_sample=False).shape == (1, 15)
+
+
+def test_adapters_and_filled_up_vocabularies_reach_the_live_model_as_they_are_published(tmp_path: Path) -> None:
+    base, short = (llama(tmp_path / str(seed), seed=seed, tied=False) for seed in (1, 2))
+    model = LlamaForCausalLM.from_pretrained(short, dtype=torch.bfloat16)
+    model.resize_token_embeddings(91)
+    model.save_pretrained(short)
+    lora = write_adapter(tmp_path / "lora", factors("model.layers.1.self_attn.q_proj", 32, 32))
+    recipe = parse_recipe(ties(base, Path(f"{base}+{lora}"), short))
+    checkpoints = open_checkpoints(recipe.models)
+    plan = make_plan(recipe, checkpoints)
+    live = skeleton(dict(plan.config), torch.bfloat16)
+    execute(plan, checkpoints, LiveSink(Binding.build(live, plan)))
+    loaded, info = AutoModelForCausalLM.from_pretrained(
+        merge(recipe, tmp_path / "out").out, dtype=torch.bfloat16, output_loading_info=True
+    )
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert loaded.config.vocab_size == 96
+    assert all(torch.equal(value, live.state_dict()[name]) for name, value in loaded.state_dict().items())
 
 
 @pytest.mark.parametrize("live_dtype", [torch.float32, torch.bfloat16])
