@@ -103,7 +103,8 @@ class _Planner:
         if self.recipe.modules:
             return list(self.recipe.modules)
         first = self.recipe.slices[0]
-        refs = [source.model for source in first.sources]
+        base = base_of(self.recipe, first, self.method)
+        refs = [*([base] if base else []), *(source.model for source in first.sources)]
         found = modules.ordered(self.models[ref].modules for ref in refs)
         main = self._main or found[0]
         whole = replace(first, sources=tuple(replace(source, layers=None) for source in first.sources))
@@ -143,8 +144,8 @@ class _Planner:
         if absent is None:
             return
         if not self.recipe.modules:
-            other = next(ref for ref in refs if self._sorted(ref, module).templates)
-            raise self._missing(self._sorted(other, module).sample, absent, refs)
+            other = next(ref for ref in self.models if self._sorted(ref, module).templates)
+            raise self._missing(self._sorted(other, module).sample, absent, [other])
         known = modules.known(self.models[absent].checkpoint.tensors)
         raise self._where(module).error(f"names no tensor of {absent}; {did_you_mean(module.name, known)}")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_vlm import PROJECTOR, TEXT, VISION, make_vlm
 
-from bench.arrays import read_model
+from bench.arrays import read_model, write_file
 from engine import Plan, make_plan, merge, open_checkpoints, parse_recipe
 from engine.errors import PlanError
 from engine.plan import OutputTensor
@@ -135,6 +135,19 @@ def test_slices_of_a_model_with_several_modules_choose_text_layers_and_the_first
     assert {got[name].split(":")[0] for name in got if not name.startswith(TEXT)} == {family["a"]}
     assert got[f"{TEXT}model.layers.1.mlp.up_proj.weight"].startswith(f"{family['b']}:")
     assert plan.config["vision_config"]["num_hidden_layers"] == 2
+
+
+def test_a_model_without_a_module_of_the_base_is_refused_by_a_tensor_of_it(
+    family: dict[str, str], tmp_path: Path
+) -> None:
+    base = Path(family["base"])
+    text = {name: (code, np.array(v)) for name, (code, v) in read_model(base).items() if name.startswith(TEXT)}
+    (tmp_path / "text").mkdir()
+    write_file(tmp_path / "text" / "model.safetensors", text)
+    (tmp_path / "text" / "config.json").write_text((base / "config.json").read_text())
+    models = [{"model": str(tmp_path / "text"), "parameters": {"weight": 1}}]
+    with pytest.raises(PlanError, match=r"r.yml: tensor 'vision_tower.*' is missing in .*text, though .*base has it"):
+        planned({"merge_method": "task_arithmetic", "base_model": family["base"], "models": models})
 
 
 def test_a_module_that_is_left_out_is_not_written_and_said(family: dict[str, str]) -> None:
