@@ -31,6 +31,8 @@ _NS_PER_ELEMENT = {
     "arcee_fusion": 50.0,
 }
 """Arithmetic of all passes per element of each source, one core, measured with kernels."""
+_NS_PER_DIRECTION = {"tsvm": 0.65, "iso_c": 0.2, "core_space": 0.35}
+"""The same of a matrix, divided by its smaller side: what decompositions take grows with it."""
 _NS_UNKNOWN = {"kernel": 3.0, "torch": 20.0}
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _ROWS_SHOWN = 30
@@ -189,6 +191,12 @@ def _cpu_seconds(plan: Plan) -> float:
     arithmetic = 0.0
     for tensor in plan.tensors:
         if tensor.call is not None:
-            unknown = _NS_UNKNOWN["kernel" if plan.has_kernel(tensor) else "torch"]
-            arithmetic += tensor.elements * len(tensor.inputs) * _NS_PER_ELEMENT.get(plan.method.name, unknown)
+            arithmetic += tensor.elements * len(tensor.inputs) * _ns_per_element(plan, tensor)
     return 0.5 + (moving + arithmetic) / 1e9
+
+
+def _ns_per_element(plan: Plan, tensor: OutputTensor) -> float:
+    name = plan.method.name
+    if name in _NS_PER_DIRECTION and len(tensor.shape) == 2:
+        return _NS_PER_DIRECTION[name] * min(tensor.shape)
+    return _NS_PER_ELEMENT.get(name, _NS_UNKNOWN["kernel" if plan.has_kernel(tensor) else "torch"])

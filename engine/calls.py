@@ -56,7 +56,7 @@ class Settings:
             sources={name: tuple(settings[i][name] for i in used) for name in scoped["model"]},
             options=options,
             seed=self.recipe.seed,
-            scope=self.method.scope_with(options),
+            scope=self.method.scope_of(options, shape),
         )
         wrong = self.method.check(call)
         if wrong:

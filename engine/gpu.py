@@ -28,14 +28,17 @@ _LOG = logging.getLogger(__name__)
 
 
 class DeviceArithmetic:
-    """`DefinitionArithmetic` on another device; `mode` None runs the definition as it is, "inductor" compiles it."""
+    """`DefinitionArithmetic` on another device; `mode` None runs the definition as it is, "inductor" compiles it.
+
+    Methods that are not exact are never compiled: decompositions and users' own functions gain nothing from it.
+    """
 
     def __init__(self, method: Method, device: str, *, mode: str | None = "inductor") -> None:
         import torch
 
         self.method = method
         self.device = torch.device(device)
-        self._merge = fused(method) if mode is None else compiled(method, mode)
+        self._merge = compiled(method, mode) if mode and method.exact else fused(method)
         self._known: tuple[tuple[Call, Facts], tuple[Call, dict[str, Tensor]]] | None = None
         self._stream: Any = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
@@ -68,11 +71,11 @@ class DeviceArithmetic:
         return torch.from_numpy(keys_of(self.method, call, number).astype(np.int64)).to(self.device)
 
     def _moved(self, call: Call, facts: Facts) -> tuple[Call, dict[str, Tensor]]:
-        """Settings and facts as tensors on the device, made once per tensor; switches stay plain."""
+        """Settings and facts as tensors on the device, made once per tensor; switches and whole numbers stay plain."""
         import torch
 
         if self._known is None or self._known[0][0] is not call or self._known[0][1] is not facts:
-            switches = {p.name for p in self.method.parameters.values() if isinstance(p.default, bool)}
+            plain = {p.name for p in self.method.parameters.values() if isinstance(p.default, bool) or p.whole}
 
             def there(values: Any) -> Any:
                 return torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -80,7 +83,7 @@ class DeviceArithmetic:
             moved = replace(
                 call,
                 sources={name: there(values) for name, values in call.sources.items()},
-                options={name: v if name in switches else there(v) for name, v in call.options.items()},
+                options={name: v if name in plain else there(v) for name, v in call.options.items()},
             )
             tensors = {name: torch.from_numpy(np.array(value)).to(self.device) for name, value in facts.items()}
             self._known = (call, facts), (moved, tensors)

@@ -7,9 +7,11 @@ from engine.methods import (
     breadcrumbs,
     breadcrumbs_ties,
     consensus_ta,
+    core_space,
     dare_linear,
     dare_ties,
     emr,
+    iso_c,
     karcher,
     linear,
     model_stock,
@@ -23,6 +25,7 @@ from engine.methods import (
     slerp,
     task_arithmetic,
     ties,
+    tsvm,
 )
 from engine.methods.contract import Block, Call, Method, Parameter, Stage
 
@@ -48,6 +51,9 @@ METHODS: dict[str, Method] = {
         arcee_fusion.METHOD,
         consensus_ta.METHOD,
         emr.METHOD,
+        tsvm.METHOD,
+        iso_c.METHOD,
+        core_space.METHOD,
         passthrough.METHOD,
     )
 }

@@ -159,7 +159,7 @@ class Method:
         base: "required", "optional" (has a meaning where the recipe gives one) or "ignored" (no meaning).
         models: least and largest number of models besides the base; None: any number.
         random: the result depends on seed, tensor name and source ids.
-        scope: how a tensor may be cut; a function of the call's options where they decide.
+        scope: how a tensor may be cut; a function of the call's options and the tensor's shape where they decide.
         exact: same bits on any CPU, thread count and tiling.
         drops_zero_weights: a source of weight 0 changes nothing.
         check: call → what is wrong with its settings (completes "tensor X: "), None where nothing is.
@@ -175,7 +175,7 @@ class Method:
     base: Literal["required", "optional", "ignored"] = "ignored"
     models: tuple[int, int | None] = (1, None)
     random: bool = False
-    scope: Scope | Callable[[Mapping[str, float]], Scope] = "element"
+    scope: Scope | Callable[[Mapping[str, float], tuple[int, ...]], Scope] = "element"
     exact: bool = True
     drops_zero_weights: bool = True
     check: Callable[[Call], str | None] = lambda call: None
@@ -183,8 +183,8 @@ class Method:
     version: int = 1
     summary: str = field(default="")
 
-    def scope_with(self, options: Mapping[str, float]) -> Scope:
-        return self.scope(options) if callable(self.scope) else self.scope
+    def scope_of(self, options: Mapping[str, float], shape: tuple[int, ...]) -> Scope:
+        return self.scope(options, shape) if callable(self.scope) else self.scope
 
 
 def numbers(values: Any) -> list[Any]:

@@ -46,6 +46,6 @@ METHOD = Method(
     stages=_stages,
     base="required",
     models=(2, None),
-    scope=lambda options: "row" if options["filter_wise"] else "element",
+    scope=lambda options, shape: "row" if options["filter_wise"] else "element",
     workspace=lambda call: spherical.workspace(call, call.elements // call.columns if call.scope == "row" else 1),
 )

@@ -65,7 +65,7 @@ METHOD = Method(
     stages=_stages,
     base="optional",
     models=(2, 2),
-    scope=lambda options: "element" if options["nuslerp_flatten"] or options["nuslerp_row_wise"] else "row",
+    scope=lambda options, shape: "element" if options["nuslerp_flatten"] or options["nuslerp_row_wise"] else "row",
     drops_zero_weights=False,
     workspace=lambda call: spherical.workspace(call, _columns(call)),
 )

@@ -48,7 +48,11 @@ APART: dict[str, dict[str, bool]] = {
 """Settings with which a method's facts, or its blocks, are others than with its defaults."""
 
 
-@pytest.mark.parametrize("method", [*sorted(METHODS), *APART])
+CUT = [name for name, method in sorted(METHODS.items()) if name not in ("tsvm", "iso_c", "core_space")]
+"""Those that take matrices whole have a test of their own, on small ones (methods/test_spectral.py)."""
+
+
+@pytest.mark.parametrize("method", [*CUT, *APART])
 def test_tiles_threads_memory_and_definitions_give_one_result(
     method: str, torture: tuple[Path, ...], tmp_path: Path
 ) -> None:

@@ -38,8 +38,8 @@ def refusal(data: dict[str, Any], *, allow_unknown: bool = False) -> str:
     return str(caught.value)
 
 
-OUR_METHODS = {"consensus_ta", "emr"}
-OUR_PARAMETERS = {"elect_by_count", "k", "mask_share"}
+OUR_METHODS = {"consensus_ta", "core_space", "emr", "iso_c", "tsvm"}
+OUR_PARAMETERS = {"elect_by_count", "isotropic", "k", "mask_share", "rank"}
 
 
 def test_every_method_and_parameter_of_ours_that_mergekit_has_is_on_its_list() -> None:

@@ -86,7 +86,7 @@ def call_of(
         sources={p.name: values(p, count) for p in rows if p.scope == "model"},
         options=options,
         seed=5,
-        scope=method.scope_with(options),
+        scope=method.scope_of(options, shape),
     )
 
 

@@ -33,7 +33,7 @@ def merge(method: str, models: list[Values], *, base: Values | None = None, **se
         source_ids=tuple(range(len(models))),
         sources={"weight": weights} if "weight" in row.parameters else {},
         options=options,
-        scope=row.scope_with(options),
+        scope=row.scope_of(options, models[0].shape),
     )
     return merged(row, call, models if base is None else [base, *models])
 
