@@ -125,11 +125,6 @@ class Recipe:
         return tuple(sorted(self.source_ids, key=lambda ref: self.source_ids[ref]))
 
     @property
-    def whole_models(self) -> bool:
-        """Whether the recipe says `models:` everywhere, and `slices:` nowhere."""
-        return all(module.whole_models for module in self.parts)
-
-    @property
     def donor(self) -> ModelRef:
         """The model whose config the output starts from: base_model, else the first source (of the text module)."""
         if self.base_model is not None:

@@ -73,11 +73,6 @@ def lookup(levels: tuple[Mapping[str, Setting], ...], name: str, tensor_name: st
     return None
 
 
-def is_total(setting: Setting) -> bool:
-    """Whether the setting has a value for every tensor, whatever its name."""
-    return not isinstance(setting, ByName) or any(filters.is_total(pattern) for pattern, _ in setting.choices)
-
-
 def constants(setting: Setting) -> Iterator[float | bool]:
     """Every number that stands in the setting: all knots of all choices."""
     if isinstance(setting, ByName):

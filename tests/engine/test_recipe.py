@@ -141,7 +141,7 @@ def test_models_become_one_slice_of_whole_models() -> None:
         dtype="bfloat16",
         out_dtype="float16",
     )
-    assert recipe.whole_models
+    assert recipe.parts[0].whole_models
     assert recipe.source_ids == {base: 0, B: 1}
 
 
@@ -163,7 +163,7 @@ def test_slices_keep_ranges_parameters_and_a_base_of_their_own() -> None:
     )
     source = SliceSource(B, (8, 16), {"weight": 1.0})
     assert recipe.slices == (Slice((SliceSource(A, (0, 8)), source), {"t": 0.3}, B),)
-    assert not recipe.whole_models
+    assert not recipe.parts[0].whole_models
 
 
 def test_a_base_that_is_not_listed_is_no_source_and_is_numbered_last() -> None:
@@ -255,7 +255,6 @@ def test_modules_have_no_order_and_the_text_module_gives_config_and_tokenizer() 
     assert recipe.source_ids == turned.source_ids
     assert recipe.modules[0] == Module("text_decoder", (Slice((SliceSource(A, (0, 2)),)),), {"scale": 2.0})
     assert recipe.donor == recipe.tokenizer_model == A
-    assert not recipe.whole_models
     alone = parse_recipe(
         {"merge_method": "linear", "modules": {"b": parts["vision_tower"], "c": {"models": [{"model": "org/a"}]}}}
     )
