@@ -55,6 +55,21 @@ def row_sums(values: Tensor) -> Tensor:
     return lanes[:, 0]
 
 
+def twice_midranks(keys: Tensor, bins: int) -> Tensor:
+    """Of integer keys[R, C] in [0, bins): twice the rank within the row, from 0; equal keys share the middle of theirs.
+
+    That is 2 · (how many are smaller) + (how many are equal) − 1, an integer from 0 to 2 · (C − 1).
+    """
+    import torch
+
+    rows, columns = keys.shape
+    row = torch.arange(rows, device=keys.device)[:, None]
+    apart = (keys.to(torch.int64) + row * bins).view(-1)  # one sorted list, in which no two rows overlap
+    ordered = torch.sort(apart).values
+    smaller, not_larger = (torch.searchsorted(ordered, apart, right=right) for right in (False, True))
+    return (smaller + not_larger - 1).view(rows, columns) - 2 * columns * row
+
+
 def fold_blocks(partials: NDArray[np.float64]) -> list[float]:
     """Σ over blocks of partials[blocks, K], added in block order: K floats."""
     totals = [0.0] * partials.shape[1]

@@ -57,8 +57,8 @@ def _mix(x: int) -> int:
 def bits_tensor(start: int, count: int, key: Any, *, device: Any = None) -> Tensor:
     """int64[count]: the 24 bits of elements start, start + 1, … of a block, given its row of `block_keys`.
 
-    `key` is uint32[2], or int64[2] as a tensor on `device`.
-
+    `key` is uint32[2], or int64[2] as a tensor on `device`; it belongs to `start`, and where the block goes on beyond a
+    multiple of 2^32 (rows are not cut, so blocks of whole rows may) the elements there take the next one.
     int64 arithmetic wraps modulo 2^64, so its low 32 bits are those of the 32-bit arithmetic.
     """
     import torch
@@ -69,5 +69,6 @@ def bits_tensor(start: int, count: int, key: Any, *, device: Any = None) -> Tens
         return x ^ (x >> 15)
 
     first, second = key if isinstance(key, torch.Tensor) else map(int, key)
-    low = (start & _MASK) + torch.arange(count, dtype=torch.int64, device=device)
-    return mix((mix(low ^ first) + second) & _MASK) >> 8
+    index = (start & _MASK) + torch.arange(count, dtype=torch.int64, device=device)
+    beyond = (index >> 32) * _GOLDEN
+    return mix((mix((index & _MASK) ^ first) + second + beyond) & _MASK) >> 8

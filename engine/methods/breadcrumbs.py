@@ -2,18 +2,18 @@
 
     δ_j = x_j − b;   out = b + λ · Σ_j w_j · δ'_j    (÷ Σ w with normalize, off by default)
 
-δ'_j keeps t = ⌊density_j · n⌋ elements of δ_j: of those in order of |δ_j|, the ⌊γ_j · n⌋ largest are left out
-("outliers"), and of the rest the t largest stay (Model Breadcrumbs, equation 2, whose β and γ are here 1 − density and
-1 − γ). Where fewer than t are left, fewer outliers are left out. As in mergekit, a density of 1 keeps outliers too.
-Deviations from mergekit: exactly t elements, ties of magnitude in order of their index (`magnitude`), where its choice
-is arbitrary.
+δ'_j keeps t = ⌊density_j · n⌋ elements of δ_j: the ⌊γ_j · n⌋ largest magnitudes are left out ("outliers"; γ is the
+paper's β), and of the rest the t largest stay. Where fewer than t are left, fewer outliers are left out. As in
+mergekit, a density of 1 keeps outliers too.
+
+Deviation: equal magnitudes are ranked in order of their index (`magnitude`), where mergekit's choice is arbitrary.
 """
 
 from __future__ import annotations
 
 from engine.methods import magnitude
 from engine.methods.contract import DENSITY, Array, Call, Parameter, Stage
-from engine.methods.delta_family import Trim, delta_method
+from engine.methods.delta_family import ElementKernels, Trim, delta_method
 
 GAMMA = Parameter("gamma", "model", default=0.01, low=0.0, high=1.0)
 
@@ -37,7 +37,7 @@ def _stages(call: Call) -> tuple[Stage, ...]:
     return () if all(density >= 1 for density in call.sources["density"]) else magnitude.Cuts(_ks, cuts=2).stages()
 
 
-TRIM = Trim(magnitude.kept, magnitude.keep, stages=_stages, parameters=(DENSITY, GAMMA))
+TRIM = Trim(magnitude.kept, ElementKernels(magnitude.keep), stages=_stages, parameters=(DENSITY, GAMMA))
 
 METHOD = delta_method(
     "breadcrumbs",

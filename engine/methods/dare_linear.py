@@ -14,7 +14,7 @@ import numpy as np
 
 from engine import randomness
 from engine.methods.contract import DENSITY, Block, Call, Facts, RawBlock
-from engine.methods.delta_family import Trim, delta_method
+from engine.methods.delta_family import ElementKernels, Trim, delta_method
 from engine.methods.deltas import deltas
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def _keep(call: Call, raw: RawBlock, facts: Facts) -> Keep:
     )
 
 
-TRIM = Trim(_kept, _keep, parameters=(DENSITY,), random=True)
+TRIM = Trim(_kept, ElementKernels(_keep), parameters=(DENSITY,), random=True)
 
 METHOD = delta_method(
     "dare_linear",

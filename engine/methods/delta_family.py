@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -41,8 +41,41 @@ if TYPE_CHECKING:
     from engine.kernels.trim import Keep
 
 LEAST_NORM = 1e-7
+"""A norm below this is not restored."""
 ELECT_BY_COUNT = Parameter("elect_by_count", "global", default=False)
 """Elect the sign that more of the trimmed task vectors have, not that of their weighted sum (our extension)."""
+
+
+Elect = tuple[int, bool, np.float32]
+"""For the kernels: (`combine`'s ALL, SUM or COUNT, normalize, λ)."""
+
+
+class Kernels(Protocol):
+    """A way to trim, in compiled loops."""
+
+    def merge(self, call: Call, raw: RawBlock, facts: Facts, elect: Elect, out: Array) -> None:
+        """out[n] = b + what the trimmed, weighted task vectors are combined to."""
+
+    def masses(self, call: Call, raw: RawBlock, facts: Facts, out: Array) -> None:
+        """out[2, M] = L1 norms of the task vectors, whole and trimmed."""
+
+
+@dataclass(frozen=True)
+class ElementKernels:
+    """Kernels of a way to trim that looks at one element at a time; `keep` says which a block keeps."""
+
+    keep: Callable[[Call, RawBlock, Facts], Keep]
+
+    def merge(self, call: Call, raw: RawBlock, facts: Facts, elect: Elect, out: Array) -> None:
+        from engine.kernels import combine
+
+        coefficients, weights = divisors(call, facts)
+        combine.delta(raw.rows, self.keep(call, raw, facts), coefficients, elect, weights, out, raw.work)
+
+    def masses(self, call: Call, raw: RawBlock, facts: Facts, out: Array) -> None:
+        from engine.kernels import measure
+
+        measure.masses(raw.rows, raw.elements, self.keep(call, raw, facts), out, raw.work)
 
 
 @dataclass(frozen=True)
@@ -51,19 +84,24 @@ class Trim:
 
     Attributes:
         kept: (call, block, facts) → the M trimmed task vectors: the definition.
-        keep: (call, block, facts) → what the kernels keep.
+        kernels: the same in compiled loops.
         stages: call → the facts that these two take.
         parameters: per model, beside the weight; scope, random, check, workspace: as in `Method`.
     """
 
     kept: Callable[[Call, Block, Facts], list[Tensor]]
-    keep: Callable[[Call, RawBlock, Facts], Keep]
+    kernels: Kernels
     stages: Callable[[Call], tuple[Stage, ...]] = lambda call: ()
     parameters: tuple[Parameter, ...] = ()
     scope: Scope = "element"
     random: bool = False
     check: Callable[[Call], str | None] = lambda call: None
     workspace: Callable[[Call], int] = lambda call: 0
+
+
+def divisors(call: Call, facts: Facts) -> tuple[Array, Array]:
+    """float32[M] each, for the kernels: what multiplies δ_j, and what an agreeing source adds to the divisor."""
+    return facts["coefficients"].astype(np.float32), np.array(call.sources["weight"], np.float32)
 
 
 def delta_method(name: str, summary: str, trim: Trim, *, elects: bool, defaults: dict[str, bool]) -> Method:
@@ -77,15 +115,8 @@ def delta_method(name: str, summary: str, trim: Trim, *, elects: bool, defaults:
         from engine.kernels import combine
 
         way = combine.ALL if not elects else combine.COUNT if call.options["elect_by_count"] else combine.SUM
-        combine.delta(
-            raw.rows,
-            trim.keep(call, raw, facts),
-            facts["coefficients"].astype(np.float32),
-            (way, bool(call.options["normalize"]), np.float32(call.options["lambda"])),
-            np.array(call.sources["weight"], np.float32),
-            out,
-            raw.work,
-        )
+        elect = way, bool(call.options["normalize"]), np.float32(call.options["lambda"])
+        trim.kernels.merge(call, raw, facts, elect, out)
 
     def stages(call: Call) -> tuple[Stage, ...]:
         return (*trim.stages(call), *_mass(call, trim), coefficients(elects=elects))
@@ -136,12 +167,8 @@ def _mass(call: Call, trim: Trim) -> tuple[Stage, ...]:
         kept = [lane_sum(delta.abs()) for delta in trim.kept(call, block, facts)]
         return torch.stack([torch.stack(whole), torch.stack(kept)])
 
-    def kernel(call: Call, raw: RawBlock, facts: Facts, out: Array) -> None:
-        from engine.kernels import measure
-
-        measure.masses(raw.rows, raw.elements, trim.keep(call, raw, facts), out, raw.work)
-
-    return (Stage("mass", _finish_mass, lambda call: (2, len(call.source_ids)), measure=measure, kernel=kernel),)
+    shape = (2, len(call.source_ids))
+    return (Stage("mass", _finish_mass, lambda call: shape, measure=measure, kernel=trim.kernels.masses),)
 
 
 def _finish_mass(call: Call, partial: Any, facts: Facts) -> Array:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from engine.methods import deltas
 from engine.methods.contract import Block, Call, Facts, RawBlock
-from engine.methods.delta_family import Trim, delta_method
+from engine.methods.delta_family import ElementKernels, Trim, delta_method
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,7 @@ def _keep(call: Call, raw: RawBlock, facts: Facts) -> Keep:
 METHOD = delta_method(
     "task_arithmetic",
     "base plus weighted task vectors",
-    Trim(_kept, _keep),
+    Trim(_kept, ElementKernels(_keep)),
     elects=False,
     defaults={"normalize": False},
 )

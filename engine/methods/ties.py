@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from engine.methods import magnitude
 from engine.methods.contract import DENSITY, Array, Call, Stage
-from engine.methods.delta_family import Trim, delta_method
+from engine.methods.delta_family import ElementKernels, Trim, delta_method
 
 
 def kept_count(elements: int, density: float) -> int:
@@ -26,7 +26,7 @@ def _stages(call: Call) -> tuple[Stage, ...]:
     return () if all(density >= 1 for density in call.sources["density"]) else magnitude.Cuts(_ks).stages()
 
 
-TRIM = Trim(magnitude.kept, magnitude.keep, stages=_stages, parameters=(DENSITY,))
+TRIM = Trim(magnitude.kept, ElementKernels(magnitude.keep), stages=_stages, parameters=(DENSITY,))
 
 METHOD = delta_method(
     "ties",

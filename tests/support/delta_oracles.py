@@ -22,6 +22,24 @@ def breadcrumbs(delta: Values, density: float, gamma: float) -> Values:
     return _only(delta, rising[smallest : smallest + target])
 
 
+def della_chances(delta: Values, density: float, epsilon: float) -> Values:
+    """By what chance DELLA keeps each element (Deep et al. 2024): (density − ε) + 2 ε r, r its rank in the row, 0 to 1.
+
+    As documented: rows are those of the last dimension, and elements of one bucket share the middle of its ranks.
+    """
+    if not 0 < density < 1 or delta.shape[-1:] in ((), (1,)):
+        return np.full(delta.shape, min(density, 1.0))
+    rows = []
+    for row in delta.reshape(-1, delta.shape[-1]):
+        octave = np.abs(row).astype(np.float32).view(np.int32) >> 16
+        away = octave.max() - octave
+        bucket = np.minimum(np.where(away < 1024, away, 768 + away // 4), 1791)
+        _, which, counts = np.unique(-bucket, return_inverse=True, return_counts=True)
+        middle = np.cumsum(counts) - counts + (counts - 1) / 2
+        rows.append((density - epsilon) + 2 * epsilon * middle[which] / (row.size - 1))
+    return np.array(rows).reshape(delta.shape)
+
+
 def rescaled(whole: Values, kept: Values) -> Values:
     """What was kept of a task vector, with the L1 norm of the whole; as it is where either norm is below 1e-7."""
     sums = float(np.abs(whole).sum()), float(np.abs(kept).sum())

@@ -48,7 +48,7 @@ CHOICES: dict[str, list[float]] = {
     "rescale": [0.0, 1.0],
     "lambda": [0.8],
     "t": [0.002, 0.35],
-    "epsilon": [0.0, 0.0015],
+    "epsilon": [0.0, 0.0015, 0.009],
     "r": [0.3],
     "alpha": [0.2, 5.0],
     "mask_share": [0.2, 0.6],

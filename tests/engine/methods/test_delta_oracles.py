@@ -15,7 +15,7 @@ from oracle_runs import DTYPES, assert_merge_is_formula, source
 
 from bench.arrays import decode, encode, read_model, write_file
 from bench.families import Family
-from engine import parse_recipe
+from engine import parse_recipe, randomness
 from engine.recipe import Recipe
 
 SEED = 7
@@ -34,6 +34,13 @@ CASES: dict[str, tuple[Settings, Mapping[str, Any]]] = {
     "breadcrumbs": ({"density": (0.5, 0.9), "gamma": (0.01, 0.2)}, {}),
     "breadcrumbs, normalised": ({"density": (0.9, 1.0), "gamma": (0.0, 0.5)}, {"normalize": True, "rescale": True}),
     "breadcrumbs_ties": ({"density": (0.5, 0.03), "gamma": (0.01, 0.2)}, {"lambda": 1.1}),
+    "della": ({"density": (0.5, 0.8), "epsilon": (0.3, 0.15)}, {"lambda": 1.1}),
+    "della, by count": ({"density": (0.3, 1.0), "epsilon": (0.05, 0.15)}, {"elect_by_count": True, "normalize": False}),
+    "della_linear": ({"density": (0.5, 0.8), "epsilon": (0.3, 0.15)}, {}),
+    "della_linear, not rescaled": (
+        {"density": (0.4, 0.0), "epsilon": (0.3, 0.15)},
+        {"rescale": False, "normalize": True},
+    ),
     "sce": ({}, {}),
     "sce, selected": ({}, {"select_topk": 0.5}),
     "sce, by count": ({}, {"select_topk": 0.07, "elect_by_count": True}),
@@ -49,7 +56,7 @@ def test_a_merge_equals_the_formula_in_float64_rounded_once(
     recipe = _recipe(case, dtype, small_family)
 
     def formula(tensor: str, base: Values, tunes: list[Values]) -> Expected:
-        return _formula(case, base, tunes)
+        return _formula(case, base, tunes, recipe, tensor)
 
     assert_merge_is_formula(recipe, small_family, formula, tmp_path / "out")
 
@@ -100,20 +107,32 @@ def _recipe(case: str, dtype: str | None, family: Family) -> Recipe:
     return parse_recipe(data | {"parameters": whole} | ({"dtype": dtype} if dtype else {}), origin="test")
 
 
-def _formula(case: str, base: Values, tunes: list[Values]) -> Expected:
+def _formula(case: str, base: Values, tunes: list[Values], recipe: Recipe, tensor: str) -> Expected:
     own, whole = CASES[case]
     method = case.split(",")[0]
     by_count = whole.get("elect_by_count", False)
     if method == "sce":
         return trims.sce(base, tunes, whole.get("select_topk", 1.0), by_count=by_count)
-    trim = TRIMS[method.removesuffix("_ties")]
     kept = []
     for place, tune in enumerate(tunes):
-        delta = trim(tune - base, {name: values[place] for name, values in own.items()})
-        kept.append(trims.rescaled(tune - base, delta) if whole.get("rescale") else delta)
-    scale = whole.get("lambda", 1.0)
-    normalize = whole.get("normalize", method == "ties")
-    if not method.endswith("ties"):
+        settings = {name: values[place] for name, values in own.items()}
+        if method.startswith("della"):
+            bits = _bits(recipe, tensor, place, base)
+            chances = trims.della_chances(tune - base, settings["density"], settings["epsilon"])
+            delta = np.where(bits < np.ceil(chances * 2**24), tune - base, 0.0)
+        else:
+            delta = TRIMS[method.removesuffix("_ties")](tune - base, settings)
+        rescale = whole.get("rescale", method.startswith("della"))
+        kept.append(trims.rescaled(tune - base, delta) if rescale else delta)
+    scale, normalize = whole.get("lambda", 1.0), whole.get("normalize", method in ("ties", "della"))
+    if method in ("breadcrumbs", "della_linear"):
         return oracles.summed(base, kept, WEIGHTS, scale=scale, normalize=normalize)
     parts = [weight * delta for weight, delta in zip(WEIGHTS, kept, strict=True)]
     return oracles.elected(base, parts, WEIGHTS, scale=scale, normalize=normalize, by_count=by_count)
+
+
+def _bits(recipe: Recipe, tensor: str, place: int, base: Values) -> Values:
+    """The documented random bits of one source, in the tensor's shape."""
+    source_id = recipe.source_ids[recipe.slices[0].sources[place].model]
+    keys = randomness.block_keys(SEED, tensor, (source_id,), 0)
+    return randomness.bits_tensor(0, base.size, keys[0]).numpy().reshape(base.shape)
