@@ -1,4 +1,4 @@
-"""breadcrumbs: task vectors without their largest and their smallest elements, summed (Davari and Belilovsky 2023).
+"""breadcrumbs: task vectors without their largest and smallest elements, summed (Model Breadcrumbs; arXiv 2312.06795).
 
     δ_j = x_j − b;   out = b + λ · Σ_j w_j · δ'_j    (÷ Σ w with normalize, off by default)
 

@@ -1,4 +1,4 @@
-"""breadcrumbs_ties: task vectors trimmed as Breadcrumbs (Davari and Belilovsky 2023), then TIES' sign election.
+"""breadcrumbs_ties: task vectors trimmed as Breadcrumbs (arXiv 2312.06795), then TIES' sign election.
 
 δ'_j as in `breadcrumbs`;   out = b + λ · Σ agreeing w_j δ'_j    (÷ Σ agreeing w_j with normalize, off by default)
 """

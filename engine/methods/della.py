@@ -1,4 +1,4 @@
-"""della: magnitude-ranked dropping and rescaling (DELLA, Deep et al. 2024), then TIES' sign election.
+"""della: magnitude-ranked dropping and rescaling (DELLA; arXiv 2406.11617), then TIES' sign election.
 
 δ'_j as in `della_linear`;   out = b + λ · Σ agreeing w_j s_j δ'_j / Σ agreeing w_j
 """

@@ -1,4 +1,4 @@
-"""della_linear: magnitude-ranked dropping and rescaling of task vectors (DELLA, Deep et al. 2024), summed.
+"""della_linear: magnitude-ranked dropping and rescaling of task vectors (DELLA; arXiv 2406.11617), summed.
 
     δ'_j = δ_j · m,   m ~ Bernoulli(p),   p = (density_j − ε_j) + 2 ε_j · r;   out = b + λ · Σ_j w_j · s_j · δ'_j
 

@@ -1,4 +1,4 @@
-"""sce: select, calculate, erase (FuseChat, Wan et al. 2024, with mergekit's guards).
+"""sce: select, calculate, erase (FuseChat, Wan et al. 2024, arXiv 2408.07990, with mergekit's guards).
 
     δ_j = x_j − b
     select      the k = ⌊select_topk · #(variance ≠ 0)⌋ elements with the largest variance between the δ_j stay
