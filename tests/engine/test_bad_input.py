@@ -12,7 +12,6 @@ import pytest
 from bench.arrays import read_model, write_file
 from bench.families import Shape, make_family
 from engine import MergefleetError, merge
-from engine.methods import METHODS
 
 SHAPE = Shape(hidden=16, layers=4, mlp=32, heads=2, kv_heads=1, vocab=32)
 WIDER = Shape(hidden=16, layers=4, mlp=48, heads=2, kv_heads=1, vocab=32)
@@ -55,9 +54,6 @@ RECIPES = [
     ("unknown method",
      "merge_method: dare_tise\nbase_model: base\n" + TWO,
      "recipe.yml: merge_method: unknown method 'dare_tise'; did you mean 'dare_ties'?"),
-    ("method of a later release",
-     "merge_method: model_stock\nbase_model: base\n" + TWO,
-     f"recipe.yml: merge_method: 'model_stock' is not supported yet; known: {', '.join(sorted(METHODS))}."),
     ("unknown parameter",
      "merge_method: linear\n" + TWO.replace("weight", "wieght", 1),
      "recipe.yml: models[0].parameters.wieght: unknown parameter; did you mean 'weight'? "
