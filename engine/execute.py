@@ -158,6 +158,7 @@ class _Run:
             for index, tiles in giants:
                 self._measure_together(pool, index)
                 self._wait([pool.submit(self._tile, tile) for tile in tiles])
+                del self.facts[index]
             self._wait([pool.submit(job) for job in jobs])
 
     def _jobs(self) -> tuple[list[Callable[[], None]], list[tuple[int, list[Tile]]]]:
@@ -211,6 +212,7 @@ class _Run:
         for tile in tiles:
             self._tile(tile)
         thread.hold(None)
+        del self.facts[index]  # with coefficients for every row those of a large model are hundreds of megabytes
 
     def _measure_together(self, pool: ThreadPoolExecutor, index: int) -> None:
         if index in self.facts:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from safetensors.numpy import load_file, save_file
 from bench.torture import torture_family
 from engine import Options, make_plan, merge, open_checkpoints
 from engine.errors import InputsChanged, MergefleetError, NotFinite, OutputExists, PlanError, SourceError
+from engine.execute import Hooks, execute
 from engine.job import Job
 from engine.methods import METHODS
+from engine.methods.contract import Facts
 from engine.tensorfile.header import read_header
 
 MIB = 1 << 20
@@ -190,6 +193,20 @@ def test_nan_in_a_streamed_tensor_counts_once_however_many_passes_read_it(tmp_pa
     assert result.nonfinite == {(str(tmp_path / "bad"), "model.layers.0.mlp.up_proj.weight"): 1}
 
 
+def test_the_facts_of_a_tensor_are_let_go_when_it_is_done(tmp_path: Path) -> None:
+    models = tuple(small(tmp_path / name) for name in "bxy")
+    recipe = recipe_of("model_stock", models, parameters={"filter_wise": True})
+    alive: list[weakref.ref[Any]] = []
+    with Job.prepare(recipe, tmp_path / "out", Options(threads=1)) as job:
+
+        def on_facts(index: int, facts: Facts) -> None:
+            assert not [array for array in (known() for known in alive) if array is not None]
+            alive.extend(weakref.ref(array) for array in facts.values())
+
+        execute(job.plan, job.checkpoints, job.sink, work=job.work(), hooks=Hooks(on_facts=on_facts))
+    assert len(alive) == 3
+
+
 def test_a_run_that_fails_to_begin_lets_go_of_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = recipe_of("linear", [small(tmp_path / name) for name in "bxy"])
 
@@ -249,8 +266,6 @@ def test_what_a_dead_run_journalled_is_not_made_again(torture: tuple[Path, ...],
             made.append(tile.number)
 
         job.record = record_then_stop  # type: ignore[method-assign]
-        from engine.execute import execute
-
         with pytest.raises(Stop):
             execute(job.plan, job.checkpoints, job.sink, work=job.work(), hooks=job.hooks())
     with Job.prepare(recipe, tmp_path / "out", replace(options, tile_bytes=MIB)) as job:
@@ -265,8 +280,6 @@ def test_a_journalled_tile_whose_bytes_were_lost_is_made_again(torture: tuple[Pa
     recipe = recipe_of("linear", torture)
     wanted = bytes_of(merge(recipe, tmp_path / "whole").out)
     with Job.prepare(recipe, tmp_path / "out", Options()) as job:
-        from engine.execute import execute
-
         execute(job.plan, job.checkpoints, job.sink, work=job.work(), hooks=job.hooks())
     file = tmp_path / "out.partial" / "out" / "model.safetensors"
     with file.open("r+b") as handle:
