@@ -24,7 +24,6 @@ from engine.open_files import allow_open_files
 from engine.plan import OutputTensor, Plan, Tile, stream_bytes
 from engine.recipe import ModelRef
 from engine.sinks import Sink
-from engine.tensorfile.header import ITEMSIZE
 from engine.worker import Arithmetic, RowPool, Shared, Worker
 
 
@@ -181,8 +180,7 @@ class _Run:
 
     def _held_bytes(self, tensor: OutputTensor) -> int:
         """What one thread needs to hold all rows of a tensor at once, besides what streaming takes."""
-        rows = tensor.blocks * tensor.block * ITEMSIZE[tensor.row_dtype] * len(tensor.inputs)
-        return rows + stream_bytes(tensor, self.plan.method)
+        return tensor.blocks * tensor.rows_nbytes + stream_bytes(tensor, self.plan.method)
 
     def _wait(self, futures: list[Future[Any]]) -> None:
         """Wait for all; at the first failure the others stop at their next block, and it is raised."""

@@ -74,6 +74,11 @@ class OutputTensor:
         return self.call is None and (formats != {self.dtype} or self.inputs[0].beyond is not None)
 
     @property
+    def rows_nbytes(self) -> int:
+        """Memory for one block of all inputs: one size for all blocks but longer ones, so that it is used again."""
+        return len(self.inputs) * max(self.block, BLOCK) * ITEMSIZE[self.row_dtype]
+
+    @property
     def wide(self) -> bool:
         """Arithmetic in float64, because a source is."""
         return self.row_dtype == "F64"
@@ -166,7 +171,6 @@ class Plan:
 def stream_bytes(tensor: OutputTensor, method: Method) -> int:
     """Bytes one thread holds while it streams a tensor block by block: rows, conversions, output, partials, work."""
     block = min(tensor.block, tensor.elements)
-    rows = len(tensor.inputs) * tensor.block * ITEMSIZE[tensor.row_dtype]
     conversions = block * (8 + ITEMSIZE[tensor.row_dtype]) + sum(view.scratch for view in tensor.views)
     call, work = tensor.call, 0
     if call is not None:
@@ -176,4 +180,4 @@ def stream_bytes(tensor: OutputTensor, method: Method) -> int:
         work += method.workspace(call)
         if method.kernel is None or tensor.wide:  # the definitions' own tensors: decoded rows and some of their size
             work += (2 * len(tensor.inputs) + 2) * block * (8 if tensor.wide else 4)
-    return rows + conversions + tensor.block * ITEMSIZE[tensor.dtype] + work
+    return tensor.rows_nbytes + conversions + tensor.block * ITEMSIZE[tensor.dtype] + work

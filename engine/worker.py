@@ -157,7 +157,7 @@ class Worker:
         if self._held is not None and number in self._held:
             return self._held[number], elements
         if self._held is not None:
-            self._taken.append(self.job.pool.take(_row_bytes(tensor), self._allocate))
+            self._taken.append(self.job.pool.take(tensor.rows_nbytes, self._allocate))
             rows = self._held[number] = _as_rows(self._taken[-1], tensor)
         else:
             rows = self._reused(tensor)
@@ -169,7 +169,7 @@ class Worker:
 
     def _reused(self, tensor: OutputTensor) -> Array:
         """Rows [inputs, tensor.block] in memory that every block uses, and that only grows."""
-        nbytes = _row_bytes(tensor)
+        nbytes = tensor.rows_nbytes
         if self._rows.nbytes < nbytes:
             self._rows = self._allocate(nbytes)
         return _as_rows(self._rows[:nbytes], tensor)
@@ -266,11 +266,8 @@ def count_nonfinite(checkpoint: Checkpoint, name: str) -> int:
     return total
 
 
-def _row_bytes(tensor: OutputTensor) -> int:
-    return len(tensor.inputs) * tensor.block * ITEMSIZE[tensor.row_dtype]
-
-
 def _as_rows(memory: Array, tensor: OutputTensor) -> Array:
-    """uint8 memory as rows [inputs, tensor.block] of stored bits."""
-    rows: Array = memory.view(STORED[tensor.row_dtype]).reshape(len(tensor.inputs), tensor.block)
+    """uint8 memory, as much of it as they take, as rows [inputs, tensor.block] of stored bits."""
+    elements = len(tensor.inputs) * tensor.block
+    rows: Array = memory.view(STORED[tensor.row_dtype])[:elements].reshape(len(tensor.inputs), tensor.block)
     return rows
