@@ -36,6 +36,7 @@ def examine() -> list[Check]:
         _shared_memory(),
         _kernel_cache(),
         _kernels(),
+        _own_methods(),
         *(_library(name, why) for name, why in _LIBRARIES.items()),
         _ray_auth(),
         _hub(),
@@ -116,6 +117,16 @@ def _kernels() -> Check:
     right = out.tolist() == [0x3F80, 0x3F00, 0xC000, 0x7F80]
     advice = "" if right else "this processor computes something else: please report it"
     return Check("kernels", "ok" if right else "fails", f"numba {_version('numba')}", advice)
+
+
+def _own_methods() -> Check:
+    from engine.methods import METHODS, own
+
+    installed = own.names()
+    found = ", ".join(f"{name} ({package})" for name, package in sorted(installed.items())) or "none installed"
+    hidden = ", ".join(sorted(METHODS.keys() & installed))
+    advice = f"{hidden}: mergefleet's own method of this name is used; rename yours" if hidden else ""
+    return Check("your own methods", "warns" if hidden else "ok", found, advice)
 
 
 def _library(name: str, why: str) -> Check:

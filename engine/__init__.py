@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from engine.execute import Executed, Hooks, Work
     from engine.job import MergeResult, StageResult
     from engine.merging import merge
+    from engine.methods.own import merge_method
     from engine.options import Options
     from engine.output_files import ShardSize
     from engine.plan import Plan
@@ -45,6 +46,7 @@ _HOME = {
     "load_stages": "stages",
     "make_plan": "planner",
     "merge": "merging",
+    "merge_method": "methods.own",
     "open_checkpoint": "checkpoint",
     "open_checkpoints": "checkpoint",
     "parse_recipe": "recipe_reader",
@@ -70,6 +72,7 @@ __all__ = [
     "load_stages",
     "make_plan",
     "merge",
+    "merge_method",
     "open_checkpoint",
     "open_checkpoints",
     "parse_recipe",

@@ -55,7 +55,7 @@ def call_facts(tensor: OutputTensor, plan: Plan) -> dict[str, Any]:
     }
     call = tensor.call
     if call is not None:
-        facts["method"] = [call.method, plan.method.version]
+        facts["method"] = [call.method, plan.method.version, *filter(None, [plan.method.package])]
         facts["sources"] = {name: list(values) for name, values in call.sources.items()}
         facts["options"] = dict(call.options)
         if not plan.method.exact:

@@ -14,6 +14,7 @@
     ├── NotFinite                        exit 1   NaN or Inf in a source, or made by rounding
     ├── OutputDamaged                    exit 1   bytes on disk are not the bytes that were written
     ├── EvaluationError                  exit 1   an evaluator could not score a candidate
+    ├── MethodError                      exit 1   a user's own merge method failed
     ├── StaleEpoch                       exit 1   a newer coordinator owns the campaign
     └── WorkerLost                       exit 1   workers died more often than the job may bear
 
@@ -104,6 +105,10 @@ class OutputDamaged(MergefleetError):
 
 
 class EvaluationError(MergefleetError):
+    pass
+
+
+class MethodError(MergefleetError):
     pass
 
 

@@ -19,7 +19,7 @@ from engine.device import choose_device
 from engine.errors import OutputDamaged
 from engine.execute import Executed, Hooks, Work, check_memory
 from engine.made import PROVENANCE, made_from
-from engine.methods import METHODS
+from engine.methods import methods_for
 from engine.methods.contract import Array, Facts
 from engine.model_code import copy_code, find_code
 from engine.open_files import allow_open_files
@@ -111,7 +111,8 @@ class Job:
         options = options or Options()
         options = replace(options, device=choose_device(options.device))
         loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-        check_parameters(loaded, METHODS, allow_unknown=options.allow_unknown)  # before anything is downloaded
+        methods = methods_for(loaded.method, loaded.origin)
+        check_parameters(loaded, methods, allow_unknown=options.allow_unknown)  # before anything is downloaded
         checkpoints = open_checkpoints(loaded.models)
         plan = make_plan(loaded, checkpoints, options)
         refuse_inside(out, [checkpoint.directory for checkpoint in checkpoints.values() if not checkpoint.raw])

@@ -14,7 +14,7 @@ from engine.device import choose_device
 from engine.donor import config_to_write
 from engine.errors import PlanError
 from engine.inexact import fingerprint
-from engine.methods import METHODS
+from engine.methods import methods_for
 from engine.methods.contract import Call, Method
 from engine.model_code import code_warning
 from engine.options import Options
@@ -51,12 +51,13 @@ def make_plan(
         PlanError: recipe and models do not fit together; names the tensor, the models, and both shapes.
     """
     options = options or Options()
-    warnings = check_parameters(recipe, METHODS, allow_unknown=options.allow_unknown)
+    methods = methods_for(recipe.method, recipe.origin)
+    warnings = check_parameters(recipe, methods, allow_unknown=options.allow_unknown)
     if not options.allow_mixed:
         refuse_mixed(recipe, checkpoints)
     if not options.carry_code:
         warnings += filter(None, [code_warning(checkpoints[recipe.donor])])
-    method = METHODS[recipe.method]
+    method = methods[recipe.method]
     wanted = [module.name for module in recipe.modules]
     models = {ref: sort_tensors(checkpoints[ref], wanted) for ref in recipe.models}
     raw = is_raw(recipe, checkpoints)
@@ -105,6 +106,8 @@ def _describe(
     device = choose_device(options.device)
     if device != "cpu":  # values agree within tolerances only, so another device is another merge
         describe["device"] = device
+    if method.package:
+        describe["method"] = method.package
     if not method.exact:
         describe["arithmetic"] = fingerprint(device)
     for ref in recipe.models:

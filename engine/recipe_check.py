@@ -59,7 +59,9 @@ def _method(recipe: Recipe, methods: Mapping[str, Method]) -> Method:
     where = KeyPath(recipe.origin).key("merge_method")
     if recipe.method in MERGEKIT_METHODS:
         raise where.error(f"{recipe.method!r} is not supported yet; known: {', '.join(sorted(methods))}.")
-    raise where.error(f"unknown method {recipe.method!r}; {did_you_mean(recipe.method, methods)}")
+    from engine.methods import own
+
+    raise where.error(f"unknown method {recipe.method!r}; {did_you_mean(recipe.method, [*methods, *own.names()])}")
 
 
 def _check_models(recipe: Recipe, placed: PlacedSlice, method: Method) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from engine.methods import (
     arcee_fusion,
     breadcrumbs,
@@ -62,4 +64,18 @@ METHODS: dict[str, Method] = {
     )
 }
 
-__all__ = ["METHODS", "Block", "Call", "Method", "Parameter", "Stage"]
+
+def methods_for(name: str, origin: str) -> Mapping[str, Method]:
+    """The table, and beside it the user's own method called `name`, where the table has none and a package has one.
+
+    Raises RecipeError, naming the recipe `origin`, where that method cannot be loaded.
+    """
+    if name in METHODS:
+        return METHODS
+    from engine.methods import own
+
+    found = own.find(name, origin)
+    return METHODS if found is None else {**METHODS, name: found}
+
+
+__all__ = ["METHODS", "Block", "Call", "Method", "Parameter", "Stage", "methods_for"]

@@ -165,6 +165,7 @@ class Method:
         check: call → what is wrong with its settings (completes "tensor X: "), None where nothing is.
         workspace: call → bytes that a thread needs beyond its rows, output and partials: the kernels' `room`.
         version: of the arithmetic; part of the recipe hash.
+        package: of a user's own method: name, version, and digest of its source; part of the recipe hash, too.
     """
 
     name: str
@@ -182,6 +183,7 @@ class Method:
     workspace: Callable[[Call], int] = lambda call: 0
     version: int = 1
     summary: str = field(default="")
+    package: str = ""
 
     def scope_of(self, options: Mapping[str, float], shape: tuple[int, ...]) -> Scope:
         return self.scope(options, shape) if callable(self.scope) else self.scope
