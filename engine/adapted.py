@@ -76,7 +76,8 @@ class AdaptedStore:
         total = BLOCK * 8 if update.replaced is not None else 0
         if update.factors is not None:
             columns, rank = self._columns(name), update.factors.rank
-            total += rank * (columns + -(-BLOCK // max(1, columns)) + 1) * 16
+            rows = -(-BLOCK // max(1, columns)) + 1
+            total += rank * (columns + rows) * 3 * 8  # as stored, decoded, and turned; float64 at most
         return total
 
     def refuse_changed(self) -> None:

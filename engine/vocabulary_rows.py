@@ -3,8 +3,8 @@
 Qwen2.5, for one, pads the rows of one vocabulary to 151936 in small models and to 152064 in large ones, and a
 fine-tune with new tokens has a few rows more than its base. The output has as many rows as the model whose tokenizer
 it gets, so every token has one, and rows that a source does not have are read from that model: a delta method sees a
-delta of 0 there where it is the base, and its new tokens keep their rows where it is a fine-tune. (mergekit cuts all
-matrices to the smallest, or to the base's, and leaves vocab_size in config.json as it was.)
+delta of 0 there where it is the base, and its new tokens keep their rows where it is a fine-tune. (mergekit
+refuses such models unless it builds a tokenizer, and then permutes and cuts rows.)
 """
 
 from __future__ import annotations

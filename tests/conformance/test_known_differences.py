@@ -54,6 +54,25 @@ def test_short_tensors_keep_their_karcher_mean_where_mergekit_writes_zeros(merge
     assert all(np.array_equal(ours[name], values) for name, values in source.items())
 
 
+def test_vocabularies_of_two_heights_are_merged_where_mergekit_refuses(merges: Merges) -> None:
+    case = CASES["D49"]
+    assert "Tensor size mismatch for lm_head.weight" in merges.errors[case["name"]]
+    base, a = (load(merges.families["padded"][name]).values["lm_head.weight"] for name in ("base", "a"))
+    ours = load(merges.mergefleet(case)).values["lm_head.weight"]
+    np.testing.assert_allclose(ours, np.concatenate([(base[:120] + a) / 2, base[120:]]), rtol=1e-6)
+
+
+def test_a_union_of_equal_vocabularies_keeps_padding_and_generation_settings_where_mergekit_drops_both(
+    merges: Merges,
+) -> None:
+    case = CASES["D50"]
+    directories = merges.mergekit[case["name"]], merges.mergefleet(case)
+    theirs, ours = (load(out).values["lm_head.weight"] for out in directories)
+    assert (theirs.shape, ours.shape) == ((64, 64), (128, 64))
+    np.testing.assert_allclose(ours[:64], theirs, rtol=1e-6)
+    assert [(out / "generation_config.json").exists() for out in directories] == [False, True]
+
+
 def test_an_untied_output_says_so_where_mergekit_keeps_the_flag_of_the_base(merges: Merges) -> None:
     case = CASES["D24"]
     theirs, ours = merges.mergekit[case["name"]], merges.mergefleet(case)

@@ -64,6 +64,22 @@ def _copies(directory: Path) -> Models:
     return {"base": base} | {name: _rewritten(base, directory / name, dtype="F32", factor=1.0) for name in "abc"}
 
 
+def _padded(directory: Path) -> Models:
+    """A base with generation settings, and a fine-tune with eight rows of padding less; both have one tokenizer."""
+    family = make_family(directory / "family", SHAPE, dtype="F32", seed=3, tunes=1)
+    models = {"base": directory / "base", "a": directory / "a"}
+    for source, target, rows in zip(family.models, models.values(), (SHAPE.vocab, SHAPE.vocab - 8), strict=True):
+        config = {**json.loads((source / "config.json").read_text()), "vocab_size": rows}
+        write_configuration(target, config, vocab=64)
+        tensors = {name: (code, np.asarray(stored)) for name, (code, stored) in read_model(source).items()}
+        for name in ("model.embed_tokens.weight", "lm_head.weight"):
+            code, stored = tensors[name]
+            tensors[name] = code, stored[:rows]
+        write_file(target / "model.safetensors", tensors)
+    (models["base"] / "generation_config.json").write_text("{}")
+    return models
+
+
 def _vlm(directory: Path) -> Models:
     """Models of a text, a vision and a projector module."""
     return {name: Path(make_vlm(directory / name, tune=tune)) for tune, name in enumerate(("base", "a", "b"))}
@@ -87,5 +103,6 @@ FAMILIES: dict[str, Callable[[Path], Models]] = {
     "f16 far apart": _far_apart,
     "half tied": _half_tied,
     "copies": _copies,
+    "padded": _padded,
     "vlm": _vlm,
 }
