@@ -22,6 +22,12 @@ from engine.plan import OutputTensor
 CASES = drawn([name for name in SPECS if name in METHODS], each=9)
 
 
+def test_there_are_at_least_150_recipes_of_all_methods_and_families() -> None:
+    assert len(CASES) >= 150
+    assert {case["recipe"]["merge_method"] for case in CASES} == set(SPECS)
+    assert len({case["family"] for case in CASES}) >= 7
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_a_drawn_recipe_means_what_it_means_in_mergekit(case: Case, drawn_merges: Merges) -> None:
     assert case["name"] not in drawn_merges.errors, (drawn_merges.errors[case["name"]], case["recipe"])
