@@ -32,7 +32,7 @@ def call_of(method: str, shape: tuple[int, ...], seed: int = 0, **given: float) 
 
     options = values("global")
     sources = {name: (value,) for name, value in values("model").items()}
-    return Call(method, "t", shape, True, (1,), sources, options, seed, METHODS[method].scope_with(options))
+    return Call(method, "t", shape, True, (1,), sources, options, seed, METHODS[method].scope_of(options, shape))
 
 
 def kept(method: str, delta: Deltas, seed: int = 0, **given: float) -> NDArray[np.bool_]:
