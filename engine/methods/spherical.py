@@ -120,8 +120,10 @@ def _spread(call: Call, block: Block, coefficients: Array) -> list[Tensor]:
         coefficients, place = coefficients[_rows_of(call, block.start, like.numel())], place // call.columns
     elif len(coefficients) > 1:
         place = (block.start + place) % len(coefficients)
-    groups = torch.from_numpy(coefficients.T.copy()).to(device=like.device, dtype=like.dtype)
-    return [group[0] if len(group) == 1 else group[place] for group in groups]
+    # on a GPU facts are tensors already; those from a journal are arrays that may not be written to
+    there = coefficients if isinstance(coefficients, torch.Tensor) else torch.from_numpy(np.array(coefficients))
+    inputs = there.to(device=like.device, dtype=like.dtype).unbind(1)
+    return [factor[0] if len(factor) == 1 else factor[place] for factor in inputs]
 
 
 def _rows_of(call: Call, start: int, elements: int) -> slice:
