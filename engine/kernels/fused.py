@@ -193,7 +193,7 @@ def _items(values: Any, places: Any) -> Any:
     last = len(places) - 1
     if last == 0:
         return lambda values, places: (values[0],)
-    return lambda values, places: items(values, places[1:]) + (values[last],)
+    return lambda values, places: (*items(values, places[1:]), values[last])
 
 
 @overload(pieces, strict=False)
@@ -203,7 +203,7 @@ def _pieces(rows: Any, first: Any, at: Any, places: Any) -> Any:
         return lambda rows, first, at, places: ()
 
     def implementation(rows: Any, first: Any, at: Any, places: Any) -> Any:
-        return pieces(rows, first, at, places[1:]) + (rows[first + last, at[0] : at[1]],)
+        return (*pieces(rows, first, at, places[1:]), rows[first + last, at[0] : at[1]])
 
     return implementation
 
@@ -245,7 +245,7 @@ def _parts(xs: Any, b: Any, cs: Any, own: Any, i: Any) -> Any:
     def implementation(xs: Any, b: Any, cs: Any, own: Any, i: Any) -> Any:
         delta = decode(xs[last][i]) - b
         part = cs[last] * (delta if kept(own[last], delta, i) else np.float32(0))
-        return parts(xs[:-1], b, cs, own, i) + (part,)
+        return (*parts(xs[:-1], b, cs, own, i), part)
 
     return implementation
 
@@ -270,7 +270,7 @@ def _rules(rule: Any, start: Any, places: Any) -> Any:
     last = len(places) - 1
     if last < 0:
         return lambda rule, start, places: ()
-    return lambda rule, start, places: rules(rule, start, places[1:]) + (own_rule(rule, start, last),)
+    return lambda rule, start, places: (*rules(rule, start, places[1:]), own_rule(rule, start, last))
 
 
 @overload(own_rule, strict=False)
