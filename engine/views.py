@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,13 +45,13 @@ class View:
         """The view, and those beyond it."""
         return (self, *(self.beyond.chain if self.beyond else ()))
 
-    def parts(self, start: int, row: Any) -> Iterator[tuple[View, int, Any]]:
+    def parts(self, start: int, row: Any) -> tuple[tuple[View, int, Any], ...]:
         """(view, first element, piece of `row`) for elements start … start + n: more than one where the tensor ends."""
-        own = len(row) if self.beyond is None else max(0, min(len(row), self.elements - start))
-        if own:
-            yield self, start, row[:own]
-        if self.beyond is not None and own < len(row):
-            yield from self.beyond.parts(start + own, row[own:])
+        if self.beyond is None:
+            return ((self, start, row),)
+        own = max(0, min(len(row), self.elements - start))
+        there = ((self, start, row[:own]),) if own else ()
+        return (*there, *self.beyond.parts(start + own, row[own:])) if own < len(row) else there
 
 
 def rounded_dtype(stored: str, wanted: str | None) -> str:

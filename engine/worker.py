@@ -146,7 +146,7 @@ class Worker:
         out = self._output(tensor)[:elements]
         at = (number, elements)
         self.arithmetic(tensor).merge(call, rows, at, facts=facts, out=out)
-        self.check_finite(out, tensor, number, None)
+        self._check_made(out, tensor, number)
         return out
 
     def rows(self, tensor: OutputTensor, number: int) -> tuple[Array, int]:
@@ -161,11 +161,21 @@ class Worker:
             rows = self._held[number] = _as_rows(self._taken[-1], tensor)
         else:
             rows = self._reused(tensor)
-        for row, view in zip(rows, tensor.inputs, strict=True):
-            for part, start, piece in view.parts(number * tensor.block, row[:elements]):
-                self.reader.fill(self.job.sources[part.source], part, start, piece)
-                self.check_finite(piece, tensor, number, part)
+        self._read(tensor, number, rows, elements)
         return rows, elements
+
+    def _read(self, tensor: OutputTensor, number: int, rows: Array, elements: int) -> None:
+        """Fill rows[inputs, ≥ elements] with a block, and look for NaN and Inf in it: in all inputs at once."""
+        from engine.kernels import combine
+
+        start = number * tensor.block
+        inputs = zip(rows, tensor.inputs, strict=True)
+        pieces = [piece for row, view in inputs for piece in view.parts(start, row[:elements])]
+        for view, at, values in pieces:
+            self.reader.fill(self.job.sources[view.source], view, at, values)
+        if combine.count_nonfinite_rows(rows, elements):
+            for view, _, values in pieces:
+                self._check_read(values, tensor, number, view)
 
     def _reused(self, tensor: OutputTensor) -> Array:
         """Rows [inputs, tensor.block] in memory that every block uses, and that only grows."""
@@ -188,7 +198,7 @@ class Worker:
         rows, elements = self.rows(tensor, number)
         out = self._output(tensor)[:elements]
         combine.convert(rows[0][:elements], out)
-        self.check_finite(out, tensor, number, None)
+        self._check_made(out, tensor, number)
         return out
 
     def _copied(self, tensor: OutputTensor, number: int) -> Array:
@@ -208,23 +218,35 @@ class Worker:
                     "not floating point can only be copied where all models agree. Take it from one model (slices)."
                 )
         if tensor.dtype in STORED:
-            self.check_finite(data.view(STORED[tensor.dtype]), tensor, number, tensor.inputs[0])
+            self._check_read(data.view(STORED[tensor.dtype]), tensor, number, tensor.inputs[0])
         return data
 
-    def check_finite(self, row: Array, tensor: OutputTensor, block: int, view: View | None) -> None:
-        """Count NaN and Inf in what was read through `view`, or (None) in what was merged; NotFinite unless allowed."""
+    def _check_read(self, values: Array, tensor: OutputTensor, block: int, view: View) -> None:
+        """Count NaN and Inf in what was read through `view`; NotFinite unless they are allowed."""
         from engine.kernels import combine
 
-        count = int(combine.count_nonfinite(row))
-        sources = [str(self.job.sources[read.source].ref) for read in ([view] if view else tensor.views)]
-        if not count or (view is None and any((name, tensor.name, block) in self.job.bad for name in sources)):
-            return  # what is not finite in a source is not finite in the result: counted already
-        origin = sources[0] if view else "merging"
+        if count := int(combine.count_nonfinite(values)):
+            self._count(str(self.job.sources[view.source].ref), tensor, block, count)
+            if not self.job.allow_nonfinite:
+                raise _read_nonfinite(self.job, view, count)
+
+    def _check_made(self, out: Array, tensor: OutputTensor, block: int) -> None:
+        """The same for what was merged; what is not finite in a source is not finite in the result: counted already."""
+        from engine.kernels import combine
+
+        count = int(combine.count_nonfinite(out))
+        if not count or any(
+            (str(self.job.sources[view.source].ref), tensor.name, block) in self.job.bad for view in tensor.views
+        ):
+            return
+        self._count("merging", tensor, block, count)
+        if not self.job.allow_nonfinite:
+            raise _made_nonfinite(tensor, count)
+
+    def _count(self, origin: str, tensor: OutputTensor, block: int, count: int) -> None:
         with self.job.lock:
             key = origin, tensor.name, block
             self.job.bad[key] = max(count, self.job.bad.get(key, 0))
-        if not self.job.allow_nonfinite:
-            raise _made_nonfinite(tensor, count) if view is None else _read_nonfinite(self.job, view, count)
 
 
 def _made_nonfinite(tensor: OutputTensor, count: int) -> NotFinite:

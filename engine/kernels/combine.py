@@ -51,6 +51,15 @@ def count_nonfinite(row: Any) -> Any:
     return count
 
 
+@kernel
+def count_nonfinite_rows(rows: Any, n: Any) -> Any:
+    """How many of the first n elements of rows[N, ≥ n] are NaN or Inf."""
+    count = np.int64(0)
+    for j in range(rows.shape[0]):
+        count += count_nonfinite(rows[j, :n])
+    return count
+
+
 def linear(rows: Any, coefficients: Any, out: Any, work: Any) -> None:
     """out = Σ_j coefficients[j] · rows[j], summed in order of j in float32."""
     if fused.serves(rows, out):

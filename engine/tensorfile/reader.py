@@ -7,12 +7,12 @@ import os
 from engine.errors import SourceError
 
 
-def read_exactly(fd: int, offset: int, buffer: memoryview, *, origin: str) -> None:
+def read_exactly(fd: int, offset: int, buffer: memoryview, *, origin: object) -> None:
     """Fill `buffer` (contiguous, any item type) with the bytes of `fd` from `offset` on.
 
     Positional reads share no state, so any number of threads may read one descriptor.
 
-    Raises SourceError naming `origin` where the file ends too early or the device fails.
+    Raises SourceError naming `origin` (as text, which is made only then) where the file ends too early or the device fails.
     """
     view = buffer.cast("B") if buffer.format != "B" or buffer.ndim != 1 else buffer
     done, wanted = 0, len(view)

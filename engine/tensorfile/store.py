@@ -38,6 +38,9 @@ class StoredTensor(SourceTensor):
     file: Path
     offset: int
 
+    def __str__(self) -> str:
+        return f"{self.file}: tensor {self.name!r}"
+
 
 class Store(Protocol):
     """What a source reads its tensors from: files (TensorStore), or files with a LoRA adapter on top."""
@@ -138,7 +141,7 @@ class TensorStore:
         fd = self._fds.get(tensor.file)
         if fd is None:
             fd = self._open(tensor.file)
-        read_exactly(fd, tensor.offset + byte_offset, buffer, origin=f"{tensor.file}: tensor {name!r}")
+        read_exactly(fd, tensor.offset + byte_offset, buffer, origin=tensor)
 
     def scratch_bytes(self, name: str) -> int:
         return 0
