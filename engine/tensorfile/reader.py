@@ -12,7 +12,7 @@ def read_exactly(fd: int, offset: int, buffer: memoryview, *, origin: object) ->
 
     Positional reads share no state, so any number of threads may read one descriptor.
 
-    Raises SourceError naming `origin` (as text, which is made only then) where the file ends too early or the device fails.
+    Raises SourceError naming `origin` (whose text is made only then) where the file ends early or the device fails.
     """
     view = buffer.cast("B") if buffer.format != "B" or buffer.ndim != 1 else buffer
     done, wanted = 0, len(view)
