@@ -15,21 +15,6 @@ from engine.settings import ByName, Gradient, Setting, constants, setting_to_dat
 if TYPE_CHECKING:
     from engine.methods.contract import Method, Parameter
 
-MERGEKIT_METHODS = frozenset(
-    (
-        *("arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties", "della", "della_linear"),
-        *("karcher", "linear", "model_stock", "multislerp", "nearswap", "nuslerp", "passthrough"),
-        *("ram", "ramplus_tl", "sce", "slerp", "task_arithmetic", "ties"),
-    )
-)
-MERGEKIT_PARAMETERS = frozenset(
-    (
-        *("alpha", "density", "epsilon", "eps", "filter_wise", "gamma", "int8_mask", "lambda", "max_iter", "normalize"),
-        *("normalize_weights", "nuslerp_flatten", "nuslerp_row_wise", "r", "rescale", "scale", "select_topk", "t"),
-        *("tol", "weight"),
-    )
-)
-"""What mergekit 0.1.5 knows: its methods we may not have yet, its parameters are stray here but no mistake."""
 MAX_VALUE = 1e18
 """Of two settings the product, and of many the sum, must be a float32."""
 
@@ -57,8 +42,6 @@ def _method(recipe: Recipe, methods: Mapping[str, Method]) -> Method:
     if recipe.method in methods:
         return methods[recipe.method]
     where = KeyPath(recipe.origin).key("merge_method")
-    if recipe.method in MERGEKIT_METHODS:
-        raise where.error(f"{recipe.method!r} is not supported yet; known: {', '.join(sorted(methods))}.")
     from engine.methods import own
 
     raise where.error(f"unknown method {recipe.method!r}; {did_you_mean(recipe.method, [*methods, *own.names()])}")
@@ -114,7 +97,7 @@ def _check_names(
     levels: list[Level], method: Method, methods: Mapping[str, Method], *, allow_unknown: bool
 ) -> list[str]:
     """Refuse unknown parameters; one warning for each name that has no effect where it stands."""
-    known = MERGEKIT_PARAMETERS.union(*(other.parameters for other in methods.values()))
+    known = {parameter for other in methods.values() for parameter in other.parameters}
     places: dict[str, list[KeyPath]] = {}
     for level in levels:
         for name in level.parameters:
