@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conformance import LOOSE, TOLERANCES, Mask, Values, load, outside, rounded
+from conformance import LOOSE, TOLERANCES, UNIT, Mask, Values, explained, explained_selection, load, outside, rounded
 from conformance_draws import SPECS, drawn
 from conformance_families import Case, Merges
 from element_oracles import at_fusion_threshold
@@ -67,20 +67,11 @@ def _elected(tensor: OutputTensor, pair: Pair, inputs: list[Values]) -> Compared
     call = tensor.call
     assert call is not None
     base, *sources = inputs
-    deltas = [source - base for source in sources]
-    weights = call.sources.get("weight", (1.0,) * len(deltas))
     if call.method == "sce":
-        known = _at_thresholds(np.var(deltas, axis=0), _sce_rank(deltas, call.options["select_topk"]), 1e-5)
-        weights = tuple(float(np.mean(delta**2)) for delta in deltas)
+        known = explained_selection(base, sources, call.options["select_topk"])
     else:
-        known = np.zeros(base.shape, bool)
-        for j, delta in enumerate(deltas):
-            gamma = call.sources.get("gamma", (0.0,) * len(deltas))[j]
-            ranks = _kept_ranks(delta.size, call.sources["density"][j], gamma)
-            known |= _at_thresholds(np.abs(delta), ranks, UNIT[tensor.row_dtype])
-    terms = [weight * delta for weight, delta in zip(weights, deltas, strict=True)]
-    size = sum(map(np.abs, terms))
-    known |= (np.abs(sum(terms)) <= 2.0**-7 * size) & (size > 0)
+        settings = [{name: values[j] for name, values in call.sources.items()} for j in range(len(sources))]
+        known = explained(base, sources, settings, tensor.row_dtype)
     return _wrong(tensor, pair), known | _of_terms(tensor, pair, inputs)
 
 
@@ -116,7 +107,6 @@ COMPARE: dict[str, Callable[[OutputTensor, Pair, list[Values]], Compared]] = {
 }
 SMALL_ANGLE = 4e-3
 """Below it mergekit's karcher, which takes arccosines in float32, does not know the angle and steps anywhere nearby."""
-UNIT = {"F32": 2.0**-23, "F16": 2.0**-10, "BF16": 2.0**-7}
 
 
 def _wrong(tensor: OutputTensor, pair: Pair) -> Mask:
@@ -147,29 +137,3 @@ def _angle(inputs: list[Values]) -> float:
     units = [values / np.linalg.norm(values) for values in inputs]
     mean = np.mean(units, axis=0)
     return max(2 * math.asin(min(1.0, float(np.linalg.norm(unit - mean / np.linalg.norm(mean))) / 2)) for unit in units)
-
-
-def _kept_ranks(elements: int, density: float, gamma: float) -> tuple[int, ...]:
-    """Ranks (from 0, ascending) at which a trim cuts: below the first nothing is kept, nor from the last on."""
-    if density >= 1:
-        return ()
-    kept = int(density * elements)
-    bottom = max(0, elements - kept - int(gamma * elements))
-    return (bottom, bottom + kept)
-
-
-def _sce_rank(deltas: list[Values], share: float) -> tuple[int, ...]:
-    if share >= 1:
-        return ()
-    varied = int(np.count_nonzero(np.var(deltas, axis=0)))
-    return (deltas[0].size - int(varied * share),)
-
-
-def _at_thresholds(sizes: Values, ranks: tuple[int, ...], relative: float) -> Mask:
-    """Elements whose size is within a rounding error of one on either side of a cut."""
-    ordered = np.sort(sizes, axis=None)
-    near = np.zeros(sizes.shape, bool)
-    for rank in ranks:
-        for place in {max(0, rank - 1), min(rank, ordered.size - 1)}:
-            near |= np.abs(sizes - ordered[place]) <= 2 * relative * ordered[place]
-    return near

@@ -15,9 +15,11 @@ from conformance import (
     CODES,
     LOOSE,
     Loaded,
+    Mask,
     Values,
     coarsest,
     explained,
+    explained_selection,
     load,
     outside,
     rounded,
@@ -71,10 +73,9 @@ def _elected(case: Case, ours: Loaded, theirs: Loaded, models: Models) -> None:
     inputs = _inputs(case, models)
     unexplained = differing = lost = 0
     for name, values in ours.values.items():
-        wrong = outside(values, theirs.values[name], dtype)
+        wrong = outside(values, theirs.values[name], dtype, least=LOOSE.get(recipe["merge_method"], 0.0))
         base, *sources = (rounded(model[name], arithmetic) for model in inputs)
-        settings = [_weight_and_density(model.get("parameters", {}), name) for model in recipe["models"]]
-        unlike = wrong & ~explained(base, sources, settings, arithmetic)
+        unlike = wrong & ~_explained(recipe, name, base, sources, arithmetic)
         close = rounded_terms(values, theirs.values[name], base, sources, dtype)
         differing, lost = differing + int(wrong.sum()), lost + int((unlike & close).sum())
         unexplained += int((unlike & ~close).sum())
@@ -100,8 +101,9 @@ def _random(case: Case, ours: Loaded, theirs: Loaded, models: Models) -> None:
         assert abs(np.mean(change[moved] != 0) - expected) < 4 * deviation
         changes.append(np.abs(change).sum())
     assert changes[0] == pytest.approx(changes[1], rel=0.03)
-    if len(sources) == 1:
-        kept = 1.0 if recipe.get("parameters", {}).get("rescale", True) else densities[0]
+    rescaled = recipe.get("parameters", {}).get("rescale", True)
+    if len(sources) == 1 and (rescaled or recipe["merge_method"] == "dare_linear"):  # DELLA keeps more of large ones
+        kept = 1.0 if rescaled else densities[0]
         whole = recipe["models"][0]["parameters"]["weight"] * np.abs(sources[0] - base).sum()
         assert changes[0] == pytest.approx(kept * whole, rel=0.01 if kept == 1.0 else 0.03)
 
@@ -140,9 +142,17 @@ def _inputs(case: Case, models: Models) -> list[Mapping[str, Values]]:
     return [load(models[name]).values for name in (recipe["base_model"], *(model["model"] for model in named))]
 
 
-def _weight_and_density(parameters: dict[str, Any], tensor: str) -> tuple[float, float]:
-    weight, density = parameters.get("weight", 1.0), parameters.get("density", 1.0)
-    return setting(weight, tensor, SHAPE.layers), setting(density, tensor, SHAPE.layers)
+def _explained(recipe: Case, tensor: str, base: Values, sources: list[Values], arithmetic: str) -> Mask:
+    """Where there is a known reason for another value of one tensor."""
+    shared = recipe.get("parameters", {})
+    if recipe["merge_method"] == "sce":
+        return explained_selection(base, sources, shared.get("select_topk", 1.0))
+    names = ("weight", "density", "gamma")
+    given = [shared | model.get("parameters", {}) for model in recipe["models"]]
+    settings = [{n: setting(own[n], tensor, SHAPE.layers) for n in names if n in own} for own in given]
+    if "breadcrumbs" in recipe["merge_method"]:
+        settings = [{"gamma": 0.01} | own for own in settings]
+    return explained(base, sources, settings, arithmetic)
 
 
 def _worst(values: Any, theirs: Loaded, name: str) -> str:

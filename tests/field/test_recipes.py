@@ -65,7 +65,7 @@ def _elected(ours: Loaded, theirs: Loaded, place: Path) -> None:
     for tensor, values in ours.values.items():
         inputs = base[tensor], [source[tensor] for source in sources]
         wrong = outside(values, theirs.values[tensor], "F16")
-        wrong &= ~explained(*inputs, [(0.5, 0.5), (0.3, 0.5)], "F16")
+        wrong &= ~explained(*inputs, [{"weight": weight, "density": 0.5} for weight in (0.5, 0.3)], "F16")
         assert not (wrong & ~rounded_terms(values, theirs.values[tensor], *inputs, "F16")).any(), tensor
 
 

@@ -19,7 +19,8 @@ TOLERANCES = {"F32": (2e-6, 0.1), "F16": (2.0**-10, 0.01), "BF16": (2.0**-7, 0.0
 LOOSE = {"karcher": 1e-5, "multislerp": 1e-5, "sce": 1e-5, "model_stock": 1e-5}
 """In float32 (DESIGN 8): what mergekit's own sums in float32 allow."""
 CODES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
-DIGITS = {"F32": 24, "F16": 11, "BF16": 8}
+UNIT = {"F32": 2.0**-23, "F16": 2.0**-10, "BF16": 2.0**-7}
+"""One in the last place, of 1."""
 
 
 @dataclass(frozen=True)
@@ -75,29 +76,59 @@ def rounded_terms(ours: Values, theirs: Values, base: Values, sources: Sequence[
     return np.asarray(np.abs(ours - theirs) <= TOLERANCES[dtype][0] * terms)
 
 
-def explained(base: Values, sources: Sequence[Values], settings: Sequence[tuple[float, float]], dtype: str) -> Mask:
-    """Elements of TIES that may differ from mergekit's: (weight, density) of each source in `settings`.
+def explained(base: Values, sources: Sequence[Values], settings: Sequence[Mapping[str, float]], dtype: str) -> Mask:
+    """Elements of a trimmed merge that may differ from mergekit's; `settings` are those of each source.
 
-    In some source |δ| lies within one unit in the last place of the trimming threshold, in mergekit's arithmetic
-    dtype; or the weighted deltas cancel to |Σwδ| ≤ 2^-7 · Σ|wδ|, so that rounding decides the elected sign.
+    In some source |δ| lies at a trimming threshold, within a rounding error of mergekit's arithmetic dtype; or the
+    weighted deltas cancel to |Σwδ| ≤ 2^-7 · Σ|wδ|, so that rounding decides the elected sign.
     """
-    at_threshold = np.zeros(base.shape, bool)
-    total, magnitude = np.zeros(base.shape), np.zeros(base.shape)
-    for source, (weight, density) in zip(sources, settings, strict=True):
+    known = np.zeros(base.shape, bool)
+    terms = []
+    for source, own in zip(sources, settings, strict=True):
         delta = source - base
-        if density < 1:
-            threshold = kth_largest(np.abs(delta), kept_count(delta.size, density))
-            unit = 2.0 ** (np.floor(np.log2(threshold)) + 1 - DIGITS[dtype]) if threshold > 0 else 0.0
-            at_threshold |= np.abs(np.abs(delta) - threshold) <= unit
-            delta = np.where(np.abs(delta) >= threshold, delta, 0.0)
-        total += weight * delta
-        magnitude += np.abs(weight * delta)
-    return at_threshold | ((np.abs(total) <= 2.0**-7 * magnitude) & (magnitude > 0))
+        first, end = kept_ranks(delta.size, own.get("density", 1.0), own.get("gamma"))
+        known |= at_ranks(np.abs(delta), (first, end), UNIT[dtype])
+        order = np.argsort(np.abs(delta), axis=None, kind="stable")
+        kept = np.zeros(delta.size)
+        kept[order[first:end]] = delta.ravel()[order[first:end]]
+        terms.append(own.get("weight", 1.0) * kept.reshape(delta.shape))
+    return known | cancelled(terms)
 
 
-def kth_largest(values: Values, k: int) -> float:
-    """The k-th largest value, k from 1."""
-    return float(np.partition(values.ravel(), values.size - k)[values.size - k])
+def explained_selection(base: Values, sources: Sequence[Values], share: float) -> Mask:
+    """Elements of SCE in float32 that may differ: the variance is that of the last selected, or the deltas cancel."""
+    deltas = [source - base for source in sources]
+    known = cancelled([float(np.mean(delta**2)) * delta for delta in deltas]) | cancelled(deltas)
+    if share < 1:
+        variance = np.var(deltas, axis=0)
+        first = variance.size - int(np.count_nonzero(variance) * share)
+        known |= at_ranks(variance, (first,), 1e-5)
+    return known
+
+
+def kept_ranks(elements: int, density: float, gamma: float | None) -> tuple[int, int]:
+    """Ranks of |δ| [first, end), from the smallest, that a trim keeps: TIES' without gamma, Breadcrumbs' with it."""
+    if density >= 1:
+        return 0, elements
+    kept = kept_count(elements, density) if gamma is None else int(density * elements)
+    first = max(0, elements - kept - int((gamma or 0.0) * elements))
+    return first, first + kept
+
+
+def at_ranks(sizes: Values, ranks: Sequence[int], relative: float) -> Mask:
+    """Elements whose size is within a rounding error of one on either side of a cut between ranks."""
+    ordered = np.sort(sizes, axis=None)
+    near = np.zeros(sizes.shape, bool)
+    for rank in ranks:
+        for place in {rank - 1, rank} if 0 < rank < ordered.size else ():
+            near |= np.abs(sizes - ordered[place]) <= 2 * relative * ordered[place]
+    return near
+
+
+def cancelled(terms: Sequence[Values]) -> Mask:
+    """Where terms cancel so far that rounding decides the sign of their sum."""
+    size = np.sum([np.abs(term) for term in terms], axis=0)
+    return np.asarray((np.abs(np.sum(terms, axis=0)) <= 2.0**-7 * size) & (size > 0))
 
 
 def setting(value: Any, tensor: str, layers: int) -> float:
