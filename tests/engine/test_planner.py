@@ -165,12 +165,13 @@ def test_a_tensor_that_one_model_lacks_is_named(tmp_path: Path) -> None:
         planned(linear(a, model(tmp_path / "b")))
 
 
-def test_weights_that_cancel_cannot_be_normalised(tmp_path: Path) -> None:
-    data = linear(model(tmp_path / "a"), model(tmp_path / "b"))
+@pytest.mark.parametrize(("method", "switch"), [("linear", "normalize"), ("multislerp", "normalize_weights")])
+def test_weights_that_cancel_cannot_be_normalised(method: str, switch: str, tmp_path: Path) -> None:
+    data = linear(model(tmp_path / "a"), model(tmp_path / "b"), merge_method=method)
     data["models"][1]["parameters"]["weight"] = -1
-    with pytest.raises(PlanError, match="sum to 0"):
+    with pytest.raises(PlanError, match=f"sum to 0 .* or {switch}: false"):
         planned(data)
-    assert planned({**data, "parameters": {"normalize": False}}).tensors
+    assert planned({**data, "parameters": {switch: False}}).tensors
 
 
 def test_a_filter_that_leaves_tensors_without_a_setting_is_refused(tmp_path: Path) -> None:

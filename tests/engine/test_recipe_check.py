@@ -112,6 +112,23 @@ def test_slerp_refuses_one_model_and_three() -> None:
     )
 
 
+def test_nuslerp_takes_two_models_besides_its_base() -> None:
+    assert check(recipe("nuslerp")) == check(recipe("nuslerp", base_model="c")) == []
+    assert refusal(recipe("nuslerp", base_model="a")) == (
+        "r.yml: models: nuslerp takes exactly 3 models, base_model included; got 2: a, b."
+    )
+    three = [*WEIGHTED, {"model": "c", "parameters": {"weight": 1}}]
+    assert refusal(recipe("nuslerp", models=three)) == (
+        "r.yml: models: nuslerp takes exactly 2 models; got 3: a, b, c."
+    )
+
+
+def test_model_stock_takes_two_models_besides_its_base() -> None:
+    assert refusal(recipe("model_stock", models=[{"model": "a"}], base_model="c")) == (
+        "r.yml: models: model_stock takes at least 3 models, base_model included; got 2: c, a."
+    )
+
+
 def test_passthrough_takes_exactly_one_source_per_slice() -> None:
     assert check(sliced("passthrough", [("a", 0, 4)], [("b", 2, 4)])) == []
     assert refusal(sliced("passthrough", [("a", 0, 4)], [("a", 2, 4), ("b", 2, 4)])) == (
@@ -276,6 +293,20 @@ def test_a_density_outside_0_to_1_is_refused(value: Any) -> None:
 @given(st.floats(0, 1))
 def test_every_density_from_0_to_1_is_fine(value: float) -> None:
     assert check(recipe("ties", base_model="c", parameters={"density": value})) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "value", "allowed"),
+    [
+        ("karcher", "max_iter", 2.5, "a whole number of at least 0"),
+        ("karcher", "tol", -1e-5, "a number of at least 0"),
+        ("multislerp", "eps", [0, -1], "a number of at least 0"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_with_the_range(method: str, name: str, value: Any, allowed: str) -> None:
+    message = refusal({"merge_method": method, "models": WEIGHTED, "parameters": {name: value}})
+    assert message.startswith(f"r.yml: parameters.{name}: got ")
+    assert message.endswith(f", {allowed} expected.")
 
 
 def test_a_t_outside_0_to_1_extrapolates_with_a_warning() -> None:
