@@ -126,6 +126,26 @@ def test_a_source_that_differs_on_the_node_is_named(task: MergeTask, models: tup
     assert str(models[1]) in caught.value.message
 
 
+def test_a_worker_whose_bits_would_be_others_is_refused_by_name(
+    models: tuple[Path, ...], task: MergeTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inexact = recipe_of("arcee_fusion", models)
+    with Job.prepare(inexact, tmp_path / "fused", Options(threads=1)) as job:
+        (job.staging.partial / "probe").write_text(task.probe)
+        here = replace(
+            task,
+            recipe=recipe_to_dict(inexact),
+            staging=job.staging.partial,
+            plan_digest=job.plan.digest,
+            describe=job.plan.describe,
+            options=job.options,
+        )
+        MergeWorker(here).prepare()
+        monkeypatch.setattr("engine.planner.fingerprint", lambda device: "torch 9.0, abacus")
+        with pytest.raises(ClusterError, match=r"does not see what the driver sees: arithmetic differs"):
+            MergeWorker(here).prepare()
+
+
 def test_too_little_memory_is_said_with_what_is_needed(task: MergeTask) -> None:
     with pytest.raises(PlanError, match=r"2 threads of a worker need [0-9_]+ bytes.*--memory \d+MiB"):
         MergeWorker(replace(task, options=replace(task.options, memory_bytes=MIB))).prepare()
