@@ -104,7 +104,7 @@ class MergeWorker:
             os.environ["HF_HUB_CACHE"] = task.hub_cache
         check_shared(task.staging, task.probe, what="OUT")
         recipe = parse_recipe(task.recipe, origin=task.origin)
-        self._checkpoints = open_checkpoints(recipe.models)
+        self._checkpoints = open_checkpoints(recipe.opened)
         self._plan = make_plan(recipe, self._checkpoints, task.options)
         self._check_plan()
         self._check_memory()

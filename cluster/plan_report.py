@@ -25,6 +25,7 @@ _NS_PER_ELEMENT = {
     "dare_ties": 2.2,
     "consensus_ta": 0.4,
     "emr": 1.0,
+    "fisher": 0.6,
     "nearswap": 0.2,
     "ram": 0.3,
     "ramplus_tl": 0.6,

@@ -101,7 +101,8 @@ def open_checkpoint(ref: ModelRef) -> Checkpoint:
 
     A file of tensors (.safetensors, or of torch.save) is opened as a source without config.json and tokenizer.
 
-    With `ref.lora` the model is read with its adapter on it (engine.adapted).
+    With `ref.lora` the model is read with its adapter on it (engine.adapted); with `ref.statistics` a directory need
+    not be a model's.
 
     Of the Hub only what a merge needs is downloaded: the small files and the weight files that make up the
     model. HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME and the stored token are honoured.
@@ -118,7 +119,7 @@ def open_checkpoint(ref: ModelRef) -> Checkpoint:
         from engine.hub import download_model
 
         directory, commit = download_model(ref)
-    config = _read_config(directory)
+    config = {} if ref.statistics else _read_config(directory)
     names, weight_map = find_shards(directory)
     store = TensorStore(directory / name for name in names)
     check_weight_map(weight_map, store.tensors, directory)
@@ -126,6 +127,8 @@ def open_checkpoint(ref: ModelRef) -> Checkpoint:
         _drop_tied_copy(store)
     if commit is not None:
         identity: dict[str, Any] = {"kind": "hub", "repo": ref.path, "commit": commit}
+    elif ref.statistics:
+        identity = {"kind": "statistics", "files": store.files}
     else:
         config_digest = blake3((directory / "config.json").read_bytes()).hexdigest()
         identity = {"kind": "local", "config": config_digest, "files": store.files}

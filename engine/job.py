@@ -91,7 +91,7 @@ class Job:
             *(
                 staging.out.name,
                 len(plan.tensors),
-                len(plan.sources),
+                len(recipe.models),
                 len(plan.tiles),
                 len(self.done),
                 plan.digest[:16],
@@ -113,7 +113,7 @@ class Job:
         loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
         methods = methods_for(loaded.method, loaded.origin)
         check_parameters(loaded, methods, allow_unknown=options.allow_unknown)  # before anything is downloaded
-        checkpoints = open_checkpoints(loaded.models)
+        checkpoints = open_checkpoints(loaded.opened)
         plan = make_plan(loaded, checkpoints, options)
         refuse_inside(out, [checkpoint.directory for checkpoint in checkpoints.values() if not checkpoint.raw])
         require_space(out, plan.bytes_written)
@@ -232,7 +232,7 @@ class Job:
                     "source_id": self.recipe.source_ids[ref],
                     "identity": dict(self.checkpoints[ref].identity),
                 }
-                for ref in self.plan.sources
+                for ref in self.recipe.models
             ],
             "left_out": {model: list(names) for model, names in self.plan.left_out.items()},
             "plan": self.plan.digest,
@@ -241,6 +241,9 @@ class Job:
             "tensors": dict(tensors),
             "files": sorted({PROVENANCE, *(path.name for path in self.staging.directory.iterdir())}),
         }
+        importances = [ref for ref in self.recipe.opened if ref.statistics]
+        if importances:
+            facts["importance"] = {str(ref): dict(self.checkpoints[ref].identity) for ref in importances}
         if self.options.content_digests:
             facts["recipe_hash"] = digest.recipe_hash(self.plan, self.checkpoints)
         return {**facts, **self.options.extra}
@@ -249,7 +252,7 @@ class Job:
         import yaml
 
         sources = [
-            facts for ref in self.plan.sources for facts in card.source_facts(ref, self.checkpoints[ref].identity)
+            facts for ref in self.recipe.models for facts in card.source_facts(ref, self.checkpoints[ref].identity)
         ]
         return card.CardFacts(
             name=self.staging.out.name,

@@ -11,11 +11,15 @@ from engine.keypath import KeyPath, shown
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A model by place: a local path, or `org/name` on the Hub, at an optional revision, with an optional adapter."""
+    """A model by place: a local path, or `org/name` on the Hub, at an optional revision, with an optional adapter.
+
+    With `statistics` it is tensors about a model (their importance), which need no config.json.
+    """
 
     path: str
     revision: str | None = None
     lora: ModelRef | None = None
+    statistics: bool = False
 
     def __str__(self) -> str:
         place = self.path if self.revision is None else f"{self.path}@{self.revision}"

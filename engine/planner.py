@@ -13,6 +13,7 @@ from engine.checkpoint import Checkpoint
 from engine.device import choose_device
 from engine.donor import config_to_write
 from engine.errors import PlanError
+from engine.importance import find_importance
 from engine.inexact import fingerprint
 from engine.methods import methods_for
 from engine.methods.contract import Call, Method
@@ -43,7 +44,7 @@ def make_plan(
 
     Args:
         recipe: what to merge.
-        checkpoints: every model that the recipe names, opened.
+        checkpoints: all that the recipe names (`recipe.opened`), opened.
         options: those of its tiles, files and allowances are used.
 
     Raises:
@@ -66,7 +67,7 @@ def make_plan(
     else:
         targets = output_targets(recipe, method, models)
         refuse_incomplete(recipe, targets, models)
-    made = _Tensors(recipe, method, models)
+    made = _Tensors(recipe, method, models, checkpoints)
     tensors, files = lay_out([made.tensor(target) for target in targets.tensors], options.shard_size)
     warnings += [*made.settings.unmatched(), *unmatched_rules(recipe, targets)]
     warnings += _outside_modules(recipe, models[recipe.donor])
@@ -77,7 +78,7 @@ def make_plan(
     describe = _describe(recipe, method, checkpoints, options)
     plan = Plan(
         method=method,
-        sources=recipe.models,
+        sources=recipe.opened,
         tensors=tensors,
         files=files,
         config={} if raw else config_to_write(recipe, models, targets, tensors),
@@ -110,7 +111,7 @@ def _describe(
         describe["method"] = method.package
     if not method.exact:
         describe["arithmetic"] = fingerprint(device)
-    for ref in recipe.models:
+    for ref in recipe.opened:
         describe |= _described(ref, checkpoints[ref].identity)
     return describe
 
@@ -124,21 +125,28 @@ def _described(ref: ModelRef, identity: Mapping[str, Any]) -> dict[str, str]:
         f"{ref}/{name}": f"{file['size']:_} bytes, mtime {file['mtime_ns']}, header {file['header']}"
         for name, file in identity.get("files", {}).items()
     }
-    return {f"source {ref}": ", ".join(f"{name} {value}" for name, value in rest.items())} | files
+    kind = "importance" if ref.statistics else "source"
+    return {f"{kind} {ref}": ", ".join(f"{name} {value}" for name, value in rest.items())} | files
 
 
 class _Tensors:
-    def __init__(self, recipe: Recipe, method: Method, models: Mapping[ModelRef, SortedModel]) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        method: Method,
+        models: Mapping[ModelRef, SortedModel],
+        checkpoints: Mapping[ModelRef, Checkpoint],
+    ) -> None:
         self.recipe = recipe
         self.method = method
-        self.models = models
+        self.checkpoints = checkpoints
         self.settings = Settings(recipe, method)
         self.rows = VocabularyRows(recipe, models)
-        self.index = {ref: number for number, ref in enumerate(recipe.models)}
+        self.index = {ref: number for number, ref in enumerate(recipe.opened)}
 
     def tensor(self, target: Target) -> OutputTensor:
         """Inputs, formats and settings of one output tensor; its file and offset come later."""
-        inputs = [(ref, self.models[ref].checkpoint.tensors[name]) for ref, name in target.inputs]
+        inputs = [(ref, self.checkpoints[ref].tensors[name]) for ref, name in target.inputs]
         first = inputs[0][1]
         full = self.rows.full(target.name, inputs)
         shape = full[1].shape if full else self._one_shape(target.name, inputs)
@@ -155,8 +163,11 @@ class _Tensors:
                 self._refuse_dtype(target.name, inputs)
         else:
             kept, call = self.settings.call(target, shape)
+            importances = self._importances(target, kept, shape) if self.method.importance else []
             inputs = [inputs[i] for i in kept]
             views = [self._view(ref, tensor, wanted, full) for ref, tensor in inputs]
+            views += [self._view(ref, tensor, "F32" if tensor.dtype == "F64" else None) for ref, tensor in importances]
+            inputs += importances
             rounded = {part.rounded for view in views for part in view.chain}
             if not call.elements or (
                 _copies(call) and rounded == {inputs[0][1].dtype} == {out} and not views[0].beyond
@@ -170,7 +181,7 @@ class _Tensors:
 
     def _view(self, ref: ModelRef, tensor: SourceTensor, wanted: str | None, full: Input | None = None) -> View:
         """A tensor, rounded to `wanted`; one with fewer rows than `full` goes on with those."""
-        checkpoint, is_short = self.models[ref].checkpoint, full is not None and tensor.elements < full[1].elements
+        checkpoint, is_short = self.checkpoints[ref], full is not None and tensor.elements < full[1].elements
         return View(
             source=self.index[ref],
             tensor=tensor.name,
@@ -180,6 +191,12 @@ class _Tensors:
             elements=tensor.elements,
             beyond=self._view(*full, wanted) if full and is_short else None,
         )
+
+    def _importances(self, target: Target, kept: list[int], shape: tuple[int, ...]) -> list[Input]:
+        """The importance tensors of the sources that are used, in their order."""
+        first = 0 if target.base is None else 1
+        members = (target.members[i - first] for i in kept if i >= first)
+        return [find_importance(self.recipe.origin, self.checkpoints, *member, shape) for member in members]
 
     def _one_shape(self, tensor: str, inputs: list[Input]) -> tuple[int, ...]:
         """The shape that all inputs have."""

@@ -18,11 +18,15 @@ _TEXT_MODULES = ("text_decoder", "decoder", "language_model", "model.language_mo
 
 @dataclass(frozen=True)
 class SliceSource:
-    """One model's layers [start, end) in a slice; `layers=None` means the whole model."""
+    """One model's layers [start, end) in a slice; `layers=None` means the whole model.
+
+    `importance` is where the model's importance tensors are, of its tensors' names and shapes (our extension).
+    """
 
     model: ModelRef
     layers: tuple[int, int] | None = None
     parameters: Mapping[str, Setting] = field(default_factory=dict)
+    importance: ModelRef | None = None
 
     @property
     def span(self) -> range:
@@ -123,6 +127,12 @@ class Recipe:
     def models(self) -> tuple[ModelRef, ...]:
         """Every model named, in the order of their source ids."""
         return tuple(sorted(self.source_ids, key=lambda ref: self.source_ids[ref]))
+
+    @property
+    def opened(self) -> tuple[ModelRef, ...]:
+        """All that is read: the models, then the importances of sources."""
+        sources = (source for part in self.all_slices for source in part.sources)
+        return (*self.models, *dict.fromkeys(source.importance for source in sources if source.importance is not None))
 
     @property
     def donor(self) -> ModelRef:

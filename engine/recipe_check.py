@@ -28,6 +28,7 @@ def check_parameters(recipe: Recipe, methods: Mapping[str, Method], *, allow_unk
     warnings = [f"{place}: has no meaning here and is ignored." for place in recipe.ignored]
     for placed in slices(recipe):
         _check_models(recipe, placed, method)
+        warnings += _check_importance(recipe, placed, method)
     places = list(levels(recipe, method))
     warnings += _check_names(places, method, methods, allow_unknown=allow_unknown)
     for level in places:
@@ -66,6 +67,22 @@ def _check_models(recipe: Recipe, placed: PlacedSlice, method: Method) -> None:
     raise placed.listed.error(
         f"{method.name} takes {_count(low, high)}{among}; got {len(models)}: {', '.join(map(str, models))}.{hint}"
     )
+
+
+def _check_importance(recipe: Recipe, placed: PlacedSlice, method: Method) -> list[str]:
+    """Every source has an importance where the method wants one; a warning for each that none wants."""
+    warnings = []
+    for index, source in enumerate(placed.part.sources):
+        wanted = method.importance and not is_base(source, recipe, placed.part, method)
+        where = placed.listed.item(index)
+        if wanted and source.importance is None:
+            raise where.error(
+                f"{source.model} has no 'importance', which {method.name} needs: a file or directory with a tensor of "
+                "numbers from 0 for every tensor of the model."
+            )
+        if source.importance is not None and not wanted:
+            warnings.append(f"{where.key('importance')}: {method.name} makes no use of it: ignored.")
+    return warnings
 
 
 def _check_base(base: ModelRef, placed: PlacedSlice, method: Method) -> None:

@@ -146,7 +146,13 @@ class _Reader:
         layers = None
         if "layer_range" in keys:
             layers = _layer_range(fields.get("layer_range"), where.key("layer_range"))
-        return SliceSource(model, layers, self.parameters(fields, where))
+        return SliceSource(model, layers, self.parameters(fields, where), self.importance(fields, where))
+
+    def importance(self, fields: Mapping[str, Any], where: KeyPath) -> ModelRef | None:
+        found = self.optional_model(fields, "importance", where)
+        if found is not None and found.lora is not None:
+            raise where.key("importance").error(f"got {found}, a file or directory of tensors expected.")
+        return found and replace(found, statistics=True)
 
     def rules(self, fields: Mapping[str, Any], root: KeyPath, base_model: ModelRef | None) -> tuple[Rule, ...]:
         where = root.key("tensors")
@@ -227,7 +233,7 @@ class _Reader:
 
 
 _ACTIONS = ("keep", "copy", "exclude")
-_MODEL_KEYS = ("model", "parameters", "source_id")
+_MODEL_KEYS = ("model", "parameters", "source_id", "importance")
 _SOURCE_KEYS = (*_MODEL_KEYS, "layer_range")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from engine.model_ref import model_to_data
@@ -78,6 +79,8 @@ def _source_to_data(source: SliceSource, ids: dict[ModelRef, int]) -> dict[str, 
     data: dict[str, Any] = {"model": model_to_data(source.model)}
     if source.layers is not None:
         data["layer_range"] = list(source.layers)
+    if source.importance is not None:
+        data["importance"] = model_to_data(replace(source.importance, statistics=False))
     if source.model in ids:
         data["source_id"] = ids.pop(source.model)
     return data | _parameters_to_data(source.parameters)

@@ -58,7 +58,7 @@ class StagePlans:
             raise
 
     def _planned(self, stage: Stage, directory: Path) -> PlannedStage:
-        for ref in stage.recipe.models:
+        for ref in stage.recipe.opened:
             if ref not in self.checkpoints:
                 self.checkpoints[ref] = self._open(ref)
         options = self._options if stage.name is None else stage_options(self._options, stage.name)

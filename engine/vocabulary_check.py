@@ -35,7 +35,8 @@ def check_vocabularies(
     where = where.key("tokenizer_source") if recipe.tokenizer_source else where
     warnings = []
     views = [view for tensor in tensors if is_vocabulary(tensor.name) for view in tensor.views]
-    for ref in dict.fromkeys(recipe.models[view.source] for view in views):
+    read = dict.fromkeys(recipe.opened[view.source] for view in views)
+    for ref in (ref for ref in read if not ref.statistics):
         vocabulary = checkpoints[ref].vocabulary
         if ref == owner or own is None or vocabulary is None:
             if recipe.tokenizer_source == "union" and ref != owner:

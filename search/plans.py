@@ -38,7 +38,7 @@ class Plans:
         key = json.dumps(recipe, sort_keys=True)
         if key not in self._planned:
             parsed = parse_recipe(dict(recipe), origin="<candidate>")
-            for ref in parsed.models:
+            for ref in parsed.opened:
                 self.open(ref)
             plan = make_plan(parsed, self.checkpoints)
             self._planned[key] = Planned(plan, recipe_hash(plan, self.checkpoints))

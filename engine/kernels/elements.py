@@ -187,3 +187,37 @@ def rebuild(rows: Any, coefficients: Any, out: Any, work: Any) -> None:
         for i in range(m):
             unified = largest[i] if total[i] > zero else -largest[i]
             y[i] = encode(decode(b[i]) + unified * share[i], y[i])
+
+
+@kernel
+def by_importance(rows: Any, weights: Any, out: Any) -> None:
+    """out = Σ w_j F_j x_j / Σ w_j F_j in float64, or Σ w_j x_j / Σ w_j where no F_j > 0; rows[2M]: the x_j, the F_j."""
+    n = out.shape[0]
+    sources = weights.shape[0]
+    zero = np.float64(0)
+    wide = np.empty((3, CHUNK), np.float64)
+    total, divisor, plain = wide[0], wide[1], wide[2]
+    weight_sum = zero
+    for j in range(sources):
+        weight_sum += weights[j]
+    for start in range(0, n, CHUNK):
+        m = min(CHUNK, n - start)
+        y = out[start : start + m]
+        for i in range(m):
+            total[i] = zero
+            divisor[i] = zero
+            plain[i] = zero
+        for j in range(sources):
+            values = rows[j, start : start + m]
+            importances = rows[sources + j, start : start + m]
+            w = weights[j]
+            for i in range(m):
+                x = np.float64(decode(values[i]))
+                importance = decode(importances[i])
+                share = w * np.float64(importance if importance > np.float32(0) else np.float32(0))
+                total[i] = total[i] + share * x
+                divisor[i] = divisor[i] + share
+                plain[i] = plain[i] + w * x
+        for i in range(m):
+            mean = total[i] / divisor[i] if divisor[i] > zero else plain[i] / weight_sum
+            y[i] = encode(np.float32(mean), y[i])

@@ -15,6 +15,7 @@ from engine.methods import (
     della,
     della_linear,
     emr,
+    fisher,
     iso_c,
     karcher,
     linear,
@@ -60,6 +61,7 @@ METHODS: dict[str, Method] = {
         tsvm.METHOD,
         iso_c.METHOD,
         core_space.METHOD,
+        fisher.METHOD,
         passthrough.METHOD,
     )
 }

@@ -158,6 +158,7 @@ class Method:
         stages: call → the facts this call needs, in order.
         base: "required", "optional" (has a meaning where the recipe gives one) or "ignored" (no meaning).
         models: least and largest number of models besides the base; None: any number.
+        importance: the inputs are followed by one more for each source, that says how much its elements count.
         random: the result depends on seed, tensor name and source ids.
         scope: how a tensor may be cut; a function of the call's options and the tensor's shape where they decide.
         exact: same bits on any CPU, thread count and tiling.
@@ -175,6 +176,7 @@ class Method:
     stages: Callable[[Call], tuple[Stage, ...]] = lambda call: ()
     base: Literal["required", "optional", "ignored"] = "ignored"
     models: tuple[int, int | None] = (1, None)
+    importance: bool = False
     random: bool = False
     scope: Scope | Callable[[Mapping[str, float], tuple[int, ...]], Scope] = "element"
     exact: bool = True

@@ -69,7 +69,7 @@ def test_tiles_threads_memory_and_definitions_give_one_result(
         Options(threads=2, tile_bytes=64 * MIB, arithmetic="definition"),
         Options(threads=2, tile_bytes=MIB, memory_bytes=40 * MIB),
     ]
-    least = make_plan(recipe, open_checkpoints(recipe.models)).peak_bytes(2)
+    least = make_plan(recipe, open_checkpoints(recipe.opened)).peak_bytes(2)
     for number, options in enumerate(ways):
         enough = replace(options, memory_bytes=options.memory_bytes and max(options.memory_bytes, least))
         result = merge(recipe, tmp_path / str(number), options=enough)

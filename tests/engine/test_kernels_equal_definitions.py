@@ -27,7 +27,7 @@ def test_kernels_give_the_bits_of_the_definition(name: str, data: st.DataObject)
     method = METHODS[name]
     low, high = method.models
     based = method.base == "required" or (method.base == "optional" and data.draw(st.booleans()))
-    sources = data.draw(st.integers(low + based, (high or 4) + based))
+    sources = data.draw(st.integers(low + based, (high or 4) + based)) * (1 + method.importance)
     shape = data.draw(st.sampled_from(SHAPES))
     elements = math.prod(shape)
     dtype = data.draw(st.sampled_from(["BF16", "F16", "F32"]))

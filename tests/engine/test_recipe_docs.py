@@ -1,6 +1,7 @@
 """The examples of docs and configs: each is merged on tiny models, and every error is the one that is shown."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shape = Shape(hidden=16, layers=4, mlp=32, heads=2, kv_heads=1, vocab=32)
     family = make_family(folder / "family", shape, dtype="BF16", seed=1, tunes=2)
     (folder / "models").mkdir()
+    (folder / "importance").mkdir()
     for name, path in zip(("base", "code", "math"), family.models, strict=True):
         path.rename(folder / "models" / name)
+        shutil.copy(folder / "models" / name / "model.safetensors", folder / "importance" / f"{name}.safetensors")
     for tune, name in enumerate(("vision-base", "vision-charts")):
         make_vlm(folder / "models" / name, tune=tune)
     write_adapter(folder / "loras" / "poems", factors("model.layers.3.self_attn.q_proj", 16, 16))
@@ -61,7 +64,7 @@ def test_every_example_merges_without_a_warning(
     (tmp_path / "recipe.yml").write_text(text)
     recipe = load_recipe(tmp_path / "recipe.yml")
     assert check_parameters(recipe, METHODS) == []
-    warnings = make_plan(recipe, open_checkpoints(recipe.models)).warnings
+    warnings = make_plan(recipe, open_checkpoints(recipe.opened)).warnings
     assert [text for text in warnings if "chat_template" not in text] == []  # the toy tokenizer has no such tokens
     merge(recipe, tmp_path / "out")
     if recipe.donor.path.endswith(".safetensors"):  # a file of tensors has no layers

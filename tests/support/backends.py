@@ -56,6 +56,8 @@ def recipe_of(method: str, models: tuple[Path, ...], **top: Any) -> Recipe:
     listed = [{"model": source, "parameters": dict(given["model"])} for source in sources[: high or max(low, 3)]]
     if "weight" in given["model"]:
         listed[-1]["parameters"]["weight"] = [0.2, 0.9]
+    if row.importance:
+        listed = [{**source, "importance": source["model"]} for source in listed]
     data: dict[str, Any] = {"models": listed, "parameters": given["global"]}
     if row.base == "required":
         data["base_model"] = base

@@ -67,12 +67,13 @@ CHOICES: dict[str, list[float]] = {
 def call_of(
     method: Method, sources: int, shape: tuple[int, ...], draw: np.random.Generator, *, based: bool | None = None
 ) -> Call:
-    """A call with settings from `CHOICES` over so many inputs, the first of them the base where there is one."""
+    """A call with settings from `CHOICES` over so many inputs: the base where there is one, models, importances."""
     based = method.base == "required" if based is None else based
-    count = sources - based
+    count = (sources - based) // (1 + method.importance)
 
     def values(parameter: Parameter, size: int) -> tuple[float, ...]:
         choices = CHOICES.get(parameter.name, [float(parameter.default or 0)])
+        choices = [choice for choice in choices if parameter.low <= choice <= parameter.high]
         return tuple(draw.choice(choices, size).tolist())
 
     rows = method.parameters.values()

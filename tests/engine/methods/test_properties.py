@@ -20,7 +20,8 @@ def call_for(method: Method, shape: tuple[int, ...], *, models: int, seed: int =
     """Settings drawn from the choices that the tests have; weights that do not cancel."""
     low, high = method.models
     count = max(low, min(high or models, models))
-    call = call_of(method, count + (method.base == "required"), shape, np.random.default_rng(seed))
+    inputs = count * (1 + method.importance) + (method.base == "required")
+    call = call_of(method, inputs, shape, np.random.default_rng(seed))
     if "weight" in call.sources and abs(sum(call.sources["weight"])) < 0.1:
         call = replace(call, sources={**call.sources, "weight": (0.5,) * count})
     return call
@@ -35,7 +36,7 @@ def plain(method: Method, call: Call) -> Call:
 
 
 def inputs_of(call: Call) -> int:
-    return len(call.source_ids) + call.base
+    return len(call.source_ids) * (1 + METHODS[call.method].importance) + call.base
 
 
 def normal(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
@@ -70,12 +71,14 @@ def test_the_order_of_the_models_does_not_matter_beyond_rounding(name: str) -> N
     for seed, shape in enumerate([(1,), (7,), (33, 20)]):
         call = call_for(METHODS[name], shape, models=3, seed=seed)
         base = [normal(shape, 100)] if call.base else []
-        models = [normal(shape, 100) + normal(shape, 10 * seed + j) / 10 for j in range(len(call.source_ids))]
+        count = len(call.source_ids)
+        models = [normal(shape, 100) + normal(shape, 10 * seed + j) / 10 for j in range(count)]
+        importances = [abs(normal(shape, 50 + j)) for j in range(count)] if METHODS[name].importance else []
         turned: Any = replace(
             call,
             source_ids=call.source_ids[::-1],
             sources={key: values[::-1] for key, values in call.sources.items()},
         )
-        first = merged(METHODS[name], call, [*base, *models])
-        second = merged(METHODS[name], turned, [*base, *models[::-1]])
+        first = merged(METHODS[name], call, [*base, *models, *importances])
+        second = merged(METHODS[name], turned, [*base, *models[::-1], *importances[::-1]])
         np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-6, err_msg=str((shape, call)))
