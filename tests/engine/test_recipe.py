@@ -317,7 +317,7 @@ def test_keys_that_mergekit_accepts_and_never_uses_are_noted() -> None:
         ({"models": []}, "models: got an empty list, a list of models expected."),
         ({"models": "org/a"}, "models: got 'org/a', a list of models expected."),
         ({"models": ["org/a"]},
-         "models[0]: got 'org/a', a mapping with the keys model, parameters, source_id, importance expected."),
+         "models[0]: got 'org/a', a mapping with the keys importance, model, parameters, source_id expected."),
         ({"models": [{"parameters": {"weight": 1}}]}, "models[0]: has no 'model'."),
         ({"models": [{"model": "a\u200bb"}]},
          "models[0].model: got 'a\\u200bb', which holds a character that cannot be printed."),
