@@ -166,7 +166,6 @@ def delta(rows: Any, keep: Any, coefficients: Any, elect: Any, weights: Any, out
 @kernel
 def delta_in_chunks(rows: Any, keep: Any, coefficients: Any, elect: Any, weights: Any, out: Any, work: Any) -> None:
     """`delta` for any number of sources, any way to keep and to elect."""
-    way, normalize, scale = elect
     n = out.shape[0]
     sources = rows.shape[0] - 1
     for start in range(0, n, CHUNK):
@@ -175,12 +174,25 @@ def delta_in_chunks(rows: Any, keep: Any, coefficients: Any, elect: Any, weights
         y = out[start : start + m]
         for j in range(sources):
             trimmed(rows[j + 1, start : start + m], b, coefficients[j], keep, (j, start), work[j, :m])
-        if way == COUNT:
-            sum_signs(work, sources, m)
-        else:
-            sum_deltas(work, sources, m)
-        if way != ALL:
-            sum_agreeing(work, m, weights, (normalize, np.float32(0), np.float32(1)), scale)
-        total = work[sources]
-        for i in range(m):
-            y[i] = encode(decode(b[i]) + total[i], y[i])
+        sum_or_elect(work, m, elect, weights)
+        add_to_base(b, work[sources], y)
+
+
+@kernel
+def sum_or_elect(work: Any, m: Any, elect: Any, weights: Any) -> None:
+    """work[M, :m] = the sum of work[:M, :m], or what those that agree with the elected sign come to."""
+    way, normalize, scale = elect
+    sources = weights.shape[0]
+    if way == COUNT:
+        sum_signs(work, sources, m)
+    else:
+        sum_deltas(work, sources, m)
+    if way != ALL:
+        sum_agreeing(work, m, weights, (normalize, np.float32(0), np.float32(1)), scale)
+
+
+@kernel
+def add_to_base(b: Any, total: Any, out: Any) -> None:
+    """out[n] = b + total, rounded."""
+    for i in range(out.shape[0]):
+        out[i] = encode(decode(b[i]) + total[i], out[i])

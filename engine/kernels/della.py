@@ -1,8 +1,9 @@
 """DELLA's passes: ranks of |δ| within rows by counting, chances from ranks, then masses or the merge.
 
 Legend: M sources besides the base (row 0), n elements of a block of whole rows of C columns. Rows are worked off in
-groups that fill a chunk; chances of a group, as 24 bits that an element's random bits must be below, lie in
-`Ranks.below`. What the numbers mean: `engine.methods.della_linear`.
+groups of about a chunk. A chance is what an element's 24 random bits must be below; `engine.methods.della_linear` says
+how it comes about, and tests hold the two together. Measured on bf16, ns per element and source: buckets 0.4, counts
+0.5, chances of buckets 0.6 (0.15 in rows of 4096), of elements 0.4; all of it twice, because masses precede the merge.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from engine.kernels.cache import kernel
-from engine.kernels.codec import decode, encode, float_bits
-from engine.kernels.combine import ALL, CHUNK, COUNT, sum_agreeing, sum_deltas, sum_signs
+from engine.kernels.codec import decode, float_bits
+from engine.kernels.combine import CHUNK, add_to_base, sum_or_elect
 from engine.kernels.measure import LANES, fold
 from engine.kernels.trim import mix, weighted_delta
 
@@ -28,7 +29,7 @@ class Ranks(NamedTuple):
     odds: Any  # int64[M, 2]: the least chance, and what half a rank adds to it, times 2^48
     first: Any  # uint32, index of the block's first element within its tensor, low 32 bits
     keys: Any  # uint32[M, 2]
-    below: Any  # uint32[M, group(C)]
+    below: Any  # uint32[M, elements of a group of whole rows]
 
 
 @kernel
@@ -160,7 +161,6 @@ def add_sizes(delta: Any, lane: Any) -> None:
 @kernel
 def merge(rows: Any, ranks: Any, coefficients: Any, elect: Any, weights: Any, out: Any, work: Any) -> None:
     """`combine.delta` with what DELLA keeps."""
-    way, normalize, scale = elect
     sources = rows.shape[0] - 1
     n = out.shape[0]
     tables = np.zeros((2, BUCKETS), np.uint32)
@@ -176,20 +176,5 @@ def merge(rows: Any, ranks: Any, coefficients: Any, elect: Any, weights: Any, ou
                 below = ranks.below[j, start - begin :]
                 x = rows[j + 1, start : start + m]
                 ranked_delta(x, b, coefficients[j], ranks.keys[j], below, at, work[j])
-            combined(work, m, (way, normalize, scale), weights)
-            total = work[sources]
-            for i in range(m):
-                y[i] = encode(decode(b[i]) + total[i], y[i])
-
-
-@kernel
-def combined(work: Any, m: Any, elect: Any, weights: Any) -> None:
-    """work[M, :m] = the sum, or elected sum, of work[:M, :m]."""
-    way, normalize, scale = elect
-    sources = weights.shape[0]
-    if way == COUNT:
-        sum_signs(work, sources, m)
-    else:
-        sum_deltas(work, sources, m)
-    if way != ALL:
-        sum_agreeing(work, m, weights, (normalize, np.float32(0), np.float32(1)), scale)
+            sum_or_elect(work, m, elect, weights)
+            add_to_base(b, work[sources], y)

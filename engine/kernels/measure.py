@@ -111,8 +111,8 @@ def count_low(bits: Any, m: Any, lowest: Any, counts: Any) -> None:
         equal, inside = np.uint32(0), np.uint32(0)
         for i in range(group.shape[0]):
             above = np.uint32(group[i] - lowest)
-            equal += np.uint32(1) if above == np.uint32(0) else np.uint32(0)
-            inside += np.uint32(1) if above < np.uint32(0x10000) else np.uint32(0)
+            equal = np.uint32(equal + np.uint32(above == np.uint32(0)))
+            inside = np.uint32(inside + np.uint32(above < np.uint32(0x10000)))
         counts[0] += np.int64(equal)
         if inside > equal:
             for i in range(group.shape[0]):
@@ -124,16 +124,23 @@ def count_low(bits: Any, m: Any, lowest: Any, counts: Any) -> None:
 @kernel
 def count_ties(rows: Any, n: Any, thresholds: Any, out: Any) -> None:
     """out[P, M] = how many |δ_j| equal thresholds[P, M] (float32 bits)."""
-    base = rows[0]
-    for cut in range(thresholds.shape[0]):
-        for j in range(rows.shape[0] - 1):
-            x = rows[j + 1]
-            wanted = np.uint32(thresholds[cut, j])
-            count = np.int64(0)
-            for i in range(n):
-                bits = float_bits(decode(x[i]) - decode(base[i])) & np.uint32(0x7FFFFFFF)
-                count += np.int64(1) if bits == wanted else np.int64(0)
-            out[cut, j] = count
+    bits = np.empty(CHUNK, np.uint32)
+    out[:] = 0
+    for j in range(rows.shape[0] - 1):
+        for start in range(0, n, CHUNK):
+            m = min(CHUNK, n - start)
+            magnitude_bits(rows[j + 1, start : start + m], rows[0, start : start + m], bits)
+            for cut in range(thresholds.shape[0]):
+                out[cut, j] += np.int64(count_equal(bits, m, np.uint32(thresholds[cut, j])))
+
+
+@kernel
+def count_equal(bits: Any, m: Any, wanted: Any) -> Any:
+    """How many of bits[:m] are `wanted`; m ≤ CHUNK."""
+    count = np.uint32(0)
+    for i in range(m):
+        count = np.uint32(count + np.uint32(bits[i] == wanted))  # not +=, which would count in 64 bits
+    return count
 
 
 @kernel

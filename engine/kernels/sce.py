@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from engine.kernels.cache import kernel
-from engine.kernels.codec import decode, encode, float_bits
-from engine.kernels.combine import CHUNK, COUNT, sum_agreeing, sum_deltas, sum_signs
+from engine.kernels.codec import decode, float_bits
+from engine.kernels.combine import CHUNK, COUNT, add_to_base, sum_agreeing, sum_deltas, sum_signs
 from engine.kernels.measure import LANES, fold
 from engine.kernels.trim import weighted_delta, within
 
@@ -131,6 +131,4 @@ def merge(rows: Any, cut: Any, way: Any, coefficients: Any, least: Any, out: Any
             for i in range(m):
                 delta[i] = c * delta[i]
         sum_agreeing(work, m, coefficients, (True, least, least), np.float32(1))
-        b, y, total = rows[0, start : start + m], out[start : start + m], work[sources]
-        for i in range(m):
-            y[i] = encode(decode(b[i]) + total[i], y[i])
+        add_to_base(rows[0, start : start + m], work[sources], out[start : start + m])

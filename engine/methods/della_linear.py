@@ -35,9 +35,10 @@ if TYPE_CHECKING:
 
 EPSILON = Parameter("epsilon", "model", default=0.15, low=0.0, high=1.0)
 BUCKETS = 1792
-_CHUNK = 2048
 _FINE = 1024
 """Buckets of 1/128 octave, before those of 1/32."""
+_GROUP = 2048
+"""Elements that the kernels work off together: as many whole rows, at least one."""
 _GUARD = 24
 """Binary digits of a chance beyond the 24 that are compared: sums of integers instead of floats are exact anywhere."""
 
@@ -90,8 +91,9 @@ def _ranks(call: Call, raw: RawBlock, facts: Facts) -> Any:
 
 
 def _workspace(call: Call) -> int:
-    """The kernels keep the chances of so many whole rows as fill a chunk, at least one."""
-    return 4 * len(call.source_ids) * max(1, _CHUNK // max(1, call.columns)) * max(1, call.columns)
+    """The chances of a group, uint32."""
+    columns = max(1, call.columns)
+    return 4 * len(call.source_ids) * max(1, _GROUP // columns) * columns
 
 
 def _odds(call: Call, partial: Any, facts: Facts) -> Array:

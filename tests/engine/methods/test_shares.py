@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -212,3 +213,18 @@ def test_sce_refuses_to_select_where_there_is_only_one_fine_tune() -> None:
     assert said is not None
     assert "select_topk 0.5 selects by the variance between models" in said
     assert METHODS["sce"].check(call_of("sce", (3, 4), select_topk=1.0)) is None
+
+
+def test_sce_selects_nothing_of_equal_fine_tunes_and_all_that_varies_of_others() -> None:
+    base = deltas((60, 70), "normal")
+    tune = base + deltas((60, 70), "heavy", 1)
+    other = tune.copy()
+    other[::2] *= np.float32(1.5)
+    call = call_of("sce", base.shape, select_topk=0.999)
+    three = replace(call, source_ids=(1, 2, 3))
+    same = merged(METHODS["sce"], three, [base, tune, tune, tune])
+    np.testing.assert_array_equal(same, base)
+    mixed = merged(METHODS["sce"], three, [base, tune, tune, other])
+    moved = (mixed != base).reshape(base.shape)
+    assert not moved[1::2].any()
+    assert moved[::2].sum() >= 0.99 * moved[::2].size
