@@ -88,6 +88,35 @@ def histogram_high(rows: Any, n: Any, out: Any) -> None:
 
 
 @kernel
+def histogram_few(rows: Any, n: Any, out: Any) -> None:
+    """The same for a few elements: what four tables take to begin and to add up is more than they save."""
+    base = rows[0]
+    for j in range(rows.shape[0] - 1):
+        x, counts = rows[j + 1], out[j]
+        for i in range(n):
+            bits = float_bits(decode(x[i]) - decode(base[i])) & np.uint32(0x7FFFFFFF)
+            counts[bits >> np.uint32(16)] += 1
+
+
+@kernel
+def count_around(rows: Any, n: Any, bins: Any, out: Any) -> None:
+    """out[3, P, M] = how many |δ_j| are beyond bin bins[P, M] (upper 15 bits), above its lowest value, equal to it."""
+    base = rows[0, :n]
+    for cut in range(bins.shape[0]):
+        for j in range(rows.shape[0] - 1):
+            x = rows[j + 1, :n]
+            lowest = np.int32(bins[cut, j] << 16)
+            highest = np.int32(lowest + np.int32(0xFFFF))
+            beyond, above, equal = np.int32(0), np.int32(0), np.int32(0)
+            for i in range(n):
+                bits = np.int32(float_bits(decode(x[i]) - decode(base[i])) & np.uint32(0x7FFFFFFF))
+                beyond = np.int32(beyond + np.int32(bits > highest))
+                above = np.int32(above + np.int32(bits > lowest))
+                equal = np.int32(equal + np.int32(bits == lowest))
+            out[0, cut, j], out[1, cut, j], out[2, cut, j] = beyond, above, equal
+
+
+@kernel
 def histogram_low(rows: Any, n: Any, high: Any, out: Any) -> None:
     """out[P, M, 65536] += counts of the lower 16 bits of |δ_j|, where the upper 15 equal high[P, M].
 

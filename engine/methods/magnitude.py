@@ -4,7 +4,7 @@ The k-th largest |score| is found by counting: its float32 bits, as integers, ar
 histogram of the upper 15 bits finds the bin, a second one of the lower 16 bits within that bin the exact value, for all
 rows of scores in one pass each. Elements that equal the threshold are counted in index order until there are k; where
 that cuts through them, one more pass counts them per block and a look into one block finds the last index. So exactly k
-are counted off, always the same ones, however the tensor is cut.
+are counted off, always the same ones, however the tensor is cut. Mostly a guess saves the histograms (`guess`).
 
 Legend: S rows of scores (mostly the M task vectors), P cuts through each, every one after its own k largest.
 The fact "trim" is int64[2, P, S]: threshold bits, last index. In float64 recipes magnitudes are compared after rounding
@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from engine.methods import guess
 from engine.methods.contract import Array, Block, Call, Facts, RawBlock, Stage, numbers
 from engine.methods.deltas import deltas
 from engine.numerics import kth_from_above
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from engine.kernels.trim import Keep
 
 _HIGH, _LOW = 1 << 15, 1 << 16
-_ABOVE_ALL = 0x7FFFFFFF
-"""More than the bits of any finite magnitude: a threshold that nothing reaches."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,7 @@ class Cuts:
 
     Attributes:
         ks: (call, counts[S, bins] of the first histogram) → how many are counted off, [P][S].
+        guessed: `ks` does not look at the counts, so that thresholds can be guessed before.
         cuts: P.
         rows: call → S.
         scores: block → the S rows of scores, in torch.
@@ -46,6 +46,7 @@ class Cuts:
     """
 
     ks: Callable[[Call, Array], Sequence[Sequence[int]]]
+    guessed: bool = True
     cuts: int = 1
     rows: Callable[[Call], int] = lambda call: len(call.source_ids)
     scores: Callable[[Block], list[Tensor]] = deltas
@@ -54,9 +55,25 @@ class Cuts:
     def stages(self) -> tuple[Stage, ...]:
         """The stages that lead to "trim"."""
         ints = np.int64
+        guesses = (
+            Stage(
+                "guess", self._finish_guess, self._shape_high, ints, "counts", self._measure_guess, self._kernel_guess
+            ),
+            Stage(
+                *("counted", self._finish_counted, self._shape_counted, ints, "per_block"),
+                *(self._measure_counted, self._kernel_counted),
+            ),
+        )
         return (
-            Stage("high", self._finish_high, self._shape_high, ints, "counts", self._measure_high, self._kernel_high),
-            Stage("low", _finish_low, self._shape_low, ints, "counts", self._measure_low, self._kernel_low),
+            *(guesses if self.guessed else ()),
+            Stage(
+                *("high", self._finish_high, self._shape_high, ints, "counts", self._measure_high, self._kernel_high),
+                only=lambda facts: _unless_settled(facts, guess.HIGH),
+            ),
+            Stage(
+                *("low", _finish_low, self._shape_low, ints, "counts", self._measure_low, self._kernel_low),
+                only=lambda facts: _unless_settled(facts, guess.LOW),
+            ),
             Stage(
                 *("ties", _finish_ties, self._shape, ints, "per_block", self._measure_ties, self._kernel_ties),
                 only=_need_ties,
@@ -76,10 +93,41 @@ class Cuts:
     def _shape_low(self, call: Call) -> tuple[int, ...]:
         return *self._shape(call), _LOW
 
-    def _measure_high(self, call: Call, block: Block, facts: Facts) -> Tensor:
+    def _shape_counted(self, call: Call) -> tuple[int, ...]:
+        return 3, *self._shape(call)
+
+    def _measure_guess(self, call: Call, block: Block, facts: Facts) -> Tensor:
+        return _histogram([score[: guess.SAMPLE] for score in self.scores(block)])
+
+    def _kernel_guess(self, call: Call, raw: RawBlock, facts: Facts, out: Array) -> None:
+        from engine.kernels import measure
+
+        measure.histogram_few(self.raw_scores(call, raw), min(raw.elements, guess.SAMPLE), out)
+
+    def _finish_guess(self, call: Call, partial: Any, facts: Facts) -> Array:
+        return guess.bins(partial, self.ks(call, partial), call.elements)
+
+    def _measure_counted(self, call: Call, block: Block, facts: Facts) -> Tensor:
         import torch
 
-        return torch.stack([torch.bincount(magnitude_bits(s) >> 16, minlength=_HIGH) for s in self.scores(block)])
+        bits = [magnitude_bits(score) for score in self.scores(block)]
+        counts = []
+        for row, _, number in _places(facts["guess"]):
+            lowest = number << 16
+            matches = bits[row] > lowest + 0xFFFF, bits[row] > lowest, bits[row] == lowest
+            counts.append(torch.stack([torch.count_nonzero(match) for match in matches]))
+        return torch.stack(counts, dim=-1).view(self._shape_counted(call))
+
+    def _kernel_counted(self, call: Call, raw: RawBlock, facts: Facts, out: Array) -> None:
+        from engine.kernels import measure
+
+        measure.count_around(self.raw_scores(call, raw), raw.elements, facts["guess"], out)
+
+    def _finish_counted(self, call: Call, partial: Any, facts: Facts) -> Array:
+        return guess.counted(partial, facts["guess"], self.ks(call, partial))
+
+    def _measure_high(self, call: Call, block: Block, facts: Facts) -> Tensor:
+        return _histogram(self.scores(block))
 
     def _kernel_high(self, call: Call, raw: RawBlock, facts: Facts, out: Array) -> None:
         from engine.kernels import measure
@@ -88,6 +136,9 @@ class Cuts:
 
     def _finish_high(self, call: Call, partial: Any, facts: Facts) -> Array:
         """int64[3, P, S]: k, upper bits of the threshold (−1: none is kept), how many elements lie above that bin."""
+        known = guess.settled(facts, guess.HIGH)
+        if known is not None:
+            return cast(Array, known)
         found = [
             [(k, *kth_from_above(counts, k)) if k else (0, -1, 0) for counts, k in zip(partial, ks, strict=True)]
             for ks in self.ks(call, partial)
@@ -183,6 +234,13 @@ def counted_off(block: Block, scores: Tensor, cut: Array) -> Tensor:
     return above
 
 
+def _histogram(scores: list[Tensor]) -> Tensor:
+    """int64[S, bins] by the upper 15 bits of magnitudes."""
+    import torch
+
+    return torch.stack([torch.bincount(magnitude_bits(score) >> 16, minlength=_HIGH) for score in scores])
+
+
 def magnitude_bits(score: Tensor) -> Tensor:
     """int32: the bits of |score| as float32."""
     import torch
@@ -199,10 +257,13 @@ def _places(fact: Array) -> Iterator[tuple[int, int, int]]:
 
 def _finish_low(call: Call, partial: Any, facts: Facts) -> Array:
     """int64[3, P, S]: threshold bits, how many of its equals to keep, how many equals there are."""
+    known = guess.settled(facts, guess.LOW)
+    if known is not None:
+        return cast(Array, known)
     out: Array = np.empty(facts["high"].shape, np.int64)
     for row, cut, high in _places(facts["high"][1]):
         if high < 0:
-            out[:, cut, row] = _ABOVE_ALL, 0, 0
+            out[:, cut, row] = guess.ABOVE_ALL, 0, 0
             continue
         counts = partial[cut, row]
         wanted = int(facts["high"][0, cut, row] - facts["high"][2, cut, row])
@@ -219,20 +280,22 @@ def _goes_through(facts: Facts) -> Array:
 
 
 def _need_ties(facts: Facts) -> Collection[int] | None:
-    return None if _goes_through(facts).any() else ()
+    return None if guess.settled(facts, guess.TIES) is None and _goes_through(facts).any() else ()
+
+
+def _unless_settled(facts: Facts, what: slice) -> Collection[int] | None:
+    return None if guess.settled(facts, what) is None else ()
 
 
 def _finish_ties(call: Call, partial: Any, facts: Facts) -> Array:
     """int64[2, P, S]: the block in which the last kept equal lies (−1: no cut), and its rank there, from 1."""
+    known = guess.settled(facts, guess.TIES)
+    if known is not None:
+        return cast(Array, known)
     out: Array = np.empty((2, *facts["low"].shape[1:]), np.int64)
     for row, cut, through in _places(_goes_through(facts)):
-        if not through:
-            out[:, cut, row] = -1, 0
-            continue
         keep = int(facts["low"][1, cut, row])
-        running = np.cumsum(partial[:, cut, row])
-        number = int(np.searchsorted(running, keep))
-        out[:, cut, row] = number, keep - (int(running[number - 1]) if number else 0)
+        out[:, cut, row] = guess.last_equal(partial[:, cut, row], keep) if through else (-1, 0)
     return out
 
 

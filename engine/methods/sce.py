@@ -110,7 +110,9 @@ def _stages(call: Call) -> tuple[Stage, ...]:
     weigh = Stage("coefficients", _finish, lambda call: (len(call.source_ids),), measure=_measure, kernel=_kernel)
     if call.options["select_topk"] >= 1:
         return (weigh,)
-    cuts = magnitude.Cuts(_ks, rows=lambda call: 1, scores=lambda block: [variance(block)], raw_scores=_raw_scores)
+    cuts = magnitude.Cuts(
+        _ks, guessed=False, rows=lambda call: 1, scores=lambda block: [variance(block)], raw_scores=_raw_scores
+    )
     return (*cuts.stages(), weigh)
 
 
