@@ -8,8 +8,9 @@ divides each element by its own p; as in mergekit s_j restores the tensor's L1 n
 
 Ranks are found by counting, in buckets of magnitudes: 1/128 of an octave wide down to 2^-8 of the largest of the row,
 1/32 down to 2^-32, everything below in one. All elements of a bucket take the middle of its ranks, so that equal
-magnitudes have equal chances, and the mean of p is the density whatever the buckets. Of normally distributed, or
-heavier-tailed, differences no bucket holds more than 1/256 of a row, of any whose density falls with |δ| 1/128.
+magnitudes have equal chances, and the mean of p is the density whatever the buckets. No bucket holds more than 1/256 of
+a row of normal or heavier-tailed differences (1/128 of uniform ones), unless the largest is some 100 times as large as
+most: then 1/64.
 
 Deviations from mergekit: its ranks are a sort's, arbitrary among equals (in bfloat16 up to half of all differences are
 0), and rounded to the tensor's dtype; of tensors with more than two dimensions it ranks within the second one. In a row
