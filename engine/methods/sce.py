@@ -6,9 +6,9 @@
     erase       out = b + Σ agreeing c_j δ_j / max(Σ agreeing c_j, 1e-6); the sign of Σ δ_j (unweighted) is elected
 
 Where nothing is selected (identical fine-tunes) the result is the base. Deviations from mergekit: variances and means
-are float64; variances are ranked as float32 (M³ times as large; 0 below 2^-126), and equal ones are selected in order of
-their index (`magnitude`), where its choice is arbitrary. Of one fine-tune the variance is 0 everywhere, so `select_topk`
-below 1, which would leave the base, is refused.
+are float64; variances are ranked as float32 (M³ times as large; 0 below 2^-126), and equal ones are selected in order
+of their index (`magnitude`), where its choice is arbitrary. Of one fine-tune the variance is 0 everywhere, so a
+`select_topk` below 1, which would leave the base, is refused.
 """
 
 from __future__ import annotations
