@@ -36,20 +36,28 @@ def masses(rows: Any, n: Any, keep: Any, out: Any, work: Any) -> None:
     sources = rows.shape[0] - 1
     lanes = np.zeros((2, sources, LANES), np.float64)
     one = np.float32(1)
-    for start in range(0, n, LANES):
-        m = min(LANES, n - start)
+    for start in range(0, n, CHUNK):
+        m = min(CHUNK, n - start)
         b = rows[0, start : start + m]
         for j in range(sources):
             x = rows[j + 1, start : start + m]
             weighted_delta(x, b, one, work[0, :m])
             trimmed(x, b, one, keep, (j, start), work[1, :m])
-            for kind in range(2):
-                lane, delta = lanes[kind, j], work[kind]
-                for i in range(m):
-                    lane[i] = lane[i] + np.float64(abs(delta[i]))
+            add_sizes(work[0], m, lanes[0, j])
+            add_sizes(work[1], m, lanes[1, j])
     for j in range(sources):
         out[0, j] = fold(lanes[0, j])
         out[1, j] = fold(lanes[1, j])
+
+
+@kernel
+def add_sizes(values: Any, m: Any, lane: Any) -> None:
+    """lane[LANES] += |values[:m]|, the two steps of a chunk at once: so lanes are loaded and stored half as often."""
+    for i in range(m, CHUNK):
+        values[i] = np.float32(0)
+    first, second = values[:LANES], values[LANES:CHUNK]
+    for i in range(LANES):
+        lane[i] = (lane[i] + np.float64(abs(first[i]))) + np.float64(abs(second[i]))
 
 
 @kernel
