@@ -131,7 +131,10 @@ def _signature(
     function: Callable[..., Any], where: str
 ) -> tuple[Literal["required", "optional", "ignored"], dict[str, Parameter]]:
     """What the function wants of a base, and its settings by argument."""
-    arguments = inspect.signature(function).parameters
+    try:
+        arguments = inspect.signature(function).parameters
+    except ValueError as error:  # a function of C without one
+        raise RecipeError(f"{where}: its arguments cannot be read: {error}.") from error
     if "models" not in arguments:
         raise RecipeError(f"{where}: has no argument 'models', which takes the list of the models' tensors.")
     settings = {}

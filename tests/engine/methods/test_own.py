@@ -139,6 +139,7 @@ def test_a_package_is_imported_only_for_a_recipe_that_names_its_method_and_repla
     ("code", "message"),
     [
         ("mine = 3", "is a int, a function or an engine.methods.Method expected."),
+        ("mine = max", ": its arguments cannot be read: no signature found for builtin <built-in function max>."),
         ("def mine(tensors): ...", ": has no argument 'models', which takes the list of the models' tensors."),
         ("def mine(models, *more): ...", ": argument *more: only arguments that can be given by name are supported."),
         ("def mine(models, t): ...", ": argument t: float, int, bool or list[float] expected."),

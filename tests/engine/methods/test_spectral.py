@@ -49,7 +49,7 @@ def recipe_of(method: str, family: Family, settings: dict[str, Any], **top: Any)
     return parse_recipe(data | top, origin="r.yml")
 
 
-@pytest.mark.parametrize("dtype", [None, "float32"])
+@pytest.mark.parametrize("dtype", [None, "float16", "float32"])
 @pytest.mark.parametrize("method", FORMULAS)
 def test_a_merge_equals_the_formula_in_float64_rounded_once(
     method: str, dtype: str | None, little: Family, tmp_path: Path
