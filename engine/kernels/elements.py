@@ -1,9 +1,10 @@
-"""Element-wise methods that are no linear combination: swaps, overlaps, consensus and unification of task vectors.
+"""Element-wise methods that are no linear combination: swaps; overlaps, consensus and unification of task vectors.
 
 Legend: rows[N, ≥ n] stored values of one block, the base first; M = N − 1 sources; work float32[N + 4, CHUNK].
+(`by_importance` has no base: its rows are M models and M importances.)
 As in `combine`, a block is worked off in chunks that stay in the first-level cache, and every loop runs over elements.
 Measured on bfloat16, one core, ns per element: nearswap 0.35; of a base and two: overlap 0.76, its counts 0.83,
-consensus 1.1, rebuild 1.4, unified_masses 1.5.
+consensus 1.1, rebuild 1.4, unified_masses 1.5; of two models and their importances: by_importance 2.0.
 """
 
 from __future__ import annotations

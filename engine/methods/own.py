@@ -20,11 +20,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from blake3 import blake3
 
-from engine.errors import MethodError, RecipeError
+from engine.errors import MethodError, RecipeError, did_you_mean
 from engine.methods.contract import Block, Call, Facts, Method, Parameter, Scope
 
 if TYPE_CHECKING:
@@ -57,6 +57,9 @@ def merge_method(
             merge has the same bytes only on machines of one instruction set, with one version of torch.
         models: the least and the largest number of models besides the base; None: any.
     """
+
+    if scope not in get_args(Scope):
+        raise ValueError(f"scope {scope!r}; {did_you_mean(scope, get_args(Scope))}")
 
     def keep(function: _Function) -> _Function:
         function.__dict__["mergefleet"] = _Traits(scope, exact, models)

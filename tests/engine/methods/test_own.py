@@ -138,6 +138,10 @@ def test_a_package_is_imported_only_for_a_recipe_that_names_its_method_and_repla
 @pytest.mark.parametrize(
     ("code", "message"),
     [
+        (
+            "@merge_method(scope='rows')\ndef mine(models): ...",
+            ": cannot be imported: ValueError: scope 'rows'; did you mean 'row'? (mine_code.py, line 4).",
+        ),
         ("mine = 3", "is a int, a function or an engine.methods.Method expected."),
         ("mine = max", ": its arguments cannot be read: no signature found for builtin <built-in function max>."),
         ("def mine(tensors): ...", ": has no argument 'models', which takes the list of the models' tensors."),
