@@ -12,8 +12,8 @@ import pytest
 from backends import MIB, bytes_of, inline, on_ray, recipe_of
 from bad_workers import BlindWorker, DyingWorker, OnceStoppedWorker
 from processes import actor_pids
+from shared_families import shared_family
 
-from bench.torture import torture_family
 from cluster import merge_job
 from cluster.merge_job import merge_on_ray
 from cluster.ray_session import Session
@@ -21,18 +21,17 @@ from engine import Options, merge
 from engine.errors import ClusterError, PlanError, WorkerLost
 
 pytestmark = pytest.mark.ray
-FAMILIES = Path(os.environ.get("TMPDIR", "/tmp")) / f"mergefleet-tests-{os.getuid()}"  # reused between runs
 Models = tuple[Path, ...]
 
 
 @pytest.fixture(scope="module")
 def small() -> Models:
-    return torture_family(FAMILIES / "mixed", mixed=True, giant=False).models
+    return shared_family("mixed", mixed=True).models
 
 
 @pytest.fixture(scope="module")
 def large() -> Models:
-    return torture_family(FAMILIES / "giant", mixed=False, giant=True).models
+    return shared_family("giant", giant=True).models
 
 
 def test_a_worker_killed_in_the_middle_changes_nothing(ray_here: Session, large: Models, tmp_path: Path) -> None:

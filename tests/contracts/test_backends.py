@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from backends import MIB, Backend, bytes_of, inline, on_ray, recipe_of, run_until_killed
+from shared_families import shared_family
 
 from bench.torture import torture_family
 from cluster import sharding
@@ -15,7 +15,6 @@ from engine import Options, ShardSize
 from engine.errors import NotFinite, OutputExists, SourceError
 from engine.methods import METHODS
 
-FAMILIES = Path(os.environ.get("TMPDIR", "/tmp")) / f"mergefleet-tests-{os.getuid()}"  # reused between runs
 EXACT = sorted(name for name, method in METHODS.items() if method.exact)
 # tile size and threads take turns over the methods: a backend sees all of them in as few merges as there are methods
 WAYS = [(MIB, 1), (7 * MIB, 2), (64 * MIB, 1), (MIB, 2), (7 * MIB, 1), (64 * MIB, 2)]
@@ -25,13 +24,13 @@ Models = tuple[Path, ...]
 @pytest.fixture(scope="module")
 def small() -> Models:
     """Awkward shapes and all dtypes, 10 MB a model."""
-    return torture_family(FAMILIES / "mixed", mixed=True, giant=False).models
+    return shared_family("mixed", mixed=True).models
 
 
 @pytest.fixture(scope="module")
 def large() -> Models:
     """The same with a tensor of 40 million elements, 90 MB a model."""
-    return torture_family(FAMILIES / "giant", mixed=False, giant=True).models
+    return shared_family("giant", giant=True).models
 
 
 @pytest.fixture(params=["inline", pytest.param("ray", marks=pytest.mark.ray)])

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from backends import bytes_of, recipe_of
 from safetensors.numpy import load_file, save_file
+from shared_families import shared_family
 
 from bench.torture import torture_family
 from engine import Options, make_plan, merge, open_checkpoints
@@ -29,7 +30,6 @@ from engine.methods.contract import Facts
 from engine.tensorfile.header import read_header
 
 MIB = 1 << 20
-FAMILY = Path(os.environ.get("TMPDIR", "/tmp")) / f"mergefleet-tests-{os.getuid()}"  # reused between runs
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def torture(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
 
 @pytest.fixture(scope="module")
 def giant() -> tuple[Path, ...]:
-    return torture_family(FAMILY / "giant", mixed=False, giant=True).models
+    return shared_family("giant", giant=True).models
 
 
 APART: dict[str, dict[str, bool]] = {
