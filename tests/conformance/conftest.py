@@ -29,9 +29,8 @@ def merges(tmp_path_factory: pytest.TempPathFactory) -> Merges:
 @pytest.fixture(scope="session")
 def drawn_merges(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Merges:
     """Those recipes of test_drawn.py that this session asks for."""
-    parameters = [getattr(item, "callspec", None) for item in request.session.items]
-    wanted = [call.params["case"] for call in parameters if call and "case" in call.params]
-    return _merged([case for case in wanted if case["name"].startswith("drawn ")], MAKERS, tmp_path_factory)
+    items = [item for item in request.session.items if item.path.name == "test_drawn.py" and hasattr(item, "callspec")]
+    return _merged([item.callspec.params["case"] for item in items], MAKERS, tmp_path_factory)
 
 
 def _merged(cases: list[Case], makers: Mapping[str, Any], factory: pytest.TempPathFactory) -> Merges:
