@@ -45,6 +45,7 @@ SHAPES = {
     "0.1B": Shape(hidden=768, layers=12, mlp=2048, heads=12, kv_heads=4, vocab=32000),
     "0.3B": Shape(hidden=1024, layers=22, mlp=2816, heads=16, kv_heads=4, vocab=32000),
     "1.1B": Shape(hidden=2048, layers=22, mlp=5632, heads=32, kv_heads=4, vocab=32000),
+    "4B": Shape(hidden=3072, layers=38, mlp=8192, heads=24, kv_heads=8, vocab=32000),  # 8 GB a model
 }
 
 

@@ -1,4 +1,4 @@
-"""The figures of a run as a markdown table, and their place in docs/performance.md."""
+"""The figures of a run as markdown tables, and their place in docs/performance.md."""
 
 from __future__ import annotations
 
@@ -13,14 +13,30 @@ from bench.measure import Cost
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 _NONE = "–"
-BARS = {"linear": 6, "slerp": 8, "task_arithmetic": 6, "ties": 22, "dare_ties": 12}  # × fewer CPU-s than mergekit
-GOALS = {"linear": 1.2, "slerp": 1.5, "task_arithmetic": 1.2, "ties": 2.0, "dare_ties": 2.0}  # × copying
+BARS = {  # (family, method): × fewer CPU-seconds than mergekit
+    ("1.1B", "linear"): 6,
+    ("1.1B", "slerp"): 8,
+    ("1.1B", "task_arithmetic"): 6,
+    ("1.1B", "ties"): 22,
+    ("1.1B", "dare_ties"): 12,
+    ("0.3B", "della"): 10,
+}
+GOALS = {  # × copying, beyond start-up
+    ("1.1B", "linear"): 1.2,
+    ("1.1B", "slerp"): 1.5,
+    ("1.1B", "task_arithmetic"): 1.2,
+    ("1.1B", "ties"): 2.0,
+    ("1.1B", "dare_ties"): 2.0,
+    ("0.3B", "della"): 3.0,
+    ("0.3B", "passthrough"): 1.2,
+}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method: how many models it reads, and its costs, None where it was not run."""
+    """One method on one family: how many models it reads, and its costs, None where it was not run."""
 
+    size: str
     method: str
     inputs: int
     copying: Cost
@@ -43,47 +59,58 @@ class Row:
             return None
         return self.mergekit.cpu_s / self.mergefleet.cpu_s
 
+    @property
+    def compiling(self) -> float | None:
+        """CPU-seconds that a first run takes more, because it compiles its kernels."""
+        if self.cold is None or self.start_up is None:
+            return None
+        return self.cold.cpu_s - self.start_up.cpu_s
+
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as markdown; CPU and wall in seconds, memory in MB, bytes read in GB."""
     lines = [
         "| method | copying: CPU · wall | mergekit 0.1.5: CPU · wall · peak "
         "| mergefleet: CPU (user + sys) · wall · peak · read "
-        "| × fewer CPU-s (bar) | × copying beyond start-up (goal) | start-up CPU | cold CPU |",
+        "| × fewer CPU-s (bar) | × copying beyond start-up (goal) | start-up CPU | compiling once |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for row in rows:
-        ours, fewer, ratio = row.mergefleet, row.against_mergekit, row.against_copying
-        cells = [
-            row.method,
-            f"{row.copying.cpu_s:.2f} · {row.copying.wall_s:.2f}",
-            _NONE
-            if row.mergekit is None
-            else f"{row.mergekit.cpu_s:.1f} · {row.mergekit.wall_s:.1f} · {_mb(row.mergekit)}",
-            _NONE
-            if ours is None
-            else f"**{ours.cpu_s:.2f}** ({ours.user_s:.2f} + {ours.system_s:.2f}) · {ours.wall_s:.2f} · {_mb(ours)} "
-            f"· {ours.read_bytes / 1e9:.1f} GB",
-            _NONE if fewer is None else f"{fewer:.1f} ({BARS[row.method]})",
-            _NONE if ratio is None else f"{ratio:.2f} ({GOALS[row.method]})",
-            _NONE if row.start_up is None else f"{row.start_up.cpu_s:.2f}",
-            _NONE if row.cold is None else f"{row.cold.cpu_s:.2f}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
+    lines.extend("| " + " | ".join(_cells(row)) + " |" for row in rows)
     return "\n".join(lines)
+
+
+def _cells(row: Row) -> list[str]:
+    ours, theirs, place = row.mergefleet, row.mergekit, (row.size, row.method)
+    return [
+        row.method,
+        f"{row.copying.cpu_s:.2f} · {row.copying.wall_s:.2f}",
+        _NONE if theirs is None else f"{theirs.cpu_s:.1f} · {theirs.wall_s:.1f} · {_mb(theirs)}",
+        _NONE
+        if ours is None
+        else f"**{ours.cpu_s:.2f}** ({ours.user_s:.2f} + {ours.system_s:.2f}) · {ours.wall_s:.2f} · {_mb(ours)} "
+        f"· {ours.read_bytes / 1e9:.1f} GB",
+        _number(row.against_mergekit, 1) + _in_brackets(BARS.get(place)),
+        _number(row.against_copying, 2) + _in_brackets(GOALS.get(place)),
+        _NONE if row.start_up is None else f"{row.start_up.cpu_s:.2f}",
+        _number(row.compiling, 1),
+    ]
 
 
 def provenance(command: str, busiest: float) -> str:
     """When, at which commit, on which machine, and the highest load average that was seen meanwhile."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     model = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         "unknown CPU",
     )
     return (
-        f"{datetime.date.today()}, commit {commit or 'none'}, {os.cpu_count()} cores of {model}, load average "
+        f"{datetime.date.today()}, commit {commit()}, {os.cpu_count()} cores of {model}, load average "
         f"up to {busiest:.1f} (1 to 2 is the benchmark itself; more is other work, and inflates). Command: `{command}`."
     )
+
+
+def commit() -> str:
+    shown = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return shown.stdout.strip() or "none"
 
 
 def write_into(page: Path, text: str) -> None:
@@ -94,3 +121,11 @@ def write_into(page: Path, text: str) -> None:
 
 def _mb(cost: Cost) -> str:
     return f"{cost.peak_anonymous / 1e6:.0f} MB"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return _NONE if value is None else f"{value:.{digits}f}"
+
+
+def _in_brackets(aim: float | None) -> str:
+    return "" if aim is None else f" ({aim:g})"
