@@ -42,6 +42,7 @@ class Shape:
 
 SHAPES = {
     "tiny": Shape(hidden=32, layers=4, mlp=64, heads=4, kv_heads=2, vocab=64),
+    "10M": Shape(hidden=256, layers=8, mlp=768, heads=8, kv_heads=4, vocab=8000),
     "0.1B": Shape(hidden=768, layers=12, mlp=2048, heads=12, kv_heads=4, vocab=32000),
     "0.3B": Shape(hidden=1024, layers=22, mlp=2816, heads=16, kv_heads=4, vocab=32000),
     "1.1B": Shape(hidden=2048, layers=22, mlp=5632, heads=32, kv_heads=4, vocab=32000),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,7 +79,7 @@ CASES: dict[str, Case] = {
     "emr": _OURS,
     "tsvm": _OURS,
     "iso_c": _OURS,
-    "core_space": Case(per_model=("weight",), options=("lambda", "rank"), mergekit=False),
+    "core_space": replace(_OURS, options=("lambda", "rank")),
     "fisher": Case(base=False, per_model=("weight", "importance"), mergekit=False),
     "passthrough": Case("one", base=False),
 }

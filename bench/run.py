@@ -20,8 +20,14 @@ from bench.runner import Runner, Wanted
 
 ROOT = Path(__file__).resolve().parent.parent
 MEMORY = "512MiB"
-STANDARD = (("1.1B", ("linear", "slerp", "task_arithmetic", "ties", "dare_ties")), ("0.3B", tuple(CASES)))
-"""What is run where nothing is chosen: the methods with a bar on the family of the bars, and all on a smaller one."""
+SPECTRAL = ("tsvm", "iso_c", "core_space")
+STANDARD = (
+    ("1.1B", ("linear", "slerp", "task_arithmetic", "ties", "dare_ties")),
+    ("0.3B", tuple(method for method in CASES if method not in SPECTRAL)),
+    ("10M", SPECTRAL),
+)
+"""What is run where nothing is chosen: the methods with a bar on the family of the bars, all on a smaller one, and
+those that need the singular values of whole tensors, which take minutes there, on a very small one."""
 
 
 def main() -> None:

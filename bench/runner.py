@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from bench import oracle
 from bench.families import Family
 from bench.measure import Cost, measure, wait_for_quiet
-from bench.recipes import CASES, TIMED, WARM_UP, inputs, recipe
+from bench.recipes import CASES, TIMED, WARM_UP, Settings, inputs, recipe
 from bench.report import Row
 
 MERGEFLEET = Path(sys.executable).parent / "mergefleet"
@@ -53,11 +52,11 @@ class Runner:
         if self._wanted.mergefleet:
             shutil.rmtree(self._kernels, ignore_errors=True)
             # other weights, densities and seed than those timed: only kernels can be warm afterwards
-            cold = self._mergefleet(recipe(method, self._tiny, WARM_UP), seed=WARM_UP.seed)
-            start_up = self._least(lambda: self._mergefleet(recipe(method, self._tiny, TIMED), seed=TIMED.seed))
-            ours = self._least(lambda: self._mergefleet(recipe(method, family, TIMED), seed=TIMED.seed))
+            cold = self._mergefleet(method, self._tiny, WARM_UP)
+            start_up = self._least(lambda: self._mergefleet(method, self._tiny, TIMED))
+            ours = self._least(lambda: self._mergefleet(method, family, TIMED))
         if self._wanted.mergekit and CASES[method].mergekit:
-            theirs = self._mergekit(recipe(method, family, TIMED), seed=TIMED.seed)
+            theirs = self._mergekit(method, family, TIMED)
         return Row(size, method, len(models), copying, ours, cold, start_up, theirs)
 
     def _least(self, run: Callable[[], Cost]) -> Cost:
@@ -75,18 +74,18 @@ class Runner:
         script = f"cat {' '.join(others)} < /dev/null > /dev/null && cat {last} > {self._out}"
         return self._measured(["sh", "-c", script])
 
-    def _mergefleet(self, data: dict[str, Any], *, seed: int) -> Cost:
+    def _mergefleet(self, method: str, family: Family, settings: Settings) -> Cost:
         """Merge with the kernels that earlier runs of this row compiled."""
-        self._recipe.write_text(yaml.safe_dump(data))
+        self._recipe.write_text(yaml.safe_dump(recipe(method, family, settings)))
         command: list[str | Path] = [MERGEFLEET, "merge", self._recipe, self._out]
-        command += ["--memory", self._wanted.memory, "--random-seed", str(seed)]
+        command += ["--memory", self._wanted.memory, "--random-seed", str(settings.seed)]
         return self._measured(command, {"MERGEFLEET_CACHE_DIR": str(self._kernels)})
 
-    def _mergekit(self, data: dict[str, Any], *, seed: int) -> Cost:
+    def _mergekit(self, method: str, family: Family, settings: Settings) -> Cost:
         """Merge with mergekit-yaml and its defaults."""
-        self._recipe.write_text(yaml.safe_dump(data))
+        self._recipe.write_text(yaml.safe_dump(recipe(method, family, settings)))
         command: list[str | Path] = [oracle.command(), self._recipe, self._out]
-        command += ["--random-seed", str(seed), "--quiet"]
+        command += ["--random-seed", str(settings.seed), "--quiet"]
         return self._measured(command, oracle.VARIABLES)
 
     def _measured(self, command: Sequence[str | Path], environment: dict[str, str] | None = None) -> Cost:
