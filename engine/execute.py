@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
+import numpy as np
+
 from engine import digest
 from engine.checkpoint import Checkpoint
 from engine.device import Device
@@ -240,7 +242,8 @@ class _Run:
         facts: dict[str, Array] = {}
         for stage in self.plan.method.stages(call) if call else ():
             measured = partials(stage, facts) if partials and stage.measure else None
-            facts[stage.name] = stage.finish(cast(Call, call), measured, facts)
+            with np.errstate(all="ignore"):  # what is not finite is counted where it is read and where it is made
+                facts[stage.name] = stage.finish(cast(Call, call), measured, facts)
         self.facts[index] = facts
         if partials:
             with self.shared.lock:

@@ -215,7 +215,8 @@ class Worker:
                 first, second = (self.job.sources[v.source].ref for v in (tensor.inputs[0], view))
                 raise MergefleetError(
                     f"tensor {tensor.name!r} ({tensor.dtype}) differs between {first} and {second}: tensors that are "
-                    "not floating point can only be copied where all models agree. Take it from one model (slices)."
+                    "not floating point can only be copied where all models agree. Take it from one of them: add "
+                    f"`tensors: [{{filter: {tensor.name}, copy: {first}}}]` to the recipe."
                 )
         if tensor.dtype in STORED:
             self._check_read(data.view(STORED[tensor.dtype]), tensor, number, tensor.inputs[0])
@@ -251,6 +252,15 @@ class Worker:
 
 def _made_nonfinite(tensor: OutputTensor, count: int) -> NotFinite:
     """The error where finite sources gave NaN or Inf: too large a number for the format, on the way or at the end."""
+    from engine.methods import METHODS
+
+    if tensor.call is not None and tensor.call.method not in METHODS:
+        return NotFinite(
+            f"tensor {tensor.name!r}: your method {tensor.call.method!r} made {count} NaN or Inf of finite values. "
+            "Correct the method, or give --allow-nan to publish them.",
+            tensor=tensor.name,
+            count=count,
+        )
     return NotFinite(
         f"tensor {tensor.name!r}: merging finite values made {count} NaN or Inf: the result is too large for "
         f"{tensor.dtype}. Give a wider out_dtype or smaller weights, or --allow-nan to publish them.",

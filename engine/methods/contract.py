@@ -224,7 +224,8 @@ def rescale(default: bool) -> Parameter:
 def weights_cancel(call: Call) -> str | None:
     """A `check` for methods that divide by Σ w over all models."""
     total = sum(call.sources["weight"])
-    switch = "normalize_weights" if "normalize_weights" in call.options else "normalize"
-    if not call.options.get(switch, 1.0) or abs(total) >= 1e-8:
+    switch = next((name for name in ("normalize_weights", "normalize") if name in call.options), None)
+    if abs(total) >= 1e-8 or (switch is not None and not call.options[switch]):
         return None
-    return f"the weights sum to {total:g} and cannot be normalised. Give other weights, or {switch}: false."
+    instead = "" if switch is None else f", or {switch}: false"
+    return f"the weights sum to {total:g} and cannot be normalised. Give other weights{instead}."

@@ -115,7 +115,7 @@ def _check(call: Call) -> str | None:
             widest = min(density, 1 - density)
             return (
                 f"density {density:g} and epsilon {epsilon:g} make chances from {low:g} to {high:g}, which must lie "
-                f"between 0 and 1. Give an epsilon below {widest:g}, or another density."
+                f"strictly between 0 and 1. Give an epsilon below {widest:g}, or another density."
             )
     return None
 

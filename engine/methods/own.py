@@ -100,7 +100,7 @@ def _package(point: EntryPoint) -> str:
 def _loaded(point: EntryPoint, where: str) -> Any:
     try:
         return point.load()
-    except Exception as error:  # a user's module may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # a user's module may raise anything while it is imported
         raise RecipeError(f"{where}: cannot be imported: {_one_line(error)}.") from error
 
 
@@ -187,7 +187,7 @@ def _definition(
             arguments[argument] = _value(call, parameter)
         try:
             result = function(**arguments)
-        except Exception as error:  # a user's function may raise anything
+        except (Exception, SystemExit) as error:  # a user's function may raise anything, and call sys.exit
             raise MethodError(f"{where}: tensor {call.tensor!r}: {_one_line(error)}.", tensor=call.tensor) from error
         return _checked(result, inputs[0], f"{where}: tensor {call.tensor!r}").flatten()
 
@@ -210,10 +210,12 @@ def _checked(result: Any, like: Tensor, where: str) -> Tensor:
         raise MethodError(f"{where}: returned shape {list(result.shape)}, {list(like.shape)} expected, as its inputs.")
     if not result.dtype.is_floating_point:
         raise MethodError(f"{where}: returned {result.dtype}, floating point expected.")
+    if result.device != like.device:
+        raise MethodError(f"{where}: returned a tensor on {result.device}, {like.device} expected, as its inputs.")
     return result.to(like)
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     """`ZeroDivisionError: division by zero (my_package.py, line 7)`: the deepest line that is not of this file."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
     text = " ".join(str(error).split()).rstrip(".")

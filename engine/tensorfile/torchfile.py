@@ -8,6 +8,7 @@ and no data is read; torch notes the place of every storage, which is checked he
 from __future__ import annotations
 
 import json
+import re
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -91,10 +92,9 @@ def _load(path: Path) -> Mapping[str, Any]:
     try:
         loaded = torch.load(path, map_location="meta", weights_only=True, mmap=True)
     except (refused, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SourceError(
             f"{path}: holds something else than tensors, or is damaged, and is not loaded, because that could run code "
-            f"({first}). Save its tensors alone, best as .safetensors."
+            f"({_reason(error)}). Save its tensors alone, best as .safetensors."
         ) from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
@@ -104,6 +104,15 @@ def _load(path: Path) -> Mapping[str, Any]:
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise SourceError(f"{path}: {name!r} is no tensor but {type(value).__name__}: save the tensors alone.")
     return loaded
+
+
+def _reason(error: Exception) -> str:
+    """Why torch refuses a file, without its advice to turn the restriction off."""
+    text = str(error).strip()
+    if (asked := re.search(r"GLOBAL ([\w.]+)", text)) is not None:
+        return f"it asks for {asked[1]}"
+    first = (text.splitlines() or [""])[0]
+    return type(error).__name__ if not first or "weights_only" in text else first
 
 
 def _info(path: Path, name: str, tensor: Tensor, records: Mapping[int, int]) -> TensorInfo:

@@ -14,7 +14,7 @@ from own_packages import Installer
 from safetensors.numpy import load_file, save_file
 
 from engine import Options, make_plan, merge, open_checkpoints, parse_recipe
-from engine.errors import InputsChanged, MergefleetError, MethodError, RecipeError
+from engine.errors import InputsChanged, MergefleetError, MethodError, NotFinite, RecipeError
 from engine.job import Job
 from engine.methods import METHODS, methods_for, own
 
@@ -188,6 +188,8 @@ def test_recipes_are_held_to_the_signature(install: Installer, models: list[str]
         ("return [1]", "returned a list, a tensor expected."),
         ("return models[0][:5]", "returned shape [5], [N] expected, as its inputs."),
         ("return models[0] > 0", "returned torch.bool, floating point expected."),
+        ("return models[0].to('meta')", "returned a tensor on meta, cpu expected, as its inputs."),
+        ("raise SystemExit('bye')", "SystemExit: bye (mine_code.py, line 5)."),
     ],
 )
 def test_an_error_in_the_function_names_method_and_tensor_and_publishes_nothing(
@@ -201,6 +203,15 @@ def test_an_error_in_the_function_names_method_and_tensor_and_publishes_nothing(
     assert place.startswith("r.yml: merge_method: 'mine' (mine_code:mine, of mine 1.0): tensor 'model.")
     assert re.sub(r"\[\d+\] expected", "[N] expected", found) == message
     assert not (tmp_path / "out").exists()
+
+
+def test_nan_made_by_a_users_method_is_put_down_to_the_method(
+    install: Installer, models: list[str], tmp_path: Path
+) -> None:
+    install("def mine(models):\n    return models[0] * float('nan')", mine="mine_code:mine")
+    said = refusal(lambda: merge(recipe("mine", models), tmp_path / "out"), kind=NotFinite)
+    assert "your method 'mine' made" in said
+    assert "too large" not in said
 
 
 def test_a_changed_function_is_another_plan(install: Installer, models: list[str], tmp_path: Path) -> None:

@@ -86,6 +86,8 @@ def test_code_in_a_file_is_refused_and_does_not_run(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"x\.bin: holds something else than tensors") as caught:
         read_torch_header(path)
     assert "\n" not in str(caught.value)
+    assert "(it asks for " in str(caught.value)
+    assert "weights_only" not in str(caught.value)
     assert not (tmp_path / "ran").exists()
 
 
