@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from engine.errors import InputError, InputsChanged
+from engine.errors import InputError, InputsChanged, NotFinite
 from engine.execute import Executed, check_memory, execute
 from engine.job import Job, MergeResult, Progress, StageResult, work_of
 from engine.options import Options
@@ -134,3 +134,10 @@ def _finish(backend: Backend, job: Job, progress: Progress | None) -> MergeResul
         if job.is_untouched:
             clean(job.staging.out)
         raise
+    except NotFinite as error:
+        out, partial = job.staging.out, job.staging.partial.name
+        raise NotFinite(
+            f"{error} What is finished stays in {partial}: --allow-nan goes on from there, other sources or another "
+            f"recipe need `mergefleet clean {out}` first.",
+            **error.facts,
+        ) from error

@@ -24,7 +24,7 @@ from engine.plan import OutputTensor, Plan
 from engine.raw_targets import is_raw, raw_targets
 from engine.recipe import ModelRef, Recipe
 from engine.recipe_check import check_parameters
-from engine.recipe_writer import recipe_to_dict
+from engine.recipe_writer import flat, recipe_to_dict
 from engine.rules import refuse_incomplete, unmatched_rules
 from engine.same_architecture import refuse_mixed
 from engine.sorted_model import SortedModel, sort_tensors
@@ -100,10 +100,8 @@ def _describe(
     recipe: Recipe, method: Method, checkpoints: Mapping[ModelRef, Checkpoint], options: Options
 ) -> dict[str, str]:
     """What a plan's digest is taken over beside its tensors, in words: a refused resume says which of it changed."""
-    describe = {
-        "recipe": str(recipe_to_dict(recipe)),
-        "output shard size": str(options.shard_size),
-    }
+    describe = {f"recipe: {key}": value for key, value in flat(recipe_to_dict(recipe)).items()}
+    describe["output shard size"] = str(options.shard_size)
     device = choose_device(options.device)
     if device != "cpu":  # values agree within tolerances only, so another device is another merge
         describe["device"] = device

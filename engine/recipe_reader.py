@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -316,4 +317,19 @@ def _chat_template(fields: Mapping[str, Any], root: KeyPath) -> str | None:
         raise where.error(
             f"got {shown(raw)}, a Jinja template or a name expected; {did_you_mean(text, CHAT_TEMPLATES)}"
         )
+    if text not in CHAT_TEMPLATES:
+        _check_jinja(text, where)
     return text
+
+
+def _check_jinja(text: str, where: KeyPath) -> None:
+    """RecipeError where transformers could not parse the template, which would show only in the merged model."""
+    from jinja2 import Environment, TemplateSyntaxError
+
+    known = re.sub(r"\{%([-+]?)\s*(?:end)?generation\s*([-+]?)%\}", r"{#\1 \2#}", text)  # transformers' own tag
+    try:
+        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(known)
+    except TemplateSyntaxError as error:
+        raise where.error(
+            f"is no Jinja template: line {error.lineno}: {' '.join(str(error.message).split())}"
+        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -39,6 +40,17 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     if recipe.seed:
         data["seed"] = recipe.seed
     return data
+
+
+def flat(data: Any, place: str = "") -> dict[str, str]:
+    """Every value of plain data as JSON, by where it stands: `models[1].parameters.weight`; lists of values are one."""
+    if isinstance(data, dict) and data:
+        inner = [(f"{place}.{key}" if place else str(key), value) for key, value in data.items()]
+    elif isinstance(data, list) and any(isinstance(item, (dict, list)) for item in data):
+        inner = [(f"{place}[{index}]", item) for index, item in enumerate(data)]
+    else:
+        return {place: json.dumps(data, ensure_ascii=False)}
+    return {name: text for key, value in inner for name, text in flat(value, key).items()}
 
 
 def _ids_to_state(recipe: Recipe) -> dict[ModelRef, int]:

@@ -21,9 +21,9 @@ FOLDERS = ("engine", "search", "cluster")
 TREE = sorted(path.relative_to(ROOT).as_posix() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 ENGINE_EAGER = {"blake3", "numba", "numpy", "obstore", "pydantic", "safetensors", "yaml"}
-ENGINE_LAZY = {"huggingface_hub", "torch", "transformers"}
+ENGINE_LAZY = {"huggingface_hub", "jinja2", "torch", "transformers"}  # jinja2 parses chat templates, as transformers
 SEARCH_EAGER = ENGINE_EAGER | {"sqlalchemy"}
-SEARCH_LAZY = ENGINE_LAZY | {"cmaes", "datasets", "jinja2", "lm_eval", "optuna", "plotly", "pyarrow", "scipy"}
+SEARCH_LAZY = ENGINE_LAZY | {"cmaes", "datasets", "lm_eval", "optuna", "plotly", "pyarrow", "scipy"}
 CLUSTER_EAGER = SEARCH_EAGER | {"click", "rich", "typer"}
 CLUSTER_LAZY = SEARCH_LAZY | {
     "fastapi",

@@ -12,6 +12,8 @@ import pytest
 from bench.arrays import read_model, write_file
 from bench.families import Shape, make_family
 from engine import MergefleetError, merge
+from engine.errors import InputsChanged
+from engine.job import Job
 
 SHAPE = Shape(hidden=16, layers=4, mlp=32, heads=2, kv_heads=1, vocab=32)
 WIDER = Shape(hidden=16, layers=4, mlp=48, heads=2, kv_heads=1, vocab=32)
@@ -127,6 +129,9 @@ RECIPES = [
      "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: code+base}]\n",
      "base/adapter_config.json: not found. After '+' stands a LoRA adapter, which has adapter_config.json and "
      "adapter_model.safetensors."),
+    ("chat template that Jinja cannot parse",
+     'merge_method: linear\nchat_template: "{% for m in messages %}\\n{{ m[0 }}"\n' + TWO,
+     "recipe.yml: chat_template: is no Jinja template: line 2: unexpected '}', expected ']'"),
     ("tokenizer of a model that is not merged",
      "merge_method: linear\ntokenizer_source: bsae\nbase_model: base\n" + TWO,
      "recipe.yml: tokenizer_source: got 'bsae', which is no model of this recipe; did you mean 'base'?"),
@@ -206,6 +211,19 @@ def test_nan_or_inf_in_a_source_is_counted_by_tensor_and_nothing_is_published(wo
     assert caught.value.exit_code == 1
     assert str(caught.value) == (
         f"math: tensor {name!r} holds 3 NaN or Inf; nothing is published. "
-        "Repair the source, leave it out, or give --allow-nan to publish them."
+        "Repair the source, leave it out, or give --allow-nan to publish them. What is finished stays in out.partial: "
+        "--allow-nan goes on from there, other sources or another recipe need "
+        f"`mergefleet clean {workplace}/out` first."
     )
     assert not Path("out").exists()
+
+
+def test_a_resume_with_a_changed_recipe_names_the_keys_that_changed(workplace: Path) -> None:
+    Path("recipe.yml").write_text("merge_method: linear\n" + TWO)
+    make = Job.prepare("recipe.yml", Path("out"))
+    with make:
+        pass
+    Path("recipe.yml").write_text("merge_method: linear\ndtype: float32\n" + TWO.replace("0.5", "0.25", 1))
+    with pytest.raises(InputsChanged) as caught:
+        merge("recipe.yml", "out")
+    assert 'recipe: dtype: nothing → "float32"; recipe: models[0].parameters.weight: 0.5 → 0.25)' in str(caught.value)
