@@ -37,7 +37,8 @@ settings.load_profile("mergefleet")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several test processes (`-n 2 --dist loadgroup`): a file stays together, and one process has the Ray."""
     for item in items:
-        group = "ray" if item.get_closest_marker("ray") else str(item.path)
+        on_ray = item.get_closest_marker("ray") or "ray_here" in getattr(item, "fixturenames", ())
+        group = "ray" if on_ray else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
 
 

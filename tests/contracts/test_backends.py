@@ -16,6 +16,8 @@ from engine.errors import NotFinite, OutputExists, SourceError
 from engine.methods import METHODS
 
 EXACT = sorted(name for name, method in METHODS.items() if method.exact)
+# On Ray, where a merge starts processes, one of each kind: without facts, sums, counts, masks, rows, rounds of facts, copies.
+KINDS = ("task_arithmetic", "slerp", "ties", "dare_ties", "della", "sce", "passthrough")
 # tile size and threads take turns over the methods: a backend sees all of them in as few merges as there are methods
 WAYS = [(MIB, 1), (7 * MIB, 2), (64 * MIB, 1), (MIB, 2), (7 * MIB, 1), (64 * MIB, 2)]
 Models = tuple[Path, ...]
@@ -51,10 +53,20 @@ def lone_backend(address: str | None) -> Backend:
 
 
 @pytest.mark.parametrize("method", EXACT)
-def test_every_method_makes_the_bytes_of_one_thread_in_one_process(
-    method: str, backend: Backend, small: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_every_method_makes_the_bytes_of_one_thread_in_one_process(method: str, small: Models, tmp_path: Path) -> None:
+    _same_bytes(method, inline, small, tmp_path)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("method", KINDS)
+def test_a_method_of_every_kind_makes_them_on_ray(
+    method: str, ray_here: Any, small: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sharding, "MIN_CHUNK_BYTES", MIB)  # so that there is something to share out
+    _same_bytes(method, on_ray(ray_here.address), small, tmp_path)
+
+
+def _same_bytes(method: str, backend: Backend, small: Models, tmp_path: Path) -> None:
     recipe = recipe_of(method, small)
     tile_bytes, threads = WAYS[EXACT.index(method) % len(WAYS)]
     expected = inline(recipe, tmp_path / "expected", Options(threads=1))
