@@ -34,6 +34,7 @@ settings.register_profile("mergefleet", deadline=None)
 settings.load_profile("mergefleet")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several test processes (`-n 2 --dist loadgroup`): a file stays together, and one process has the Ray."""
     for item in items:
