@@ -16,7 +16,7 @@ from engine.errors import NotFinite, OutputExists, SourceError
 from engine.methods import METHODS
 
 EXACT = sorted(name for name, method in METHODS.items() if method.exact)
-# On Ray, where a merge starts processes, one of each kind: no facts, sums, counts, masks, rows, rounds of facts, copies.
+# On Ray, where a merge starts processes, one of each kind: no facts, sums, counts, masks, rows, two rounds, copies.
 KINDS = ("task_arithmetic", "slerp", "ties", "dare_ties", "della", "sce", "passthrough")
 # tile size and threads take turns over the methods: a backend sees all of them in as few merges as there are methods
 WAYS = [(MIB, 1), (7 * MIB, 2), (64 * MIB, 1), (MIB, 2), (7 * MIB, 1), (64 * MIB, 2)]
