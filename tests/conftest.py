@@ -34,15 +34,6 @@ settings.register_profile("mergefleet", deadline=None)
 settings.load_profile("mergefleet")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several test processes (`-n 2 --dist loadgroup`): a file stays together, and one process has the Ray."""
-    for item in items:
-        on_ray = item.get_closest_marker("ray") or "ray_here" in getattr(item, "fixturenames", ())
-        group = "ray" if on_ray else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(autouse=True, scope="session")
 def no_connection_leaves_this_machine() -> Iterator[None]:
     """Fail on the first TCP connection to an address that is not this machine's.

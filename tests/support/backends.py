@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.merge_job import merge_on_ray
-from engine import MergeResult, Options, Recipe, merge, parse_recipe, recipe_to_dict
+from engine import MergeResult, Options, Recipe, ShardSize, merge, parse_recipe, recipe_to_dict
 from engine.methods import METHODS
 
 MIB = 1 << 20
@@ -97,7 +97,8 @@ def _merge_and_die(description: Path) -> None:
         if 3 * done > total:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    backend(parse_recipe(work["recipe"]), Path(work["out"]), Options(**work["options"]), progress)
+    options = work["options"] | {"shard_size": ShardSize(**work["options"]["shard_size"])}
+    backend(parse_recipe(work["recipe"]), Path(work["out"]), Options(**options), progress)
 
 
 if __name__ == "__main__":
