@@ -37,6 +37,7 @@ class Layout:
         to no layer. Without a count in config.json, the largest gapless stack. SourceError, naming both, where
         config and names disagree.
         """
+        _refuse_odd_count(config, origin)
         stacks = _stacks(names)
         key, count = layer_count(config)
         if count is None:
@@ -119,6 +120,14 @@ def layer_count(config: Mapping[str, Any]) -> tuple[str, int | None]:
             if isinstance(part.get(name), int) and not isinstance(part[name], bool):
                 return f"{path}{name}", part[name]
     return "", None
+
+
+def _refuse_odd_count(config: Mapping[str, Any], origin: str) -> None:
+    """SourceError for a count of layers that is no whole number: no class of transformers could build the model."""
+    for path, part in parts_of(config):
+        for name in LAYER_COUNTS:
+            if isinstance(part.get(name), (str, float, bool)):
+                raise SourceError(f"{origin}: config.json: {path}{name}: got {part[name]!r}, a whole number expected.")
 
 
 def _prediction_layers(config: Mapping[str, Any]) -> int:

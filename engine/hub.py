@@ -119,7 +119,7 @@ def _explain(ref: ModelRef, error: Exception) -> SourceError:
             advice = f"is neither a directory here nor a name the Hub could know: {_one_line(error)}."
         case _:
             advice = f"is no directory here, and {constants.ENDPOINT} cannot be reached ({_one_line(error)})."
-    return SourceError(f"{ref}: {advice}")
+    return SourceError(f"{ref}: {advice}", missing=ref.path)
 
 
 def _explain_answer(ref: ModelRef, error: HfHubHTTPError) -> SourceError:
@@ -143,7 +143,7 @@ def _explain_answer(ref: ModelRef, error: HfHubHTTPError) -> SourceError:
             advice = f"may not be read with this token ({status} from {url}): log in with another one ({login})."
         case _:
             advice = f"could not be downloaded: {url} answers {status}. Try again later."
-    return SourceError(f"{ref}: {advice}", status=status)
+    return SourceError(f"{ref}: {advice}", missing=ref.path, status=status)
 
 
 def _one_line(error: Exception) -> str:

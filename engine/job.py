@@ -16,7 +16,7 @@ import numpy as np
 from engine import card, digest
 from engine.checkpoint import Checkpoint, open_checkpoints
 from engine.device import choose_device
-from engine.errors import OutputDamaged
+from engine.errors import OutputDamaged, SourceError
 from engine.execute import Executed, Hooks, Work, check_memory
 from engine.made import PROVENANCE, made_from
 from engine.methods import methods_for
@@ -30,7 +30,7 @@ from engine.publish import Staging, refuse_existing, refuse_inside, require_spac
 from engine.recipe import ModelRef, Recipe
 from engine.recipe_check import check_parameters
 from engine.recipe_reader import load_recipe
-from engine.recipe_writer import recipe_to_dict
+from engine.recipe_writer import at_its_key, recipe_to_dict
 from engine.sinks import FileSink
 from engine.tensorfile.header import ITEMSIZE
 from engine.tensorfile.index import INDEX_NAME, build_index
@@ -113,7 +113,10 @@ class Job:
         loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
         methods = methods_for(loaded.method, loaded.origin)
         check_parameters(loaded, methods, allow_unknown=options.allow_unknown)  # before anything is downloaded
-        checkpoints = open_checkpoints(loaded.opened)
+        try:
+            checkpoints = open_checkpoints(loaded.opened)
+        except SourceError as error:
+            raise at_its_key(error, loaded) from error
         plan = make_plan(loaded, checkpoints, options)
         refuse_inside(out, [checkpoint.directory for checkpoint in checkpoints.values() if not checkpoint.raw])
         require_space(out, plan.bytes_written)

@@ -40,10 +40,10 @@ def local_path(ref: ModelRef) -> Path | None:
         raise SourceError(f"{text}: is a file, but none of tensors ({known}). Name a model's directory.")
     if "://" in text:
         raise SourceError(f"{text}: models are read from local directories and the Hub only. Download it first.")
-    looks_local = text.startswith((".", "/", "~")) or "\\" in text
+    looks_local = text.startswith((".", "/", "~")) or "\\" in text or path.suffix in WEIGHT_FILES
     if not looks_local and _REPO_ID.fullmatch(text) and "--" not in text and ".." not in text:
         return None
-    raise SourceError(f"{text}: there is no such {_kind(path)}{_hint(text)}", path=text)
+    raise SourceError(f"{text}: there is no such {_kind(path)}{_hint(text)}", missing=text)
 
 
 def _kind(path: Path) -> str:
@@ -61,7 +61,9 @@ def _hint(text: str) -> str:
 
 
 def near_directory(path: Path) -> Path | None:
-    """The directory beside `path` that was probably meant."""
-    names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
+    """What beside `path` was probably meant: a directory, or for a file of tensors one of those."""
+    kinds = WEIGHT_FILES if path.suffix in WEIGHT_FILES else ()
+    there = path.parent.iterdir() if path.parent.is_dir() else ()
+    names = [entry.name for entry in there if entry.suffix in kinds or (not kinds and entry.is_dir())]
     near = difflib.get_close_matches(path.name, names, n=1)
     return path.with_name(near[0]) if near else None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from engine.errors import SourceError
 from engine.model_ref import model_to_data
 from engine.recipe import ModelRef, Module, Recipe, Rule, Slice, SliceSource, number_sources
 from engine.settings import Setting, setting_to_data
@@ -51,6 +52,17 @@ def flat(data: Any, place: str = "") -> dict[str, str]:
     else:
         return {place: json.dumps(data, ensure_ascii=False)}
     return {name: text for key, value in inner for name, text in flat(value, key).items()}
+
+
+def at_its_key(error: SourceError, recipe: Recipe) -> SourceError:
+    """The error of a model that is not there, with the recipe's file and the key that names the model."""
+    missing = error.facts.get("missing")
+    for key, text in flat(recipe_to_dict(recipe)).items():
+        value = json.loads(text)
+        parts = value.split("+") if isinstance(value, str) else []
+        if missing is not None and missing in (value, *parts, *(part.partition("@")[0] for part in parts)):
+            return SourceError(f"{recipe.origin}: {key}: {error}", **error.facts, file=recipe.origin, key=key)
+    return error
 
 
 def _ids_to_state(recipe: Recipe) -> dict[ModelRef, int]:

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.checkpoint import Checkpoint, open_checkpoint, with_adapter
-from engine.errors import RecipeError, did_you_mean
+from engine.errors import RecipeError, SourceError, did_you_mean
 from engine.made import Made, find_made, made_from
 from engine.model_ref import ModelRef
 from engine.options import Options
 from engine.plan import Plan
 from engine.planner import make_plan
 from engine.recipe import Recipe
+from engine.recipe_writer import at_its_key
 from engine.stages import Stage, Stages
 from engine.tensorfile.store import PromisedStore, SourceTensor
 
@@ -58,9 +59,12 @@ class StagePlans:
             raise
 
     def _planned(self, stage: Stage, directory: Path) -> PlannedStage:
-        for ref in stage.recipe.opened:
-            if ref not in self.checkpoints:
-                self.checkpoints[ref] = self._open(ref)
+        try:
+            for ref in stage.recipe.opened:
+                if ref not in self.checkpoints:
+                    self.checkpoints[ref] = self._open(ref)
+        except SourceError as error:
+            raise at_its_key(error, stage.recipe) from error
         options = self._options if stage.name is None else stage_options(self._options, stage.name)
         plan = make_plan(stage.recipe, self.checkpoints, options)
         if stage.name is None:

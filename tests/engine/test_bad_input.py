@@ -149,8 +149,19 @@ def test_a_recipe_that_is_not_there_is_named(workplace: Path) -> None:
     assert caught.value.exit_code == 2
 
 
-def test_a_model_that_is_not_there_is_named(workplace: Path) -> None:
-    assert "./cdoe" in refusal("merge_method: linear\n" + TWO.replace("model: code", "model: ./cdoe"))
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (TWO.replace("model: code", "model: ./cdoe"), "models[0].model: ./cdoe: there is no such directory: did"),
+        (TWO.replace("model: math", "model: math+./no"), "models[1].model: ./no: there is no such directory"),
+        ("base_model: m/llama/zz\n" + TWO, "base_model: m/llama/zz: there is no such directory, nor m/llama."),
+        ("tensors: [{filter: norm, copy: ./zz}]\n" + TWO, "tensors[0].copy: ./zz: there is no such directory"),
+        (TWO.replace("math", "math/modle.safetensors"),
+         "models[1].model: math/modle.safetensors: there is no such file: did you mean math/model.safetensors?"),
+    ],
+)  # fmt: skip
+def test_a_model_that_is_not_there_is_named_with_the_recipes_key(workplace: Path, recipe: str, message: str) -> None:
+    assert refusal("merge_method: linear\n" + recipe).startswith(f"recipe.yml: {message}")
 
 
 def _cut_short(file: Path) -> None:
@@ -227,3 +238,10 @@ def test_a_resume_with_a_changed_recipe_names_the_keys_that_changed(workplace: P
     with pytest.raises(InputsChanged) as caught:
         merge("recipe.yml", "out")
     assert 'recipe: dtype: nothing → "float32"; recipe: models[0].parameters.weight: 0.5 → 0.25)' in str(caught.value)
+
+
+def test_a_count_of_layers_in_words_is_refused(workplace: Path) -> None:
+    config = workplace / "code" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "num_hidden_layers": "four"}))
+    said = refusal("merge_method: linear\n" + TWO)
+    assert said == "code: config.json: num_hidden_layers: got 'four', a whole number expected."
