@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import signal
 import sys
@@ -10,14 +11,25 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from cluster.ending import end
 from cluster.expand import expanded
 from cluster.flags import How, Run, Talk
-from engine.errors import InputError, MergefleetError
+from engine.errors import InputError
 
-_UsageError: Any = typer.BadParameter.__bases__[0]  # the command line's own errors; typer does not export their class
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """As typer does it, but ctrl-C is not made a silent exit code: Abort reaches `run`."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interruption:
+            raise typer.Abort from interruption
+
 
 app = typer.Typer(
+    cls=_Commands,
     name="mergefleet",
     help="Search for the best merge of a family of language models, and publish the winner with proof.",
     epilog="Exit codes: 0 ok, 1 failed (also: plan --scan found NaN or Inf), 2 bad input, 3 refused, 130 interrupted.",
@@ -212,34 +224,13 @@ def _start_lightly() -> None:
 
 
 def run() -> None:
-    """Entry point: errors made on purpose are one line, with the exit codes of `engine.errors`; ctrl-C is 130."""
+    """Parse and do; what goes wrong ends as `cluster.ending` says."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a pod's end is an interruption like any other
     _start_lightly()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show must not end a merge
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it
     try:
         code = app(standalone_mode=False)
-    except MergefleetError as error:
-        from cluster.output import print_error
-
-        print_error(error, as_json="--json" in sys.argv)
-        sys.exit(error.exit_code)
-    except typer.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
-        sys.stderr.write("mergefleet: interrupted; run the same command again to resume.\n")
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(1)
-    except _UsageError as error:
-        error.show()
-        sys.exit(2)
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(f"mergefleet: {place}{error.strerror or error}.\n")
-        sys.exit(2)
-    except Exception as error:
-        if type(error).__module__ != "sqlalchemy.exc":
-            raise
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        sys.stderr.write(f"mergefleet: the campaign's store cannot be used: {reason}.\n")
-        sys.exit(2)
+    except Exception as error:  # noqa: BLE001  the outermost frame; what is unforeseen is raised again
+        end(error)
     sys.exit(code if isinstance(code, int) else 0)

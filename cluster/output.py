@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import InputError, MergefleetError
+from engine.errors import InputError
 
 if TYPE_CHECKING:
     from engine.output_files import ShardSize
@@ -80,13 +80,6 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
-
-
-def print_error(error: MergefleetError, *, as_json: bool) -> None:
-    """One line on stderr; with --json also an object on stdout."""
-    if as_json:
-        print_json({"error": type(error).__name__, "message": error.message, "exit_code": error.exit_code})
-    sys.stderr.write(f"mergefleet: {error.message}\n")
 
 
 def print_note(text: str, *, quiet: bool) -> None:

@@ -142,4 +142,4 @@ def test_the_top_level_names_belong_to_mergefleet_alone() -> None:
 
 def test_the_command_is_called_mergefleet() -> None:
     entry = {point.name: point.value for point in importlib.metadata.distribution("mergefleet").entry_points}
-    assert entry == {"mergefleet": "cluster.main:run"}
+    assert entry == {"mergefleet": "cluster.entry:run"}

@@ -1,0 +1,97 @@
+"""Every way to end that somebody foresaw: one line on stderr, the exit code, and one object with --json."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import sys
+
+import pytest
+import typer
+
+from cluster import entry, main
+from engine.errors import InputError, OutputExists
+
+INTERRUPTED = "interrupted; run the same command again to resume."
+ENDINGS = [
+    (InputError("r.yml: is empty."), "InputError", "r.yml: is empty.", 2),
+    (OutputExists("out: is there."), "OutputExists", "out: is there.", 3),
+    (KeyboardInterrupt(), "Interrupted", INTERRUPTED, 130),
+    (typer.Abort(), "Interrupted", INTERRUPTED, 130),
+    (OSError(errno.ENOSPC, "No space left on device", "out/x"), "OSError", "out/x: No space left on device.", 1),
+    (FileNotFoundError(errno.ENOENT, "No such file", "r.yml"), "FileNotFoundError", "r.yml: No such file.", 2),
+]
+
+
+def ended(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of the command with these arguments."""
+    monkeypatch.setattr(sys, "argv", ["mergefleet", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        entry.run()
+    assert isinstance(exit_.value.code, int)
+    return exit_.value.code
+
+
+@pytest.mark.parametrize(("error", "name", "message", "code"), ENDINGS)
+def test_an_error_is_a_line_an_exit_code_and_with_json_an_object(
+    error: BaseException,
+    name: str,
+    message: str,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(main, "app", fail)
+    assert ended(monkeypatch, "doctor") == code
+    assert capfd.readouterr() == ("", f"mergefleet: {message}\n")
+    assert ended(monkeypatch, "doctor", "--json") == code
+    out, err = capfd.readouterr()
+    assert json.loads(out) == {"error": name, "message": message, "exit_code": code}
+    assert err == f"mergefleet: {message}\n"
+
+
+def test_ctrl_c_inside_a_command_says_that_it_can_be_resumed(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cluster.doctor.examine", interrupt)
+    assert ended(monkeypatch, "doctor") == 130
+    assert INTERRUPTED in capfd.readouterr().err
+
+
+def test_ctrl_c_while_the_command_is_imported_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupting:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "cluster.main":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "cluster.main")
+    monkeypatch.delattr("cluster.main")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    assert ended(monkeypatch, "doctor") == 130
+    assert capfd.readouterr().err == f"mergefleet: {INTERRUPTED}\n"
+
+
+def test_a_mistyped_flag_is_an_object_too(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    assert ended(monkeypatch, "doctor", "--jsn", "--json") == 2
+    out, err = capfd.readouterr()
+    assert json.loads(out)["error"] == "UsageError"
+    assert "--jsn" in json.loads(out)["message"]
+    assert "--jsn" in err
+
+
+def test_a_name_that_the_terminal_cannot_show_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", shown)
+    assert ended(monkeypatch, "clean", "mödell") == 0
+    shown.flush()
+    assert isinstance(shown.buffer, io.BytesIO)
+    assert shown.buffer.getvalue() == b"nothing to remove beside m\\xf6dell\n"
