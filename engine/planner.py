@@ -31,7 +31,7 @@ from engine.sorted_model import SortedModel, sort_tensors
 from engine.targets import Target, output_targets
 from engine.tensorfile.store import SourceTensor
 from engine.views import FLOATS, STORED, View, common_dtype, rounded_dtype
-from engine.vocabulary_check import check_vocabularies
+from engine.vocabulary_check import check_tokenizer, check_vocabularies
 from engine.vocabulary_rows import Input, VocabularyRows
 
 
@@ -73,6 +73,8 @@ def make_plan(
     warnings += _outside_modules(recipe, models[recipe.donor])
     warnings += made.rows.warnings
     warnings += check_vocabularies(recipe, checkpoints, tensors, padded=bool(made.rows.warnings))
+    if options.copy_tokenizer:
+        warnings += check_tokenizer(recipe, checkpoints)
     chat_template, said = choose_template(recipe, checkpoints)
     warnings += said
     describe = _describe(recipe, method, checkpoints, options)

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from engine.architecture import is_vocabulary
+from engine.chat_templates import FILE
 from engine.checkpoint import Checkpoint
 from engine.errors import PlanError
 from engine.keypath import KeyPath
 from engine.plan import OutputTensor
 from engine.recipe import ModelRef, Recipe
+from engine.tokenizer import TOKENIZER_FILES
 from engine.vocabulary import Vocabulary, compare
 
 
@@ -56,6 +58,30 @@ def check_vocabularies(
         elif told.differs:
             warnings.append(f"{where}: {' '.join(filter(None, (told.only_own, told.only_other)))}")
     return warnings
+
+
+def check_tokenizer(recipe: Recipe, checkpoints: Mapping[ModelRef, Checkpoint]) -> list[str]:
+    """A warning where the output gets no tokenizer although a source has one.
+
+    Raises PlanError where tokenizer_source names a model without any.
+    """
+    owner = recipe.tokenizer_model
+    if checkpoints[owner].raw or _has_any(checkpoints[owner], (*TOKENIZER_FILES, FILE)):
+        return []
+    where = KeyPath(recipe.origin, error_class=PlanError).key("tokenizer_source")
+    other = next((ref for ref in recipe.models if _has_any(checkpoints[ref], TOKENIZER_FILES)), None)
+    if recipe.tokenizer_source == str(owner):
+        advice = "leave the key out" if other is None else f"name another model, such as {other}"
+        raise where.error(f"{owner} has no tokenizer file ({', '.join(TOKENIZER_FILES[:2])}, ...): {advice}.")
+    if other is None:
+        return []
+    return [
+        f"{where}: {owner} has no tokenizer, so none is written; {other} has one: tokenizer_source: {other} takes it."
+    ]
+
+
+def _has_any(checkpoint: Checkpoint, names: tuple[str, ...]) -> bool:
+    return not checkpoint.raw and any((checkpoint.tokenizer_directory / name).is_file() for name in names)
 
 
 class _Told:

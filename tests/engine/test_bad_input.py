@@ -245,3 +245,17 @@ def test_a_count_of_layers_in_words_is_refused(workplace: Path) -> None:
     config.write_text(json.dumps({**json.loads(config.read_text()), "num_hidden_layers": "four"}))
     said = refusal("merge_method: linear\n" + TWO)
     assert said == "code: config.json: num_hidden_layers: got 'four', a whole number expected."
+
+
+def test_a_tokenizer_source_without_a_tokenizer_is_refused_and_a_donor_without_one_is_warned_of(
+    workplace: Path,
+) -> None:
+    for name in ("base", "code", "math"):
+        for file in Path(name).glob("*token*"):
+            file.unlink()
+    said = refusal("merge_method: linear\ntokenizer_source: code\n" + TWO)
+    assert said.startswith("recipe.yml: tokenizer_source: code has no tokenizer file")
+    (workplace / "math" / "tokenizer.json").write_text("{}")
+    Path("recipe.yml").write_text("merge_method: linear\n" + TWO)
+    (warning,) = merge("recipe.yml", "out").warnings
+    assert "code has no tokenizer, so none is written; math has one" in warning

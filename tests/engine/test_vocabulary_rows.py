@@ -72,6 +72,7 @@ def test_a_tall_vocabulary_loses_the_rows_that_the_tokenizers_model_does_not_hav
 def test_new_tokens_of_the_tokenizers_model_keep_their_rows_and_config_json_counts_them(tmp_path: Path) -> None:
     base = vocabulary_model(tmp_path / "base", rows=10, seed=1)
     tune, other = (vocabulary_model(tmp_path / f"{rows}", rows=rows, seed=rows) for rows in (13, 9))
+    (tune / "tokenizer_config.json").write_text("{}")
     models = [{"model": str(m), "parameters": {"weight": 0.5, "density": 0.5}} for m in (tune, other)]
     data = {"merge_method": "ties", "base_model": str(base), "models": models, "tokenizer_source": str(tune)}
     out = merge(parse_recipe(data), tmp_path / "out").out
