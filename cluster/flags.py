@@ -51,7 +51,7 @@ class Allowed:
         Path | None,
         _mergekit("--transformers-cache", help="Where models from the Hub are kept, instead of HF_HUB_CACHE."),
     ] = None
-    random_seed: Annotated[int | None, _mergekit("--random-seed", min=0, help="Overrides the recipe's seed.")] = None
+    random_seed: Annotated[int | None, _mergekit("--random-seed", help="Overrides the recipe's seed.")] = None
 
 
 @dataclass(frozen=True)

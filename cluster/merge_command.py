@@ -13,10 +13,12 @@ from cluster.flags import How, Run, Talk
 from engine.device import choose_device
 from engine.execute import check_memory
 from engine.job import MergeResult, work_of
+from engine.keypath import KeyPath
 from engine.merging import merge as merge_here
 from engine.options import Options
+from engine.recipe_reader import MAX_SEED
 from engine.stage_plans import StagePlans
-from engine.stages import load_stages, stages_directory
+from engine.stages import Stages, load_stages, stages_directory
 
 
 def merge(recipe: Path, out: Path, *, how: How, run: Run, talk: Talk) -> None:
@@ -28,7 +30,7 @@ def merge(recipe: Path, out: Path, *, how: How, run: Run, talk: Talk) -> None:
         allow_nonfinite=run.allow_nan,
         content_digests=run.digest,
     )
-    stages = load_stages(recipe).with_seed(how.random_seed)
+    stages = _stages(recipe, how)
     with output.byte_progress(f"merging into {out.name}", quiet=talk.quiet or talk.json) as progress:
         if run.address is None:
             result = merge_here(stages, out, options=options, progress=progress)
@@ -45,7 +47,7 @@ def plan(recipe: Path, out: Path | None, *, how: How, talk: Talk, scan: bool) ->
     _begin(how, talk)
     options = options_of(how)
     choose_device(options.device)
-    stages = load_stages(recipe).with_seed(how.random_seed)
+    stages = _stages(recipe, how)
     directory = options.intermediate_dir or stages_directory(out or Path("OUT"))
     found = False
     with closing(StagePlans(stages, directory, options)) as planned:
@@ -71,6 +73,13 @@ def _scan(planned: StagePlans, shown: list[dict[str, Any]], *, how: How, talk: T
             found = scan(part.plan, planned.checkpoints, threads=how.threads, progress=progress)
         facts["nonfinite"] = [vars(finding) for finding in found]
     return any(facts["nonfinite"] for facts in shown)
+
+
+def _stages(recipe: Path, how: How) -> Stages:
+    seed = how.random_seed
+    if seed is not None:
+        KeyPath("--random-seed").whole(seed, below=MAX_SEED)
+    return load_stages(recipe).with_seed(seed)
 
 
 def options_of(how: How) -> Options:

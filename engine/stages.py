@@ -58,7 +58,13 @@ class Stages:
         """The same with another seed for every recipe; None changes nothing."""
         if seed is None:
             return self
-        return Stages(tuple(replace(stage, recipe=replace(stage.recipe, seed=seed)) for stage in self.parts))
+        note = (
+            f"# merged with --random-seed {seed}, whatever seed stands below\n"  # the text is published as it was read
+        )
+        recipes = [
+            replace(part.recipe, seed=seed, text=part.recipe.text and note + part.recipe.text) for part in self.parts
+        ]
+        return Stages(tuple(replace(part, recipe=recipe) for part, recipe in zip(self.parts, recipes, strict=True)))
 
     def placed(self, directory: Path) -> Stages:
         """The same with every name of a stage replaced by its place in `directory`."""

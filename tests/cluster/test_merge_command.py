@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from bench.families import Shape, make_family
 from cluster.main import app
-from engine.errors import PlanError
+from engine.errors import PlanError, RecipeError
 
 STAGES = """
 name: first
@@ -123,6 +123,15 @@ def test_a_seed_on_the_command_line_counts_for_every_stage(place: Path) -> None:
     chosen = in_json("merge", "r.yml", "one", "--random-seed", "7")
     written = in_json("merge", "seeded.yml", "two")
     assert chosen["weights"] == written["weights"] != in_json("merge", "r.yml", "three")["weights"]
+    assert "--random-seed 7" in (place / "one" / "mergekit_config.yml").read_text()
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 63])
+def test_a_seed_on_the_command_line_has_the_range_of_a_recipes(place: Path, seed: int) -> None:
+    write(place, STAGES)
+    error = CliRunner().invoke(app, ["plan", "r.yml", f"--random-seed={seed}"]).exception
+    assert isinstance(error, RecipeError)
+    assert error.message == f"--random-seed: got {seed}, a whole number from 0 to {(1 << 63) - 1} expected."
 
 
 def test_a_scan_looks_at_the_models_that_are_there(place: Path) -> None:
