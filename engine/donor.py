@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from engine.architecture import NESTED_CONFIGS, has_head, is_vocabulary, layer_count
+from engine.architecture import NESTED_CONFIGS, has_head, is_vocabulary, layer_count, parts_of
 from engine.errors import PlanError
 from engine.modules import DECODER, ENCODER
 from engine.output_config import LAYER_PERIODS, output_config
@@ -104,6 +104,19 @@ def _vocab_size(donor: SortedModel, tensors: Iterable[OutputTensor]) -> int | No
         if own is not None and is_vocabulary(tensor.name) and own.shape != tensor.shape:
             return tensor.shape[0]
     return None
+
+
+def odd_vocabulary(recipe: Recipe, config: Mapping[str, Any], tensors: Iterable[OutputTensor]) -> list[str]:
+    """A warning where config.json counts other rows than any written vocabulary has; some classes pad by a multiple."""
+    said = next((part["vocab_size"] for _, part in parts_of(config) if isinstance(part.get("vocab_size"), int)), None)
+    rows = {tensor.shape[0]: tensor.name for tensor in tensors if is_vocabulary(tensor.name) and len(tensor.shape) == 2}
+    if said is None or not rows or said in rows or "pad_vocab_size_multiple" in config:
+        return []
+    count, name = next(iter(rows.items()))
+    return [
+        f"{recipe.donor}: config.json says vocab_size = {said}, and {name} has {count} rows: "
+        "transformers will not load the output. Correct vocab_size there, or in the output."
+    ]
 
 
 def _stored_dtype(config: Mapping[str, Any], tensors: list[OutputTensor]) -> str | None:

@@ -11,7 +11,7 @@ from engine.calls import Settings
 from engine.chat_templates import choose_template
 from engine.checkpoint import Checkpoint
 from engine.device import choose_device
-from engine.donor import config_to_write
+from engine.donor import config_to_write, odd_vocabulary
 from engine.errors import PlanError
 from engine.importance import find_importance
 from engine.inexact import fingerprint
@@ -77,13 +77,15 @@ def make_plan(
         warnings += check_tokenizer(recipe, checkpoints)
     chat_template, said = choose_template(recipe, checkpoints)
     warnings += said
+    config = {} if raw else config_to_write(recipe, models, targets, tensors)
+    warnings += odd_vocabulary(recipe, config, tensors)
     describe = _describe(recipe, method, checkpoints, options)
     plan = Plan(
         method=method,
         sources=recipe.opened,
         tensors=tensors,
         files=files,
-        config={} if raw else config_to_write(recipe, models, targets, tensors),
+        config=config,
         describe=describe,
         digest="",
         donor=recipe.donor,

@@ -259,3 +259,11 @@ def test_a_tokenizer_source_without_a_tokenizer_is_refused_and_a_donor_without_o
     Path("recipe.yml").write_text("merge_method: linear\n" + TWO)
     (warning,) = merge("recipe.yml", "out").warnings
     assert "code has no tokenizer, so none is written; math has one" in warning
+
+
+def test_a_config_that_counts_other_rows_than_the_embedding_has_is_warned_of(workplace: Path) -> None:
+    config = workplace / "code" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "vocab_size": 31}))
+    Path("recipe.yml").write_text("merge_method: linear\n" + TWO)
+    (warning,) = merge("recipe.yml", "out").warnings
+    assert warning.startswith("code: config.json says vocab_size = 31, and lm_head.weight has 32 rows")
