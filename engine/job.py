@@ -16,7 +16,7 @@ import numpy as np
 from engine import card, digest
 from engine.checkpoint import Checkpoint, open_checkpoints
 from engine.device import choose_device
-from engine.errors import OutputDamaged, SourceError
+from engine.errors import MergefleetError, OutputDamaged, SourceError
 from engine.execute import Executed, Hooks, Work, check_memory
 from engine.made import PROVENANCE, made_from
 from engine.methods import methods_for
@@ -200,14 +200,14 @@ class Job:
         directory, plan, recipe = self.staging.directory, self.plan, self.recipe
         if len(plan.files) > 1:
             weight_map = {tensor.name: plan.files[tensor.file].name for tensor in plan.tensors}
-            (directory / INDEX_NAME).write_text(build_index(weight_map, plan.total_size), encoding="utf-8")
+            _write_text(directory / INDEX_NAME, build_index(weight_map, plan.total_size))
         if plan.config:  # files of tensors have none
             self._write_model_files(directory)
         _write_json(directory / RECIPE, recipe_to_dict(recipe))
         if self.options.model_card:
             facts = self._card(weights)
-            (directory / "README.md").write_text(card.model_card(facts), encoding="utf-8")
-            (directory / RECIPE_AS_GIVEN).write_text(facts.recipe_yaml, encoding="utf-8")
+            _write_text(directory / "README.md", card.model_card(facts))
+            _write_text(directory / RECIPE_AS_GIVEN, facts.recipe_yaml)
         _write_json(directory / PROVENANCE, self._provenance(weights, tensors))  # last: see engine.made
 
     def _write_model_files(self, directory: Path) -> None:
@@ -355,4 +355,12 @@ def version() -> str:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write_text(path, json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:  # a full disk, mostly, and then the error itself names no file
+        advice = "Make room there and run the same command again: it resumes."
+        raise MergefleetError(f"{path}: cannot be written: {error.strerror}. {advice}", path=str(path)) from error

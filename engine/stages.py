@@ -58,12 +58,9 @@ class Stages:
         """The same with another seed for every recipe; None changes nothing."""
         if seed is None:
             return self
-        note = (
-            f"# merged with --random-seed {seed}, whatever seed stands below\n"  # the text is published as it was read
-        )
-        recipes = [
-            replace(part.recipe, seed=seed, text=part.recipe.text and note + part.recipe.text) for part in self.parts
-        ]
+        note = f"# merged with --random-seed {seed}, whatever seed stands below\n"  # the text is published as read
+        texts = [part.recipe.text and note + part.recipe.text for part in self.parts]
+        recipes = [replace(part.recipe, seed=seed, text=text) for part, text in zip(self.parts, texts, strict=True)]
         return Stages(tuple(replace(part, recipe=recipe) for part, recipe in zip(self.parts, recipes, strict=True)))
 
     def placed(self, directory: Path) -> Stages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 from bench.families import Shape, make_family
 from cluster.main import app
-from engine.errors import PlanError, RecipeError
+from engine.errors import MergefleetError, PlanError, RecipeError
 
 STAGES = """
 name: first
@@ -178,3 +179,21 @@ def test_the_recipe_of_a_published_model_is_its_part_of_the_file(place: Path) ->
     stage = (place / "out.stages" / "first" / "mergekit_config.yml").read_text()
     assert yaml.safe_load(stage)["name"] == "first"
     assert yaml.safe_load((place / "out" / "mergekit_config.yml").read_text())["dtype"] == "float64"
+
+
+def test_a_disk_that_is_full_when_small_files_are_written_names_the_file_and_the_merge_resumes(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(place, STAGES)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "write_text", full)
+        error = CliRunner().invoke(app, ["merge", "r.yml", "out"]).exception
+    assert isinstance(error, MergefleetError)
+    assert "first.partial/out/" in error.message
+    assert "cannot be written: No space left on device. Make room" in error.message
+    assert error.exit_code == 1
+    said("merge", "r.yml", "out")
