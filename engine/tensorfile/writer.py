@@ -8,6 +8,9 @@ from pathlib import Path
 
 from engine.errors import MergefleetError
 
+_WRITE_BYTES = 128 << 10
+"""Of one system call. The page cache looks for contiguous memory as large as a write; in a virtual machine larger runs
+have to be fetched from the host: 2.2 GB took 0.7 CPU-seconds in such steps, and 1.3 to 3 in steps of 512 KiB."""
 _NO_PREALLOCATION = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
 
@@ -43,7 +46,7 @@ def write_at(fd: int, offset: int, buffer: bytes | memoryview, *, origin: str = 
     done = 0
     while done < len(view):
         try:
-            done += os.pwrite(fd, view[done:], offset + done)
+            done += os.pwrite(fd, view[done : done + _WRITE_BYTES], offset + done)
         except OSError as error:
             raise _failure(origin, len(view), error) from error
 
@@ -54,7 +57,10 @@ def _reserve(fd: int, total_bytes: int) -> None:
     try:
         os.posix_fallocate(fd, 0, total_bytes)
     except OSError as error:
-        if error.errno not in _NO_PREALLOCATION:
+        if error.errno not in _WRITE_BYTES = 128 << 10
+"""Of one system call. The page cache looks for contiguous memory as large as a write; in a virtual machine larger runs
+have to be fetched from the host: 2.2 GB took 0.7 CPU-seconds in such steps, and 1.3 to 3 in steps of 512 KiB."""
+_NO_PREALLOCATION:
             raise
         os.ftruncate(fd, total_bytes)  # some network file systems cannot reserve space; a full disk shows later
 
