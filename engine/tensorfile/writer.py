@@ -57,10 +57,7 @@ def _reserve(fd: int, total_bytes: int) -> None:
     try:
         os.posix_fallocate(fd, 0, total_bytes)
     except OSError as error:
-        if error.errno not in _WRITE_BYTES = 128 << 10
-"""Of one system call. The page cache looks for contiguous memory as large as a write; in a virtual machine larger runs
-have to be fetched from the host: 2.2 GB took 0.7 CPU-seconds in such steps, and 1.3 to 3 in steps of 512 KiB."""
-_NO_PREALLOCATION:
+        if error.errno not in _NO_PREALLOCATION:
             raise
         os.ftruncate(fd, total_bytes)  # some network file systems cannot reserve space; a full disk shows later
 
