@@ -8,7 +8,7 @@ import signal
 def run() -> None:
     """Run the command; ctrl-C and a pod's end (SIGTERM) are exit 130 at any time, without a traceback."""
     try:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a pod's end is an interruption like any other
         from cluster import main
 
         main.run()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import io
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -225,7 +224,6 @@ def _start_lightly() -> None:
 
 def run() -> None:
     """Parse and do; what goes wrong ends as `cluster.ending` says."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a pod's end is an interruption like any other
     _start_lightly()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show must not end a merge
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it
