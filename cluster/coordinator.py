@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.actors import SearchTask
+from cluster.evaluator_worker import SearchTask
 from engine.errors import ClusterError, MergefleetError
 from search.ports import BlockResult, CampaignStatus, Failed, Finished, Inventory, Wait, Work
 from search.takeover import ProcessIdentity, this_process

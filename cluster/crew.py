@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster import ray_session
-from cluster.actors import EvaluatorWorker, Ready, SearchTask
+from cluster.evaluator_worker import EvaluatorWorker, Ready, SearchTask
 from cluster.placement import Post, posts
 from cluster.ray_session import Session
 from engine.errors import ClusterError, MergefleetError, WorkerLost

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster import ray_session
-from cluster.actors import SearchTask
 from cluster.address import check_address
 from cluster.coordinator import CoordinatorActor, Report, answer_of, answered
 from cluster.crew import Crew, Wanted
+from cluster.evaluator_worker import SearchTask
 from search import takeover
 from search.campaign_file import campaign_to_dict, load_campaign
 from search.plans import Plans

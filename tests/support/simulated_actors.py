@@ -7,8 +7,8 @@ import time
 
 from simulated import LAYERS, SimulatedEvaluator, hash_recipe
 
-from cluster.actors import EvaluatorWorker, Ready
 from cluster.coordinator import CoordinatorActor
+from cluster.evaluator_worker import EvaluatorWorker, Ready
 from engine.errors import CampaignError
 from search.campaign_file import parse_campaign
 from search.coordinator import Coordinator

@@ -1,0 +1,113 @@
+"""What runs in a campaign's worker processes: a resident model that pulls work; made an actor elsewhere."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.actors import check_shared
+from engine.errors import MergefleetError
+
+if TYPE_CHECKING:
+    from search.ports import Evaluator, Inventory, WorkSource
+
+
+@dataclass(frozen=True)
+class SearchTask:
+    """All that a coordinator or an evaluator is told.
+
+    Attributes:
+        campaign: as `campaign_to_dict` gives it; its relative paths start at `directory`, the driver's.
+        root: the run directory, absolute, the same on every node: `probe` is the text of its file `probe`.
+        lease_s: a worker that is not heard of for so long loses its work.
+    """
+
+    campaign: Mapping[str, Any]
+    origin: str
+    directory: str
+    root: Path
+    probe: str
+    lease_s: float
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An evaluator that can score, and what it would score: two that differ must not work for one campaign."""
+
+    host: str
+    pid: int
+    key: str
+    items_digest: str
+
+
+class EvaluatorWorker:
+    """A resident model that pulls work units from the coordinator until it is told that there are no more."""
+
+    def __init__(self, task: SearchTask, name: str) -> None:
+        self._task = task
+        self._name = name
+        self._evaluator: Evaluator
+
+    def prepare(self) -> Ready:
+        """Load the tasks. Raises ClusterError where this node does not see the run directory, CampaignError."""
+        from search.opening import items_digest
+
+        host = socket.gethostname()
+        if Path(self._task.directory).is_dir():
+            os.chdir(self._task.directory)
+        check_shared(self._task.root, self._task.probe, what="the run directory (--run-dir)")
+        self._evaluator = self._open()
+        inventory = self._evaluator.inventory()
+        return Ready(host, os.getpid(), inventory.key, items_digest(inventory))
+
+    def inventory(self) -> Inventory:
+        """What this evaluator measures; after `prepare`."""
+        return self._evaluator.inventory()
+
+    def work(self, coordinator: Any) -> str:
+        """Score until the campaign is done or paused, and say which; `coordinator` is the handle of its actor."""
+        from cluster.coordinator import RemoteCoordinator
+        from search.inline import work_once
+        from search.ports import Finished, Wait
+
+        source = RemoteCoordinator(coordinator)
+        with _heartbeats(source, self._name, every_s=self._task.lease_s / 5):
+            while True:
+                outcome = work_once(source, self._evaluator, worker=self._name)
+                if isinstance(outcome, Finished):
+                    return outcome.reason
+                if isinstance(outcome, Wait):
+                    time.sleep(outcome.after_s)
+
+    def _open(self) -> Evaluator:
+        from search.campaign_file import parse_campaign
+        from search.resident import open_evaluator
+        from search.run import RunDirectory
+
+        campaign = parse_campaign(self._task.campaign, origin=self._task.origin)
+        return open_evaluator(campaign, audit=RunDirectory(self._task.root).audit)
+
+
+@contextmanager
+def _heartbeats(source: WorkSource, name: str, *, every_s: float) -> Iterator[None]:
+    """Tell the coordinator from a thread of its own that this worker lives, however long a block of items takes."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(every_s):
+            with suppress(MergefleetError):  # the main thread meets the same, and says so
+                source.heartbeat(name)
+
+    thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
