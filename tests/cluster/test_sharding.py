@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cluster.sharding import MAX_CHUNK_BYTES, MIN_CHUNK_BYTES, Queues, Unit, assign, measuring_passes, units
+from cluster.sharding import (
+    BALANCED,
+    MAX_CHUNK_BYTES,
+    MIN_CHUNK_BYTES,
+    Queues,
+    Unit,
+    after,
+    assign,
+    foreseen,
+    full_passes,
+    giants,
+    imbalance,
+    next_stage,
+    units,
+)
 from engine.methods import METHODS
 from engine.methods.contract import Call
+from engine.methods.guess import UNKNOWN
 from engine.model_ref import ModelRef
 from engine.numerics import BLOCK
 from engine.plan import OutputTensor, Plan
@@ -20,7 +38,7 @@ from engine.views import View
 MIB = 1 << 20
 
 
-def call_of(method: str, name: str, elements: int) -> Call:
+def call_of(method: str, name: str, elements: int, **options: float) -> Call:
     defaults = {p.name: float(p.default or 0) for p in METHODS[method].parameters.values() if p.scope == "global"}
     sources = {p.name: (0.5, 0.25) for p in METHODS[method].parameters.values() if p.scope == "model"}
     return Call(
@@ -30,15 +48,17 @@ def call_of(method: str, name: str, elements: int) -> Call:
         base=METHODS[method].base == "required",
         source_ids=(1, 2),
         sources=sources,
-        options=defaults,
+        options=defaults | options,
     )
 
 
-def plan_of(method: str, sizes: list[int], tile_bytes: int = 1) -> Plan:
+def plan_of(method: str, sizes: list[int], tile_bytes: int = 1, **options: float) -> Plan:
     """A plan of bfloat16 tensors with these numbers of elements; a size of None-like 0 is an empty tensor."""
     inputs = tuple(View(source, "x", "BF16", "BF16") for source in range(3))
     tensors = tuple(
-        OutputTensor(f"t{n}", "BF16", (size,), 0, 0, inputs, call_of(method, f"t{n}", size), "BF16", None, size)
+        OutputTensor(
+            f"t{n}", "BF16", (size,), 0, 0, inputs, call_of(method, f"t{n}", size, **options), "BF16", None, size
+        )
         for n, size in enumerate(sizes)
     )
     ref = ModelRef("base")
@@ -82,12 +102,81 @@ def test_a_tensor_that_must_be_measured_is_not_cut_and_one_whose_facts_are_known
 def test_a_unit_weighs_the_bytes_that_move() -> None:
     elements = 3 * BLOCK
     (whole,) = units(plan_of("ties", [elements]))
-    passes = measuring_passes(plan_of("ties", [elements]), 0)
-    assert passes >= 1
+    passes = full_passes(plan_of("ties", [elements]), 0)
+    assert passes == 2  # a sample for the guess, and the count that proves it
     cut = units(plan_of("linear", [elements]))
     moved = elements * 2 * 4  # three inputs and the output, two bytes each
     assert 0 < sum(unit.weight for unit in cut) - moved < moved / 10
     assert 0 < whole.weight - (moved + passes * elements * 2 * 3) < moved / 10
+
+
+@pytest.mark.parametrize("method", ["ties", "slerp", "sce", "multislerp", "arcee_fusion"])
+@given(sizes=SIZES, data=st.data())
+def test_of_a_giant_every_block_of_the_first_stage_is_in_exactly_one_unit(
+    method: str, sizes: list[int], data: Any
+) -> None:
+    plan = plan_of(method, sizes)
+    cut = data.draw(st.sets(st.sampled_from(range(len(sizes)))))
+    for index, tensor in enumerate(plan.tensors):
+        found = [unit for unit in units(plan, cut=cut) if unit.tensor == index]
+        if index in cut:
+            assert [block for unit in found for block in unit.blocks] == list(range(tensor.blocks))
+            assert {unit.stage for unit in found} <= {next_stage(plan, index, {})}
+            assert not any(unit.tiles for unit in found)
+        else:
+            assert len(found) == 1
+            assert found[0].stage is None
+
+
+def test_a_giant_goes_from_stage_to_stage_to_its_tiles() -> None:
+    plan = plan_of("ties", [5 * BLOCK])
+    call = plan.tensors[0].call
+    assert call is not None
+    guess, counted, *later = (stage.name for stage in plan.method.stages(call))
+    facts: dict[str, Any] = {}
+    assert next_stage(plan, 0, facts) == 0
+    facts[guess] = np.zeros((1, 2), np.int64)
+    assert next_stage(plan, 0, facts) == 1
+    facts[counted] = np.full((8, 1, 2), UNKNOWN, np.int64)
+    assert next_stage(plan, 0, facts) == 2
+    assert [block for unit in after(plan, 0, facts) for block in unit.blocks] == list(range(5))
+    facts[counted] = np.zeros((8, 1, 2), np.int64)  # settled: nobody has to look once more
+    assert after(plan, 0, facts) == []
+    facts |= dict.fromkeys(later, facts[counted])
+    assert next_stage(plan, 0, facts) is None
+    assert [unit.tiles for unit in after(plan, 0, facts, done={1, 3})] == [(0,), (2,), (4,)]
+
+
+def test_sums_in_block_order_have_one_worker() -> None:
+    plan = plan_of("nuslerp", [12 * BLOCK], nuslerp_row_wise=1.0, nuslerp_flatten=0.0)
+    (tensor,) = plan.tensors
+    assert tensor.call is not None
+    call = replace(tensor.call, shape=(3 * BLOCK, 4))
+    assert [stage.partial for stage in plan.method.stages(call)] == ["in_order"]
+    plan = replace(plan, tensors=(replace(tensor, call=call, elements=12 * BLOCK),))
+    (unit,) = after(plan, 0, {})
+    assert unit.blocks == range(12)
+
+
+@given(sizes=st.lists(st.integers(1, 40 * BLOCK), min_size=1, max_size=40), lanes=LANES)
+def test_giants_are_the_heaviest_and_bring_the_balance_that_tiles_allow(sizes: list[int], lanes: list[int]) -> None:
+    plan = plan_of("ties", sizes)
+    cut = giants(plan, lanes)
+    work = foreseen(plan, cut)
+    everything = [n for n, tensor in enumerate(plan.tensors) if tensor.blocks > 1]
+    share = sum(unit.weight for unit in units(plan)) / sum(lanes)
+    heavy = max((unit.weight for unit in units(plan, cut=cut) if unit.tiles), default=0)
+    assert heavy <= max(share, max(unit.weight for unit in units(plan_of("ties", [BLOCK]))))
+    if imbalance(assign(foreseen(plan, everything), lanes), lanes) <= BALANCED:
+        assert imbalance(assign(work, lanes), lanes) <= BALANCED
+    if cut:
+        assert min(sizes[n] for n in cut) >= max((sizes[n] for n in everything if n not in cut), default=0)
+
+
+def test_without_need_nothing_is_cut() -> None:
+    assert giants(plan_of("ties", [4 * BLOCK] * 600), [1] * 4) == frozenset()
+    assert giants(plan_of("linear", [400 * BLOCK]), [1] * 4) == frozenset()  # tiles are cut anyway
+    assert giants(plan_of("ties", [4 * BLOCK] * 600 + [3000 * BLOCK]), [1] * 4) == {600}
 
 
 @given(weights=WEIGHTS, lanes=LANES)
@@ -125,6 +214,27 @@ def test_whoever_asks_and_whoever_dies_every_unit_is_made_once(weights: list[int
         else:
             made += chunk.tiles
     assert sorted(made) == list(range(len(weights)))
+    assert queues.remaining == 0
+
+
+@given(weights=WEIGHTS, lanes=LANES, measuring=st.lists(st.integers(1, 10**9), max_size=20))
+def test_what_is_added_is_handed_out_once_first_and_measuring_alone(
+    weights: list[int], lanes: list[int], measuring: list[int]
+) -> None:
+    queues = Queues(units_of(weights), lanes)
+    late = [Unit(-1, (), weight, 0, range(n, n + 1)) for n, weight in enumerate(measuring)]
+    queues.add(late)
+    chunks = []
+    for worker in itertools.cycle(range(len(lanes))):
+        chunk = queues.take(worker)
+        if chunk is None:
+            break
+        chunks.append(chunk)
+    assert sorted(unit.blocks.start for chunk in chunks for unit in chunk.units if unit.tensor < 0) == list(
+        range(len(measuring))
+    )
+    assert sorted(number for chunk in chunks for number in chunk.tiles) == list(range(len(weights)))
+    assert all(len(chunk.units) == 1 for chunk in chunks if chunk.units[0].stage is not None)
     assert queues.remaining == 0
 
 
