@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster import ray_session
 from cluster.evaluator_worker import EvaluatorWorker, Ready, SearchTask
-from cluster.placement import Post, posts
+from cluster.placement import Post, Request, posts
 from cluster.ray_session import Session
 from engine.errors import ClusterError, MergefleetError, WorkerLost
 from search.campaign_file import Campaign
@@ -39,7 +39,7 @@ class Wanted:
         """Where they go on the nodes that there are now."""
         nodes = ray_session.alive_nodes()
         room = max((node.cpus for node in nodes), default=0.0)
-        return posts(nodes, workers=self.workers, cpus_per_worker=min(self.cpus, room) if self.cpus else None)
+        return posts(nodes, Request(self.workers, min(self.cpus, room) if self.cpus else None))
 
 
 @dataclass

@@ -20,9 +20,10 @@ from typing import Any
 from cluster import ray_session
 from cluster.actors import Made, MergeTask, MergeWorker, Present
 from cluster.address import check_address
-from cluster.placement import Post, posts
+from cluster.placement import Post, Request, posts
+from cluster.queues import Queues
 from cluster.ray_session import Session
-from cluster.sharding import Chunk, Queues, measuring_passes, units
+from cluster.sharding import Chunk, measuring_passes, units
 from engine.errors import ClusterError, MergefleetError, WorkerLost
 from engine.execute import Executed
 from engine.job import Job, MergeResult, Progress
@@ -84,12 +85,8 @@ class _RayBackend:
     def __call__(self, job: Job, progress: Progress | None) -> Executed:
         if self._session is None:
             self._session = self._open.enter_context(ray_session.session(self._address))
-        there = posts(
-            ray_session.alive_nodes(),
-            workers=self._workers,
-            cpus_per_worker=self._cpus_per_worker,
-            threads=self._threads,
-        )
+        request = Request(self._workers, self._cpus_per_worker, threads=self._threads)
+        there = posts(ray_session.alive_nodes(), request)
         drive = _Drive(job, self._session, there, progress)
         try:
             return drive.go()
@@ -255,7 +252,7 @@ class _Drive:
         chunks = [chunk for chunk, _ in worker.calls.values() if chunk is not None]
         for chunk in chunks:
             self._attempts.update(unit.tiles[0] for unit in chunk.units)
-            self._queues.give_back(index, chunk)
+            self._queues.give_back(index, chunk.units)
         self._losses += 1
         self._check_losses(worker, chunks, cause)
         self._start(index)

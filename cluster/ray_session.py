@@ -11,6 +11,7 @@ import secrets
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from cluster.placement import Node
 from engine.errors import ClusterError
 
 OBJECT_STORE_BYTES = 128 << 20
+LOG_S = 5.0
 _LOOPBACK = ("localhost", "127.", "::1")
 _WAIT = "RAY_gcs_server_port_wait_time_s"
 
@@ -67,15 +69,28 @@ def session(address: str, *, cpus: int | None = None, verbose: bool = False) -> 
 
 
 def alive_nodes() -> list[Node]:
-    """The nodes of the connected cluster that have processors to lend, in a stable order."""
+    """The nodes of the connected cluster that have processors to lend, in a stable order.
+
+    Nodes that say to have the same name, as several on one machine do, are told apart by their ids.
+    """
     import ray
 
-    found = [
-        Node(node["NodeID"], node["NodeManagerHostname"], float(node["Resources"]["CPU"]))
-        for node in ray.nodes()
-        if node["Alive"] and node["Resources"].get("CPU", 0) > 0
-    ]
+    there = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+    named = Counter(node["NodeManagerHostname"] for node in there)
+    found = []
+    for node in there:
+        host, resources = node["NodeManagerHostname"], node["Resources"]
+        name = host if named[host] == 1 else f"{host}/{node['NodeID'][:6]}"
+        gpus = float(resources.get("GPU", 0))
+        found.append(Node(node["NodeID"], name, float(resources["CPU"]), gpus, node.get("Labels") or {}))
     return sorted(found, key=lambda node: node.id)
+
+
+def draining_nodes() -> set[str]:
+    """Ids of nodes that will go soon: Ray was told to drain them."""
+    from ray._private.state import state  # where Ray's own libraries ask, too
+
+    return set(state.get_draining_nodes())
 
 
 def this_node() -> str:
@@ -92,6 +107,19 @@ def log_tail(logs: Path, pid: int, *, lines: int = 8) -> str:
         text += path.read_text(errors="replace").splitlines()
     said = [line for line in text if line.strip() and not line.startswith(":")]  # ":actor_name:..." marks
     return "\n".join(said[-lines:])
+
+
+def log_of(logs: Path, pid: int, node: Node) -> str:
+    """`log_tail` of a worker on any node that is still there: its node reads the file."""
+    import ray
+
+    if node.id == this_node():
+        return log_tail(logs, pid)
+    reader = ray.remote(log_tail).options(num_cpus=0, label_selector={"ray.io/node-id": node.id})
+    try:
+        return str(ray.get(reader.remote(logs, pid), timeout=LOG_S))
+    except ray.exceptions.RayError:  # it is gone, and its files with it
+        return ""
 
 
 def _handle_sigterm(handler: Any) -> None:

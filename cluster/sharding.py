@@ -2,17 +2,15 @@
 
 The smallest thing that is handed out is a *unit*: one tile, or all missing tiles of a tensor whose facts have yet to
 be measured (one worker owns it, measures it and makes it). A *giant*, a tensor that no worker can own in balance, is
-measured by all: its units are first the blocks of one stage after the other, then its tiles. Every worker gets a queue
-of neighbouring units, all queues of equal weight: the bytes that move, input bytes × passes over them and output
-bytes. A worker whose queue is empty takes from the heaviest one, and what a lost worker had goes back; so queues decide
-who reads what, never the result.
+measured by all: its units are first the blocks of one stage after the other, then its tiles. Every worker gets a list
+of neighbouring units, all lists of equal weight: the bytes that move, input bytes × passes over them and output bytes.
+What becomes of these lists while workers come and go is `cluster.queues`.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from engine.methods.contract import Facts
@@ -168,52 +166,6 @@ def full_passes(plan: Plan, index: int) -> int:
     call = plan.tensors[index].call
     stages = () if call is None else plan.method.stages(call)
     return sum(stage.measure is not None and stage.only is None for stage in stages)
-
-
-class Queues:
-    """Who takes what next. `lanes[w]` threads work for worker `w`; workers may be added and lost at any time."""
-
-    def __init__(self, work: Iterable[Unit], lanes: Sequence[int]) -> None:
-        self.lanes = list(lanes)
-        self._queues = [deque(run) for run in assign(list(work), lanes)]
-        self._weights = [sum(unit.weight for unit in queue) for queue in self._queues]
-
-    @property
-    def remaining(self) -> int:
-        """Bytes nobody has taken yet."""
-        return sum(self._weights)
-
-    def add(self, work: Sequence[Unit]) -> None:
-        """More work, of tensors that wait for it: it comes first, the heaviest to whoever has least left."""
-        for unit in sorted(work, key=lambda unit: (unit.weight, unit.tiles, unit.blocks.start)):
-            lightest = min(range(len(self.lanes)), key=lambda worker: self._weights[worker] / self.lanes[worker])
-            self._queues[lightest].appendleft(unit)
-            self._weights[lightest] += unit.weight
-
-    def take(self, worker: int) -> Chunk | None:
-        """The next chunk for one lane of `worker`, from its own queue or else from the heaviest; None: nothing is left.
-
-        Chunks shrink as work runs out, so that all lanes end together.
-        """
-        source = worker if self._queues[worker] else max(range(len(self._queues)), key=self._weights.__getitem__)
-        queue = self._queues[source]
-        if not queue:
-            return None
-        size = min(max(self.remaining // (4 * sum(self.lanes)), MIN_CHUNK_BYTES), MAX_CHUNK_BYTES)
-        # a thief takes from the far end, away from where the owner reads
-        pop, end = (queue.popleft, 0) if source == worker else (queue.pop, -1)
-        taken = [pop()]
-        weight = taken[0].weight
-        while taken[0].stage is None and queue and queue[end].stage is None and weight + queue[end].weight <= size:
-            taken.append(pop())
-            weight += taken[-1].weight
-        self._weights[source] -= weight
-        return Chunk(tuple(taken))
-
-    def give_back(self, worker: int, chunk: Chunk) -> None:
-        """A lost worker's chunk: first in its queue, where its successor or a thief finds it."""
-        self._queues[worker].extendleft(reversed(chunk.units))
-        self._weights[worker] += chunk.weight
 
 
 def assign(work: Sequence[Unit], lanes: Sequence[int]) -> list[list[Unit]]:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-import random
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.sharding import (
     BALANCED,
-    MAX_CHUNK_BYTES,
-    MIN_CHUNK_BYTES,
-    Queues,
     Unit,
     after,
     assign,
@@ -197,83 +192,3 @@ def test_light_units_stay_with_their_neighbours(count: int, workers: int) -> Non
     for queue in queues:
         numbers = [unit.tensor for unit in queue]
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers))) if numbers else True
-
-
-@given(weights=WEIGHTS, lanes=LANES, seed=st.integers(0, 2**32))
-def test_whoever_asks_and_whoever_dies_every_unit_is_made_once(weights: list[int], lanes: list[int], seed: int) -> None:
-    chance = random.Random(seed)
-    queues = Queues(units_of(weights), lanes)
-    made: list[int] = []
-    while True:
-        worker = chance.randrange(len(lanes))
-        chunk = queues.take(worker)
-        if chunk is None:
-            break
-        if chance.random() < 0.2:
-            queues.give_back(worker, chunk)
-        else:
-            made += chunk.tiles
-    assert sorted(made) == list(range(len(weights)))
-    assert queues.remaining == 0
-
-
-@given(weights=WEIGHTS, lanes=LANES, measuring=st.lists(st.integers(1, 10**9), max_size=20))
-def test_what_is_added_is_handed_out_once_first_and_measuring_alone(
-    weights: list[int], lanes: list[int], measuring: list[int]
-) -> None:
-    queues = Queues(units_of(weights), lanes)
-    late = [Unit(-1, (), weight, 0, range(n, n + 1)) for n, weight in enumerate(measuring)]
-    queues.add(late)
-    chunks = []
-    for worker in itertools.cycle(range(len(lanes))):
-        chunk = queues.take(worker)
-        if chunk is None:
-            break
-        chunks.append(chunk)
-    assert sorted(unit.blocks.start for chunk in chunks for unit in chunk.units if unit.tensor < 0) == list(
-        range(len(measuring))
-    )
-    assert sorted(number for chunk in chunks for number in chunk.tiles) == list(range(len(weights)))
-    assert all(len(chunk.units) == 1 for chunk in chunks if chunk.units[0].stage is not None)
-    assert queues.remaining == 0
-
-
-@given(weights=st.lists(st.integers(1, MAX_CHUNK_BYTES), min_size=1, max_size=60), lanes=LANES)
-def test_a_chunk_is_one_unit_or_keeps_below_the_limit(weights: list[int], lanes: list[int]) -> None:
-    queues = Queues(units_of(weights), lanes)
-    while (chunk := queues.take(0)) is not None:
-        assert len(chunk.units) == 1 or chunk.weight <= MAX_CHUNK_BYTES
-
-
-def test_chunks_shrink_towards_the_end_so_that_all_end_together() -> None:
-    queues = Queues(units_of([MIB] * 20_000), [2, 2])
-    weights = []
-    while (chunk := queues.take(len(weights) % 2)) is not None:
-        weights.append(chunk.weight)
-    assert weights[0] == MAX_CHUNK_BYTES
-    assert max(weights[-8:]) <= MIN_CHUNK_BYTES
-
-
-def test_an_idle_worker_takes_from_the_far_end_of_the_heaviest_queue() -> None:
-    queues = Queues(units_of([MIB] * 1000), [1, 1, 1])
-    while (chunk := queues.take(2)) is not None and chunk.tiles[0] >= 667:
-        pass
-    assert chunk is not None
-    assert max(chunk.tiles) in (333, 666)
-    assert chunk.tiles == sorted(chunk.tiles, reverse=True)
-
-
-@given(weights=st.lists(st.integers(1, 10**6), min_size=4, max_size=60), workers=st.integers(2, 4))
-def test_taking_in_turns_balances_what_is_made(weights: list[int], workers: int) -> None:
-    # what one lane made and another did not is at most a chunk: here chunks are small beside the whole
-    assume(sum(weights) > 0)
-    queues = Queues(units_of([weight * 1000 for weight in weights]), [1] * workers)
-    clock = [0] * workers
-    while True:
-        worker = clock.index(min(clock))
-        chunk = queues.take(worker)
-        if chunk is None:
-            break
-        clock[worker] += chunk.weight
-    largest = max(max(weights) * 1000, MIN_CHUNK_BYTES)
-    assert max(clock) - min(clock) <= largest
