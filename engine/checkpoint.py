@@ -1,4 +1,4 @@
-"""A source model: tensor names → dtype, shape and place; a local directory or a Hub repository, never a model class."""
+"""A source model: tensor names → dtype, shape and place: a directory, a Hub repository, a place in an object store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from engine import architecture
 from engine.errors import SourceError
 from engine.model_ref import ModelRef
 from engine.places import local_path
-from engine.tensorfile.index import load_json_object
+from engine.remote.url import is_url
+from engine.tensorfile.index import INDEX_NAME, load_json_object
 from engine.tensorfile.store import SourceTensor, Store, TensorStore
 from engine.vocabulary import Vocabulary, find_vocabulary
 from engine.weight_files import check_weight_map, find_shards
@@ -34,7 +35,8 @@ class Checkpoint:
         tensors: every tensor of every shard, by name, in the order of shards and of their bytes.
         config: the content of config.json; nothing of a file of tensors.
         identity: JSON-able, equal exactly while the source is unchanged: for a directory each file's size, mtime
-            and header digest and config.json's digest; for the Hub the commit; with an adapter both identities.
+            and header digest and config.json's digest; for the Hub the commit; in an object store ETags in place of
+            times; with an adapter both identities.
     """
 
     def __init__(
@@ -99,7 +101,8 @@ class Checkpoint:
 def open_checkpoint(ref: ModelRef) -> Checkpoint:
     """Open a local directory (relative to the working directory, `~` expanded) or else a Hub repository.
 
-    A file of tensors (.safetensors, or of torch.save) is opened as a source without config.json and tokenizer.
+    What begins with s3://, gs:// or az:// is a place in an object store, whose weights are read by ranges. A file of
+    tensors (.safetensors, or of torch.save) is opened as a source without config.json and tokenizer.
 
     With `ref.lora` the model is read with its adapter on it (engine.adapted); with `ref.statistics` a directory need
     not be a model's.
@@ -111,6 +114,8 @@ def open_checkpoint(ref: ModelRef) -> Checkpoint:
     """
     if ref.lora is not None:
         return with_adapter(open_checkpoint(ref.bare), ref.lora)
+    if is_url(ref.path):
+        return _open_remote(ref)
     directory, commit = local_path(ref), None
     if directory is not None and directory.is_file():
         store = TensorStore([directory])
@@ -122,7 +127,8 @@ def open_checkpoint(ref: ModelRef) -> Checkpoint:
     config = {} if ref.statistics else _read_config(directory)
     names, weight_map = find_shards(directory)
     store = TensorStore(directory / name for name in names)
-    check_weight_map(weight_map, store.tensors, directory)
+    places = {tensor.name: tensor.file.relative_to(directory).as_posix() for tensor in store.tensors.values()}
+    check_weight_map(weight_map, places, index=str(directory / INDEX_NAME))
     if config.get("tie_word_embeddings"):
         _drop_tied_copy(store)
     if commit is not None:
@@ -133,6 +139,15 @@ def open_checkpoint(ref: ModelRef) -> Checkpoint:
         config_digest = blake3((directory / "config.json").read_bytes()).hexdigest()
         identity = {"kind": "local", "config": config_digest, "files": store.files}
     return Checkpoint(ref, directory, store, config=config, identity=identity)
+
+
+def _open_remote(ref: ModelRef) -> Checkpoint:
+    """A model in an object store."""
+    from engine.remote.source import identity_of, open_bucket_model
+
+    model = open_bucket_model(ref)
+    config = {} if ref.statistics else _read_config(model.directory)
+    return Checkpoint(ref, model.directory, model.store, config=config, identity=identity_of(ref, model))
 
 
 def _drop_tied_copy(store: TensorStore) -> None:

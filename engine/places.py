@@ -39,7 +39,9 @@ def local_path(ref: ModelRef) -> Path | None:
         known = ", ".join(WEIGHT_FILES)
         raise SourceError(f"{text}: is a file, but none of tensors ({known}). Name a model's directory.")
     if "://" in text:
-        raise SourceError(f"{text}: models are read from local directories and the Hub only. Download it first.")
+        raise SourceError(
+            f"{text}: models are read from local directories, the Hub, s3://, gs:// and az://. Download it first."
+        )
     looks_local = text.startswith((".", "/", "~")) or "\\" in text or path.suffix in WEIGHT_FILES
     if not looks_local and _REPO_ID.fullmatch(text) and "--" not in text and ".." not in text:
         return None

@@ -124,11 +124,15 @@ def _described(ref: ModelRef, identity: Mapping[str, Any]) -> dict[str, str]:
         return _described(ref.bare, identity["model"]) | _described(ref.lora, identity["adapter"])
     rest = {name: value for name, value in identity.items() if name != "files"}
     files = {
-        f"{ref}/{name}": f"{file['size']:_} bytes, mtime {file['mtime_ns']}, header {file['header']}"
+        f"{ref}/{name}": f"{file['size']:_} bytes, {_version(file)}, header {file['header']}"
         for name, file in identity.get("files", {}).items()
     }
     kind = "importance" if ref.statistics else "source"
     return {f"{kind} {ref}": ", ".join(f"{name} {value}" for name, value in rest.items())} | files
+
+
+def _version(file: Mapping[str, Any]) -> str:
+    return f"mtime {file['mtime_ns']}" if "mtime_ns" in file else f"ETag {file['etag']}"
 
 
 class _Tensors:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from engine.errors import SourceError
 from engine.tensorfile.index import INDEX_NAME, read_index
-from engine.tensorfile.store import StoredTensor
 
 SINGLE_NAME = "model.safetensors"
 TORCH_INDEX_NAME = "pytorch_model.bin.index.json"
@@ -20,28 +19,32 @@ def find_shards(directory: Path) -> tuple[list[str], Mapping[str, str]]:
 
     Those of safetensors where there are any, else those of torch.save.
     """
-    names = sorted(path.name for path in directory.glob("*.safetensors"))
+    there = [path.name for path in directory.iterdir()]
+    return choose_shards(there, directory, exists=lambda name: (directory / name).is_file(), origin=str(directory))
+
+
+def choose_shards(
+    there: Collection[str], directory: Path, *, exists: Callable[[str], bool], origin: str
+) -> tuple[list[str], Mapping[str, str]]:
+    """The same for the files `there` at `origin`, of which only the small ones need to be in `directory`."""
+    names = sorted(name for name in there if name.endswith(".safetensors"))
     for index, single in ((INDEX_NAME, SINGLE_NAME), (TORCH_INDEX_NAME, TORCH_NAME)):
-        if (directory / index).is_file():
-            return _indexed(directory, index, single)
-        if (directory / single).is_file():
+        if index in there:
+            weight_map = read_index(directory / index, exists=exists)
+            files = sorted(set(weight_map.values()))
+            if single in there and single not in files:
+                raise SourceError(
+                    f"{origin}: holds {single} and an index that names other files. One of the two is a left-over: "
+                    "remove it."
+                )
+            return files, weight_map
+        if single in there:
             return [single], {}
         if len(names) == 1:
             return names, {}
         if names:
-            raise no_index(str(directory), names)
-    raise no_weights(str(directory), sorted(path.name for path in directory.iterdir()))
-
-
-def _indexed(directory: Path, index: str, single: str) -> tuple[list[str], Mapping[str, str]]:
-    weight_map = read_index(directory / index)
-    files = sorted(set(weight_map.values()))
-    if (directory / single).is_file() and single not in files:
-        raise SourceError(
-            f"{directory}: holds {single} and an index that names other files. One of the two is a left-over: "
-            "remove it."
-        )
-    return files, weight_map
+            raise no_index(origin, names)
+    raise no_weights(origin, sorted(there))
 
 
 def no_index(origin: str, names: list[str]) -> SourceError:
@@ -59,18 +62,19 @@ def no_weights(origin: str, names: Iterable[str]) -> SourceError:
     return SourceError(f"{origin}: holds no .safetensors file. Name the directory with the model's weights.")
 
 
-def check_weight_map(weight_map: Mapping[str, str], tensors: Mapping[str, StoredTensor], directory: Path) -> None:
+def check_weight_map(weight_map: Mapping[str, str], places: Mapping[str, str], *, index: str) -> None:
+    """SourceError where a tensor's shard (`places`) is not the one that the index says."""
     # Tensors that the index does not list are kept: transformers loads whole shards, and nothing is dropped silently.
     for name, file in weight_map.items():
-        if name not in tensors:
+        if name not in places:
             raise SourceError(
-                f"{directory / INDEX_NAME}: tensor {name!r} should be in {file}, which does not hold it. "
+                f"{index}: tensor {name!r} should be in {file}, which does not hold it. "
                 "Index and shards are of two versions: download the model again.",
                 tensor=name,
             )
-        if tensors[name].file != directory / file:
+        if places[name] != file:
             raise SourceError(
-                f"{directory / INDEX_NAME}: tensor {name!r} should be in {file}, is in {tensors[name].file.name}. "
+                f"{index}: tensor {name!r} should be in {file}, is in {places[name]}. "
                 "Index and shards are of two versions: download the model again.",
                 tensor=name,
             )

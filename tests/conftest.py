@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,29 @@ def ray_here() -> Iterator[Session]:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent / "support"), prepend=os.pathsep)
         with session("local", cpus=8) as opened:
             yield opened
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The address of a real S3 server on this machine."""
+    from s3_server import running_s3
+
+    with running_s3() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """s3://NAME, an empty bucket of this test, which the standard variables lead to."""
+    from s3_server import CREDENTIALS, make_bucket
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in (CREDENTIALS | {"AWS_ENDPOINT_URL": s3_endpoint}).items():
+        monkeypatch.setenv(name, value)
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    make_bucket(s3_endpoint, name)
+    return f"s3://{name}"
 
 
 def _guarded(connect: Any) -> Any:

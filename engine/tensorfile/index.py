@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,8 +15,10 @@ _MAX_JSON_BYTES = 100_000_000
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def read_index(path: Path) -> Mapping[str, str]:
+def read_index(path: Path, *, exists: Callable[[str], bool] | None = None) -> Mapping[str, str]:
     """Tensor name → shard file name, relative to the index and inside its directory.
+
+    `exists`: whether a shard of this name is there; default: beside the index.
 
     Raises SourceError where the index is malformed, names a file outside its directory (an index is downloaded
     data: `../../etc/passwd` must not be opened), a file of another format, or one that is not there.
@@ -31,7 +33,7 @@ def read_index(path: Path) -> Mapping[str, str]:
     files = sorted(set(weight_map.values()))
     for file in files:
         _check_file_name(file, path)
-    missing = [file for file in files if not (path.parent / file).is_file()]
+    missing = [file for file in files if not (exists or _beside(path))(file)]
     if missing:
         raise SourceError(
             f"{path}: {len(missing)} of {len(files)} shards are missing ({_some(missing)}). "
@@ -82,6 +84,10 @@ def _check_file_name(file: str, index: Path) -> None:
     expected = ".bin" if index.name.endswith(".bin.index.json") else ".safetensors"
     if not file.endswith(expected):
         raise SourceError(f"{index}: shard {file!r} is not a {expected} file: only those are read.", file=file)
+
+
+def _beside(index: Path) -> Callable[[str], bool]:
+    return lambda file: (index.parent / file).is_file()
 
 
 def _some(names: list[str]) -> str:
