@@ -143,10 +143,11 @@ def open_checkpoint(ref: ModelRef) -> Checkpoint:
 
 def _open_remote(ref: ModelRef) -> Checkpoint:
     """A model in an object store."""
-    from engine.remote.source import identity_of, open_bucket_model
+    from engine.remote.source import at_its_place, identity_of, open_bucket_model
 
     model = open_bucket_model(ref)
-    config = {} if ref.statistics else _read_config(model.directory)
+    with at_its_place(model.directory, ref.path):
+        config = {} if ref.statistics else _read_config(model.directory)
     return Checkpoint(ref, model.directory, model.store, config=config, identity=identity_of(ref, model))
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -67,9 +68,10 @@ def open_bucket_model(ref: ModelRef) -> RemoteModel:
     if not there:
         raise SourceError(f"{bucket.url}: there is nothing under this prefix: name the place that holds config.json.")
     _fetch_small(bucket, there, directory)
-    if listed is None and (directory / INDEX_NAME).is_file():
-        there |= _heads(bucket, _named_in(directory / INDEX_NAME))
-    shards, weight_map = choose_shards(there, directory, exists=there.__contains__, origin=str(bucket.url))
+    with at_its_place(directory, bucket.url):
+        if listed is None and (directory / INDEX_NAME).is_file():
+            there |= _heads(bucket, _named_in(directory / INDEX_NAME))
+        shards, weight_map = choose_shards(there, directory, exists=there.__contains__, origin=str(bucket.url))
     if not all(name.endswith(".safetensors") for name in shards):
         raise SourceError(f"{ref}: {shards[0]} is no .safetensors file; only those are read from object stores.")
     files = [RangeFile(name, there[name].size, there[name].etag) for name in shards]
@@ -85,6 +87,15 @@ def identity_of(ref: ModelRef, model: RemoteModel) -> dict[str, Any]:
     config = model.directory / "config.json"
     digest = blake3(config.read_bytes()).hexdigest() if config.is_file() else None
     return {"kind": "bucket", "url": ref.path.rstrip("/"), "config": digest, "files": model.files}
+
+
+@contextmanager
+def at_its_place(directory: Path, place: object) -> Iterator[None]:
+    """Errors about the copies in `directory` name the place that they were fetched from."""
+    try:
+        yield
+    except SourceError as error:
+        raise SourceError(error.message.replace(str(directory), str(place)), **error.facts) from error
 
 
 def private_directory() -> Path:

@@ -331,7 +331,7 @@ def test_a_directory_that_is_no_whole_model_is_refused_in_one_line(
         ("~no-such-user/x", "'~no-such-user/x': is no path"),
         ("models\\llama", "there is no such directory"),
         ("models/llama/config.json", "is a file, but none of tensors (.safetensors, .bin, .pt, .pth, .ckpt)"),
-        ("s3://bucket/model", "local directories and the Hub only"),
+        ("https://host/model", "local directories, the Hub, s3://, gs:// and az://"),
     ],
 )
 def test_a_name_that_is_neither_a_directory_nor_a_repository_says_so(
