@@ -102,8 +102,15 @@ class Runner:
 
 
 def _into_page_cache(models: Sequence[Path]) -> None:
+    """Read all files anew, as after a start of the machine, so that they lie in the page cache as they usually do.
+
+    What was just written may lie there in pages of 4 KiB, what is read in runs as long as the system reads ahead:
+    copying 6.6 GB took 1.4 CPU-seconds in the one case and 0.8 in the other.
+    """
     buffer = bytearray(1 << 22)
     for path in (path for model in models for path in model.glob("*.safetensors")):
         with path.open("rb", buffering=0) as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             while file.readinto(buffer):
                 pass

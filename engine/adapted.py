@@ -68,6 +68,9 @@ class AdaptedStore:
             weights: Array = np.frombuffer(buffer, STORED[dtype])
             self._add(name, update.factors, byte_offset // ITEMSIZE[dtype], weights)
 
+    def place(self, name: str) -> tuple[int, int] | None:
+        return None if name in self._updates else self._model.place(name)
+
     def scratch_bytes(self, name: str) -> int:
         """The right factor, as stored and decoded, the rows of the left one that a block needs, a replaced block."""
         update = self._updates.get(name)

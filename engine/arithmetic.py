@@ -14,6 +14,8 @@ from engine.methods.contract import Array, Block, Call, Facts, Method, RawBlock,
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from engine.kernels.files import Stream
+
 
 class KernelArithmetic:
     """The fused numba loops; one per thread, because it owns scratch memory."""
@@ -28,17 +30,18 @@ class KernelArithmetic:
         assert stage.kernel is not None
         stage.kernel(call, self._raw(call, rows, at), facts, out)
 
-    def merge(self, call: Call, rows: Array, at: tuple[int, int], *, facts: Facts, out: Array) -> None:
-        """Merged and rounded values of one block into out[n], stored bits."""
+    def merge(self, call: Call, rows: Array | Stream, at: tuple[int, int], *, facts: Facts, out: Array) -> None:
+        """Merged and rounded values of one block into out[n], stored bits; of a Stream where `Method.streams`."""
         assert self.method.kernel is not None
         with np.errstate(all="ignore"):  # facts too large for the kernel's format: `_check_made` finds what they make
             self.method.kernel(call, self._raw(call, rows, at), facts, out)
 
-    def _raw(self, call: Call, rows: Array, at: tuple[int, int]) -> RawBlock:
-        from engine.kernels import combine
+    def _raw(self, call: Call, rows: Array | Stream, at: tuple[int, int]) -> RawBlock:
+        from engine.kernels import combine, files
 
-        if self._work.shape[0] < len(rows) + 4:
-            self._work = combine.scratch(len(rows))
+        inputs = len(rows.buffer if isinstance(rows, files.Stream) else rows)
+        if self._work.shape[0] < inputs + 4:
+            self._work = combine.scratch(inputs)
         room = self.method.workspace(call)
         if self._room.size < room:
             self._room = np.empty(room, np.uint8)

@@ -168,7 +168,7 @@ class _Run:
         giants: list[tuple[int, list[Tile]]] = []
         for index, tiles in self.missing.items():
             tensor = self.plan.tensors[index]
-            if not self._measures(tensor):
+            if not self._passes(tensor):
                 jobs.extend(partial(self._tile, tile) for tile in tiles)
             elif self._held_bytes(tensor) > self.budget and len(tiles) > 1 and self.work.thread_count > 1:
                 giants.append((index, tiles))
@@ -176,9 +176,10 @@ class _Run:
                 jobs.append(partial(self._own, index, tiles))
         return jobs, giants
 
-    def _measures(self, tensor: OutputTensor) -> bool:
+    def _passes(self, tensor: OutputTensor) -> int:
+        """How often a tensor's data are looked at before it can be made."""
         stages = () if tensor.call is None else self.plan.method.stages(tensor.call)
-        return any(stage.measure is not None for stage in stages)
+        return sum(stage.measure is not None for stage in stages)
 
     def _held_bytes(self, tensor: OutputTensor) -> int:
         """What one thread needs to hold all rows of a tensor at once, besides what streaming takes."""
@@ -203,9 +204,14 @@ class _Run:
         return state
 
     def _own(self, index: int, tiles: list[Tile]) -> None:
-        """Measure and merge one tensor in this thread; its rows are read once where they fit the budget."""
+        """Measure and merge one tensor in this thread; its rows are read once where they fit the budget.
+
+        Those of one measuring pass are read again instead, where the kernel reads them itself: they are in the page
+        cache then, and merging while reading costs less than merging what was held outside the processor's cache.
+        """
         thread, tensor = self.thread(), self.plan.tensors[index]
-        held = self._held_bytes(tensor) <= self.budget
+        again = self._passes(tensor) == 1 and thread.streams(tensor)
+        held = not again and self._held_bytes(tensor) <= self.budget
         thread.hold(tensor if held else None)
         if index not in self.facts:
             self._finish_stages(index, partial(thread.measure, tensor, blocks=range(tensor.blocks)))

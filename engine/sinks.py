@@ -50,9 +50,13 @@ class FileSink:
             raise MergefleetError(f"{path}: cannot be opened: {error.strerror}.", path=str(path)) from error
 
     def write(self, index: int, tensor: OutputTensor, block: int, data: Array) -> None:
-        offset = tensor.offset + block * tensor.block * ITEMSIZE[tensor.dtype]
+        from engine.kernels import files
+
+        fd, offset = self._fds[tensor.file], tensor.offset + block * tensor.block * ITEMSIZE[tensor.dtype]
+        if files.write(fd, offset, data):
+            return
         origin = str(self._paths[tensor.file])
-        writer.write_at(self._fds[tensor.file], offset, as_bytes(data), origin=origin)
+        writer.write_at(fd, offset, as_bytes(data), origin=origin)
 
     def close(self) -> None:
         for fd in self._fds:

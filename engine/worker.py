@@ -100,6 +100,7 @@ class Worker:
 
             self._allocate = gpu.pinned
             self._definition = gpu.DeviceArithmetic(job.plan.method, job.device)
+        self._placed: tuple[OutputTensor | None, Array | None, Array | None] = None, None, None
         self._held: dict[int, Array] | None = None
         self._taken: list[Array] = []
 
@@ -124,6 +125,7 @@ class Worker:
         partial: Array = np.zeros((tensor.blocks, *shape) if slots else shape, stage.dtype)
         wanted = None if stage.only is None else stage.only(facts)
         for number in blocks:
+            self._go_on()
             if wanted is None or number in wanted:
                 rows, elements = self.rows(tensor, number)
                 out = partial[number] if slots else partial
@@ -132,6 +134,7 @@ class Worker:
 
     def block(self, index: int, number: int, facts: Facts) -> bytes:
         """Make one block of output tensor `index`, hand it to the sink, return its digest."""
+        self._go_on()
         tensor = self.job.plan.tensors[index]
         call = tensor.call
         if call is not None:
@@ -141,18 +144,36 @@ class Worker:
         self.job.sink.write(index, tensor, number, data)
         return digest.of_block(as_bytes(data))
 
+    def streams(self, tensor: OutputTensor) -> bool:
+        """Whether the tensor's rows need not be in memory while they are merged."""
+        return self._placed_of(tensor)[1] is not None
+
+    def _go_on(self) -> None:
+        if self.job.stop.is_set():
+            raise MergefleetError("stopped, because another thread failed.")
+
     def _merged(self, tensor: OutputTensor, call: Call, number: int, facts: Facts) -> Array:
-        rows, elements = self.rows(tensor, number)
-        out = self._output(tensor)[:elements]
-        at = (number, elements)
-        self.arithmetic(tensor).merge(call, rows, at, facts=facts, out=out)
-        self._check_made(out, tensor, number)
+        at = number, min(tensor.block, tensor.elements - number * tensor.block)
+        out = self._output(tensor)[: at[1]]
+        if not self._streamed(tensor, call, at, facts, out):
+            rows, _ = self.rows(tensor, number)
+            self.arithmetic(tensor).merge(call, rows, at, facts=facts, out=out)
+            self._check_made(out, tensor, number)
         return out
+
+    def _streamed(self, tensor: OutputTensor, call: Call, at: tuple[int, int], facts: Facts, out: Array) -> bool:
+        """Merge a block in one go with reading it, where the kernel can; False where not, or if anything is amiss."""
+        from engine.kernels import files, finite
+
+        places, buffer = self._placed_of(tensor)
+        if buffer is None or self._held is not None:
+            return False
+        stream = files.Stream(places, at[0] * tensor.block * buffer.itemsize, buffer)
+        self._kernel.merge(call, stream, at, facts=facts, out=out)
+        return not finite.count_nonfinite(out)
 
     def rows(self, tensor: OutputTensor, number: int) -> tuple[Array, int]:
         """Rows of one block, [inputs, tensor.block], and how many elements of them count."""
-        if self.job.stop.is_set():
-            raise MergefleetError("stopped, because another thread failed.")
         elements = min(tensor.block, tensor.elements - number * tensor.block)
         if self._held is not None and number in self._held:
             return self._held[number], elements
@@ -166,16 +187,51 @@ class Worker:
 
     def _read(self, tensor: OutputTensor, number: int, rows: Array, elements: int) -> None:
         """Fill rows[inputs, ≥ elements] with a block, and look for NaN and Inf in it: in all inputs at once."""
-        from engine.kernels import combine
+        from engine.kernels import files, finite
 
         start = number * tensor.block
+        places, _ = self._placed_of(tensor)
+        if places is not None and files.read_rows(places, start * rows.itemsize, rows, elements):
+            return
         inputs = zip(rows, tensor.inputs, strict=True)
         pieces = [piece for row, view in inputs for piece in view.parts(start, row[:elements])]
         for view, at, values in pieces:
             self.reader.fill(self.job.sources[view.source], view, at, values)
-        if combine.count_nonfinite_rows(rows, elements):
+        if finite.count_nonfinite_rows(rows, elements):
             for view, _, values in pieces:
                 self._check_read(values, tensor, number, view)
+
+    def _placed_of(self, tensor: OutputTensor) -> tuple[Array | None, Array | None]:
+        """Where all inputs lie in files, int64[inputs, 2], and the buffer of a Stream of them; None where they do not.
+
+        See `kernels.files`. An input that is converted on the way, or has no file, is read by its source.
+        """
+        if self._placed[0] is not tensor:
+            places = self._find_places(tensor)
+            self._placed = tensor, places, None if places is None else self._buffer(tensor)
+        return self._placed[1:]
+
+    def _find_places(self, tensor: OutputTensor) -> Array | None:
+        places = []
+        for view in tensor.inputs:
+            place = None
+            if view.beyond is None and view.stored == view.rounded == tensor.row_dtype:
+                place = self.job.sources[view.source].store.place(view.tensor)
+            if place is None:
+                return None
+            places.append(place)
+        return np.array(places, np.int64)
+
+    def _buffer(self, tensor: OutputTensor) -> Array | None:
+        """Of a Stream, where the method's kernel takes one for this tensor."""
+        from engine.kernels import files, fused
+
+        method, call = self.job.plan.method, tensor.call
+        if call is None or not method.streams(call) or self.arithmetic(tensor) is not self._kernel:
+            return None
+        if tensor.dtype != tensor.row_dtype or len(tensor.inputs) > fused.ROWS:
+            return None
+        return np.empty((len(tensor.inputs), files.PIECE), STORED[tensor.row_dtype])
 
     def _reused(self, tensor: OutputTensor) -> Array:
         """Rows [inputs, tensor.block] in memory that every block uses, and that only grows."""
@@ -203,8 +259,6 @@ class Worker:
 
     def _copied(self, tensor: OutputTensor, number: int) -> Array:
         """The first input's stored bytes, after a check that every other input has the same."""
-        if self.job.stop.is_set():
-            raise MergefleetError("stopped, because another thread failed.")
         size = ITEMSIZE[tensor.dtype]
         elements = min(BLOCK, tensor.elements - number * BLOCK)
         data, other = np.empty((2, elements * size), np.uint8)
@@ -224,18 +278,18 @@ class Worker:
 
     def _check_read(self, values: Array, tensor: OutputTensor, block: int, view: View) -> None:
         """Count NaN and Inf in what was read through `view`; NotFinite unless they are allowed."""
-        from engine.kernels import combine
+        from engine.kernels import finite
 
-        if count := int(combine.count_nonfinite(values)):
+        if count := int(finite.count_nonfinite(values)):
             self._count(str(self.job.sources[view.source].ref), tensor, block, count)
             if not self.job.allow_nonfinite:
                 raise _read_nonfinite(self.job, view, count)
 
     def _check_made(self, out: Array, tensor: OutputTensor, block: int) -> None:
         """The same for what was merged; what is not finite in a source is not finite in the result: counted already."""
-        from engine.kernels import combine
+        from engine.kernels import finite
 
-        count = int(combine.count_nonfinite(out))
+        count = int(finite.count_nonfinite(out))
         if not count or any(
             (str(self.job.sources[view.source].ref), tensor.name, block) in self.job.bad for view in tensor.views
         ):
@@ -285,7 +339,7 @@ def _read_nonfinite(job: Shared, view: View, count: int) -> NotFinite:
 
 def count_nonfinite(checkpoint: Checkpoint, name: str) -> int:
     """NaN and Inf in one stored tensor; 0 for formats that have none."""
-    from engine.kernels import combine
+    from engine.kernels import finite
 
     stored = checkpoint.tensors[name]
     if stored.dtype not in STORED:
@@ -294,7 +348,7 @@ def count_nonfinite(checkpoint: Checkpoint, name: str) -> int:
     for start in range(0, stored.elements, BLOCK):
         row: Array = np.empty(min(BLOCK, stored.elements - start), STORED[stored.dtype])
         checkpoint.read_into(name, start * size, as_bytes(row))
-        total += int(combine.count_nonfinite(row))
+        total += int(finite.count_nonfinite(row))
     return total
 
 

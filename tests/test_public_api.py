@@ -109,8 +109,8 @@ def test_a_kernel_runs_without_scipys_linear_algebra() -> None:
     script = """
 import sys
 import numpy as np
-from engine.kernels import combine
-combine.count_nonfinite(np.zeros(3, np.uint16))
+from engine.kernels import finite
+finite.count_nonfinite(np.zeros(3, np.uint16))
 print("scipy.linalg" in sys.modules)
 """
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)

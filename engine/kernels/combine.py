@@ -15,7 +15,7 @@ import numpy as np
 
 from engine.kernels import fused
 from engine.kernels.cache import kernel
-from engine.kernels.codec import decode, encode, infinity, magnitude
+from engine.kernels.codec import decode, encode
 from engine.kernels.trim import trimmed
 
 CHUNK = 2048
@@ -35,33 +35,8 @@ def convert(source: Any, out: Any) -> None:
         out[i] = encode(decode(source[i]), out[i])
 
 
-@kernel
-def count_nonfinite(row: Any) -> Any:
-    """How many of row[n] are NaN or Inf."""
-    count = np.int64(0)
-    if row.shape[0] == 0:
-        return count
-    largest = magnitude(row[0])
-    for i in range(row.shape[0]):  # a maximum of integers is several times as fast as a count, and mostly settles it
-        size = magnitude(row[i])
-        largest = size if size > largest else largest
-    if largest >= infinity(row[0]):
-        for i in range(row.shape[0]):
-            count += np.int64(1) if magnitude(row[i]) >= infinity(row[i]) else np.int64(0)
-    return count
-
-
-@kernel
-def count_nonfinite_rows(rows: Any, n: Any) -> Any:
-    """How many of the first n elements of rows[N, ≥ n] are NaN or Inf."""
-    count = np.int64(0)
-    for j in range(rows.shape[0]):
-        count += count_nonfinite(rows[j, :n])
-    return count
-
-
 def linear(rows: Any, coefficients: Any, out: Any, work: Any) -> None:
-    """out = Σ_j coefficients[j] · rows[j], summed in order of j in float32."""
+    """out = Σ_j coefficients[j] · rows[j], summed in order of j in float32; `rows` may be a `files.Stream`."""
     if fused.serves(rows, out):
         fused.linear(rows, coefficients, out)
     else:
@@ -148,7 +123,7 @@ def delta(rows: Any, keep: Any, coefficients: Any, elect: Any, weights: Any, out
     """out = rows[0] + (sum or elected sum) of coefficients[j] · trimmed (rows[j+1] − rows[0]).
 
     Args:
-        rows: [1 + M, ≥ n], the base first.
+        rows: [1 + M, ≥ n], the base first; or a `files.Stream` of them, where `fused` serves this call.
         keep: which elements (`kernels.trim.Keep`).
         coefficients: float32[M].
         elect: (ALL, SUM or COUNT, normalize, scale float32).

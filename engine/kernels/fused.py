@@ -6,6 +6,10 @@ as fast as working off chunks, but compiled anew (0.5 CPU-s) for every number of
 `combine` uses it for a few sources, and where the format of rows and output is the same, as it is nearly always.
 The operations and their order are those of the chunks, and so are the bits.
 
+Rows that nothing needs but the merge itself need not be in memory: given a `files.Stream` instead, the loops read a
+piece of every row, use it while it is in the cache, and read the next one over it. What could not be read, or is not
+finite, makes the whole block NaN: whoever looks at the result then reads the rows in the ordinary way, and sees why.
+
 Legend: N rows, M sources; xs, parts, amounts: tuples of N or M; `places`: a tuple of as many Nones, which tells a
 kernel that gets arrays how many. Measured on bf16 with AVX-512, ns per element of two sources (in chunks): no trim 0.25
 (0.45), with elected signs 0.63 (0.87); by magnitude 0.46 (0.55) and 0.81 (0.92); random 0.89 (1.03) and 1.27 (1.39).
@@ -16,10 +20,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import types
 from numba.extending import overload
 
 from engine.kernels.cache import kernel
 from engine.kernels.codec import decode, encode, float_bits
+from engine.kernels.files import PIECE, Stream, read_row
+from engine.kernels.finite import count_nonfinite
 from engine.kernels.trim import BAND, MAGNITUDE, NO_TRIM, RANDOM, mix
 
 ROWS = 4
@@ -50,26 +57,23 @@ class Drawn(NamedTuple):
 
 def serves(rows: Any, out: Any, kind: int = NO_TRIM) -> bool:
     """Whether `linear` and `delta` take these rows, of which elements of this kind are kept."""
-    return len(rows) <= ROWS and rows.dtype == out.dtype and kind in (NO_TRIM, MAGNITUDE, BAND, RANDOM)
+    held = rows.buffer if isinstance(rows, Stream) else rows
+    return len(held) <= ROWS and held.dtype == out.dtype and kind in (NO_TRIM, MAGNITUDE, BAND, RANDOM)
 
 
 def linear(rows: Any, coefficients: Any, out: Any) -> None:
     """`combine.linear` for what is served."""
-    _linear(rows, coefficients, _places(len(rows)), out)
+    _linear(rows, coefficients, (None,) * len(coefficients), out)
 
 
 def delta(rows: Any, keep: Any, coefficients: Any, elect: Any, weights: Any, out: Any) -> None:
     """`combine.delta` for what is served; elect = (elected by sum, or all, normalize, scale)."""
     by_sum, normalize, scale = elect
-    places = _places(len(rows) - 1)
+    places = (None,) * len(coefficients)
     if by_sum:
         _elected(rows, _rule(keep), coefficients, (weights, normalize, scale), places, out)
     else:
         _summed(rows, _rule(keep), coefficients, places, out)
-
-
-def _places(count: int) -> tuple[None, ...]:
-    return (None,) * count
 
 
 def _rule(keep: Any) -> Any:
@@ -82,9 +86,14 @@ def _rule(keep: Any) -> Any:
 
 @kernel
 def _linear(rows: Any, coefficients: Any, places: Any, out: Any) -> None:
-    xs, cs = pieces(rows, 0, (0, out.shape[0]), places), items(coefficients, places)
-    for i in range(out.shape[0]):
-        out[i] = encode(weighted_sum(xs, cs, i), out[i])
+    cs = items(coefficients, places)
+    start = 0
+    while start < out.shape[0]:
+        end = arrived(rows, start, out.shape[0])
+        xs, y = pieces(rows, 0, (start, end), places), out[start:end]
+        for i in range(end - start):
+            y[i] = encode(weighted_sum(xs, cs, i), y[i])
+        start = next_start(start, end, out)
 
 
 @kernel
@@ -93,13 +102,13 @@ def _summed(rows: Any, rule: Any, coefficients: Any, places: Any, out: Any) -> N
     cs = items(coefficients, places)
     start = 0
     while start < out.shape[0]:
-        end = piece_end(rule, start, out.shape[0])
-        base, y = rows[0, start:end], out[start:end]
+        end = arrived(rows, start, piece_end(rule, start, out.shape[0]))
+        base, y = row(rows, 0, (start, end)), out[start:end]
         xs, own = pieces(rows, 1, (start, end), places), rules(rule, start, places)
         for i in range(end - start):
             b = decode(base[i])
             y[i] = encode(b + total(parts(xs, b, cs, own, i)), y[i])
-        start = end
+        start = next_start(start, end, out)
 
 
 @kernel
@@ -109,8 +118,8 @@ def _elected(rows: Any, rule: Any, coefficients: Any, elect: Any, places: Any, o
     cs, ws = items(coefficients, places), items(weights, places)
     start = 0
     while start < out.shape[0]:
-        end = piece_end(rule, start, out.shape[0])
-        base, y = rows[0, start:end], out[start:end]
+        end = arrived(rows, start, piece_end(rule, start, out.shape[0]))
+        base, y = row(rows, 0, (start, end)), out[start:end]
         xs, own = pieces(rows, 1, (start, end), places), rules(rule, start, places)
         for i in range(end - start):
             b = decode(base[i])
@@ -121,7 +130,17 @@ def _elected(rows: Any, rule: Any, coefficients: Any, elect: Any, places: Any, o
                 share = agreeing(ws, weighted, up)
                 mixed = mixed / (share if share != np.float32(0) else np.float32(1))
             y[i] = encode(b + scale * mixed, y[i])
-        start = end
+        start = next_start(start, end, out)
+
+
+@kernel
+def next_start(start: Any, end: Any, out: Any) -> Any:
+    """Where the next piece begins; after one that did not arrive (end = start) out[n] is NaN, and there is none."""
+    if end > start:
+        return end
+    for i in range(out.shape[0]):
+        out[i] = encode(np.float32(np.nan), out[i])
+    return out.shape[0]
 
 
 @kernel
@@ -138,8 +157,18 @@ def items(values: Any, places: Any) -> Any:
     raise TypeError("items works inside kernels only")
 
 
+def arrived(rows: Any, start: Any, end: Any) -> Any:
+    """Up to where elements `start` … `end` of all rows are in memory now; `start` where they cannot be."""
+    raise TypeError("arrived works inside kernels only")
+
+
+def row(rows: Any, j: Any, at: Any) -> Any:
+    """rows[j, start:end] as a row of its own, once it has arrived; at = (start, end)."""
+    raise TypeError("row works inside kernels only")
+
+
 def pieces(rows: Any, first: Any, at: Any, places: Any) -> Any:
-    """(rows[first, start:end], rows[first + 1, start:end], …), as many as there are places; at = (start, end).
+    """(row(rows, first, at), row(rows, first + 1, at), …), as many as there are places.
 
     Loops then count from 0: from anywhere else numba guards against negative indices, and nothing is vectorised.
     """
@@ -194,6 +223,33 @@ def _items(values: Any, places: Any) -> Any:
     return lambda values, places: (*items(values, places[1:]), values[last])
 
 
+@overload(arrived, strict=False)
+def _arrived(rows: Any, start: Any, end: Any) -> Any:
+    if isinstance(rows, types.Array):
+        return lambda rows, start, end: end
+    return lambda rows, start, end: read_pieces(rows, start, end)
+
+
+@kernel
+def read_pieces(rows: Any, start: Any, end: Any) -> Any:
+    """`arrived` of a Stream."""
+    n = min(PIECE, end - start)
+    for j in range(rows.buffer.shape[0]):
+        piece = rows.buffer[j, :n]
+        if not read_row(rows.places[j, 0], rows.places[j, 1] + rows.skip + start * piece.itemsize, piece):
+            return start
+        if count_nonfinite(piece):
+            return start
+    return start + n
+
+
+@overload(row, strict=False)
+def _row(rows: Any, j: Any, at: Any) -> Any:
+    if isinstance(rows, types.Array):
+        return lambda rows, j, at: rows[j, at[0] : at[1]]
+    return lambda rows, j, at: rows.buffer[j, : at[1] - at[0]]
+
+
 @overload(pieces, strict=False)
 def _pieces(rows: Any, first: Any, at: Any, places: Any) -> Any:
     last = len(places) - 1
@@ -201,7 +257,7 @@ def _pieces(rows: Any, first: Any, at: Any, places: Any) -> Any:
         return lambda rows, first, at, places: ()
 
     def implementation(rows: Any, first: Any, at: Any, places: Any) -> Any:
-        return (*pieces(rows, first, at, places[1:]), rows[first + last, at[0] : at[1]])
+        return (*pieces(rows, first, at, places[1:]), row(rows, first + last, at))
 
     return implementation
 

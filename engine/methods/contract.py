@@ -109,12 +109,12 @@ class Block:
 
 @dataclass(frozen=True)
 class RawBlock:
-    """One block as the kernels see it: rows[N, ≥ n] of stored bits, and one thread's scratch memory.
+    """One block as the kernels see it: rows[N, ≥ n] of stored bits (or a Stream), and one thread's scratch memory.
 
     `work` is float32[N + 4, a chunk]; `room` is uint8[`Method.workspace`]. What lies there is left over from before.
     """
 
-    rows: Array
+    rows: Any
     elements: int
     number: int
     start: int
@@ -163,6 +163,8 @@ class Method:
         scope: how a tensor may be cut; a function of the call's options and the tensor's shape where they decide.
         exact: same bits on any CPU, thread count and tiling.
         drops_zero_weights: a source of weight 0 changes nothing.
+        streams: call → whether `kernel` does nothing with a block's rows but hand them to `combine.linear` or
+            `combine.delta`, unless by count: then they may be a `kernels.files.Stream`, read while they are combined.
         check: call → what is wrong with its settings (completes "tensor X: "), None where nothing is.
         workspace: call → bytes that a thread needs beyond its rows, output and partials: the kernels' `room`.
         version: of the arithmetic; part of the recipe hash.
@@ -181,6 +183,7 @@ class Method:
     scope: Scope | Callable[[Mapping[str, float], tuple[int, ...]], Scope] = "element"
     exact: bool = True
     drops_zero_weights: bool = True
+    streams: Callable[[Call], bool] = lambda call: False
     check: Callable[[Call], str | None] = lambda call: None
     workspace: Callable[[Call], int] = lambda call: 0
     version: int = 1

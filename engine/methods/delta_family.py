@@ -134,6 +134,7 @@ def delta_method(name: str, summary: str, trim: Trim, *, elects: bool, defaults:
         base="required",
         random=trim.random,
         scope=trim.scope,
+        streams=lambda call: isinstance(trim.kernels, ElementKernels) and not call.options.get("elect_by_count"),
         check=trim.check,
         workspace=trim.workspace,
     )

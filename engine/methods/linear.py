@@ -58,5 +58,6 @@ METHOD = Method(
     kernel=kernel,
     parameters=parameters(WEIGHT, normalize(True)),
     stages=lambda call: (Stage("coefficients", _finish),),
+    streams=lambda call: True,
     check=weights_cancel,
 )

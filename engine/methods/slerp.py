@@ -47,4 +47,5 @@ METHOD = Method(
     stages=lambda call: (Stage("coefficients", _finish, lambda call: (3,), measure=_measure, kernel=_kernel_measure),),
     base="required",
     models=(1, 1),
+    streams=lambda call: True,
 )

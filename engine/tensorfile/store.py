@@ -56,6 +56,9 @@ class Store(Protocol):
     def read_into(self, name: str, byte_offset: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes of tensor `name` from its `byte_offset` on. Thread safe."""
 
+    def place(self, name: str) -> tuple[int, int] | None:
+        """File descriptor and offset of the bytes of tensor `name`; None where they lie in no file as they read."""
+
     def scratch_bytes(self, name: str) -> int:
         """What one thread holds, besides its buffer, while it reads tensor `name`."""
 
@@ -75,6 +78,9 @@ class PromisedStore:
 
     def read_into(self, name: str, byte_offset: int, buffer: memoryview) -> None:
         raise MergefleetError(f"tensor {name!r} belongs to a stage that is not made yet.")
+
+    def place(self, name: str) -> tuple[int, int] | None:
+        return None
 
     def scratch_bytes(self, name: str) -> int:
         return 0
@@ -138,10 +144,15 @@ class TensorStore:
                 f"{tensor.file}: bytes {byte_offset:_} to {last:_} of tensor {name!r} were asked for, "
                 f"it has {tensor.nbytes:_}: the plan was made for another source."
             )
-        fd = self._fds.get(tensor.file)
-        if fd is None:
-            fd = self._open(tensor.file)
-        read_exactly(fd, tensor.offset + byte_offset, buffer, origin=tensor)
+        read_exactly(self._fd(tensor.file), tensor.offset + byte_offset, buffer, origin=tensor)
+
+    def place(self, name: str) -> tuple[int, int]:
+        tensor = self.tensors[name]
+        return self._fd(tensor.file), tensor.offset
+
+    def _fd(self, file: Path) -> int:
+        fd = self._fds.get(file)
+        return self._open(file) if fd is None else fd
 
     def scratch_bytes(self, name: str) -> int:
         return 0

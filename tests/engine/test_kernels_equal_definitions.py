@@ -102,11 +102,11 @@ def test_rounding_to_16_bits_is_torchs_for_any_float(bits: list[int]) -> None:
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
 def test_nonfinite_values_are_counted(dtype: str) -> None:
-    from engine.kernels import combine
+    from engine.kernels import combine, finite
 
     rows = rows_of(dtype, 1, 3000, 3)[0, :3000]
-    clean = int(combine.count_nonfinite(rows))
+    clean = int(finite.count_nonfinite(rows))
     source = np.array([np.nan, np.inf, -np.inf], np.float32)
     combine.convert(source, rows[10:13])
     assert clean == 0
-    assert int(combine.count_nonfinite(rows)) == 3
+    assert int(finite.count_nonfinite(rows)) == 3
