@@ -8,7 +8,8 @@ The operations and their order are those of the chunks, and so are the bits.
 
 Rows that nothing needs but the merge itself need not be in memory: given a `files.Stream` instead, the loops read a
 piece of every row, use it while it is in the cache, and read the next one over it. What could not be read, or is not
-finite, makes the whole block NaN: whoever looks at the result then reads the rows in the ordinary way, and sees why.
+finite and might be trimmed away, makes the whole block NaN: whoever looks at the result then reads the rows in the
+ordinary way, and sees why. (In a plain sum what is not finite stays: c · x is not, even for c = 0.)
 
 Legend: N rows, M sources; xs, parts, amounts: tuples of N or M; `places`: a tuple of as many Nones, which tells a
 kernel that gets arrays how many. Measured on bf16 with AVX-512, ns per element of two sources (in chunks): no trim 0.25
@@ -89,7 +90,7 @@ def _linear(rows: Any, coefficients: Any, places: Any, out: Any) -> None:
     cs = items(coefficients, places)
     start = 0
     while start < out.shape[0]:
-        end = arrived(rows, start, out.shape[0])
+        end = arrived(rows, start, out.shape[0], False)
         xs, y = pieces(rows, 0, (start, end), places), out[start:end]
         for i in range(end - start):
             y[i] = encode(weighted_sum(xs, cs, i), y[i])
@@ -102,7 +103,7 @@ def _summed(rows: Any, rule: Any, coefficients: Any, places: Any, out: Any) -> N
     cs = items(coefficients, places)
     start = 0
     while start < out.shape[0]:
-        end = arrived(rows, start, piece_end(rule, start, out.shape[0]))
+        end = arrived(rows, start, piece_end(rule, start, out.shape[0]), True)
         base, y = row(rows, 0, (start, end)), out[start:end]
         xs, own = pieces(rows, 1, (start, end), places), rules(rule, start, places)
         for i in range(end - start):
@@ -118,7 +119,7 @@ def _elected(rows: Any, rule: Any, coefficients: Any, elect: Any, places: Any, o
     cs, ws = items(coefficients, places), items(weights, places)
     start = 0
     while start < out.shape[0]:
-        end = arrived(rows, start, piece_end(rule, start, out.shape[0]))
+        end = arrived(rows, start, piece_end(rule, start, out.shape[0]), True)
         base, y = row(rows, 0, (start, end)), out[start:end]
         xs, own = pieces(rows, 1, (start, end), places), rules(rule, start, places)
         for i in range(end - start):
@@ -157,8 +158,11 @@ def items(values: Any, places: Any) -> Any:
     raise TypeError("items works inside kernels only")
 
 
-def arrived(rows: Any, start: Any, end: Any) -> Any:
-    """Up to where elements `start` … `end` of all rows are in memory now; `start` where they cannot be."""
+def arrived(rows: Any, start: Any, end: Any, checked: Any) -> Any:
+    """Up to where elements `start` … `end` of all rows are in memory now; `start` where they cannot be.
+
+    With `checked` what is not finite counts as what cannot be read.
+    """
     raise TypeError("arrived works inside kernels only")
 
 
@@ -224,21 +228,21 @@ def _items(values: Any, places: Any) -> Any:
 
 
 @overload(arrived, strict=False)
-def _arrived(rows: Any, start: Any, end: Any) -> Any:
+def _arrived(rows: Any, start: Any, end: Any, checked: Any) -> Any:
     if isinstance(rows, types.Array):
-        return lambda rows, start, end: end
-    return lambda rows, start, end: read_pieces(rows, start, end)
+        return lambda rows, start, end, checked: end
+    return lambda rows, start, end, checked: read_pieces(rows, start, end, checked)
 
 
 @kernel
-def read_pieces(rows: Any, start: Any, end: Any) -> Any:
+def read_pieces(rows: Any, start: Any, end: Any, checked: Any) -> Any:
     """`arrived` of a Stream."""
     n = min(PIECE, end - start)
     for j in range(rows.buffer.shape[0]):
         piece = rows.buffer[j, :n]
         if not read_row(rows.places[j, 0], rows.places[j, 1] + rows.skip + start * piece.itemsize, piece):
             return start
-        if count_nonfinite(piece):
+        if checked and count_nonfinite(piece):
             return start
     return start + n
 

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,8 +107,7 @@ class Block:
     keys: Array
 
 
-@dataclass(frozen=True)
-class RawBlock:
+class RawBlock(NamedTuple):
     """One block as the kernels see it: rows[N, ≥ n] of stored bits (or a Stream), and one thread's scratch memory.
 
     `work` is float32[N + 4, a chunk]; `room` is uint8[`Method.workspace`]. What lies there is left over from before.
