@@ -24,6 +24,7 @@ class KernelArithmetic:
         self.method = method
         self._work: Array = np.empty((0, 0), np.float32)
         self._room: Array = np.empty(0, np.uint8)
+        self._ready: tuple[Call | None, Array, Array] = None, self._room, self._room
 
     def measure(self, stage: Stage, call: Call, rows: Array, at: tuple[int, int], *, facts: Facts, out: Array) -> None:
         """Add (or, per block, put) the stage's partial of block at = (number, elements) into `out`."""
@@ -33,8 +34,7 @@ class KernelArithmetic:
     def merge(self, call: Call, rows: Array | Stream, at: tuple[int, int], *, facts: Facts, out: Array) -> None:
         """Merged and rounded values of one block into out[n], stored bits; of a Stream where `Method.streams`."""
         assert self.method.kernel is not None
-        with np.errstate(all="ignore"):  # facts too large for the kernel's format: `_check_made` finds what they make
-            self.method.kernel(call, self._raw(call, rows, at), facts, out)
+        self.method.kernel(call, self._raw(call, rows, at), facts, out)
 
     def _raw(self, call: Call, rows: Array | Stream, at: tuple[int, int]) -> RawBlock:
         from engine.kernels import combine, files
@@ -42,12 +42,20 @@ class KernelArithmetic:
         inputs = len(rows.buffer if isinstance(rows, files.Stream) else rows)
         if self._work.shape[0] < inputs + 4:
             self._work = combine.scratch(inputs)
-        room = self.method.workspace(call)
-        if self._room.size < room:
-            self._room = np.empty(room, np.uint8)
         number, elements = at
-        keys = keys_of(self.method, call, number)
-        return RawBlock(rows, elements, number, number * call.block, keys, self._work, self._room[:room])
+        keys, room = self._of_call(call)
+        if self.method.random:
+            keys = keys_of(self.method, call, number)
+        return RawBlock(rows, elements, number, number * call.block, keys, self._work, room)
+
+    def _of_call(self, call: Call) -> tuple[Array, Array]:
+        """Keys where none are drawn, and working memory: the same for every block of a tensor."""
+        if self._ready[0] is not call:
+            room = self.method.workspace(call)
+            if self._room.size < room:
+                self._room = np.empty(room, np.uint8)
+            self._ready = call, np.zeros((len(call.source_ids), 2), np.uint32), self._room[:room]
+        return self._ready[1:]
 
 
 class DefinitionArithmetic:

@@ -259,7 +259,9 @@ class _Run:
     def _tile(self, tile: Tile) -> None:
         facts = self.facts[tile.tensor] if tile.tensor in self.facts else self._finish_stages(tile.tensor, None)
         worker = self.thread()
-        blocks = [worker.block(tile.tensor, number, facts) for number in range(tile.first, tile.first + tile.count)]
+        numbers = range(tile.first, tile.first + tile.count)
+        with np.errstate(all="ignore"):  # facts too large for the kernel's format: what they make is counted
+            blocks = [worker.block(tile.tensor, number, facts) for number in numbers]
         with self.shared.lock:
             self.blocks[tile.number] = blocks
             self.hooks.on_tile(tile, blocks)

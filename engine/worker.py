@@ -124,12 +124,13 @@ class Worker:
         slots = stage.partial == "per_block"
         partial: Array = np.zeros((tensor.blocks, *shape) if slots else shape, stage.dtype)
         wanted = None if stage.only is None else stage.only(facts)
+        arithmetic = self.arithmetic(tensor)
         for number in blocks:
             self._go_on()
             if wanted is None or number in wanted:
                 rows, elements = self.rows(tensor, number)
                 out = partial[number] if slots else partial
-                self.arithmetic(tensor).measure(stage, call, rows, (number, elements), facts=facts, out=out)
+                arithmetic.measure(stage, call, rows, (number, elements), facts=facts, out=out)
         return partial
 
     def block(self, index: int, number: int, facts: Facts) -> bytes:
