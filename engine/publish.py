@@ -1,4 +1,4 @@
-"""OUT either does not exist or is complete: work happens in OUT.partial and one rename makes it visible.
+"""OUT is missing (or an empty directory), or complete: work happens in OUT.partial and one rename makes it visible.
 
     OUT.partial/mergefleet.lock    held (flock) by the one process that writes; says who; marks the directory as ours
     OUT.partial/journal            what is finished, under the plan's digest (engine/journal.py)
@@ -60,7 +60,7 @@ class Staging:
             Busy: another process is writing it; its pid is in the message.
             InputsChanged: OUT.partial was begun with another plan; the entries of `describe` that differ are named.
             Refused: OUT.partial is there, but mergefleet did not make it.
-            InputError: the parent directory is missing or may not be written to.
+            InputError: the parent directory cannot be made or may not be written to.
         """
         out = _absolute(out)
         if not replaces:
@@ -68,7 +68,7 @@ class Staging:
         partial = _partial(out)
         lock_fd = _make_and_lock(partial)
         try:
-            if not replaces and os.path.lexists(out):  # published by another process just now, its journal removed
+            if not replaces and _in_the_way(out):  # published by another process just now, its journal removed
                 if not (partial / _JOURNAL).exists():
                     _remove(partial)
                 refuse_existing(out)
@@ -117,7 +117,7 @@ class Staging:
             self._lock_fd = None
 
     def _refuse_appeared(self) -> None:
-        if os.path.lexists(self.out):  # rename() would silently replace an empty directory
+        if _in_the_way(self.out):
             raise OutputExists(
                 f"{self.out}: appeared while its output was made. That is kept in {self.directory}: "
                 "remove what appeared and run the same command again.",
@@ -132,13 +132,23 @@ class Staging:
 
 
 def refuse_existing(out: Path) -> None:
-    """OutputExists (exit 3) where there is anything at OUT, be it an empty directory or a dangling link."""
+    """OutputExists (exit 3) where there is anything at OUT, be it a dangling link, but an empty directory."""
     out = _absolute(out)
-    if os.path.lexists(out):
+    if _in_the_way(out):
+        if out.is_mount():
+            message = "is a mount point, and a finished output is moved to its name in one step. Name a directory in it."
+            raise OutputExists(f"{out}: {message}", path=str(out))
         kind = "a directory" if out.is_dir() else "a file" if out.is_file() else "something"
         left_over = _partial(out)
         rest = f" {left_over} is left over: `mergefleet clean {out}` removes it." if left_over.is_dir() else ""
         raise OutputExists(f"{out}: {kind} is there already. Remove it or name another output.{rest}", path=str(out))
+
+
+def _in_the_way(out: Path) -> bool:
+    """Whether there is something at OUT that the last rename cannot replace: it replaces an empty directory."""
+    if out.is_symlink() or not out.is_dir():
+        return os.path.lexists(out)
+    return out.is_mount() or any(out.iterdir())
 
 
 def refuse_inside(out: Path, sources: Iterable[Path]) -> None:
@@ -204,11 +214,9 @@ def _partial(out: Path) -> Path:
 
 
 def _make_and_lock(partial: Path) -> int:
-    if not partial.parent.is_dir():
-        raise InputError(f"{partial.parent}: there is no such directory. Make it: mkdir -p {partial.parent}")
     while True:
         try:
-            partial.mkdir()
+            partial.mkdir(parents=True)
         except FileExistsError:
             _refuse_foreign(partial)
         except OSError as error:

@@ -193,6 +193,7 @@ def test_a_truncated_or_corrupt_source_is_named_before_anything_is_written(
 
 def test_an_existing_output_is_refused_with_exit_code_3(workplace: Path) -> None:
     Path("out").mkdir()
+    Path("out/file").touch()
     assert refusal("merge_method: linear\n" + TWO, exit_code=3).startswith(f"{workplace / 'out'}")
 
 

@@ -102,8 +102,10 @@ def test_another_plan_is_refused_and_what_is_there_is_kept(out: Path) -> None:
 
 def test_an_existing_output_of_any_kind_is_refused_and_left_alone(out: Path) -> None:
     out.mkdir()
+    (out / "file").touch()
     with pytest.raises(OutputExists, match="OUT: a directory is there already"):
         begin(out)
+    (out / "file").unlink()
     out.rmdir()
     out.write_text("mine")
     with pytest.raises(OutputExists, match="OUT: a file is there already"):
@@ -116,14 +118,32 @@ def test_an_existing_output_of_any_kind_is_refused_and_left_alone(out: Path) -> 
     assert [path.name for path in out.parent.iterdir()] == ["OUT"]
 
 
+def test_an_empty_directory_is_filled_and_directories_above_it_are_made(out: Path, tmp_path: Path) -> None:
+    out.mkdir()
+    deep = tmp_path / "not" / "yet" / "there"
+    for place in (out, deep):
+        with begin(place) as staging:
+            (staging.directory / "model.safetensors").write_text("weights")
+            staging.publish()
+        assert tree(place) == {"model.safetensors": "weights"}
+
+
+def test_a_mount_point_is_no_output(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out.mkdir()
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == out)
+    with pytest.raises(OutputExists, match="OUT: is a mount point.*Name a directory in it"):
+        begin(out)
+
+
 def test_an_output_that_appears_meanwhile_is_not_overwritten_and_the_work_is_kept(out: Path) -> None:
     with begin(out) as staging:
         (staging.directory / "model.safetensors").write_text("weights")
         out.mkdir()
+        (out / "theirs").touch()
         with pytest.raises(OutputExists, match="appeared while its output was made"):
             staging.publish()
-        assert list(out.iterdir()) == []
-        out.rmdir()
+        assert [path.name for path in out.iterdir()] == ["theirs"]
+        (out / "theirs").unlink()
         staging.publish()
     assert tree(out) == {"model.safetensors": "weights"}
 
@@ -186,7 +206,7 @@ def test_an_output_that_appears_while_locking_is_refused_and_earlier_work_is_kep
     flock = fcntl.flock
 
     def flock_late(fd: int, operation: int) -> None:
-        out.mkdir()
+        out.touch()
         flock(fd, operation)
 
     monkeypatch.setattr(fcntl, "flock", flock_late)
@@ -314,8 +334,10 @@ def test_clean_follows_no_link_out_of_the_directory(out: Path, tmp_path: Path) -
 
 
 def test_a_place_that_cannot_be_written_to_is_named_with_what_to_do(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"no/such: there is no such directory\. Make it: mkdir -p .*no/such"):
+    out.touch()
+    with pytest.raises(InputError, match=r"no/such/OUT\.partial: cannot be made: Not a directory\. Name an output"):
         begin(out / "no" / "such" / "OUT")
+    out.unlink()
     with pytest.raises(InputError, match="is no name for an output directory"):
         begin(Path("/"))
     with pytest.raises(InputError, match=r"/proc/x\.partial: cannot be made"):
