@@ -136,7 +136,7 @@ def refuse_existing(out: Path) -> None:
     out = _absolute(out)
     if _in_the_way(out):
         if out.is_mount():
-            message = "is a mount point, and a finished output is moved to its name in one step. Name a directory in it."
+            message = "is a mount point, which the last step, a rename, cannot replace. Name a directory in it."
             raise OutputExists(f"{out}: {message}", path=str(out))
         kind = "a directory" if out.is_dir() else "a file" if out.is_file() else "something"
         left_over = _partial(out)
