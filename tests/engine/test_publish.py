@@ -131,7 +131,7 @@ def test_an_empty_directory_is_filled_and_directories_above_it_are_made(out: Pat
 def test_a_mount_point_is_no_output(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out.mkdir()
     monkeypatch.setattr(Path, "is_mount", lambda path: path == out)
-    with pytest.raises(OutputExists, match="OUT: is a mount point.*Name a directory in it"):
+    with pytest.raises(OutputExists, match=r"OUT: is a mount point.*Name a directory in it"):
         begin(out)
 
 
