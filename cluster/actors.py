@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.audit import recorder
 from engine.checkpoint import Checkpoint, open_checkpoints
 from engine.errors import ClusterError, PlanError
 from engine.execute import Hooks, Work, execute
@@ -123,7 +124,7 @@ class MergeWorker:
                 allow_nonfinite=options.allow_nonfinite,
                 pool=self._pool,
             ),
-            hooks=Hooks(on_facts=measured.__setitem__),
+            hooks=Hooks(on_facts=measured.__setitem__, on_start=recorder(options.audit, self._plan)),
         )
         if self._task.far:
             self._flush({self._plan.tensors[self._plan.tiles[number].tensor].file for number in tiles})

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from engine import digest
+from engine import digest, failpoints
 from engine.checkpoint import Checkpoint
 from engine.device import Device
 from engine.errors import PlanError
@@ -73,10 +73,11 @@ class Work:
 
 @dataclass(frozen=True)
 class Hooks:
-    """Called from worker threads, one at a time: a tile is written; a tensor's facts are known."""
+    """Called from worker threads, one at a time: a tile is written; a tensor's facts are known; a tile is begun."""
 
     on_tile: Callable[[Tile, list[bytes]], None] = lambda tile, blocks: None
     on_facts: Callable[[int, Facts], None] = lambda index, facts: None
+    on_start: Callable[[Tile], None] = lambda tile: None
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,7 @@ class _Run:
         self.facts: dict[int, Facts] = dict(work.facts)
         self.missing = work.missing(plan)
         self._local = threading.local()
+        self._started: set[int] = set()
 
     @property
     def budget(self) -> int:
@@ -157,6 +159,7 @@ class _Run:
         jobs, giants = self._jobs()
         with ThreadPoolExecutor(self.work.thread_count, thread_name_prefix="merge") as pool:
             for index, tiles in giants:
+                self._begin(tiles)
                 self._measure_together(pool, index)
                 self._wait([pool.submit(self._tile, tile) for tile in tiles])
                 del self.facts[index]
@@ -212,6 +215,7 @@ class _Run:
         thread, tensor = self.thread(), self.plan.tensors[index]
         again = self._passes(tensor) == 1 and thread.streams(tensor)
         held = not again and self._held_bytes(tensor) <= self.budget
+        self._begin(tiles)
         thread.hold(tensor if held else None)
         if index not in self.facts:
             self._finish_stages(index, partial(thread.measure, tensor, blocks=range(tensor.blocks)))
@@ -256,12 +260,22 @@ class _Run:
                 self.hooks.on_facts(index, facts)
         return facts
 
+    def _begin(self, tiles: Iterable[Tile]) -> None:
+        """Their work begins: where a tensor is measured first, that of all its tiles."""
+        with self.shared.lock:
+            for tile in tiles:
+                if tile.number not in self._started:
+                    self._started.add(tile.number)
+                    self.hooks.on_start(tile)
+
     def _tile(self, tile: Tile) -> None:
+        self._begin([tile])
         facts = self.facts[tile.tensor] if tile.tensor in self.facts else self._finish_stages(tile.tensor, None)
         worker = self.thread()
         numbers = range(tile.first, tile.first + tile.count)
         with np.errstate(all="ignore"):  # facts too large for the kernel's format: what they make is counted
             blocks = [worker.block(tile.tensor, number, facts) for number in numbers]
+        failpoints.reach("tile.written")
         with self.shared.lock:
             self.blocks[tile.number] = blocks
             self.hooks.on_tile(tile, blocks)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import card, digest
+from engine import audit, card, digest, failpoints
 from engine.checkpoint import Checkpoint, open_checkpoints
 from engine.device import choose_device
 from engine.errors import MergefleetError, OutputDamaged, SourceError
@@ -154,7 +154,7 @@ class Job:
 
         if progress:
             progress(written[0], total)
-        return Hooks(on_tile, self.record_facts)
+        return Hooks(on_tile, self.record_facts, audit.recorder(self.options.audit, self.plan))
 
     def record(self, tile: Tile, blocks: list[bytes]) -> None:
         """Journal a finished tile by place, so that another tile size can resume it."""
@@ -299,11 +299,13 @@ def _resume(plan: Plan, staging: Staging) -> tuple[dict[int, list[bytes]], dict[
     index = {tensor.name: number for number, tensor in enumerate(plan.tensors)}
     facts: dict[int, Facts] = {}
     blocks: dict[tuple[int, int], bytes] = {}
+    recorded: set[int] = set()
     for record in staging.journal.records:
         if "facts" in record:
             values = record["values"]
             facts[index[record["facts"]]] = {name: _unpacked(*value) for name, value in values.items()}
             continue
+        recorded.add(index[record["tensor"]])
         joined = base64.b64decode(record["blocks"])
         for place in range(len(joined) // digest.BLOCK_DIGEST_BYTES):
             piece = joined[place * digest.BLOCK_DIGEST_BYTES : (place + 1) * digest.BLOCK_DIGEST_BYTES]
@@ -311,7 +313,8 @@ def _resume(plan: Plan, staging: Staging) -> tuple[dict[int, list[bytes]], dict[
     done = {}
     for tile in plan.tiles:
         keys = [(tile.tensor, number) for number in range(tile.first, tile.first + tile.count)]
-        if keys and all(key in blocks for key in keys) and _verified(plan, staging.directory, tile, blocks):
+        known = all(key in blocks for key in keys) if keys else tile.tensor in recorded  # an empty tensor has no block
+        if known and _verified(plan, staging.directory, tile, blocks):
             done[tile.number] = [blocks[key] for key in keys]
     return done, facts
 
@@ -359,6 +362,7 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
+    failpoints.reach("small_file.write")
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:  # a full disk, mostly, and then the error itself names no file

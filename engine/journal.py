@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from engine import failpoints
 from engine.errors import InputsChanged, MergefleetError
 
 _FORMAT = 1
@@ -50,6 +51,7 @@ class Journal:
         with self._lock:
             if self._fd is None:
                 raise MergefleetError(f"{self.path}: the journal is closed.")
+            failpoints.reach("journal.append")
             end = os.lseek(self._fd, 0, os.SEEK_END)
             try:
                 written = os.write(self._fd, line)
@@ -58,6 +60,7 @@ class Journal:
             if written != len(line):  # a full disk took a part; what is left would ruin every later record
                 os.ftruncate(self._fd, end)
                 raise MergefleetError(f"{self.path}: the disk is full. Free some space and run the command again.")
+            failpoints.reach("journal.appended")
 
     def close(self) -> None:
         """Flush to the disk itself and close; may be called twice."""
@@ -89,6 +92,7 @@ def open_journal(path: Path, plan_digest: str, *, describe: Mapping[str, str] | 
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         try:
+            failpoints.reach("journal.made")
             records, valid_bytes, dropped = _decode(path.read_bytes())
             if records:
                 _compare(path, records[0], plan_digest, description)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.audit import audit_file
 from engine.device import DeviceChoice
 from engine.output_files import ShardSize
 from engine.plan import TILE_BYTES
@@ -38,6 +39,7 @@ class Options:
         carry_code: copy the Python files that config.json's auto_map names; nothing here ever runs them.
         scores: a table for the card.
         extra: what else belongs into provenance.json (a campaign's verdict, say).
+        audit: where every start of a tile is recorded (engine.audit); default $MERGEFLEET_AUDIT.
         expected_weights: publish nothing unless the weights have this digest (those that were scored).
     """
 
@@ -57,6 +59,7 @@ class Options:
     intermediate_dir: Path | None = None
     scores: ScoreTable | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    audit: Path | None = field(default_factory=audit_file)
     expected_weights: str | None = None
 
 

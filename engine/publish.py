@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 
+from engine import failpoints
 from engine.errors import Busy, InputError, MergefleetError, OutputExists, PlanError, Refused
 from engine.journal import Journal, open_journal
 
@@ -72,6 +73,7 @@ class Staging:
                 if not (partial / _JOURNAL).exists():
                     _remove(partial)
                 refuse_existing(out)
+            failpoints.reach("partial.locked")
             journal = open_journal(partial / _JOURNAL, plan_digest, describe=describe)
             if journal.is_new and (partial / _OUT).exists():  # what lies there belongs to no plan we know
                 shutil.rmtree(partial / _OUT)
@@ -89,9 +91,11 @@ class Staging:
         if self._lock_fd is None:
             raise MergefleetError(f"{self.partial}: is closed, it cannot be published.")
         _sync_tree(self.directory)
+        failpoints.reach("publish.flushed")
         if self._replaces and os.path.lexists(self.out):
             # killed between the two renames, a rerun finds its work done and nothing at OUT
             self.out.rename(self.partial / _OLD)
+            failpoints.reach("publish.aside")
         self._refuse_appeared()
         try:
             self.directory.rename(self.out)
@@ -101,6 +105,7 @@ class Staging:
                 f"{self.out}: the finished output cannot be moved there: {error.strerror}. It is kept in "
                 f"{self.directory}: run the same command again."
             ) from error
+        failpoints.reach("publish.renamed")
         _sync(self.out.parent)
         self.journal.close()
         _remove(self.partial)
@@ -217,6 +222,7 @@ def _make_and_lock(partial: Path) -> int:
     while True:
         try:
             partial.mkdir(parents=True)
+            failpoints.reach("partial.made")
         except FileExistsError:
             _refuse_foreign(partial)
         except OSError as error:
@@ -293,10 +299,12 @@ def _holder(fd: int) -> str:
 def _remove(partial: Path) -> None:
     """Remove our directory, its lock file last, so that it stays recognisable if we are killed meanwhile."""
     for path in sorted(partial.iterdir(), key=lambda path: path.name == _LOCK):
+        failpoints.reach("remove.entry")
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
+    failpoints.reach("remove.empty")
     with contextlib.suppress(OSError):  # another process found the directory without a lock and put its own there
         partial.rmdir()
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from engine import failpoints
 from engine.chat_templates import FILE, JSON_FILE, SETTINGS
 from engine.errors import MergefleetError, SourceError
 from engine.tensorfile.index import load_json_object
@@ -76,6 +77,7 @@ def _read(file: Path) -> bytes:
 
 
 def _write(out: Path, name: str, data: bytes) -> str:
+    failpoints.reach("small_file.write")
     file = out / name
     try:
         if file.parent != out:

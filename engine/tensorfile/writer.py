@@ -6,6 +6,7 @@ import errno
 import os
 from pathlib import Path
 
+from engine import failpoints
 from engine.errors import MergefleetError
 
 _WRITE_BYTES = 128 << 10
@@ -29,8 +30,10 @@ def create(path: Path, header_bytes: bytes, total_bytes: int) -> bool:
         try:
             is_new = os.fstat(fd).st_size != total_bytes
             if is_new:
+                failpoints.reach("file.made")
                 os.ftruncate(fd, 0)
                 _reserve(fd, total_bytes)
+                failpoints.reach("file.reserved")
             write_at(fd, 0, header_bytes, origin=str(path))
         finally:
             os.close(fd)
@@ -45,6 +48,7 @@ def write_at(fd: int, offset: int, buffer: bytes | memoryview, *, origin: str = 
     view = view.cast("B") if view.format != "B" or view.ndim != 1 else view
     done = 0
     while done < len(view):
+        failpoints.reach("file.write")
         try:
             done += os.pwrite(fd, view[done : done + _WRITE_BYTES], offset + done)
         except OSError as error:
