@@ -25,6 +25,7 @@ argument and facts are keyword attributes, so that every class survives pickling
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from typing import Any
 
@@ -118,6 +119,13 @@ class StaleEpoch(MergefleetError):
 
 class WorkerLost(MergefleetError):
     pass
+
+
+def after_disk_failure(error: OSError) -> str:
+    """What to do about a write that failed: what is finished is kept in every case."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "Free some space and run the same command again: it resumes."
+    return "Run the same command again when that is mended: it resumes."
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from engine import audit, card, digest, failpoints
 from engine.checkpoint import Checkpoint, open_checkpoints
 from engine.device import choose_device
-from engine.errors import MergefleetError, OutputDamaged, SourceError
+from engine.errors import MergefleetError, OutputDamaged, SourceError, after_disk_failure
 from engine.execute import Executed, Hooks, Work, check_memory
 from engine.made import PROVENANCE, made_from
 from engine.methods import methods_for
@@ -366,5 +366,5 @@ def _write_text(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:  # a full disk, mostly, and then the error itself names no file
-        advice = "Make room there and run the same command again: it resumes."
+        advice = after_disk_failure(error)
         raise MergefleetError(f"{path}: cannot be written: {error.strerror}. {advice}", path=str(path)) from error

@@ -8,6 +8,8 @@ counted in `Journal.dropped`, and that work is simply done again.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import threading
@@ -18,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from engine import failpoints
-from engine.errors import InputsChanged, MergefleetError
+from engine.errors import InputsChanged, MergefleetError, after_disk_failure
 
 _FORMAT = 1
 _SHOWN = 4  # differences in a message
@@ -59,14 +61,15 @@ class Journal:
                 raise _failure(self.path, error) from error
             if written != len(line):  # a full disk took a part; what is left would ruin every later record
                 os.ftruncate(self._fd, end)
-                raise MergefleetError(f"{self.path}: the disk is full. Free some space and run the command again.")
+                raise _failure(self.path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
             failpoints.reach("journal.appended")
 
     def close(self) -> None:
         """Flush to the disk itself and close; may be called twice."""
         with self._lock:
             if self._fd is not None:
-                os.fsync(self._fd)
+                with contextlib.suppress(OSError):  # on a disk that failed: what is lost there is made again
+                    os.fsync(self._fd)
                 os.close(self._fd)
                 self._fd = None
 
@@ -169,4 +172,5 @@ def _show(value: object) -> str:
 
 
 def _failure(path: Path, error: OSError) -> MergefleetError:
-    return MergefleetError(f"{path}: the journal cannot be written: {error.strerror}.", path=str(path))
+    advice = after_disk_failure(error)
+    return MergefleetError(f"{path}: the journal cannot be written: {error.strerror}. {advice}", path=str(path))

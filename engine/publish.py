@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 
 from engine import failpoints
-from engine.errors import Busy, InputError, MergefleetError, OutputExists, PlanError, Refused
+from engine.errors import Busy, InputError, MergefleetError, OutputExists, PlanError, Refused, after_disk_failure
 from engine.journal import Journal, open_journal
 
 _LOCK = "mergefleet.lock"
@@ -324,4 +324,5 @@ def _sync(path: Path) -> None:
         finally:
             os.close(fd)
     except OSError as error:
-        raise MergefleetError(f"{path}: cannot be flushed to disk: {error.strerror}.", path=str(path)) from error
+        message = f"{path}: cannot be flushed to disk: {error.strerror}. {after_disk_failure(error)}"
+        raise MergefleetError(message, path=str(path)) from error

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine import failpoints
 from engine.chat_templates import FILE, JSON_FILE, SETTINGS
-from engine.errors import MergefleetError, SourceError
+from engine.errors import MergefleetError, SourceError, after_disk_failure
 from engine.tensorfile.index import load_json_object
 
 TOKENIZER_FILES = (
@@ -84,5 +84,6 @@ def _write(out: Path, name: str, data: bytes) -> str:
             file.parent.mkdir(exist_ok=True)
         file.write_bytes(data)
     except OSError as error:
-        raise MergefleetError(f"{file}: cannot be written: {error.strerror}.", path=str(file)) from error
+        advice = after_disk_failure(error)
+        raise MergefleetError(f"{file}: cannot be written: {error.strerror}. {advice}", path=str(file)) from error
     return name

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from engine import failpoints
-from engine.errors import MergefleetError
+from engine.errors import MergefleetError, after_disk_failure
 
 _WRITE_BYTES = 128 << 10
 """Of one system call. The page cache looks for contiguous memory as large as a write; in a virtual machine larger runs
@@ -67,6 +67,5 @@ def _reserve(fd: int, total_bytes: int) -> None:
 
 
 def _failure(origin: str, wanted_bytes: int, error: OSError) -> MergefleetError:
-    hint = " Free some space and run the same command again: it resumes." if error.errno == errno.ENOSPC else ""
-    message = f"{origin}: writing {wanted_bytes:_} bytes failed: {error.strerror}.{hint}"
+    message = f"{origin}: writing {wanted_bytes:_} bytes failed: {error.strerror}. {after_disk_failure(error)}"
     return MergefleetError(message, path=origin, errno=error.errno)

@@ -194,6 +194,6 @@ def test_a_disk_that_is_full_when_small_files_are_written_names_the_file_and_the
         error = CliRunner().invoke(app, ["merge", "r.yml", "out"]).exception
     assert isinstance(error, MergefleetError)
     assert "first.partial/out/" in error.message
-    assert "cannot be written: No space left on device. Make room" in error.message
+    assert "cannot be written: No space left on device. Free some space" in error.message
     assert error.exit_code == 1
     said("merge", "r.yml", "out")
