@@ -13,9 +13,9 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install demo test check fix bench oracle clean
+.PHONY: help install demo test faults check fix bench bench-scaling oracle clean
 help:
-	@echo "make demo | test | check | fix | bench | oracle | install | clean   (ARGS=... is handed on)"
+	@echo "make demo | test | faults | check | fix | bench | bench-scaling | oracle | install | clean   (ARGS=... is handed on)"
 
 # The stamp is touched last: an installation that failed half way is tried again.
 install: $(STAMP)
@@ -33,6 +33,12 @@ demo: $(STAMP)
 test: $(STAMP)
 	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
+# What `make test` does in a minute, for half an hour: a hundred kills, and every fault of nodes (as root).
+faults: $(STAMP)
+	MERGEFLEET_FAULTS=1 $(BIN)/python -m pytest -q tests/cluster/test_nodes.py
+	PYTHONPATH=. $(BIN)/python tests/support/kill_runs.py --kills 70 $(ARGS)
+	PYTHONPATH=. $(BIN)/python tests/support/kill_runs.py --kills 30 --storage bucket $(ARGS)
+
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -45,6 +51,10 @@ fix: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench $(ARGS)
+
+# How throughput grows with nodes whose links are capped; as root, with nginx.
+bench-scaling: $(STAMP)
+	$(BIN)/python -m bench.scaling $(ARGS)
 
 # mergekit 0.1.5 in a virtual environment of its own, for tests/conformance and bench
 oracle: $(STAMP)

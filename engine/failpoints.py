@@ -1,7 +1,8 @@
-"""Steps at which a process can be made to die, so that a test sees what a crash there leaves behind.
+"""Steps at which a process can be made to die or to stop, so that a test sees what comes of it.
 
 `MERGEFLEET_FAILPOINT=STEP` kills the process (SIGKILL, to itself) when it comes to that step for the first time,
-`STEP:n` for the n-th. Without the variable a step is one look at a global.
+`STEP:n` for the n-th; `STEP:n:STOP` stops it there (SIGSTOP), as on a machine that hangs. Without the variable a step
+is one look at a global.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ STEPS: Mapping[str, str] = {
     "journal.appended": "it is",
     "file.made": "a file of the output is there, empty",
     "file.reserved": "its space is reserved, and it has no header",
-    "file.write": "the next 128 KiB of a file of the output are to be written",
+    "block.write": "a block of a tile is to be written",
     "tile.written": "a tile is in its file, and nobody knows",
     "small_file.write": "a file beside the tensors is to be written",
     "publish.flushed": "all is on the disk, before the rename",
@@ -31,32 +32,33 @@ STEPS: Mapping[str, str] = {
 
 
 class _Armed:
-    """Which step kills, and how often it must be reached before it does."""
+    """Which step strikes, with which signal, and how often it must be reached before it does."""
 
     step: str | None = None
     left = 0
+    signal = signal.SIGKILL
 
 
 def arm(wanted: str | None) -> None:
-    """Die at `wanted` ("STEP" or "STEP:n") from now on; None: nowhere. ValueError where there is no such step."""
-    step, _, count = (wanted or "").partition(":")
+    """Strike at `wanted` from now on; None: nowhere. ValueError where there is no such step or signal."""
+    step, count, name = [*(wanted or "").split(":"), "", ""][:3]
     if step and step not in STEPS:
         raise ValueError(f"MERGEFLEET_FAILPOINT: got {step!r}, known: {', '.join(STEPS)}.")
-    _Armed.step, _Armed.left = step or None, int(count or 1)
+    _Armed.step, _Armed.left, _Armed.signal = step or None, int(count or 1), signal.Signals[f"SIG{name or 'KILL'}"]
 
 
 def reach(step: str) -> None:
     """The process is at this step."""
     if _Armed.step is not None:
-        _die_at(step)
+        _strike_at(step)
 
 
-def _die_at(step: str) -> None:
+def _strike_at(step: str) -> None:
     if step != _Armed.step:
         return
     _Armed.left -= 1
-    if _Armed.left <= 0:
-        os.kill(os.getpid(), signal.SIGKILL)
+    if _Armed.left == 0:
+        os.kill(os.getpid(), _Armed.signal)
 
 
 arm(os.environ.get("MERGEFLEET_FAILPOINT"))

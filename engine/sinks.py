@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from engine import failpoints
 from engine.errors import MergefleetError
 from engine.plan import OutputTensor, Plan
 from engine.tensorfile import writer
@@ -52,6 +53,7 @@ class FileSink:
     def write(self, index: int, tensor: OutputTensor, block: int, data: Array) -> None:
         from engine.kernels import files
 
+        failpoints.reach("block.write")
         fd, offset = self._fds[tensor.file], tensor.offset + block * tensor.block * ITEMSIZE[tensor.dtype]
         if files.write(fd, offset, data):
             return

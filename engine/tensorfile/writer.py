@@ -48,7 +48,6 @@ def write_at(fd: int, offset: int, buffer: bytes | memoryview, *, origin: str = 
     view = view.cast("B") if view.format != "B" or view.ndim != 1 else view
     done = 0
     while done < len(view):
-        failpoints.reach("file.write")
         try:
             done += os.pwrite(fd, view[done : done + _WRITE_BYTES], offset + done)
         except OSError as error:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
-from audits import Watch
+from audits import Watch, journalled
 from backends import bytes_of, inline, recipe_of
 from deaths import dies
 from shared_families import shared_family
@@ -21,7 +22,7 @@ def test_a_run_that_is_killed_again_and_again_repeats_one_tile_each_time(tmp_pat
     recipe = recipe_of("linear", shared_family("mixed", mixed=True).models)
     options = Options(threads=1, tile_bytes=MIB, audit=tmp_path / "audit")
     made = inline(recipe, tmp_path / "expected", Options(threads=1, tile_bytes=MIB))
-    watch = Watch(tmp_path / "OUT.partial" / "journal", tmp_path / "audit")
+    watch = Watch(partial(journalled, tmp_path / "OUT.partial" / "journal"), tmp_path / "audit")
     kills = 0
     while dies("tile.written:4", lambda: inline(recipe, tmp_path / "OUT", options)):
         kills += 1

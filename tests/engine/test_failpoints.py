@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -121,3 +123,16 @@ def test_every_step_of_the_table_stands_in_the_source_and_no_other() -> None:
 def test_a_step_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match=r"got 'publish', known: partial\.made"):
         failpoints.arm("publish")
+
+
+def test_a_process_may_be_stopped_at_a_step_and_go_on_later(recipe: Path, expected: str, tmp_path: Path) -> None:
+    pid = os.fork()
+    if pid == 0:
+        failpoints.arm("publish.flushed::STOP")
+        begin_again(recipe, tmp_path / "OUT")
+        os._exit(0)
+    assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
+    assert not (tmp_path / "OUT.stages" / "first").exists()
+    os.kill(pid, signal.SIGCONT)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert bytes_of(tmp_path / "OUT") == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from engine.audit import Start, read_starts
@@ -22,10 +23,13 @@ def journalled(journal: Path) -> set[Place]:
 
 
 class Watch:
-    """Looks at journal and audit file again and again; `late` are the starts of tiles seen in the journal before."""
+    """Looks at journal and audit file again and again; `late` are the starts of tiles that were journalled before.
 
-    def __init__(self, journal: Path, audit: Path) -> None:
-        self._journal = journal
+    `finished` gives the tiles that are in the journal now, as `journalled` does.
+    """
+
+    def __init__(self, finished: Callable[[], set[Place]], audit: Path) -> None:
+        self._finished = finished
         self._audit = audit
         self._done: set[Place] = set()
         self._seen = 0
@@ -33,7 +37,7 @@ class Watch:
 
     def look(self) -> None:
         """The journal is read first: a start that this look does not find comes after all that it saw there."""
-        done = journalled(self._journal)
+        done = self._finished()
         starts = read_starts(self._audit)
         self.late += [start for start in starts[self._seen :] if (start.tensor, start.first) in self._done]
         self._seen = len(starts)

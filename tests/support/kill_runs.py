@@ -1,7 +1,8 @@
 """Merges on a Ray of several raylets while workers, raylets and drivers are killed (-9), rerun until they are through.
 
-    python tests/support/kill_runs.py --kills 100 --seed 1      (make faults)
-    python tests/support/kill_runs.py --short                   (make test)
+    python tests/support/kill_runs.py --kills 70 --seed 1                      (make faults)
+    python tests/support/kill_runs.py --kills 30 --seed 2 --storage bucket     (make faults)
+    python tests/support/kill_runs.py --short                                  (make test)
 
 Everything is drawn from the seed; which process dies follows from it up to the speed of the machine. Every merge must
 end with the bytes of an undisturbed one; no tile may start after its journal entry; a kill may cost as many further
@@ -25,34 +26,15 @@ from pathlib import Path
 from random import Random
 
 from audits import Watch
-from backends import bytes_of, inline
-from filelock import FileLock
+from disturbed import COMMAND, RECIPES, ROOT, WORKERS, Case, case_of, merge_command
+from fault_places import STORAGES, Storage, Target
 from raylets import Raylets
-from shared_families import FAMILIES
-
-from bench.families import Family, Shape, make_family
-from cluster.sharding import Queues, units
-from engine import Options, load_recipe, make_plan, open_checkpoints
 
 KINDS = ("worker", "raylet", "driver")
-RECIPES = {
-    "linear": "models: [{{model: {one}}}, {{model: {two}}}]\nparameters: {{weight: 0.5}}",
-    "slerp": "base_model: {base}\nmodels: [{{model: {base}}}, {{model: {one}}}]\nparameters: {{t: 0.3}}",
-    "sce": "base_model: {base}\nmodels: [{{model: {one}}}, {{model: {two}}}]\nparameters: {{select_topk: 0.3}}",
-    **dict.fromkeys(
-        ("ties", "dare_ties", "della"),
-        "base_model: {base}\nmodels: [{{model: {one}}}, {{model: {two}}}]\nparameters: {{weight: 0.5, density: 0.4}}",
-    ),
-}
-"""One method of every kind: no facts, sums, variances, histograms, masks, ranks."""
-NODES = 2
-TILE_BYTES = 1 << 20
 LOOK_S = 0.01
 START_S = 8.0
 PATIENCE_S = 240.0
 MAX_RERUNS = 12
-_ROOT = Path(__file__).parents[2]
-_COMMAND = (sys.executable, "-c", "from cluster.entry import run; run()")
 
 
 @dataclass(frozen=True)
@@ -64,14 +46,8 @@ class Kill:
     after_starts: int = 0
 
 
-@dataclass(frozen=True)
-class Case:
-    """A merge that is disturbed, and what an undisturbed one makes of the same recipe."""
-
-    recipe: Path
-    expected: str
-    tiles: int
-    in_flight: int
+Draw = Callable[[Random, int], list[Kill]]
+"""(random numbers, tiles of the case) → who is killed, and when."""
 
 
 @dataclass
@@ -107,30 +83,29 @@ def one_of_each(rng: Random, tiles: int) -> list[Kill]:
     return [Kill(kind, after_starts=rng.randint(1, tiles // 6)) for kind in rng.sample(KINDS, len(KINDS))]
 
 
-def disturb(case: Case, kills: list[Kill], raylets: Raylets, rng: Random, place: Path) -> Outcome:
+def disturb(case: Case, kills: list[Kill], raylets: Raylets, rng: Random, target: Target) -> Outcome:
     """Run a case to its end."""
     outcome, left = Outcome(case), list(kills)
-    out, audit = place / "OUT", place.with_suffix(".audit")
-    place.mkdir()
-    watch = Watch(place / "OUT.partial" / "journal", audit)
-    while not out.exists() and outcome.reruns <= MAX_RERUNS:
-        driver = _start(case.recipe, out, raylets, audit)
-        killed = _accompany(driver, left, raylets, rng, watch=watch, outcome=outcome)
-        said = driver.communicate()[1].decode()
-        if driver.returncode and not killed:
-            outcome.complaints.append(f"not killed, and failed: {said.strip()[-600:]}")
-        outcome.reruns += not out.exists()
-    watch.look()
+    with tempfile.TemporaryDirectory() as place:
+        audit = Path(place) / "audit"
+        watch = Watch(target.finished, audit)
+        while not target.exists() and outcome.reruns <= MAX_RERUNS:
+            driver = _start(case, target, raylets, audit)
+            killed = _accompany(driver, left, raylets, rng, watch=watch, outcome=outcome)
+            said = driver.communicate()[1].decode()
+            if driver.returncode and not killed:
+                outcome.complaints.append(f"not killed, and failed: {said.strip()[-600:]}")
+            outcome.reruns += not target.exists()
+        watch.look()
     outcome.starts = watch.starts
-    outcome.complaints += _complaints(outcome, watch, out)
+    outcome.complaints += _complaints(outcome, watch, target)
     return outcome
 
 
-def _start(recipe: Path, out: Path, raylets: Raylets, audit: Path) -> subprocess.Popen[bytes]:
-    flags = ["--address", raylets.address, "--tile-size", str(TILE_BYTES), "--workers", str(NODES), "--quiet"]
+def _start(case: Case, target: Target, raylets: Raylets, audit: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [*_COMMAND, "merge", str(recipe), str(out), *flags],
-        env={**os.environ, **raylets.environment, "PYTHONPATH": str(_ROOT), "MERGEFLEET_AUDIT": str(audit)},
+        merge_command(case, target.out, address=raylets.address),
+        env={**os.environ, **raylets.environment, "PYTHONPATH": str(ROOT), "MERGEFLEET_AUDIT": str(audit)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
@@ -184,69 +159,38 @@ def _kill(kill: Kill, driver: subprocess.Popen[bytes], raylets: Raylets, rng: Ra
     return True
 
 
-def _complaints(outcome: Outcome, watch: Watch, out: Path) -> list[str]:
+def _complaints(outcome: Outcome, watch: Watch, target: Target) -> list[str]:
     """What must not be."""
     case, found = outcome.case, []
-    if not out.exists():
+    if not target.exists():
         return [f"no output after {outcome.reruns} reruns"]
-    subprocess.run(
-        [*_COMMAND, "clean", str(out)], env={**os.environ, "PYTHONPATH": str(_ROOT)}, check=True, capture_output=True
-    )
-    if bytes_of(out) != case.expected:
+    clean = [*COMMAND, "clean", target.out]
+    subprocess.run(clean, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
+    if target.digest() != case.expected:
         found.append("other bytes than undisturbed")
     if watch.late:
         found.append(f"{len(watch.late)} tiles were begun after their journal entry: {watch.late[:3]}")
     if outcome.extra > len(outcome.kills) * case.in_flight:
         found.append(f"{outcome.extra} further attempts, {len(outcome.kills)} kills of {case.in_flight} in flight")
-    rest = sorted(path.name for path in out.parent.iterdir() if path != out)
+    rest = target.rest()
     return [*found, f"left beside OUT: {rest}"] if rest else found
 
 
-def cases(family: Family, place: Path) -> list[Case]:
-    """One for every method, merged undisturbed in this process."""
-    made = []
-    base, one, two = family.models
-    for method, text in RECIPES.items():
-        recipe = place / f"{method}.yml"
-        recipe.write_text(f"merge_method: {method}\n{text.format(base=base, one=one, two=two)}\n")
-        result = inline(load_recipe(recipe), place / method, Options(threads=2, tile_bytes=TILE_BYTES))
-        made.append(Case(recipe, bytes_of(result.out), result.tiles, _in_flight(recipe)))
-        shutil.rmtree(result.out)
-    return made
-
-
-def _in_flight(recipe: Path) -> int:
-    """The most tiles that all workers, of a thread each, can have in hand at a time."""
-    loaded = load_recipe(recipe)
-    plan = make_plan(loaded, open_checkpoints(loaded.opened), Options(tile_bytes=TILE_BYTES))
-    queues, largest = Queues(units(plan), [1] * NODES), 0
-    while (chunk := queues.take(0)) is not None:
-        largest = max(largest, len(chunk.tiles))
-    return NODES * largest
-
-
-def family() -> Family:
-    """60 million parameters, no tensor so large that a kill would always meet it."""
-    FAMILIES.mkdir(exist_ok=True)
-    shape = Shape(hidden=768, layers=8, mlp=2048, heads=12, kv_heads=4, vocab=8000)
-    with FileLock(FAMILIES / "kills.lock"):
-        return make_family(FAMILIES / "kills", shape)
-
-
-def run(kills: int, seed: int, place: Path, draw: Callable[[Random, int], list[Kill]]) -> list[Outcome]:
+def run(kills: int, seed: int, storage: Storage, place: Path, draw: Draw) -> list[Outcome]:
     """Disturb cases until so many kills were made."""
     outcomes: list[Outcome] = []
-    known = cases(family(), place)
-    raylets = Raylets(NODES)
+    known = [case_of(method, storage, place) for method in RECIPES]
+    raylets = Raylets(WORKERS)
     try:
         while sum(len(outcome.kills) for outcome in outcomes) < kills:
             number = len(outcomes)
             rng = Random(f"{seed}/{number}")
-            case = rng.choice(known)
-            outcome = disturb(case, draw(rng, case.tiles), raylets, rng, place / f"run{number}")
+            case, target = rng.choice(known), storage.target(number)
+            outcome = disturb(case, draw(rng, case.tiles), raylets, rng, target)
             outcomes.append(outcome)
             print(_line(seed, number, outcome), flush=True)
-            shutil.rmtree(place / f"run{number}")
+            if not storage.endpoint:
+                shutil.rmtree(target.out)
     finally:
         raylets.close()
     return outcomes
@@ -277,13 +221,19 @@ def table(outcomes: list[Outcome]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--storage", choices=list(STORAGES), default="disk")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--short", action="store_true", help="one merge, one kill of every kind")
     given = parser.parse_args()
     kills, draw = (len(KINDS), one_of_each) if given.short else (given.kills, draw_kills)
     print(f"seed {given.seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="mergefleet-kills-") as place:
-        outcomes = run(kills, given.seed, Path(place), draw)
+    with (
+        tempfile.TemporaryDirectory(prefix="mergefleet-kills-") as place,
+        STORAGES[given.storage](Path(place), given.seed) as storage,
+    ):
+        outcomes = run(kills, given.seed, storage, Path(place), draw)
+        if storage.proxy is not None:
+            print(", ".join(f"{fault.value}: {count}" for fault, count in storage.proxy.faults.items()))
     print(table(outcomes))
     if any(outcome.complaints for outcome in outcomes):
         sys.exit(1)
