@@ -56,6 +56,10 @@ bench: $(STAMP)
 bench-scaling: $(STAMP)
 	$(BIN)/python -m bench.scaling $(ARGS)
 
+# what Ray adds to a merge, as a slope over two sizes of model
+bench-ray: $(STAMP)
+	$(BIN)/python -m bench.overhead $(ARGS)
+
 # mergekit 0.1.5 in a virtual environment of its own, for tests/conformance and bench
 oracle: $(STAMP)
 	$(BIN)/python -m bench.oracle

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 SAMPLE_S = 0.05
+_LINGER_S = 10.0  # for what ends after the command
 _PAGE_KIB = 1024
 
 
@@ -41,24 +43,64 @@ def measure(command: Sequence[str | Path], *, environment: Mapping[str, str] | N
     CPU comes from wait4, so descendants count once their parents have waited for them; memory is the largest sum
     of RssAnon over the tree among samples 50 ms apart. Raises CommandFailed.
     """
+    peak = [0]
+
+    def look(tree: list[int]) -> None:
+        peak[0] = max(peak[0], sum(_anonymous(member) for member in tree))
+
+    start = time.perf_counter()
+    with _started(command, environment, log) as process:
+        _watch(process.pid, look)
+        wall_s = time.perf_counter() - start
+        read_bytes, written_bytes = _io_counts(process.pid)  # a zombie's counts include its children's
+        usage = _end(process, command, log)
+    return Cost(usage.ru_utime, usage.ru_stime, wall_s, peak[0], read_bytes, written_bytes)
+
+
+def session_cpu_s(command: Sequence[str | Path], *, environment: Mapping[str, str] | None = None, log: Path) -> float:
+    """CPU-seconds of `command` and of all that it started, whether anybody waits for them or not (Ray's daemons).
+
+    Taken from /proc every 50 ms: what a process does after the last look at it is missed. Raises CommandFailed.
+    """
+    ticks: dict[int, int] = {}
+
+    def look(tree: list[int]) -> None:
+        for pid in {*tree, *ticks}:
+            ticks[pid] = max(ticks.get(pid, 0), _own_ticks(pid))
+
+    with _started(command, environment, log) as process:
+        _watch(process.pid, look)
+        look([process.pid])  # a zombie still knows
+        _end(process, command, log)
+    deadline = time.perf_counter() + _LINGER_S
+    while any(Path(f"/proc/{pid}").exists() for pid in ticks) and time.perf_counter() < deadline:
+        time.sleep(SAMPLE_S)
+        look([])
+    return sum(ticks.values()) / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def _started(
+    command: Sequence[str | Path], environment: Mapping[str, str] | None, log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as output:
-        start = time.perf_counter()
-        process = subprocess.Popen(
+        yield subprocess.Popen(
             [str(part) for part in command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, **(environment or {})},
         )
-        peak = _watch(process.pid)
-        wall_s = time.perf_counter() - start
-        read_bytes, written_bytes = _io_counts(process.pid)  # a zombie's counts include its children's
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+
+
+def _end(process: subprocess.Popen[bytes], command: Sequence[str | Path], log: Path) -> resource.struct_rusage:
+    """Collect a process that has ended; what it used, or CommandFailed."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         tail = log.read_text(errors="replace")[-2000:]
         raise CommandFailed(f"{' '.join(map(str, command))}\nended with {process.returncode}:\n{tail}")
-    return Cost(usage.ru_utime, usage.ru_stime, wall_s, peak, read_bytes, written_bytes)
+    return usage
 
 
 def wait_for_quiet(limit_s: float) -> None:
@@ -80,16 +122,14 @@ def _cpu_ticks() -> tuple[int, int]:
     return ticks[3] + ticks[4], sum(ticks)
 
 
-def _watch(pid: int) -> int:
-    """Sample until the process has ended (and is still a zombie); the peak in bytes."""
+def _watch(pid: int, look: Callable[[list[int]], None]) -> None:
+    """Show the tree to `look` every 50 ms, until the process has ended (and is still a zombie)."""
     descriptor = os.pidfd_open(pid)
     try:
         waiter = select.poll()
         waiter.register(descriptor, select.POLLIN)
-        peak = 0
         while not waiter.poll(SAMPLE_S * 1000):
-            peak = max(peak, sum(_anonymous(member) for member in _tree(pid)))
-        return peak
+            look(_tree(pid))
     finally:
         os.close(descriptor)
 
@@ -120,6 +160,15 @@ def _anonymous(pid: int) -> int:
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * _PAGE_KIB
     return 0
+
+
+def _own_ticks(pid: int) -> int:
+    """User and system time of one process, its children's left out; 0 where it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(fields[11]) + int(fields[12])
 
 
 def _io_counts(pid: int) -> tuple[int, int]:

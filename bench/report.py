@@ -96,16 +96,16 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def provenance(command: str, busiest: float) -> str:
-    """When, at which commit, on which machine, and the highest load average that was seen meanwhile."""
+def provenance(command: str, busiest: float | None = None) -> str:
+    """When, at which commit, on which machine, and the highest load average that was seen meanwhile, if any was."""
     model = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         "unknown CPU",
     )
-    return (
-        f"{datetime.date.today()}, commit {commit()}, {os.cpu_count()} cores of {model}, load average "
-        f"up to {busiest:.1f} (1 to 2 is the benchmark itself; more is other work, and inflates). Command: `{command}`."
-    )
+    load = ""
+    if busiest is not None:
+        load = f", load average up to {busiest:.1f} (1 to 2 is the benchmark itself; more is other work, and inflates)"
+    return f"{datetime.date.today()}, commit {commit()}, {os.cpu_count()} cores of {model}{load}. Command: `{command}`."
 
 
 def commit() -> str:
@@ -113,10 +113,11 @@ def commit() -> str:
     return shown.stdout.strip() or "none"
 
 
-def write_into(page: Path, text: str) -> None:
-    """Replace what lies between the page's two bench marks by `text`."""
-    head, rest = page.read_text().split(BEGIN)
-    page.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
+def write_into(page: Path, text: str, *, between: tuple[str, str] = (BEGIN, END)) -> None:
+    """Replace what lies between the page's two marks by `text`."""
+    begin, end = between
+    head, rest = page.read_text().split(begin)
+    page.write_text(f"{head}{begin}\n{text}\n{end}{rest.split(end)[1]}")
 
 
 def _mb(cost: Cost) -> str:

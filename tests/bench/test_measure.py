@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.measure import CommandFailed, measure
+from bench.measure import CommandFailed, measure, session_cpu_s
 
 GRANDCHILD = """
 import time
@@ -25,6 +25,15 @@ def test_time_and_memory_of_a_grandchild_count(tmp_path: Path) -> None:
     assert cost.cpu_s >= 0.3
     assert cost.wall_s >= 0.3
     assert 60_000_000 < cost.peak_anonymous < 200_000_000
+
+
+def test_a_daemon_that_nobody_waits_for_counts_for_the_session(tmp_path: Path) -> None:
+    parent = (
+        f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', '''{GRANDCHILD}'''], start_new_session=True)"
+    )
+    assert (
+        session_cpu_s([sys.executable, "-c", parent + "; import time; time.sleep(0.3)"], log=tmp_path / "log") >= 0.28
+    )
 
 
 def test_bytes_read_and_written_are_counted(tmp_path: Path) -> None:
