@@ -6,27 +6,37 @@ It imports the engine only. A worker's task travels as plain data; bytes of tens
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.locality import near_files
+from cluster.sharding import full_passes
 from engine.audit import recorder
 from engine.checkpoint import Checkpoint, open_checkpoints
-from engine.errors import ClusterError, PlanError
+from engine.device import choose_device
+from engine.errors import ClusterError, MergefleetError, PlanError, SourceError
 from engine.execute import Hooks, Work, execute
-from engine.methods.contract import Facts
+from engine.methods.contract import Array, Facts
 from engine.model_ref import ModelRef
 from engine.options import Options, default_memory
-from engine.plan import Plan
+from engine.plan import Plan, stream_bytes
 from engine.planner import make_plan
 from engine.recipe_reader import parse_recipe
+from engine.shares import measure_share
 from engine.sinks import FileSink
 from engine.worker import RowPool
 
 PROBE_WAIT_S = 5.0
+BATCH_BYTES = 32 << 20
+"""Output between two looks whether to go on; small tensors are made many at a time, because a look is not free."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +48,11 @@ class MergeTask:
         staging: OUT.partial, which must be the same directory on every node: `probe` is the text of its file `probe`.
         plan_digest, describe: of the driver's plan.
         options: of the merge; `memory_bytes` is for one worker.
-        threads: how many calls of `run` there may be at a time, each with its share of the memory.
+        threads: how many calls of `run` and `measure` there may be at a time, each with its share of the memory.
         on_node: how many workers share the node's memory, where `options` does not say how much there is.
         far: this worker is on another node than the driver, which cannot flush what is written here to the disk.
         hub_cache: the driver's HF_HUB_CACHE, if it has one (`--transformers-cache`).
+        own_process: the worker is alone in its process, and may say what a SIGTERM means there.
     """
 
     recipe: Mapping[str, Any]
@@ -56,27 +67,52 @@ class MergeTask:
     on_node: int
     far: bool
     hub_cache: str | None = None
+    own_process: bool = False
 
 
 @dataclass(frozen=True)
 class Present:
-    """A worker that is ready: where it runs."""
+    """A worker that is ready: where it runs, and which files of the sources lie on a disk of its node."""
 
     host: str
     pid: int
+    near: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Failed:
+    """What a worker failed at and lived: the tiles (none: what it measured), its last words, our own error if it is."""
+
+    tiles: tuple[int, ...]
+    said: str
+    error: MergefleetError | None = None
 
 
 @dataclass(frozen=True)
 class Made:
-    """Tiles that were written: digests of their blocks by tile number, facts by tensor index, NaN and Inf counted."""
+    """What a call has made, all of it or less.
 
-    blocks: Mapping[int, list[bytes]]
+    Attributes:
+        blocks: digests of the blocks of tiles that were written, by tile number.
+        facts: by tensor index.
+        nonfinite: NaN and Inf counted, by (source, tensor).
+        partial: what `measure` was asked for.
+        bytes_read: of the sources.
+        leaving: this worker was asked to go, and will make nothing more.
+        failed: why there is less.
+    """
+
+    blocks: Mapping[int, list[bytes]] = field(default_factory=dict)
     facts: Mapping[int, Facts] = field(default_factory=dict)
     nonfinite: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    partial: Array | None = None
+    bytes_read: int = 0
+    leaving: bool = False
+    failed: Failed | None = None
 
 
 class MergeWorker:
-    """Makes tiles of one output. `run` may be called from several threads at a time, after `prepare` has returned."""
+    """Makes tiles of one output. After `prepare` everything else may be called from several threads at a time."""
 
     def __init__(self, task: MergeTask) -> None:
         self._task = task
@@ -85,12 +121,17 @@ class MergeWorker:
         self._checkpoints: dict[ModelRef, Checkpoint]
         self._sink: FileSink
         self._pool = RowPool()
+        self._leaving = threading.Event()
+        self._dropped: set[int] = set()
+        if task.own_process and threading.current_thread() is threading.main_thread():
+            # whoever takes this node away (Kubernetes, spot machines) says so first, and the tile at hand gets ready
+            signal.signal(signal.SIGTERM, lambda number, frame: self._leaving.set())
 
     def prepare(self) -> Present:
         """Open sources and output, make the plan.
 
         Raises:
-            ClusterError: this node does not see the driver's files; names node and path.
+            ClusterError: this node does not see the driver's files, or would make other bits; names node and path.
             PlanError: the memory is too small for the threads.
         """
         task = self._task
@@ -100,39 +141,109 @@ class MergeWorker:
             os.environ["HF_HUB_CACHE"] = task.hub_cache
         check_shared(task.staging, task.probe, what="OUT")
         recipe = parse_recipe(task.recipe, origin=task.origin)
-        self._checkpoints = open_checkpoints(recipe.opened)
+        try:
+            self._checkpoints = open_checkpoints(recipe.opened)
+        except SourceError as error:
+            raise ClusterError(
+                f"node {self._host}: {error.message} The driver sees it: every node needs the same files.",
+                node=self._host,
+            ) from error
         self._plan = make_plan(recipe, self._checkpoints, task.options)
         self._check_plan()
         self._check_memory()
         self._check_files()
         self._sink = FileSink(self._plan, task.staging / "out")
-        return Present(self._host, os.getpid())
+        self._on_start = recorder(task.options.audit, self._plan)
+        return Present(self._host, os.getpid(), near_files(self._checkpoints.values()))
 
-    def run(self, tiles: Sequence[int], facts: Mapping[int, Facts]) -> Made:
-        """Make these tiles in this thread; where `facts` has no entry for a tensor, all its tiles must be here."""
-        options, measured = self._task.options, dict[int, Facts]()
+    def here(self) -> None:
+        """A word from this worker that it is alive."""
+
+    def leave(self) -> None:
+        """Make nothing more: calls return with what is finished as soon as the tile at hand is."""
+        self._leaving.set()
+
+    def drop(self, errand: int) -> None:
+        """Somebody else was faster: the call with this number returns as soon as the tile at hand is finished."""
+        self._dropped.add(errand)
+
+    def run(self, errand: int, units: Sequence[tuple[int, ...]], facts: Mapping[int, Facts]) -> Made:
+        """Make these tiles in this thread, unit by unit.
+
+        All tiles of a tensor whose facts are not in `facts` must be one unit. Foreseen errors are raised; those of
+        reading, which other nodes may not have, and those that nobody foresaw are in what is returned.
+        """
+        blocks: dict[int, list[bytes]] = {}
+        measured: dict[int, Facts] = {}
+        nonfinite: Counter[tuple[str, str]] = Counter()
+        bytes_read, failed = 0, None
+        for batch in _batches(self._plan, units):
+            if self._leaving.is_set() or errand in self._dropped:
+                break
+            tiles = [number for unit in batch for number in unit]
+            try:
+                made = self.make(tiles, facts)
+            except Exception as error:  # noqa: BLE001  the outermost frame: what is finished must not be lost with it
+                failed = _failure(tuple(tiles), error)
+                break
+            blocks.update(made.blocks)
+            measured.update(made.facts)
+            nonfinite.update(made.nonfinite)
+            bytes_read += sum(self._bytes_read(unit, facts) for unit in batch)
+        return Made(blocks, measured, nonfinite, bytes_read=bytes_read, leaving=self._leaving.is_set(), failed=failed)
+
+    def measure(self, errand: int, share: tuple[int, int, range], facts: Facts) -> Made:
+        """The partial of (tensor, stage, blocks), in this thread; errors as in `run`."""
+        if self._leaving.is_set() or errand in self._dropped:
+            return Made(leaving=self._leaving.is_set())
+        index, _, blocks = share
+        tensor = self._plan.tensors[index]
+        try:
+            partial = measure_share(self._plan, self._checkpoints, share, facts=facts, work=self._work())
+        except Exception as error:  # noqa: BLE001  the outermost frame
+            return Made(failed=_failure((), error))
+        bytes_read = tensor.bytes_read * len(blocks) // max(1, tensor.blocks)
+        return Made(partial=partial, bytes_read=bytes_read, leaving=self._leaving.is_set())
+
+    def make(self, tiles: Sequence[int], facts: Mapping[int, Facts]) -> Made:
+        """Make these tiles, and flush them where the driver cannot."""
+        measured = dict[int, Facts]()
         executed = execute(
             self._plan,
             self._checkpoints,
             self._sink,
-            work=Work(
-                threads=1,
-                memory_bytes=self._memory_bytes // self._task.threads,
-                arithmetic=options.arithmetic,
-                tiles=tiles,
-                facts=facts,
-                allow_nonfinite=options.allow_nonfinite,
-                pool=self._pool,
-            ),
-            hooks=Hooks(on_facts=measured.__setitem__, on_start=recorder(options.audit, self._plan)),
+            work=self._work(tiles=tiles, facts=facts),
+            hooks=Hooks(on_facts=measured.__setitem__, on_start=self._on_start),
         )
         if self._task.far:
             self._flush({self._plan.tensors[self._plan.tiles[number].tensor].file for number in tiles})
         return Made(executed.blocks, measured, executed.nonfinite)
 
+    def _work(self, **more: Any) -> Work:
+        options = self._task.options
+        return Work(
+            threads=1,
+            memory_bytes=self._memory_bytes // self._task.threads,
+            arithmetic=options.arithmetic,
+            device=choose_device(options.device),
+            allow_nonfinite=options.allow_nonfinite,
+            pool=self._pool,
+            **more,
+        )
+
     @property
     def _memory_bytes(self) -> int:
         return self._task.options.memory_bytes or default_memory() // self._task.on_node
+
+    def _bytes_read(self, unit: Sequence[int], facts: Mapping[int, Facts]) -> int:
+        """What making a unit has read: one pass, and those that measure, unless all rows were held."""
+        tiles = [self._plan.tiles[number] for number in unit]
+        tensor = self._plan.tensors[tiles[0].tensor]
+        made = tensor.bytes_read * sum(tile.count for tile in tiles) // max(1, tensor.blocks)
+        held = tensor.blocks * tensor.rows_nbytes + stream_bytes(tensor, self._plan.method)
+        if tiles[0].tensor in facts or held <= self._memory_bytes // self._task.threads:
+            return made
+        return made + full_passes(self._plan, tiles[0].tensor) * tensor.bytes_read
 
     def _check_plan(self) -> None:
         plan, task = self._plan, self._task
@@ -140,9 +251,11 @@ class MergeWorker:
             return
         keys = sorted({*plan.describe, *task.describe})
         changed = [key for key in keys if plan.describe.get(key) != task.describe.get(key)]
+        said = [f"{key} is {plan.describe.get(key)} here, {task.describe.get(key)} there" for key in changed]
         raise ClusterError(
-            f"node {self._host}: does not see what the driver sees: {', '.join(changed) or 'another mergefleet'} "
-            "differs. Every node needs the same files (with the same times of change) and the same version.",
+            f"node {self._host}: does not see what the driver sees: {'; '.join(said) or 'another mergefleet'}. Every "
+            "node needs the same files (with the same times of change), the same version, and for methods that are "
+            "not exact the same arithmetic (docs/bits.md).",
             node=self._host,
             changed=changed,
         )
@@ -176,6 +289,31 @@ class MergeWorker:
                 os.fsync(fd)
             finally:
                 os.close(fd)
+
+
+def _batches(plan: Plan, units: Sequence[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
+    """Neighbouring units, as many as make BATCH_BYTES."""
+    batch: list[tuple[int, ...]] = []
+    nbytes = 0
+    for unit in units:
+        tensor = plan.tensors[plan.tiles[unit[0]].tensor]
+        batch.append(unit)
+        nbytes += tensor.nbytes * sum(plan.tiles[number].count for number in unit) // max(1, tensor.blocks)
+        if nbytes >= BATCH_BYTES:
+            yield batch
+            batch, nbytes = [], 0
+    if batch:
+        yield batch
+
+
+def _failure(tiles: tuple[int, ...], error: Exception) -> Failed:
+    """What to report of an error that another node may not have; any other foreseen one is raised."""
+    if isinstance(error, SourceError):
+        return Failed(tiles, error.message, error)
+    if isinstance(error, MergefleetError):
+        raise error
+    traceback.print_exception(error)  # the end of the worker's log
+    return Failed(tiles, f"{type(error).__name__}: {error}")
 
 
 def check_shared(directory: Path, probe: str, *, what: str) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from cluster.placement import Request
 from engine.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 _MERGEKIT = "mergekit-yaml's flags"
 _RAY = "On Ray"
+_SELECTOR = re.compile(r"([\w./-]+)=(!?(?:in\([\w., -]+\)|[\w.-]+))", re.ASCII)
 
 
 def _mergekit(*names: str, help: str, **more: Any) -> Any:
@@ -107,20 +110,63 @@ class Machine:
         raise InputError(f"--device: got {wanted!r}; {did_you_mean(wanted, DEVICE_CHOICES)}")
 
 
+def _ray(*names: str, help: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=_RAY, **more)
+
+
 @dataclass(frozen=True)
-class Run:
+class OnRay:
+    """Whether a merge runs on Ray, and what it asks of the cluster."""
+
+    address: Annotated[
+        str | None, _ray("--address", help="local | auto | HOST:PORT: run on Ray; default in this process.")
+    ] = None
+    workers: Annotated[
+        int | None, _ray("--workers", min=1, help="Workers in all; default one per node, also on nodes that join.")
+    ] = None
+    cpus_per_worker: Annotated[
+        float | None, _ray("--cpus-per-worker", help="Processors of each, as many workers as fit; default all.")
+    ] = None
+    gpus_per_worker: Annotated[
+        float | None, _ray("--gpus-per-worker", help="GPUs of each; default 1 with --device cuda.")
+    ] = None
+    worker_label: Annotated[
+        list[str] | None,
+        _ray("--worker-label", metavar="KEY=VALUE", help="Only on nodes with this Ray label; may be repeated."),
+    ] = None
+    metrics_port: Annotated[
+        int | None, _ray("--metrics-port", min=1, max=65535, help="Serve Prometheus metrics there meanwhile.")
+    ] = None
+
+    def request(self) -> Request:
+        """What is asked of the cluster. InputError where it is no request, or there is no cluster to ask."""
+        for field in fields(OnRay):
+            if self.address is None and getattr(self, field.name) is not None:
+                flag = field.name.replace("_", "-")
+                raise InputError(f"--{flag}: is for a run on Ray; give --address local, auto or HOST:PORT too.")
+        for flag, size in (("cpus", self.cpus_per_worker), ("gpus", self.gpus_per_worker)):
+            if size is not None and size <= 0:
+                raise InputError(f"--{flag}-per-worker: got {size:g}, a number above 0 expected.")
+        labels = dict(_label(text) for text in self.worker_label or ())
+        return Request(self.workers, self.cpus_per_worker, self.gpus_per_worker or 0.0, labels)
+
+
+def _label(text: str) -> tuple[str, str]:
+    match = _SELECTOR.fullmatch(text)
+    if match is None:
+        raise InputError(
+            f"--worker-label: got {text!r}, want KEY=VALUE, KEY=!VALUE, KEY=in(A,B) or KEY=!in(A,B), as Ray's labels."
+        )
+    return match[1], match[2]
+
+
+@dataclass(frozen=True)
+class Run(OnRay):
     """What only a merge has, not its plan."""
 
     allow_nan: Annotated[bool, typer.Option("--allow-nan", help="Publish NaN and Inf, if there are any.")] = False
     definition: Annotated[bool, typer.Option("--definition", help="Use the torch definitions (slow).")] = False
     digest: Annotated[bool, typer.Option("--digest", help="Also record the content digests of the sources.")] = False
-    address: Annotated[
-        str | None,
-        typer.Option(help="local | auto | HOST:PORT: run on Ray; default in this process.", rich_help_panel=_RAY),
-    ] = None
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Ray workers in all; default one per node.", rich_help_panel=_RAY)
-    ] = None
 
 
 @dataclass(frozen=True)

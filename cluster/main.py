@@ -82,7 +82,6 @@ def merge(
     """Merge RECIPE into OUT. OUT appears whole or not at all; the same command resumes an interrupted run."""
     from cluster import merge_command
 
-    _check_workers(run.address, run.workers)
     merge_command.merge(recipe, out, how=how, run=run, talk=talk)
 
 

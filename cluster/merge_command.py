@@ -30,15 +30,18 @@ def merge(recipe: Path, out: Path, *, how: How, run: Run, talk: Talk) -> None:
         allow_nonfinite=run.allow_nan,
         content_digests=run.digest,
     )
+    request = run.request()
     stages = _stages(recipe, how)
-    with output.byte_progress(f"merging into {out.name}", quiet=talk.quiet or talk.json) as progress:
-        if run.address is None:
+    quiet = talk.quiet or talk.json
+    if run.address is None:
+        with output.byte_progress(f"merging into {out.name}", quiet=quiet) as progress:
             result = merge_here(stages, out, options=options, progress=progress)
-        else:
-            from cluster.merge_job import merge_on_ray
+    else:
+        from cluster.merge_job import merge_on_ray
+        from cluster.merge_progress import watched
 
-            address = run.address
-            result = merge_on_ray(stages, out, options=options, address=address, workers=run.workers, progress=progress)
+        with watched(f"merging into {out.name}", quiet=quiet, metrics_port=run.metrics_port) as watch:
+            result = merge_on_ray(stages, out, options=options, address=run.address, request=request, watch=watch)
     _print_result(result, as_json=talk.json)
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from engine.output_files import ShardSize
 
 _UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9, "t": 10**12}
@@ -110,15 +112,21 @@ def byte_progress(title: str, *, quiet: bool) -> Iterator[Callable[[int, int], N
         yield None
         return
     from rich.console import Console
+
+    with byte_bar(console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def byte_bar(**more: Any) -> Progress:
+    """A bar of bytes with rate and time left."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = (
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
+        **more,
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -13,6 +13,8 @@ OVERDUE_S = 20.0
 OVERDUE_TIMES = 5
 PATIENCE_S = 300.0
 PATIENCE_TIMES = 50
+SLOWEST = 1_000_000
+"""Bytes per second that are believed of a worker while there is nothing to compare it with."""
 _REMEMBERED = 256
 
 
@@ -31,7 +33,7 @@ class Pace:
 
     def patience_s(self, weight: int) -> float:
         """After so long its worker is given up."""
-        return max(PATIENCE_S, PATIENCE_TIMES * self._expected_s(weight)) if self._rates else PATIENCE_S
+        return max(PATIENCE_S, PATIENCE_TIMES * self._expected_s(weight) if self._rates else weight / SLOWEST)
 
     def _expected_s(self, weight: int) -> float:
         return median(self._rates) * weight

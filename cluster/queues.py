@@ -21,7 +21,7 @@ class Queues:
 
     def __init__(self, work: Iterable[Unit], lanes: Sequence[int]) -> None:
         self.lanes = list(lanes)
-        self._queues = [deque(run) for run in assign(list(work), lanes)]
+        self._queues = [deque(run) for run in assign(list(work), lanes)] if lanes else []
         self._weights = [_weight(queue) for queue in self._queues]
 
     @property

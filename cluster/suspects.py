@@ -1,8 +1,9 @@
 """Units that were in hand when a worker failed: who may try them next, and when one of them is to blame. Pure.
 
 A worker that dies does not say which of its tiles it died of. So what it had in hand is tried again unit by unit, on
-another node where there is one; what was in hand at two failures is tried with nothing beside it. A unit that fails
-alone, or by the worker's own word, and on a second node, is poisoned: it would kill one worker after the other.
+another node where there is one, and what was in hand at two failures with nothing beside it. A failure is certain where
+the worker itself named the unit, or died with nothing else in hand; a unit with certain failures on two nodes is
+poisoned: it would kill one worker after the other. Machines that die in a wave prove nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Suspects:
     def __init__(self) -> None:
         self.failures = 0
         self._failed: dict[Unit, list[Place]] = {}
+        self._certain: dict[Unit, list[Place]] = {}
         self._waiting: list[Unit] = []
 
     def __bool__(self) -> bool:
@@ -42,10 +44,12 @@ class Suspects:
         """
         for unit in units:
             self.failures += 1
-            places = self._failed.setdefault(unit, [])
-            places.append(place)
+            self._failed.setdefault(unit, []).append(place)
+            places = self._certain.setdefault(unit, [])
+            if certain:
+                places.append(place)
             distinct = {at.node for at in places} if len(nodes) > 1 else set(places)
-            if certain and len(distinct) > 1:
+            if len(distinct) > 1:
                 return unit
             self._waiting.append(unit)
         return None
@@ -53,13 +57,14 @@ class Suspects:
     def take(self, place: Place, nodes: Collection[str], *, idle: bool) -> tuple[Unit, bool] | None:
         """A unit for the worker at `place` to try, and whether it must do nothing beside; None: none is for it.
 
-        `idle`: it does nothing now. Units go where they have not failed yet, while there are such nodes.
+        `idle`: it does nothing now. Units go where they have not failed yet, while there are such nodes, or at least
+        where it is not certain that they have.
         """
         for position, unit in enumerate(self._waiting):
-            places = self._failed[unit]
-            untried = set(nodes) - {at.node for at in places}
-            alone = len(places) > 1
-            if (place.node in untried or not untried) and (idle or not alone):
+            failed, certain = ({at.node for at in noted[unit]} for noted in (self._failed, self._certain))
+            right = set(nodes) - failed or set(nodes) - certain or set(nodes)
+            alone = len(self._failed[unit]) > 1
+            if place.node in right and (idle or not alone):
                 del self._waiting[position]
                 return unit, alone
         return None

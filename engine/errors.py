@@ -16,6 +16,7 @@
     ├── EvaluationError                  exit 1   an evaluator could not score a candidate
     ├── MethodError                      exit 1   a user's own merge method failed
     ├── StaleEpoch                       exit 1   a newer coordinator owns the campaign
+    ├── TileFailed                       exit 1   a tile failed on every worker that tried it
     └── WorkerLost                       exit 1   workers died more often than the job may bear
 
 Messages say what happened, where, what was expected and what to do. The message is the only positional
@@ -114,6 +115,10 @@ class MethodError(MergefleetError):
 
 
 class StaleEpoch(MergefleetError):
+    pass
+
+
+class TileFailed(MergefleetError):
     pass
 
 

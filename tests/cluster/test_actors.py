@@ -54,6 +54,12 @@ def task(job: Job) -> MergeTask:
     )
 
 
+def whole_tensors(job: Job) -> list[tuple[int, ...]]:
+    """All tiles of every tensor, as one unit each."""
+    tensors = range(len(job.plan.tensors))
+    return [tuple(tile.number for tile in job.plan.tiles if tile.tensor == index) for index in tensors]
+
+
 @pytest.fixture(autouse=True)
 def working_directory_stays() -> Iterator[None]:
     before = Path.cwd()
@@ -69,7 +75,7 @@ def test_tiles_made_by_workers_add_up_to_the_bytes_of_one_process(
     for index in range(len(job.plan.tensors)):
         worker = MergeWorker(task)  # a new one for each tensor: nothing is carried over
         worker.prepare()
-        made = worker.run([tile.number for tile in job.plan.tiles if tile.tensor == index], {})
+        made = worker.run(1, [tuple(tile.number for tile in job.plan.tiles if tile.tensor == index)], {})
         blocks |= made.blocks
     published = job.publish(Executed(blocks, {}))
     assert bytes_of(published.out) == bytes_of(expected.out)
@@ -77,24 +83,23 @@ def test_tiles_made_by_workers_add_up_to_the_bytes_of_one_process(
 
 
 def test_a_worker_that_was_given_up_and_writes_on_changes_nothing(job: Job, task: MergeTask) -> None:
-    everything = [tile.number for tile in job.plan.tiles]
+    everything = whole_tensors(job)
     worker, late = MergeWorker(task), MergeWorker(task)
     worker.prepare()
     late.prepare()
-    first = worker.run(everything, {})
+    first = worker.run(1, everything, {})
     before = bytes_of(job.staging.directory)
-    second = late.run(everything[::2], first.facts)
+    second = late.run(2, everything[::2], first.facts)
     assert bytes_of(job.staging.directory) == before
-    assert second.blocks == {number: first.blocks[number] for number in everything[::2]}
+    assert second.blocks == {number: first.blocks[number] for unit in everything[::2] for number in unit}
 
 
 def test_facts_that_are_given_are_not_measured_again(job: Job, task: MergeTask) -> None:
     worker = MergeWorker(task)
     worker.prepare()
-    everything = [tile.number for tile in job.plan.tiles]
-    first = worker.run(everything, {})
+    first = worker.run(1, whole_tensors(job), {})
     assert first.facts
-    assert worker.run(everything, first.facts).facts == {}
+    assert worker.run(2, whole_tensors(job), first.facts).facts == {}
 
 
 def test_a_node_that_does_not_see_the_output_is_named_with_the_path(
@@ -142,8 +147,10 @@ def test_a_worker_whose_bits_would_be_others_is_refused_by_name(
         )
         MergeWorker(here).prepare()
         monkeypatch.setattr("engine.planner.fingerprint", lambda device: "torch 9.0, abacus")
-        with pytest.raises(ClusterError, match=r"does not see what the driver sees: arithmetic differs"):
+        with pytest.raises(ClusterError, match=r"arithmetic is torch 9\.0, abacus here, torch .* there") as caught:
             MergeWorker(here).prepare()
+        assert caught.value.changed == ["arithmetic"]
+        assert os.uname().nodename in caught.value.message
 
 
 def test_too_little_memory_is_said_with_what_is_needed(task: MergeTask) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from cluster import merge_command
 from cluster.flags import How, Moot, Run, Talk
 from cluster.main import app
+from cluster.placement import Request
 from engine import Options, ShardSize
 from engine.errors import InputError
 
@@ -177,3 +179,27 @@ def test_every_flag_without_a_meaning_has_an_explanation() -> None:
 def test_what_would_harm_is_refused(flag: str) -> None:
     with pytest.raises(InputError, match=flag):
         list(given(flag).how.explanations())
+
+
+def test_what_is_asked_of_a_cluster_becomes_a_request() -> None:
+    run = Run(
+        address="auto", workers=3, cpus_per_worker=2.5, gpus_per_worker=0.5, worker_label=["zone=in(a, b)", "x=!y"]
+    )
+    assert run.request() == Request(3, 2.5, 0.5, {"zone": "in(a, b)", "x": "!y"})
+    assert Run().request() == Request()
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        (Run(workers=2), "--workers: is for a run on Ray"),
+        (Run(worker_label=["a=b"]), "--worker-label: is for a run on Ray"),
+        (Run(metrics_port=9400), "--metrics-port: is for a run on Ray"),
+        (Run(address="auto", cpus_per_worker=0.0), "--cpus-per-worker: got 0, a number above 0"),
+        (Run(address="auto", worker_label=["zone"]), "--worker-label: got 'zone', want KEY=VALUE"),
+        (Run(address="auto", worker_label=["zone=a,b"]), "--worker-label: got 'zone=a,b', want KEY=VALUE"),
+    ],
+)
+def test_a_request_that_means_nothing_is_refused(run: Run, said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        run.request()

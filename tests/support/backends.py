@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.merge_job import merge_on_ray
+from cluster.merge_status import Watch
+from cluster.placement import Request
 from engine import MergeResult, Options, Recipe, ShardSize, merge, parse_recipe, recipe_to_dict
 from engine.methods import METHODS
 
@@ -33,9 +35,12 @@ def inline(recipe: Recipe, out: Path, options: Options, progress: Progress | Non
 def on_ray(address: str, *, workers: int = 2) -> Backend:
     """The Ray backend with small workers; it never asks for a whole processor, so that tests can share one Ray."""
 
-    def run(recipe: Recipe, out: Path, options: Options, progress: Progress | None = None) -> MergeResult:
+    def run(
+        recipe: Recipe, out: Path, options: Options, progress: Progress | None = None, watch: Watch | None = None
+    ) -> MergeResult:
+        request = Request(workers, cpus=0.5)
         return merge_on_ray(
-            recipe, out, options=options, address=address, workers=workers, cpus_per_worker=0.5, progress=progress
+            recipe, out, options=options, address=address, request=request, progress=progress, watch=watch
         )
 
     return run
