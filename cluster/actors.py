@@ -142,7 +142,7 @@ class MergeWorker:
         check_shared(task.staging, task.probe, what="OUT")
         recipe = parse_recipe(task.recipe, origin=task.origin)
         try:
-            self._checkpoints = open_checkpoints(recipe.opened)
+            self._checkpoints = open_checkpoints(recipe.opened, stream=task.options.stream)
         except SourceError as error:
             raise ClusterError(
                 f"node {self._host}: {error.message} The driver sees it: every node needs the same files.",

@@ -54,6 +54,9 @@ class Allowed:
         Path | None,
         _mergekit("--transformers-cache", help="Where models from the Hub are kept, instead of HF_HUB_CACHE."),
     ] = None
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Read models on the Hub by ranges, instead of downloading them.")
+    ] = False
     random_seed: Annotated[int | None, _mergekit("--random-seed", help="Overrides the recipe's seed.")] = None
 
 
@@ -64,9 +67,10 @@ class Written:
     out_shard_size: Annotated[
         str,
         _mergekit(
-            "--out-shard-size", help="Largest output file: 5GB, 500MiB or a number are bytes; 1B, 500M parameters."
+            "--out-shard-size",
+            help="Largest output file: 500MiB or a number are bytes; 1B, 500M parameters. Default 5GB, at a URL 1GiB.",
         ),
-    ] = "5GB"
+    ] = ""
     intermediate_dir: Annotated[
         Path | None, typer.Option("-I", "--intermediate-dir", help="Where stages are made; default OUT.stages.")
     ] = None

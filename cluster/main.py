@@ -74,7 +74,7 @@ def _common(
 @expanded
 def merge(
     recipe: RecipeFile,
-    out: Annotated[Path, typer.Argument(help="The directory to make.")],
+    out: Annotated[str, typer.Argument(help="The directory to make, or s3://, gs:// or az://BUCKET/PREFIX.")],
     how: How,
     run: Run,
     talk: Talk,
@@ -103,21 +103,13 @@ def plan(
 
 @app.command()
 def clean(
-    out: Annotated[Path, typer.Argument(help="The output of a run that died.")],
+    out: Annotated[str, typer.Argument(help="The output of a run that died, a directory or a URL.")],
     json: Json = False,
 ) -> None:
-    """Remove what a dead run left beside OUT and in OUT.stages (never OUT itself, and no finished stage)."""
-    from cluster import output
-    from engine.publish import clean as clean_output
-    from engine.stages import stages_directory
+    """Remove what a dead run left beside OUT and in OUT.stages, or at a URL (never OUT itself, no finished stage)."""
+    from cluster import cleaning
 
-    begun = sorted(stages_directory(out).glob("*.partial"))
-    places = [out, *(path.with_suffix("") for path in begun)]
-    removed = [str(path) for place in places for path in clean_output(place)]
-    if json:
-        output.print_json({"removed": removed})
-    else:
-        print("\n".join(f"removed {path}" for path in removed) or f"nothing to remove beside {out}")
+    cleaning.clean(out, as_json=json)
 
 
 @app.command()

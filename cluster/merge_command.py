@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cluster import output, plan_report
@@ -21,7 +21,7 @@ from engine.stage_plans import StagePlans
 from engine.stages import Stages, load_stages, stages_directory
 
 
-def merge(recipe: Path, out: Path, *, how: How, run: Run, talk: Talk) -> None:
+def merge(recipe: Path, out: str, *, how: How, run: Run, talk: Talk) -> None:
     """Merge, in this process or on Ray, and say what was made."""
     _begin(how, talk)
     options = replace(
@@ -32,15 +32,15 @@ def merge(recipe: Path, out: Path, *, how: How, run: Run, talk: Talk) -> None:
     )
     request = run.request()
     stages = _stages(recipe, how)
-    quiet = talk.quiet or talk.json
+    quiet, title = talk.quiet or talk.json, f"merging into {PurePosixPath(out).name}"
     if run.address is None:
-        with output.byte_progress(f"merging into {out.name}", quiet=quiet) as progress:
+        with output.byte_progress(title, quiet=quiet) as progress:
             result = merge_here(stages, out, options=options, progress=progress)
     else:
         from cluster.merge_job import merge_on_ray
         from cluster.merge_progress import watched
 
-        with watched(f"merging into {out.name}", quiet=quiet, metrics_port=run.metrics_port) as watch:
+        with watched(title, quiet=quiet, metrics_port=run.metrics_port) as watch:
             result = merge_on_ray(stages, out, options=options, address=run.address, request=request, watch=watch)
     _print_result(result, as_json=talk.json)
 
@@ -91,9 +91,12 @@ def options_of(how: How) -> Options:
         threads=how.threads,
         memory_bytes=output.parse_bytes(how.memory, option="--memory") if how.memory else 0,
         tile_bytes=output.parse_bytes(how.tile_size, option="--tile-size"),
-        shard_size=output.parse_shard_size(how.out_shard_size, option="--out-shard-size"),
+        shard_size=output.parse_shard_size(how.out_shard_size, option="--out-shard-size")
+        if how.out_shard_size
+        else None,
         device=how.chosen_device(),
         allow_unknown=how.allow_unknown,
+        stream=how.stream,
         allow_mixed=how.allow_crimes,
         copy_tokenizer=how.copy_tokenizer,
         model_card=how.write_model_card,

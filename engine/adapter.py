@@ -20,6 +20,7 @@ from engine.filters import PATTERN, parse_filter
 from engine.keypath import KeyPath, shown
 from engine.model_ref import ModelRef
 from engine.places import local_path
+from engine.remote.url import is_url
 from engine.tensorfile.index import load_json_object
 from engine.tensorfile.store import TensorStore
 
@@ -48,7 +49,7 @@ class Adapter:
         identity: JSON-able, equal exactly while the adapter is unchanged, like a checkpoint's.
     """
 
-    def __init__(self, ref: ModelRef, directory: Path, *, commit: str | None = None) -> None:
+    def __init__(self, ref: ModelRef, directory: Path, *, identity: Mapping[str, Any] | None = None) -> None:
         self.ref = ref
         self.directory = directory
         self._config = load_json_object(directory / CONFIG)
@@ -57,11 +58,8 @@ class Adapter:
             (directory / name for name in WEIGHTS if (directory / name).is_file()), directory / WEIGHTS[0]
         )
         self.store = TensorStore([self.weights])
-        if commit is not None:
-            self.identity: Mapping[str, Any] = {"kind": "hub", "repo": ref.path, "commit": commit}
-        else:
-            config_digest = blake3((directory / CONFIG).read_bytes()).hexdigest()
-            self.identity = {"kind": "local", "config": config_digest, "files": self.store.files}
+        config_digest = blake3((directory / CONFIG).read_bytes()).hexdigest()
+        self.identity = identity or {"kind": "local", "config": config_digest, "files": self.store.files}
 
     @property
     def fan_in_fan_out(self) -> bool:
@@ -119,12 +117,26 @@ class Adapter:
 
 
 def open_adapter(ref: ModelRef) -> Adapter:
-    """A local directory, or a repository on the Hub, with a LoRA adapter; SourceError, one line, where it is none."""
-    directory, commit = local_path(ref), None
-    if directory is None:
-        from engine.hub import download_adapter
+    """A directory, a place in an object store or a repository on the Hub with a LoRA adapter.
 
-        directory, commit = download_adapter(ref)
+    SourceError, one line, where it is none.
+    """
+    if is_url(ref.path):
+        from engine.remote.source import at_its_place, fetch_adapter
+
+        directory, identity = fetch_adapter(ref, WEIGHTS)
+        with at_its_place(directory, ref.path):
+            return _opened(ref, directory, identity)
+    there = local_path(ref)
+    if there is not None:
+        return _opened(ref, there, None)
+    from engine.hub import download_adapter
+
+    directory, commit = download_adapter(ref)
+    return _opened(ref, directory, {"kind": "hub", "repo": ref.path, "commit": commit})
+
+
+def _opened(ref: ModelRef, directory: Path, identity: Mapping[str, Any] | None) -> Adapter:
     missing = [] if (directory / CONFIG).is_file() else [CONFIG]
     missing += [] if any((directory / name).is_file() for name in WEIGHTS) else [WEIGHTS[0]]
     if missing:
@@ -132,4 +144,4 @@ def open_adapter(ref: ModelRef) -> Adapter:
             f"{directory / missing[0]}: not found. After '+' stands a LoRA adapter, which has {CONFIG} and "
             f"{WEIGHTS[0]}."
         )
-    return Adapter(ref, directory, commit=commit)
+    return Adapter(ref, directory, identity=identity)

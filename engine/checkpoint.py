@@ -98,7 +98,7 @@ class Checkpoint:
         self.store.close()
 
 
-def open_checkpoint(ref: ModelRef) -> Checkpoint:
+def open_checkpoint(ref: ModelRef, *, stream: bool = False) -> Checkpoint:
     """Open a local directory (relative to the working directory, `~` expanded) or else a Hub repository.
 
     What begins with s3://, gs:// or az:// is a place in an object store, whose weights are read by ranges. A file of
@@ -107,19 +107,22 @@ def open_checkpoint(ref: ModelRef) -> Checkpoint:
     With `ref.lora` the model is read with its adapter on it (engine.adapted); with `ref.statistics` a directory need
     not be a model's.
 
-    Of the Hub only what a merge needs is downloaded: the small files and the weight files that make up the
-    model. HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME and the stored token are honoured.
+    Of the Hub only what a merge needs is downloaded: the small files and the weight files that make up the model; with
+    `stream` not even those, which are read by ranges. HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME and the stored token are
+    honoured.
 
     Raises SourceError, one line, saying what to do; where the model is not whole and sound, too.
     """
     if ref.lora is not None:
-        return with_adapter(open_checkpoint(ref.bare), ref.lora)
+        return with_adapter(open_checkpoint(ref.bare, stream=stream), ref.lora)
     if is_url(ref.path):
         return _open_remote(ref)
     directory, commit = local_path(ref), None
     if directory is not None and directory.is_file():
         store = TensorStore([directory])
         return Checkpoint(ref, directory.parent, store, config={}, identity={"kind": "file", "files": store.files})
+    if directory is None and stream:
+        return _open_streamed(ref)
     if directory is None:
         from engine.hub import download_model
 
@@ -132,7 +135,7 @@ def open_checkpoint(ref: ModelRef) -> Checkpoint:
     if config.get("tie_word_embeddings"):
         _drop_tied_copy(store)
     if commit is not None:
-        identity: dict[str, Any] = {"kind": "hub", "repo": ref.path, "commit": commit}
+        identity = _hub_identity(ref, commit)
     elif ref.statistics:
         identity = {"kind": "statistics", "files": store.files}
     else:
@@ -149,6 +152,19 @@ def _open_remote(ref: ModelRef) -> Checkpoint:
     with at_its_place(model.directory, ref.path):
         config = {} if ref.statistics else _read_config(model.directory)
     return Checkpoint(ref, model.directory, model.store, config=config, identity=identity_of(ref, model))
+
+
+def _open_streamed(ref: ModelRef) -> Checkpoint:
+    """A model on the Hub, of which only the small files are downloaded."""
+    from engine.remote.hub_ranges import open_hub_model
+
+    directory, store, commit = open_hub_model(ref)
+    config = {} if ref.statistics else _read_config(directory)
+    return Checkpoint(ref, directory, store, config=config, identity=_hub_identity(ref, commit))
+
+
+def _hub_identity(ref: ModelRef, commit: str) -> dict[str, Any]:
+    return {"kind": "hub", "repo": ref.path, "commit": commit}
 
 
 def _drop_tied_copy(store: TensorStore) -> None:
@@ -179,13 +195,13 @@ def with_adapter(model: Checkpoint, lora: ModelRef) -> Checkpoint:
     return adapted
 
 
-def open_checkpoints(refs: Iterable[ModelRef]) -> dict[ModelRef, Checkpoint]:
+def open_checkpoints(refs: Iterable[ModelRef], *, stream: bool = False) -> dict[ModelRef, Checkpoint]:
     """Open each distinct model once, in the given order; all are closed again where one cannot be opened."""
     opened: dict[ModelRef, Checkpoint] = {}
     try:
         for ref in refs:
             if ref not in opened:
-                opened[ref] = open_checkpoint(ref)
+                opened[ref] = open_checkpoint(ref, stream=stream)
     except SourceError:
         for checkpoint in opened.values():
             checkpoint.close()

@@ -25,7 +25,7 @@ def download_model(ref: ModelRef) -> tuple[Path, str]:
     The small files come first: an index then says which weight files are the model, because repositories
     often hold the weights a second time (`consolidated.safetensors`, `original/`).
     """
-    directory = _snapshot(ref, ref.revision, list(_SMALL_FILES), ignore=["*/*"])
+    directory = download_small(ref)
     commit = directory.name
     if (directory / INDEX_NAME).is_file():
         _fetch_indexed(ref, directory / INDEX_NAME)
@@ -36,7 +36,7 @@ def download_model(ref: ModelRef) -> tuple[Path, str]:
     if (directory / TORCH_INDEX_NAME).is_file():
         _fetch_indexed(ref, directory / TORCH_INDEX_NAME)
         return directory, commit
-    names_there = [name for name in _list_repository(ref, commit) if "/" not in name]
+    names_there = [name for name in list_repository(ref, commit) if "/" not in name]
     weights = [name for name in names_there if name.endswith(".safetensors")] or [TORCH_NAME]
     if not set(weights) <= set(names_there):
         raise no_weights(str(ref), names_there)
@@ -44,6 +44,11 @@ def download_model(ref: ModelRef) -> tuple[Path, str]:
         raise no_index(str(ref), weights)
     _snapshot(ref, commit, weights)
     return directory, commit
+
+
+def download_small(ref: ModelRef) -> Path:
+    """The snapshot directory with the small files of the revision; its name is the commit."""
+    return _snapshot(ref, ref.revision, list(_SMALL_FILES), ignore=["*/*"])
 
 
 def _fetch_indexed(ref: ModelRef, index: Path) -> None:
@@ -80,20 +85,22 @@ def _snapshot(ref: ModelRef, revision: str | None, allow: list[str], *, ignore: 
                 library_name="mergefleet",
             )
         )
-    except _hub_errors() as error:
-        raise _explain(ref, error) from error
+    except hub_errors() as error:
+        raise explain(ref, error) from error
 
 
-def _list_repository(ref: ModelRef, commit: str) -> list[str]:
+def list_repository(ref: ModelRef, commit: str) -> list[str]:
+    """The names of all files of the repository at this commit."""
     import huggingface_hub
 
     try:
         return sorted(huggingface_hub.HfApi().list_repo_files(ref.path, revision=commit))
-    except _hub_errors() as error:
-        raise _explain(ref, error) from error
+    except hub_errors() as error:
+        raise explain(ref, error) from error
 
 
-def _hub_errors() -> tuple[type[Exception], ...]:
+def hub_errors() -> tuple[type[Exception], ...]:
+    """Whatever huggingface_hub raises for a reason that `explain` knows."""
     # HTTPError is that of whichever HTTP library this huggingface_hub uses; OSError is a full disk, ValueError a bad
     # name, RuntimeError the Xet transfer.
     from huggingface_hub.errors import HfHubHTTPError
@@ -102,11 +109,11 @@ def _hub_errors() -> tuple[type[Exception], ...]:
     return http_error, OSError, ValueError, RuntimeError
 
 
-def _explain(ref: ModelRef, error: Exception) -> SourceError:
+def explain(ref: ModelRef, error: Exception) -> SourceError:
     """One line for whatever huggingface_hub raised: what happened and what to do about it."""
     from huggingface_hub import constants, errors
 
-    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, _hub_errors()):
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, hub_errors()):
         error = error.__cause__  # hub wraps what went wrong when it finds nothing in the cache either
     if isinstance(error, errors.HfHubHTTPError):
         return _explain_answer(ref, error)

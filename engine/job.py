@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import importlib.metadata
 import json
 import logging
@@ -17,20 +16,21 @@ from engine import audit, card, digest, failpoints
 from engine.checkpoint import Checkpoint, open_checkpoints
 from engine.device import choose_device
 from engine.errors import MergefleetError, OutputDamaged, SourceError, after_disk_failure
-from engine.execute import Executed, Hooks, Work, check_memory
+from engine.execute import Executed, Hooks, Work
 from engine.made import PROVENANCE, made_from
 from engine.methods import methods_for
-from engine.methods.contract import Array, Facts
+from engine.methods.contract import Facts
 from engine.model_code import copy_code, find_code
-from engine.open_files import allow_open_files
 from engine.options import Options, default_memory
+from engine.output import DirectoryOutput, Output, default_shard_size, open_output, refuse_existing, refuse_unfit
 from engine.plan import Plan, Tile
 from engine.planner import make_plan
-from engine.publish import Staging, refuse_existing, refuse_inside, require_space
+from engine.publish import Staging
 from engine.recipe import ModelRef, Recipe
 from engine.recipe_check import check_parameters
 from engine.recipe_reader import load_recipe
 from engine.recipe_writer import at_its_key, recipe_to_dict
+from engine.remote.url import Url
 from engine.sinks import FileSink
 from engine.tensorfile.header import ITEMSIZE
 from engine.tensorfile.index import INDEX_NAME, build_index
@@ -58,7 +58,7 @@ class StageResult:
 class MergeResult:
     """A published merge: where, its digests, what was warned of, how many tiles an earlier run had finished."""
 
-    out: Path
+    out: Path | Url
     weights_digest: str
     plan_digest: str
     tiles: int
@@ -73,15 +73,14 @@ class Job:
     """One output in the making: plan, staging directory, what is done already. Every backend runs one of these."""
 
     def __init__(
-        self, recipe: Recipe, plan: Plan, checkpoints: dict[ModelRef, Checkpoint], staging: Staging, options: Options
+        self, recipe: Recipe, plan: Plan, checkpoints: dict[ModelRef, Checkpoint], output: Output, options: Options
     ) -> None:
         self.recipe = recipe
         self.plan = plan
         self.checkpoints = checkpoints
-        self.staging = staging
+        self.output = output
         self.options = options
-        self.sink = FileSink(plan, staging.directory)
-        self.done, self.facts = _resume(plan, staging)
+        self.done, self.facts = output.finished()
         self.resumed_tiles = len(self.done)
         self._recorded = False
         for warning in plan.warnings:
@@ -89,7 +88,7 @@ class Job:
         _LOG.info(
             "%s: %d tensors from %d models, %d tiles (%d of them made by an earlier run), plan %s",
             *(
-                staging.out.name,
+                output.out.name,
                 len(plan.tensors),
                 len(recipe.models),
                 len(plan.tiles),
@@ -100,7 +99,7 @@ class Job:
 
     @classmethod
     def prepare(
-        cls, recipe: Recipe | str | Path, out: Path, options: Options | None = None, *, replaces: bool = False
+        cls, recipe: Recipe | str | Path, out: Path | Url, options: Options | None = None, *, replaces: bool = False
     ) -> Job:
         """Load, open, plan, check: everything that can fail before the first byte is written.
 
@@ -109,27 +108,42 @@ class Job:
         if not replaces:
             refuse_existing(out)
         options = options or Options()
-        options = replace(options, device=choose_device(options.device))
+        options = replace(
+            options, device=choose_device(options.device), shard_size=options.shard_size or default_shard_size(out)
+        )
         loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
         methods = methods_for(loaded.method, loaded.origin)
         check_parameters(loaded, methods, allow_unknown=options.allow_unknown)  # before anything is downloaded
         try:
-            checkpoints = open_checkpoints(loaded.opened)
+            checkpoints = open_checkpoints(loaded.opened, stream=options.stream)
         except SourceError as error:
             raise at_its_key(error, loaded) from error
         plan = make_plan(loaded, checkpoints, options)
-        refuse_inside(out, [checkpoint.directory for checkpoint in checkpoints.values() if not checkpoint.raw])
-        require_space(out, plan.bytes_written)
-        check_memory(plan, work_of(options))
-        allow_open_files(plan, checkpoints.values())
+        refuse_unfit(out, plan, checkpoints, work_of(options))
         if options.carry_code and plan.config:
             find_code(checkpoints[plan.donor], checkpoints[plan.tokenizer])
-        staging = Staging.open(out, plan.digest, plan.describe, replaces=replaces)
+        output = open_output(out, plan, replaces=replaces)
         try:
-            return cls(loaded, plan, checkpoints, staging, options)
-        except BaseException:  # a full disk: another try must not find our own lock
-            staging.close()
+            return cls(loaded, plan, checkpoints, output, options)
+        except BaseException:  # another try must not find our own lock
+            output.close()
             raise
+
+    @property
+    def staging(self) -> Staging:
+        """Of an output that is a directory."""
+        return self._directory.staging
+
+    @property
+    def sink(self) -> FileSink:
+        """Of an output that is a directory."""
+        return self._directory.sink
+
+    @property
+    def _directory(self) -> DirectoryOutput:
+        if not isinstance(self.output, DirectoryOutput):
+            raise MergefleetError(f"{self.output.out}: is no directory.")
+        return self.output
 
     def work(self) -> Work:
         """What is left to do, and with what."""
@@ -157,18 +171,16 @@ class Job:
         return Hooks(on_tile, self.record_facts, audit.recorder(self.options.audit, self.plan))
 
     def record(self, tile: Tile, blocks: list[bytes]) -> None:
-        """Journal a finished tile by place, so that another tile size can resume it."""
+        """Note a finished tile where a resumed run finds it."""
         name = self.plan.tensors[tile.tensor].name
         _LOG.debug("%s: %d blocks from block %d on are written", name, tile.count, tile.first)
         self._recorded = True
-        joined = base64.b64encode(b"".join(blocks)).decode()
-        self.staging.journal.append({"tensor": name, "first": tile.first, "blocks": joined})
+        self.output.record(tile, blocks)
 
     def record_facts(self, index: int, facts: Facts) -> None:
-        """Journal a tensor's facts: whoever resumes must not compute an angle on another machine's libm."""
+        """Note a tensor's facts, for whoever resumes."""
         if all(np.isfinite(value).all() for value in facts.values()):
-            values = {name: _packed(value) for name, value in facts.items()}
-            self.staging.journal.append({"facts": self.plan.tensors[index].name, "values": values})
+            self.output.record_facts(index, facts)
 
     def publish(self, executed: Executed) -> MergeResult:
         """Write what goes beside the tensors, then make all of it visible with one rename."""
@@ -179,11 +191,11 @@ class Job:
         wanted = self.options.expected_weights
         if wanted is not None and weights != wanted:
             raise OutputDamaged(
-                f"{self.staging.out}: the merged weights are {weights[:16]}, those that were scored are {wanted[:16]}: "
+                f"{self.output.out}: the merged weights are {weights[:16]}, those that were scored are {wanted[:16]}: "
                 "nothing is published. A source has changed since, or this machine computes something else."
             )
         self._write_small_files(weights, tensors)
-        out = self.staging.publish()
+        out = self.output.publish(weights)
         return MergeResult(
             out=out,
             weights_digest=weights,
@@ -197,7 +209,7 @@ class Job:
 
     def _write_small_files(self, weights: str, tensors: Mapping[str, str]) -> None:
         """Everything beside the tensors."""
-        directory, plan, recipe = self.staging.directory, self.plan, self.recipe
+        directory, plan, recipe = self.output.directory, self.plan, self.recipe
         if len(plan.files) > 1:
             weight_map = {tensor.name: plan.files[tensor.file].name for tensor in plan.tensors}
             _write_text(directory / INDEX_NAME, build_index(weight_map, plan.total_size))
@@ -225,6 +237,7 @@ class Job:
             copy_code(find_code(self.checkpoints[plan.donor], self.checkpoints[plan.tokenizer]), directory)
 
     def _provenance(self, weights: str, tensors: Mapping[str, str]) -> dict[str, Any]:
+        weight_files = [file.name for file in self.plan.files]
         facts: dict[str, Any] = {
             "mergefleet": version(),
             "recipe": recipe_to_dict(self.recipe),
@@ -242,7 +255,7 @@ class Job:
             "made_from": made_from(self.recipe, self.plan, self.checkpoints, self.options),
             "weights": weights,
             "tensors": dict(tensors),
-            "files": sorted({PROVENANCE, *(path.name for path in self.staging.directory.iterdir())}),
+            "files": sorted({PROVENANCE, *(path.name for path in self.output.directory.iterdir()), *weight_files}),
         }
         importances = [ref for ref in self.recipe.opened if ref.statistics]
         if importances:
@@ -258,7 +271,7 @@ class Job:
             facts for ref in self.recipe.models for facts in card.source_facts(ref, self.checkpoints[ref].identity)
         ]
         return card.CardFacts(
-            name=self.staging.out.name,
+            name=self.output.out.name,
             method=self.recipe.method,
             recipe_yaml=self.recipe.text or yaml.safe_dump(recipe_to_dict(self.recipe), sort_keys=False),
             sources=sources,
@@ -270,8 +283,7 @@ class Job:
         )
 
     def close(self) -> None:
-        self.sink.close()
-        self.staging.close()
+        self.output.close()
         for checkpoint in self.checkpoints.values():
             checkpoint.close()
 
@@ -292,55 +304,6 @@ def work_of(options: Options, **more: Any) -> Work:
         allow_nonfinite=options.allow_nonfinite,
         **more,
     )
-
-
-def _resume(plan: Plan, staging: Staging) -> tuple[dict[int, list[bytes]], dict[int, Facts]]:
-    """Tiles whose journalled digests are those of the bytes on disk, and journalled facts."""
-    index = {tensor.name: number for number, tensor in enumerate(plan.tensors)}
-    facts: dict[int, Facts] = {}
-    blocks: dict[tuple[int, int], bytes] = {}
-    recorded: set[int] = set()
-    for record in staging.journal.records:
-        if "facts" in record:
-            values = record["values"]
-            facts[index[record["facts"]]] = {name: _unpacked(*value) for name, value in values.items()}
-            continue
-        recorded.add(index[record["tensor"]])
-        joined = base64.b64decode(record["blocks"])
-        for place in range(len(joined) // digest.BLOCK_DIGEST_BYTES):
-            piece = joined[place * digest.BLOCK_DIGEST_BYTES : (place + 1) * digest.BLOCK_DIGEST_BYTES]
-            blocks[index[record["tensor"]], record["first"] + place] = piece
-    done = {}
-    for tile in plan.tiles:
-        keys = [(tile.tensor, number) for number in range(tile.first, tile.first + tile.count)]
-        known = all(key in blocks for key in keys) if keys else tile.tensor in recorded  # an empty tensor has no block
-        if known and _verified(plan, staging.directory, tile, blocks):
-            done[tile.number] = [blocks[key] for key in keys]
-    return done, facts
-
-
-def _packed(array: Array) -> list[Any]:
-    """An array as JSON: dtype, shape, base64 of its bytes (facts may have a number per row of a tensor)."""
-    return [array.dtype.str, list(array.shape), base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()]
-
-
-def _unpacked(dtype: str, shape: list[int], data: str) -> Array:
-    """The array of `_packed`."""
-    array: Array = np.frombuffer(base64.b64decode(data), np.dtype(dtype)).reshape(shape)
-    return array
-
-
-def _verified(plan: Plan, directory: Path, tile: Tile, blocks: Mapping[tuple[int, int], bytes]) -> bool:
-    """Whether the file still holds what the journal says: a power failure may have lost pages (6 GB/s per core)."""
-    tensor = plan.tensors[tile.tensor]
-    size = ITEMSIZE[tensor.dtype]
-    with (directory / plan.files[tensor.file].name).open("rb") as file:
-        for number in range(tile.first, tile.first + tile.count):
-            elements = min(tensor.block, tensor.elements - number * tensor.block)
-            file.seek(tensor.offset + number * tensor.block * size)
-            if digest.of_block(memoryview(file.read(elements * size))) != blocks[tile.tensor, number]:
-                return False
-    return True
 
 
 def _tile_bytes(plan: Plan, tile: Tile) -> int:

@@ -22,7 +22,7 @@ from typing import Any
 from engine import failpoints
 from engine.errors import InputsChanged, MergefleetError, after_disk_failure
 
-_FORMAT = 1
+FORMAT = 1
 _SHOWN = 4  # differences in a message
 
 
@@ -98,11 +98,12 @@ def open_journal(path: Path, plan_digest: str, *, describe: Mapping[str, str] | 
             failpoints.reach("journal.made")
             records, valid_bytes, dropped = _decode(path.read_bytes())
             if records:
-                _compare(path, records[0], plan_digest, description)
+                out = str(path.parent).removesuffix(".partial")
+                refuse_other_plan(records[0], plan_digest, description, place=path.parent, out=out)
             os.ftruncate(fd, valid_bytes)
             journal = Journal(path, fd, records=records[1:], dropped=dropped, is_new=not records)
             if not records:
-                journal.append({"mergefleet": _FORMAT, "plan": plan_digest, "describe": description})
+                journal.append({"mergefleet": FORMAT, "plan": plan_digest, "describe": description})
         except BaseException:
             os.close(fd)
             raise
@@ -143,10 +144,13 @@ def _decode_line(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _compare(path: Path, first: Mapping[str, Any], plan_digest: str, describe: Mapping[str, str]) -> None:
-    advice = f"Restore it to resume, or `mergefleet clean {_output_of(path)}` to begin anew."
-    if first.get("mergefleet") != _FORMAT:
-        raise InputsChanged(f"{path}: was written by another version of mergefleet. {advice}")
+def refuse_other_plan(
+    first: Mapping[str, Any], plan_digest: str, describe: Mapping[str, str], *, place: object, out: object
+) -> None:
+    """InputsChanged where what lies in `place`, begun for `out` with the record `first`, belongs to another plan."""
+    advice = f"Restore it to resume, or `mergefleet clean {out}` to begin anew."
+    if first.get("mergefleet") != FORMAT:
+        raise InputsChanged(f"{place}: was written by another version of mergefleet. {advice}")
     if first.get("plan") == plan_digest:
         return
     before = first.get("describe")
@@ -159,11 +163,7 @@ def _compare(path: Path, first: Mapping[str, Any], plan_digest: str, describe: M
     said = [f"{key}: {_show(old)} → {_show(new)}" for key, (old, new) in changed.items()]
     listing = "; ".join(said[:_SHOWN]) + (f"; and {len(said) - _SHOWN} more" if len(said) > _SHOWN else "")
     what = listing or "the plan is another one for the same recipe and sources, as another version makes it"
-    raise InputsChanged(f"{path.parent}: was begun with other inputs ({what}). {advice}", changed=changed)
-
-
-def _output_of(path: Path) -> str:
-    return str(path.parent).removesuffix(".partial")
+    raise InputsChanged(f"{place}: was begun with other inputs ({what}). {advice}", changed=changed)
 
 
 def _show(value: object) -> str:

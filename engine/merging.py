@@ -12,8 +12,10 @@ from engine.errors import InputError, InputsChanged, NotFinite
 from engine.execute import Executed, check_memory, execute
 from engine.job import Job, MergeResult, Progress, StageResult, work_of
 from engine.options import Options
-from engine.publish import clean, refuse_existing, require_space
+from engine.output import refuse_existing
+from engine.publish import clean, require_space
 from engine.recipe import Recipe
+from engine.remote.url import Url, parse_place
 from engine.stage_plans import PlannedStage, StagePlans, stage_options
 from engine.stages import Stages, stages_directory
 
@@ -29,7 +31,7 @@ def merge(
     options: Options | None = None,
     progress: Progress | None = None,
 ) -> MergeResult:
-    """Merge `recipe` (a Recipe, or a YAML file of one or several) into the directory `out`, in this process.
+    """Merge `recipe` (a Recipe, or a YAML file of one or several) into the directory or URL `out`, in this process.
 
     `out` appears whole or not at all. A run that was interrupted leaves `out`.partial and resumes when called again.
     Of several recipes (stages) only those are made whose output is not there yet or would be another one now.
@@ -44,6 +46,10 @@ def merge(
 
 def run_here(job: Job, progress: Progress | None = None) -> Executed:
     """The backend of this process."""
+    if isinstance(job.output.out, Url):
+        from engine.remote.streams import stream_here
+
+        return stream_here(job, progress)
     return execute(job.plan, job.checkpoints, job.sink, work=job.work(), hooks=job.hooks(progress))
 
 
@@ -56,28 +62,37 @@ def merge_with(
     progress: Progress | None = None,
 ) -> MergeResult:
     """Like `merge`, with another backend."""
-    stages, out = Stages.of(recipe), Path(out)
+    stages, place = Stages.of(recipe), parse_place(out)
     if not stages.names:
-        return _finish(backend, Job.prepare(stages.parts[0].recipe, out, options), progress)
-    refuse_existing(out)
-    directory = options.intermediate_dir or stages_directory(out)
-    _check_directory(directory, out)
+        return _finish(backend, Job.prepare(stages.parts[0].recipe, place, options), progress)
+    refuse_existing(place)
+    directory = _stages_directory(options, place)
     planned = StagePlans(stages, directory, options)
     planned.close()
     for part in planned.parts:
         check_memory(part.plan, work_of(options))
-    require_space(out, sum(part.plan.bytes_written for part in planned.parts if not part.current))
+    on_disk = [part for part in planned.parts if part.directory is not None or isinstance(place, Path)]
+    disk = place if isinstance(place, Path) else directory
+    require_space(disk, sum(part.plan.bytes_written for part in on_disk if not part.current))
     directory.mkdir(exist_ok=True)
-    return _Staged(backend, options, progress).make(planned.parts, out)
+    return _Staged(backend, options, progress).make(planned.parts, place)
 
 
-def _check_directory(directory: Path, out: Path) -> None:
-    """InputError where stages could not be made in `directory`, or what they are for not at `out`."""
-    if directory.absolute().is_relative_to(out.absolute()):
-        raise InputError(f"--intermediate-dir: {directory} lies in the output {out}. Name another.")
-    for parent in (directory.parent, out.expanduser().parent):
+def _stages_directory(options: Options, out: Path | Url) -> Path:
+    """InputError where stages could not be made there, or what they are for not at `out`."""
+    if isinstance(out, Url):
+        if options.intermediate_dir is None:
+            raise InputError(f"{out}: the stages of this recipe need a place on a disk: give --intermediate-dir.")
+        directory, parents = options.intermediate_dir, [options.intermediate_dir.parent]
+    else:
+        directory = options.intermediate_dir or stages_directory(out)
+        if directory.absolute().is_relative_to(out.absolute()):
+            raise InputError(f"--intermediate-dir: {directory} lies in the output {out}. Name another.")
+        parents = [directory.parent, out.expanduser().parent]
+    for parent in parents:
         if not parent.is_dir():
             raise InputError(f"{parent}: there is no such directory. Make it: mkdir -p {parent}", path=str(parent))
+    return directory
 
 
 class _Staged:
@@ -88,7 +103,7 @@ class _Staged:
         self._options = options
         self._progress = progress
 
-    def make(self, parts: Sequence[PlannedStage], out: Path) -> MergeResult:
+    def make(self, parts: Sequence[PlannedStage], out: Path | Url) -> MergeResult:
         """Make the stages, then the last part into `out`."""
         total = sum(part.plan.total_size for part in parts)
         done = 0
@@ -132,12 +147,12 @@ def _finish(backend: Backend, job: Job, progress: Progress | None) -> MergeResul
             return job.publish(backend(job, progress))
     except InputError:
         if job.is_untouched:
-            clean(job.staging.out)
+            job.output.abandon()
         raise
     except NotFinite as error:
-        out, partial = job.staging.out, job.staging.partial.name
+        out = job.output.out
         raise NotFinite(
-            f"{error} What is finished stays in {partial}: --allow-nan goes on from there, other sources or another "
-            f"recipe need `mergefleet clean {out}` first.",
+            f"{error} What is finished stays in {job.output.left_in}: --allow-nan goes on from there, other sources or "
+            f"another recipe need `mergefleet clean {out}` first.",
             **error.facts,
         ) from error

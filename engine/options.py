@@ -26,12 +26,14 @@ class Options:
         threads: 0 for all processors.
         memory_bytes: what is in flight in this process; default a quarter of the machine's (or container's) memory.
         tile_bytes: output per unit of work; never changes the result.
-        shard_size: where the output is cut into files.
+        shard_size: where the output is cut into files; default 5 GB, and 1 GiB in an object store, where a file that
+            is not whole is begun anew.
         arithmetic: "definition" for the torch definitions (slow; the oracle).
         device: "auto" is a GPU where there is one that can be used.
         allow_nonfinite: publish NaN and Inf, if there are any.
         allow_unknown: let unknown parameters pass.
         allow_mixed: let models of different architectures pass (mergekit's --allow-crimes); shapes still must fit.
+        stream: read models on the Hub by ranges, instead of downloading them first.
         content_digests: read all sources once more for the canonical recipe hash, and keep it in the provenance.
         copy_tokenizer: False leaves the tokenizer out, unless the recipe chooses one.
         model_card: write README.md and mergekit_config.yml.
@@ -46,12 +48,13 @@ class Options:
     threads: int = 0
     memory_bytes: int = 0
     tile_bytes: int = TILE_BYTES
-    shard_size: ShardSize = field(default_factory=ShardSize)
+    shard_size: ShardSize | None = None
     arithmetic: Arithmetic = "kernel"
     device: DeviceChoice = "cpu"
     allow_nonfinite: bool = False
     allow_unknown: bool = False
     allow_mixed: bool = False
+    stream: bool = False
     content_digests: bool = False
     copy_tokenizer: bool = True
     model_card: bool = True

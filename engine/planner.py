@@ -19,7 +19,7 @@ from engine.methods import methods_for
 from engine.methods.contract import Call, Method
 from engine.model_code import code_warning
 from engine.options import Options
-from engine.output_files import lay_out
+from engine.output_files import ShardSize, lay_out
 from engine.plan import OutputTensor, Plan
 from engine.raw_targets import is_raw, raw_targets
 from engine.recipe import ModelRef, Recipe
@@ -68,7 +68,7 @@ def make_plan(
         targets = output_targets(recipe, method, models)
         refuse_incomplete(recipe, targets, models)
     made = _Tensors(recipe, method, models, checkpoints)
-    tensors, files = lay_out([made.tensor(target) for target in targets.tensors], options.shard_size)
+    tensors, files = lay_out([made.tensor(target) for target in targets.tensors], options.shard_size or ShardSize())
     warnings += [*made.settings.unmatched(), *unmatched_rules(recipe, targets)]
     warnings += _outside_modules(recipe, models[recipe.donor])
     warnings += made.rows.warnings
@@ -105,7 +105,7 @@ def _describe(
 ) -> dict[str, str]:
     """What a plan's digest is taken over beside its tensors, in words: a refused resume says which of it changed."""
     describe = {f"recipe: {key}": value for key, value in flat(recipe_to_dict(recipe)).items()}
-    describe["output shard size"] = str(options.shard_size)
+    describe["output shard size"] = str(options.shard_size or ShardSize())
     device = choose_device(options.device)
     if device != "cpu":  # values agree within tolerances only, so another device is another merge
         describe["device"] = device

@@ -83,7 +83,7 @@ class StagePlans:
     def _open(self, ref: ModelRef) -> Checkpoint:
         if ref.lora is not None and ref.bare in self.checkpoints:
             return with_adapter(self.checkpoints[ref.bare], ref.lora)
-        return open_checkpoint(ref)
+        return open_checkpoint(ref, stream=self._options.stream)
 
     def _is_current(self, there: Made, stage: Stage, plan: Plan, options: Options) -> bool:
         if any(isinstance(self.checkpoints[ref].store, PromisedStore) for ref in stage.recipe.models):

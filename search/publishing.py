@@ -60,7 +60,9 @@ def publish_winner(results: Results, directory: RunDirectory, *, to: Path | None
         extra={"campaign": campaign_facts(results, winner)},
         expected_weights=winner.weights_digest,
     )
-    return merge(recipe, out, options=options).out
+    published = merge(recipe, out, options=options).out
+    assert isinstance(published, Path)  # as `out` is
+    return published
 
 
 def winner_of(results: Results) -> CandidateRow:

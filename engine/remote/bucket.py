@@ -40,11 +40,18 @@ class Found:
 
 
 class Bucket:
-    """One place; thread safe. Errors are of the class `error`: SourceError where models are read, say."""
+    """One place; thread safe.
 
-    def __init__(self, url: Url, *, error: type[MergefleetError] = SourceError) -> None:
+    What the user has to put right is an `error`, what passes by itself (after more tries than are made here) an
+    `outage`, whose fact `transient` is true.
+    """
+
+    def __init__(
+        self, url: Url, *, error: type[MergefleetError] = SourceError, outage: type[MergefleetError] = SourceError
+    ) -> None:
         self.url = url
         self._error = error
+        self._outage = outage
 
     def list(self) -> dict[str, Found] | None:
         """Every object by its name in this place; None where this account may not list."""
@@ -75,7 +82,7 @@ class Bucket:
 
     def get(self, name: str) -> bytes | None:
         """All bytes of a small object; None where it is not there."""
-        found = self._tried(lambda: bytes(obstore.get(self._store, self.url.key(name)).bytes()), patience=AT_FIRST)
+        found = self._tried(lambda: bytes(obstore.get(self._store, self.url.key(name)).bytes()))
         return self._if_there(found, name)
 
     def read(self, name: str, start: int, end: int, *, etag: str | None) -> memoryview:
@@ -165,4 +172,8 @@ class Bucket:
 
     def _explained(self, failure: Failure, name: str | None = None) -> MergefleetError:
         place = str(self.url) if name is None else f"{self.url}/{name}"
-        return self._error(f"{place}: {explain(self.url, failure)}", status=failure.status)
+        kind = self._outage if failure.is_transient else self._error
+        message = f"{place}: {explain(self.url, failure)}"
+        if failure.is_transient and self._outage is not self._error:  # an output
+            message += " What is finished is kept: the same command resumes."
+        return kind(message, status=failure.status, transient=failure.is_transient)

@@ -60,6 +60,8 @@ class Failure:
     @property
     def is_transient(self) -> bool:
         """Whether the same request may succeed in a moment."""
+        if self.code == "NoSuchUpload":  # completed by a try whose answer was lost
+            return True
         if not issubclass(self.kind, exceptions.GenericError) or self.no_credentials:
             return False
         return self.status is None or self.status >= 500 or self.status in _TRANSIENT

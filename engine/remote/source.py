@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import tempfile
 import weakref
@@ -19,15 +20,26 @@ from engine.errors import SourceError
 from engine.model_ref import ModelRef
 from engine.remote.ahead import RangeFile, RangeStore
 from engine.remote.bucket import Bucket, Found
+from engine.remote.layout import BEGUN, MANIFEST
 from engine.remote.url import parse_url
 from engine.tensorfile.index import INDEX_NAME, load_json_object
 from engine.tokenizer import MODEL_FILES, TOKENIZER_FILES
 from engine.weight_files import SINGLE_NAME, check_weight_map, choose_shards
 
 SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.py", "*.model", "additional_chat_templates/*.jinja")
-_PROBED = ("config.json", INDEX_NAME, SINGLE_NAME, *TOKENIZER_FILES, *MODEL_FILES, "chat_template.jinja")
+_PROBED = (
+    "config.json",
+    BEGUN,
+    MANIFEST,
+    INDEX_NAME,
+    SINGLE_NAME,
+    *TOKENIZER_FILES,
+    *MODEL_FILES,
+    "chat_template.jinja",
+)
 """What is looked for where an account may read but not list."""
 _SMALL_BYTES = 100_000_000
+_COPIED_BYTES = 8 << 20
 _AT_ONCE = 16
 
 
@@ -59,19 +71,20 @@ class BucketRanges:
 
 def open_bucket_model(ref: ModelRef) -> RemoteModel:
     """The model at an s3://, gs:// or az:// place. SourceError, one line, where there is none that can be read."""
-    if ref.revision is not None:
-        raise SourceError(f"{ref}: a place in an object store has no revisions. Drop '@{ref.revision}'.")
-    bucket = Bucket(parse_url(ref.path))
+    bucket = _bucket_of(ref)
     directory = private_directory()
     listed = bucket.list()
     there = listed if listed is not None else _heads(bucket, _PROBED)
     if not there:
         raise SourceError(f"{bucket.url}: there is nothing under this prefix: name the place that holds config.json.")
+    if BEGUN in there and MANIFEST not in there:
+        raise SourceError(f"{bucket.url}: is an output that is not finished: run the merge that makes it again.")
     _fetch_small(bucket, there, directory)
     with at_its_place(directory, bucket.url):
         if listed is None and (directory / INDEX_NAME).is_file():
             there |= _heads(bucket, _named_in(directory / INDEX_NAME))
-        shards, weight_map = choose_shards(there, directory, exists=there.__contains__, origin=str(bucket.url))
+        top = [name for name in there if "/" not in name]
+        shards, weight_map = choose_shards(top, directory, exists=there.__contains__, origin=str(bucket.url))
     if not all(name.endswith(".safetensors") for name in shards):
         raise SourceError(f"{ref}: {shards[0]} is no .safetensors file; only those are read from object stores.")
     files = [RangeFile(name, there[name].size, there[name].etag) for name in shards]
@@ -80,6 +93,23 @@ def open_bucket_model(ref: ModelRef) -> RemoteModel:
     places = {tensor.name: tensor.file.name for tensor in store.tensors.values()}
     check_weight_map(weight_map, places, index=f"{bucket.url}/{INDEX_NAME}")
     return RemoteModel(directory, store, store.files)
+
+
+def fetch_adapter(ref: ModelRef, weights: Iterable[str]) -> tuple[Path, dict[str, Any]]:
+    """A copy of an adapter, which is small, in a directory of this process; and what tells this state of it."""
+    bucket = _bucket_of(ref)
+    there = bucket.list()
+    there = there if there is not None else _heads(bucket, (*_PROBED, "adapter_config.json", *weights))
+    directory = private_directory()
+    _fetch_small(bucket, there, directory)
+    files = {name: there[name] for name in weights if name in there}
+    for name, found in files.items():
+        with (directory / name).open("wb") as file:
+            for start in range(0, found.size, _COPIED_BYTES):
+                file.write(bucket.read(name, start, min(start + _COPIED_BYTES, found.size), etag=found.etag))
+    config = there.get("adapter_config.json", Found(0, None))
+    stamps = {name: [found.size, found.etag] for name, found in files.items()}
+    return directory, {"kind": "bucket", "url": ref.path.rstrip("/"), "config": config.etag, "weights": stamps}
 
 
 def identity_of(ref: ModelRef, model: RemoteModel) -> dict[str, Any]:
@@ -99,8 +129,16 @@ def at_its_place(directory: Path, place: object) -> Iterator[None]:
 
 
 def private_directory() -> Path:
-    """A new directory that only this user can look into."""
-    return Path(tempfile.mkdtemp(prefix="mergefleet-"))
+    """A new directory that only this user can look into, and that goes with the process."""
+    directory = Path(tempfile.mkdtemp(prefix="mergefleet-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory
+
+
+def _bucket_of(ref: ModelRef) -> Bucket:
+    if ref.revision is not None:
+        raise SourceError(f"{ref}: a place in an object store has no revisions. Drop '@{ref.revision}'.")
+    return Bucket(parse_url(ref.path))
 
 
 def _fetch_small(bucket: Bucket, there: Mapping[str, Found], directory: Path) -> None:

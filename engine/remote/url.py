@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from engine.errors import InputError
 
@@ -53,3 +53,8 @@ def parse_url(text: str) -> Url:
     if any(part in ("", ".", "..") for part in parts) or not prefix.isprintable():
         raise InputError(f"{text}: a place is {scheme}://BUCKET/PREFIX, and PREFIX has no empty parts, '.' or '..'.")
     return Url(scheme, bucket, "/".join(parts))
+
+
+def parse_place(text: str | Path) -> Path | Url:
+    """Where an output goes: a path, or a place in an object store."""
+    return parse_url(text) if isinstance(text, str) and is_url(text) else Path(text)

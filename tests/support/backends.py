@@ -102,7 +102,8 @@ def _merge_and_die(description: Path) -> None:
         if 3 * done > total:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    options = work["options"] | {"shard_size": ShardSize(**work["options"]["shard_size"])}
+    size = work["options"]["shard_size"]
+    options = work["options"] | {"shard_size": size and ShardSize(**size)}
     backend(parse_recipe(work["recipe"]), Path(work["out"]), Options(**options), progress)
 
 

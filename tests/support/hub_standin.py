@@ -2,7 +2,8 @@
 
     GET  /api/models/ORG/NAME[/revision/REV]    the commit behind a branch or tag
     GET  /api/models/ORG/NAME/tree/COMMIT       the files of a commit
-    HEAD and GET /ORG/NAME/resolve/COMMIT/FILE  size and ETag, then the bytes
+    HEAD and GET /ORG/NAME/resolve/COMMIT/FILE  size and ETag, then the bytes, or those of a range
+    GET  http://localhost:.../cdn/...           where `redirects` sends weight files to: another host, signed
 
 Errors carry the X-Error-Code headers by which the client tells them apart.
 """
@@ -12,9 +13,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
@@ -36,6 +39,12 @@ class Hub:
     repositories: dict[str, Repository]
     requests: list[str] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
+    redirects: bool = False
+    signature: str = "first"  # what a signed address must carry: others have expired
+    expires_after: int = 0  # the first signature, after so many requests; 0: never
+    cdn_requests: int = 0
+    cdn_headers: set[str] = field(default_factory=set)
+    broken_ranges: int = 0  # so many ranges are answered by 503
 
     def downloaded(self) -> set[str]:
         """The files whose bytes were sent."""
@@ -111,12 +120,44 @@ def _file(name: str, files: Mapping[str, bytes], commit: str) -> Answer:
     return Answer(200, files[name], {"ETag": f'"{etag}"', "X-Repo-Commit": commit})
 
 
+def _moved(whole: Answer, place: str) -> Answer:
+    headers = {"Location": place, "X-Linked-Size": str(len(whole.body)), "X-Linked-ETag": whole.headers["ETag"]}
+    return Answer(302, b"", {**whole.headers, **headers})
+
+
 def _entry(name: str, data: bytes) -> dict[str, object]:
     return {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha256(data).hexdigest()[:40]}
 
 
 def _json(value: object) -> Answer:
     return Answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+
+def _routed(hub: Hub, path: str, query: str, headers: Message) -> Answer:
+    """The Hub's own answer, or that of the host of weight files."""
+    if path.startswith("/cdn/"):
+        hub.cdn_headers |= {name.title() for name in headers}
+        hub.cdn_requests += 1
+        if hub.cdn_requests == hub.expires_after:
+            hub.signature = "second"
+        return answer(hub.repositories, path.removeprefix("/cdn")) if query == hub.signature else Answer(403)
+    if "Authorization" in headers:
+        hub.tokens.add(headers["Authorization"])
+    result = answer(hub.repositories, path)
+    if hub.redirects and result.status == 200 and path.endswith(".safetensors"):
+        return _moved(result, f"{hub.url.replace('127.0.0.1', 'localhost')}/cdn{path}?{hub.signature}")
+    return result
+
+
+def _ranged(hub: Hub, result: Answer, wanted: str) -> Answer:
+    """The bytes of a range of it, where one is asked for."""
+    found = re.fullmatch(r"bytes=(\d+)-(\d+)", wanted)
+    if result.status != 200 or not found:
+        return result
+    if hub.broken_ranges:
+        hub.broken_ranges -= 1
+        return Answer(503)
+    return Answer(206, result.body[int(found[1]) : int(found[2]) + 1], result.headers)
 
 
 def _handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
@@ -130,11 +171,9 @@ def _handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self._answer(with_body=False)
 
         def _answer(self, *, with_body: bool) -> None:
-            path = urlsplit(self.path).path
-            hub.requests.append(f"{self.command} {path}")
-            if "Authorization" in self.headers:
-                hub.tokens.add(self.headers["Authorization"])
-            result = answer(hub.repositories, path)
+            parts, wanted = urlsplit(self.path), self.headers.get("Range", "")
+            hub.requests.append(f"{self.command} {parts.path} {wanted}".rstrip())
+            result = _ranged(hub, _routed(hub, parts.path, parts.query, self.headers), wanted)
             self.send_response(result.status)
             for name, value in result.headers.items():
                 self.send_header(name, value)

@@ -61,6 +61,21 @@ def objects(url: str) -> dict[str, bytes]:
     }
 
 
+def uploads(url: str) -> list[str]:
+    """Keys of multipart uploads in the bucket that were neither completed nor aborted."""
+    import boto3
+
+    bucket = url.removeprefix("s3://").split("/")[0]
+    found = boto3.client("s3").list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+    return sorted(upload["Key"] for upload in found)
+
+
+def upload_bytes(url: str, data: bytes) -> None:
+    """An object at s3://BUCKET/KEY."""
+    place, _, name = url.rpartition("/")
+    obstore.put(_store(place), name, data, use_multipart=False)
+
+
 def remove(url: str) -> None:
     """The object at s3://BUCKET/KEY."""
     place, _, name = url.rpartition("/")

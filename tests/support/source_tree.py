@@ -17,7 +17,7 @@ OTHERS = {
     "k8s/": "kustomize base: RayCluster, RayJobs, volume, secret",
     "bench/": "`make bench`: against mergekit, installed beside",
     "tests/": "mirrors the source, plus contracts/, conformance/, e2e/",
-    "docs/": "recipes, sources, cluster, search, bits, reliability, performance, kubernetes, and more; log",
+    "docs/": "recipes, sources, object-stores, cluster, search, bits, reliability, performance, and more; log",
 }
 BEGIN, END = "<!-- tree -->\n```\n", "```\n<!-- /tree -->"
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from adapters import factors, write_adapter
 from backends import bytes_of, recipe_of
 from faulty_proxy import Fault, Proxy, at, at_random, running_proxy
 from s3_server import remove, upload
@@ -89,6 +91,16 @@ def test_an_account_that_may_read_but_not_list_reads_the_model(proxy: Proxy, buc
     url = upload(vocabulary_model(tmp_path / "model", rows=8), f"{bucket}/model")
     proxy.choose = lambda request: Fault.DENIED if "list-type" in request.query else None
     assert open_checkpoint(ModelRef(url)).config["vocab_size"] == 8
+
+
+def test_an_adapter_in_a_bucket_is_the_adapter(bucket: str, tmp_path: Path) -> None:
+    model = vocabulary_model(tmp_path / "model", rows=64)
+    adapter = write_adapter(tmp_path / "adapter", factors("model.layers.0.self_attn.q_proj", 4, 4))
+    local = open_checkpoint(ModelRef(str(model), lora=ModelRef(str(adapter))))
+    places = [ModelRef(upload(path, f"{bucket}/{path.name}")) for path in (model, adapter)]
+    there = open_checkpoint(replace(places[0], lora=places[1]))
+    assert {n: there.content_digest(n) for n in there.tensors} == {n: local.content_digest(n) for n in local.tensors}
+    assert there.identity["adapter"]["url"] == places[1].path
 
 
 def test_an_object_that_is_replaced_in_mid_merge_is_noticed(proxy: Proxy, bucket: str, tmp_path: Path) -> None:

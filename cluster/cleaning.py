@@ -1,0 +1,35 @@
+"""`mergefleet clean`: what dead runs left beside an output, in a directory or at a URL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cluster import output
+from engine.remote.url import Url, parse_place
+
+
+def clean(out: str, *, as_json: bool) -> None:
+    """Remove it, and say what was removed."""
+    place = parse_place(out)
+    removed, notes = _clean_url(place) if isinstance(place, Url) else (_clean_directory(place), [])
+    if as_json:
+        output.print_json({"removed": removed, "notes": notes})
+        return
+    print("\n".join(f"removed {what}" for what in removed) or f"nothing to remove beside {place}")
+    for note in notes:
+        output.print_note(note, quiet=False)
+
+
+def _clean_directory(out: Path) -> list[str]:
+    from engine.publish import clean as clean_output
+    from engine.stages import stages_directory
+
+    begun = sorted(stages_directory(out).glob("*.partial"))
+    places = [out, *(path.with_suffix("") for path in begun)]
+    return [str(path) for place in places for path in clean_output(place)]
+
+
+def _clean_url(url: Url) -> tuple[list[str], list[str]]:
+    from engine.remote.clean import clean_url
+
+    return clean_url(url)

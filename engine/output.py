@@ -1,0 +1,215 @@
+"""An output in the making: a directory beside OUT, or objects in a bucket; what is finished, and publishing it.
+
+`Job` writes into one of these and does not know which. A directory takes any tile from anybody; a bucket takes whole
+files, each streamed by one thread (engine.remote.output).
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from engine import digest, publish
+from engine.checkpoint import Checkpoint
+from engine.errors import PlanError
+from engine.execute import Work, check_memory
+from engine.methods.contract import Array, Facts
+from engine.open_files import allow_open_files
+from engine.output_files import ShardSize
+from engine.plan import Plan, Tile
+from engine.publish import Staging
+from engine.remote.url import Url
+from engine.sinks import FileSink
+from engine.tensorfile.header import ITEMSIZE
+
+Finished = tuple[dict[int, list[bytes]], dict[int, Facts]]
+"""Digests of the blocks of finished tiles, by tile number; facts by tensor index."""
+
+
+class Output(Protocol):
+    """The one output that a job makes."""
+
+    @property
+    def out(self) -> Path | Url:
+        """Where it will be."""
+
+    @property
+    def directory(self) -> Path:
+        """Where the files beside the tensors are written until all is published."""
+
+    @property
+    def left_in(self) -> str:
+        """Where what is finished stays when a run ends early."""
+
+    def finished(self) -> Finished:
+        """What earlier runs of the same plan have finished, verified."""
+
+    def record(self, tile: Tile, blocks: list[bytes]) -> None:
+        """A tile is written."""
+
+    def record_facts(self, index: int, facts: Facts) -> None:
+        """The facts of an output tensor are measured."""
+
+    def publish(self, weights: str) -> Path | Url:
+        """Make all of it visible, last of all; `weights` is the digest of the tensors."""
+
+    def abandon(self) -> None:
+        """Remove what this run began, because it cannot lead to anything."""
+
+    def close(self) -> None:
+        """Let go of it; what is finished stays. May be called twice."""
+
+
+class DirectoryOutput:
+    """A directory in the making: see engine.publish."""
+
+    def __init__(self, plan: Plan, staging: Staging) -> None:
+        self.staging = staging
+        self.sink = FileSink(plan, staging.directory)
+        self._plan = plan
+
+    @property
+    def out(self) -> Path:
+        return self.staging.out
+
+    @property
+    def directory(self) -> Path:
+        return self.staging.directory
+
+    @property
+    def left_in(self) -> str:
+        return self.staging.partial.name
+
+    def finished(self) -> Finished:
+        """Tiles whose journalled digests are those of the bytes on disk, and journalled facts."""
+        plan = self._plan
+        index = {tensor.name: number for number, tensor in enumerate(plan.tensors)}
+        facts: dict[int, Facts] = {}
+        blocks: dict[tuple[int, int], bytes] = {}
+        recorded: set[int] = set()
+        for record in self.staging.journal.records:
+            if "facts" in record:
+                values = record["values"]
+                facts[index[record["facts"]]] = {name: _unpacked(*value) for name, value in values.items()}
+                continue
+            recorded.add(index[record["tensor"]])
+            for place, piece in enumerate(unjoined(record["blocks"])):
+                blocks[index[record["tensor"]], record["first"] + place] = piece
+        done = {}
+        for tile in plan.tiles:
+            keys = [(tile.tensor, number) for number in range(tile.first, tile.first + tile.count)]
+            # an empty tensor has no block
+            known = all(key in blocks for key in keys) if keys else tile.tensor in recorded
+            if known and _verified(plan, self.directory, tile, blocks):
+                done[tile.number] = [blocks[key] for key in keys]
+        return done, facts
+
+    def record(self, tile: Tile, blocks: list[bytes]) -> None:
+        """Journal it by place, so that another tile size can resume it."""
+        name = self._plan.tensors[tile.tensor].name
+        self.staging.journal.append({"tensor": name, "first": tile.first, "blocks": joined(blocks)})
+
+    def record_facts(self, index: int, facts: Facts) -> None:
+        """Journal them: whoever resumes must not compute an angle on another machine's libm."""
+        values = {name: _packed(value) for name, value in facts.items()}
+        self.staging.journal.append({"facts": self._plan.tensors[index].name, "values": values})
+
+    def publish(self, weights: str) -> Path:
+        return self.staging.publish()
+
+    def abandon(self) -> None:
+        publish.clean(self.out)
+
+    def close(self) -> None:
+        self.sink.close()
+        self.staging.close()
+
+
+def default_shard_size(out: Path | Url) -> ShardSize:
+    """In an object store a file that is not whole is begun anew, so files are smaller there."""
+    return ShardSize(1 << 30) if isinstance(out, Url) else ShardSize()
+
+
+def refuse_existing(out: Path | Url) -> None:
+    """OutputExists (exit 3) where there is anything at OUT."""
+    if isinstance(out, Url):
+        from engine.remote.output import refuse_existing_objects
+
+        refuse_existing_objects(out)
+    else:
+        publish.refuse_existing(out)
+
+
+def refuse_unfit(out: Path | Url, plan: Plan, checkpoints: Mapping[Any, Checkpoint], work: Work) -> None:
+    """PlanError where OUT lies in a source, or where there is not enough room or memory for what the plan makes."""
+    sources = [checkpoint for checkpoint in checkpoints.values() if not checkpoint.raw]
+    if isinstance(out, Url):
+        from engine.remote.streams import check_memory_of_streams
+
+        _refuse_inside_url(out, sources)
+        check_memory_of_streams(plan, work)
+    else:
+        publish.refuse_inside(out, [checkpoint.directory for checkpoint in sources])
+        publish.require_space(out, plan.bytes_written)
+        check_memory(plan, work)
+    allow_open_files(plan, checkpoints.values())
+
+
+def open_output(out: Path | Url, plan: Plan, *, replaces: bool = False) -> Output:
+    """Begin or resume the output of this plan: see `Staging.open` and `BucketOutput.open` for what they raise."""
+    if isinstance(out, Url):
+        from engine.remote.output import BucketOutput
+
+        return BucketOutput.open(out, plan)
+    staging = Staging.open(out, plan.digest, plan.describe, replaces=replaces)
+    try:
+        return DirectoryOutput(plan, staging)
+    except BaseException:  # a full disk: another try must not find our own lock
+        staging.close()
+        raise
+
+
+def joined(blocks: Iterable[bytes]) -> str:
+    """Digests of blocks as text."""
+    return base64.b64encode(b"".join(blocks)).decode()
+
+
+def unjoined(text: str) -> list[bytes]:
+    """The digests of `joined`."""
+    data, size = base64.b64decode(text), digest.BLOCK_DIGEST_BYTES
+    return [data[start : start + size] for start in range(0, len(data) - size + 1, size)]
+
+
+def _refuse_inside_url(out: Url, sources: Iterable[Checkpoint]) -> None:
+    for source in sources:
+        place = source.identity.get("url", "")
+        if place and f"{out}/".startswith(f"{place}/"):
+            raise PlanError(f"{out}: lies inside the source {place}. Name an output outside of it.")
+
+
+def _packed(array: Array) -> list[Any]:
+    """An array as JSON: dtype, shape, base64 of its bytes (facts may have a number per row of a tensor)."""
+    return [array.dtype.str, list(array.shape), base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()]
+
+
+def _unpacked(dtype: str, shape: list[int], data: str) -> Array:
+    """The array of `_packed`."""
+    array: Array = np.frombuffer(base64.b64decode(data), np.dtype(dtype)).reshape(shape)
+    return array
+
+
+def _verified(plan: Plan, directory: Path, tile: Tile, blocks: Mapping[tuple[int, int], bytes]) -> bool:
+    """Whether the file still holds what the journal says: a power failure may have lost pages (6 GB/s per core)."""
+    tensor = plan.tensors[tile.tensor]
+    size = ITEMSIZE[tensor.dtype]
+    with (directory / plan.files[tensor.file].name).open("rb") as file:
+        for number in range(tile.first, tile.first + tile.count):
+            elements = min(tensor.block, tensor.elements - number * tensor.block)
+            file.seek(tensor.offset + number * tensor.block * size)
+            if digest.of_block(memoryview(file.read(elements * size))) != blocks[tile.tensor, number]:
+                return False
+    return True

@@ -1,0 +1,73 @@
+"""Places in object stores, as they are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.errors import InputError
+from engine.remote.faults import _CLOUDS, AT_FIRST, LATER, Failure, explain
+from engine.remote.url import Url, is_url, parse_place, parse_url
+
+
+def test_a_place_is_a_bucket_and_a_prefix() -> None:
+    assert parse_url("s3://bucket/some/where/") == Url("s3", "bucket", "some/where")
+    assert str(parse_url("gs://bucket/some/where")) == "gs://bucket/some/where"
+    assert parse_url("az://container/out").name == "out"
+
+
+@pytest.mark.parametrize(
+    "text", ["s3://", "s3:///x", "s3://bucket", "s3://bucket/", "s3://bucket/a/../b", "s3://b/a//b"]
+)
+def test_a_place_without_a_bucket_or_a_prefix_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match=r"a place is s3://BUCKET/PREFIX"):
+        parse_url(text)
+
+
+@pytest.mark.parametrize("text", ["s3://key:SECRET@bucket/x", "az://container/x?sig=SECRET", "gs://bucket/x#SECRET"])
+def test_a_secret_in_a_place_is_refused_and_not_repeated(text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_url(text)
+    assert "SECRET" not in str(caught.value)
+
+
+def test_what_is_no_url_is_a_path() -> None:
+    assert parse_place("out/s3") == Path("out/s3")
+    assert not is_url("https://host/model")
+    assert not is_url("org/name")
+    assert is_url("gs://bucket/model")
+
+
+@pytest.mark.parametrize("patience", [AT_FIRST, LATER])
+def test_pauses_grow_to_a_limit_and_never_beyond(patience: object) -> None:
+    assert isinstance(patience, type(LATER))
+    pauses = [patience.pause_s(failures) for failures in range(1, 40)]
+    assert all(0 < pause <= patience.longest_s for pause in pauses)
+    assert pauses[0] <= patience.first_s
+    assert min(pauses[-5:]) >= patience.longest_s / 2
+
+
+@pytest.mark.parametrize("scheme", _CLOUDS)
+@pytest.mark.parametrize(
+    ("text", "transient", "said"),
+    [
+        ("status code: 503 Service Unavailable: <Code>SlowDown</Code>", True, "answers 503 SlowDown"),
+        ("status code: 429 Too Many Requests", True, "answers 429"),
+        ("HTTP error: error sending request", True, "cannot be reached"),
+        ("status code: 404: <Code>NoSuchBucket</Code>", False, "there is no bucket 'bucket'"),
+        ("status code: 403: <Code>InvalidAccessKeyId</Code>", False, "access denied (InvalidAccessKeyId)"),
+        ("status code: 400: <Code>ExpiredToken</Code>", False, "access denied (ExpiredToken)"),
+        ("status code: 301: <Code>PermanentRedirect</Code>", False, "another region"),
+        ("PUT http://169.254.169.254/latest/api/token: status code: 403", False, "no credentials"),
+    ],
+)
+def test_every_failure_is_told_in_one_line_with_what_to_do(scheme: str, text: str, transient: bool, said: str) -> None:
+    from obstore.exceptions import GenericError
+
+    failure = Failure.of(GenericError(f"{text}\n<AWSAccessKeyId>hidden-key</AWSAccessKeyId>"))
+    line = explain(Url(scheme, "bucket", "x"), failure)
+    assert failure.is_transient == transient
+    assert said in line
+    assert "\n" not in line
+    assert "hidden-key" not in line
