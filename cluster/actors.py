@@ -13,9 +13,9 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.locality import near_files
 from cluster.sharding import full_passes
@@ -23,7 +23,7 @@ from engine.audit import recorder
 from engine.checkpoint import Checkpoint, open_checkpoints
 from engine.device import choose_device
 from engine.errors import ClusterError, MergefleetError, PlanError, SourceError
-from engine.execute import Hooks, Work, execute
+from engine.execute import Executed, Hooks, Work, execute
 from engine.methods.contract import Array, Facts
 from engine.model_ref import ModelRef
 from engine.options import Options, default_memory
@@ -33,6 +33,9 @@ from engine.recipe_reader import parse_recipe
 from engine.shares import measure_share
 from engine.sinks import FileSink
 from engine.worker import RowPool
+
+if TYPE_CHECKING:
+    from engine.remote.output import BucketOutput
 
 PROBE_WAIT_S = 5.0
 BATCH_BYTES = 32 << 20
@@ -46,6 +49,7 @@ class MergeTask:
     Attributes:
         recipe: as `recipe_to_dict` gives it; its relative paths start at `directory`, the driver's.
         staging: OUT.partial, which must be the same directory on every node: `probe` is the text of its file `probe`.
+        url: where the output goes in an object store, as whole files; None: into `staging`, tile by tile.
         plan_digest, describe: of the driver's plan.
         options: of the merge; `memory_bytes` is for one worker.
         threads: how many calls of `run` and `measure` there may be at a time, each with its share of the memory.
@@ -67,6 +71,7 @@ class MergeTask:
     on_node: int
     far: bool
     hub_cache: str | None = None
+    url: str | None = None
     own_process: bool = False
 
 
@@ -120,6 +125,7 @@ class MergeWorker:
         self._plan: Plan
         self._checkpoints: dict[ModelRef, Checkpoint]
         self._sink: FileSink
+        self._bucket: BucketOutput | None = None
         self._pool = RowPool()
         self._leaving = threading.Event()
         self._dropped: set[int] = set()
@@ -139,7 +145,8 @@ class MergeWorker:
             os.chdir(task.directory)
         if task.hub_cache is not None:
             os.environ["HF_HUB_CACHE"] = task.hub_cache
-        check_shared(task.staging, task.probe, what="OUT")
+        if task.url is None:
+            check_shared(task.staging, task.probe, what="OUT")
         recipe = parse_recipe(task.recipe, origin=task.origin)
         try:
             self._checkpoints = open_checkpoints(recipe.opened, stream=task.options.stream)
@@ -151,8 +158,7 @@ class MergeWorker:
         self._plan = make_plan(recipe, self._checkpoints, task.options)
         self._check_plan()
         self._check_memory()
-        self._check_files()
-        self._sink = FileSink(self._plan, task.staging / "out")
+        self._open_output()
         self._on_start = recorder(task.options.audit, self._plan)
         return Present(self._host, os.getpid(), near_files(self._checkpoints.values()))
 
@@ -208,16 +214,33 @@ class MergeWorker:
     def make(self, tiles: Sequence[int], facts: Mapping[int, Facts]) -> Made:
         """Make these tiles, and flush them where the driver cannot."""
         measured = dict[int, Facts]()
+        hooks = Hooks(on_facts=measured.__setitem__, on_start=self._on_start)
+        if self._bucket is not None:
+            executed = self._make_files(tiles, facts, hooks)
+            return Made(executed.blocks, measured, executed.nonfinite)
         executed = execute(
-            self._plan,
-            self._checkpoints,
-            self._sink,
-            work=self._work(tiles=tiles, facts=facts),
-            hooks=Hooks(on_facts=measured.__setitem__, on_start=self._on_start),
+            self._plan, self._checkpoints, self._sink, work=self._work(tiles=tiles, facts=facts), hooks=hooks
         )
         if self._task.far:
             self._flush({self._plan.tensors[self._plan.tiles[number].tensor].file for number in tiles})
         return Made(executed.blocks, measured, executed.nonfinite)
+
+    def _make_files(self, tiles: Sequence[int], facts: Mapping[int, Facts], hooks: Hooks) -> Executed:
+        """Make the files of these tiles, and stream them to the bucket: who is cut off leaves nothing half there."""
+        from engine.remote.streams import FileMaker
+
+        assert self._bucket is not None
+        return FileMaker(self._bucket, self._plan, self._checkpoints, self._work(facts=facts), hooks).make_all(tiles)
+
+    def _open_output(self) -> None:
+        if self._task.url is None:
+            self._check_files()
+            self._sink = FileSink(self._plan, self._task.staging / "out")
+            return
+        from engine.remote.output import BucketOutput
+        from engine.remote.url import parse_url
+
+        self._bucket = BucketOutput.join(parse_url(self._task.url), self._plan)
 
     def _work(self, **more: Any) -> Work:
         options = self._task.options
@@ -237,13 +260,17 @@ class MergeWorker:
 
     def _bytes_read(self, unit: Sequence[int], facts: Mapping[int, Facts]) -> int:
         """What making a unit has read: one pass, and those that measure, unless all rows were held."""
-        tiles = [self._plan.tiles[number] for number in unit]
-        tensor = self._plan.tensors[tiles[0].tensor]
-        made = tensor.bytes_read * sum(tile.count for tile in tiles) // max(1, tensor.blocks)
-        held = tensor.blocks * tensor.rows_nbytes + stream_bytes(tensor, self._plan.method)
-        if tiles[0].tensor in facts or held <= self._memory_bytes // self._task.threads:
-            return made
-        return made + full_passes(self._plan, tiles[0].tensor) * tensor.bytes_read
+        counts = Counter[int]()  # a unit that is a file has several tensors
+        for number in unit:
+            counts[self._plan.tiles[number].tensor] += self._plan.tiles[number].count
+        total = 0
+        for index, blocks in counts.items():
+            tensor = self._plan.tensors[index]
+            total += tensor.bytes_read * blocks // max(1, tensor.blocks)
+            held = tensor.blocks * tensor.rows_nbytes + stream_bytes(tensor, self._plan.method)
+            if index not in facts and held > self._memory_bytes // self._task.threads:
+                total += full_passes(self._plan, index) * tensor.bytes_read
+        return total
 
     def _check_plan(self) -> None:
         plan, task = self._plan, self._task
@@ -261,6 +288,12 @@ class MergeWorker:
         )
 
     def _check_memory(self) -> None:
+        if self._task.url is not None:
+            from engine.remote.streams import check_memory_of_streams
+
+            work = replace(self._work(), threads=self._task.threads, memory_bytes=self._memory_bytes)
+            check_memory_of_streams(self._plan, work)
+            return
         needed = self._plan.peak_bytes(1) * self._task.threads
         if needed > self._memory_bytes:
             raise PlanError(

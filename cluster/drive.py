@@ -20,7 +20,7 @@ from cluster.merge_status import Tally
 from cluster.pace import Pace
 from cluster.queues import Queues
 from cluster.roster import Died, Member, Roster, Task
-from cluster.sharding import Chunk, Unit, giants, measuring_passes, units
+from cluster.sharding import Chunk, Unit, file_units, giants, measuring_passes, units
 from cluster.suspects import Suspects
 from engine.errors import ClusterError, MergefleetError, TileFailed, WorkerLost
 from engine.execute import Executed
@@ -133,10 +133,13 @@ class Drive:
         self._mustered = True
         lanes = [member.post.threads for member in ready]
         plan, done = self.job.plan, self.job.done
-        cut = giants(plan, lanes, done=done, measured=self._facts)
+        if self.job.url is not None:  # a file is made by one worker, in the order of its bytes
+            cut, work = frozenset[int](), file_units(plan, done=done)
+        else:
+            cut = giants(plan, lanes, done=done, measured=self._facts)
+            work = units(plan, done=done, measured=self._facts, cut=cut)
         self._giants = {index: Giant(plan, index, done=done) for index in sorted(cut)}
         shares = [share for giant in self._giants.values() for share in giant.go_on()]
-        work = units(plan, done=done, measured=self._facts, cut=cut)
         # shares of giants first: their tiles wait for them
         self._queues = Queues(shares + [unit for unit in work if unit.tensor not in cut], lanes)
         for number, member in enumerate(ready):
@@ -217,14 +220,15 @@ class Drive:
 
     def _known(self, chunk: Chunk) -> dict[int, Facts]:
         """Facts of the chunk's tensors; those that need no data are made here, once: the workers' libms may differ."""
-        for index in chunk.tensors:
+        tensors = {self.job.plan.tiles[number].tensor for number in chunk.tiles}  # a file has several
+        for index in sorted(tensors):
             call = self.job.plan.tensors[index].call
             if call is not None and index not in self._facts and not measuring_passes(self.job.plan, index):
                 facts: dict[str, Array] = {}
                 for stage in self.job.plan.method.stages(call):
                     facts[stage.name] = stage.finish(call, None, facts)
                 self._learn(index, facts)
-        return {index: self._facts[index] for index in chunk.tensors if index in self._facts}
+        return {index: self._facts[index] for index in tensors if index in self._facts}
 
     def _learn(self, index: int, facts: Facts) -> None:
         if index not in self._facts:

@@ -83,9 +83,7 @@ class _RayBackend:
     def __call__(self, job: Job, progress: Progress | None) -> Executed:
         if self._session is None:
             self._session = self._open.enter_context(ray_session.session(self._address))
-        probe = secrets.token_hex(16)
-        (job.staging.partial / "probe").write_text(probe)
-        task = partial(_task, job, probe=probe, here=ray_session.this_node())
+        task = partial(_task, job, probe=_probe(job), here=ray_session.this_node())
         tally = Tally(job.plan, job.done, self._nodes, self._watch)
         drive = Drive(job, Roster(self._session, self._request, task), tally, progress)
         try:
@@ -100,13 +98,22 @@ class _RayBackend:
         self._open.close()
 
 
+def _probe(job: Job) -> str:
+    """Text in a file by which workers know the directory that they share; a bucket needs none."""
+    probe = secrets.token_hex(16)
+    if job.url is None:
+        (job.staging.partial / "probe").write_text(probe)
+    return probe
+
+
 def _task(job: Job, post: Post, *, probe: str, here: str) -> MergeTask:
     """What the worker at a post is told; `here` is the driver's node."""
     return MergeTask(
         recipe=recipe_to_dict(job.recipe),
         origin=job.recipe.origin,
         directory=str(Path.cwd()),
-        staging=job.staging.partial,
+        staging=Path() if job.url else job.staging.partial,
+        url=job.url,
         probe=probe,
         plan_digest=job.plan.digest,
         describe=job.plan.describe,

@@ -83,6 +83,21 @@ def units(
     return found
 
 
+def file_units(plan: Plan, *, done: Collection[int] = ()) -> list[Unit]:
+    """The tiles of every output file that is not whole, as one unit each: in a bucket one worker streams one file."""
+    left: dict[int, list[Tile]] = {}
+    for tile in plan.tiles:
+        left.setdefault(plan.tensors[tile.tensor].file, []).append(tile)
+    found = []
+    for tiles in left.values():
+        if any(tile.number not in done for tile in tiles):
+            tensors = sorted({tile.tensor for tile in tiles})
+            weight = sum(_weight(plan.tensors[tile.tensor], tile) for tile in tiles)
+            weight += sum(full_passes(plan, index) * plan.tensors[index].bytes_read for index in tensors)
+            found.append(Unit(tensors[0], tuple(tile.number for tile in tiles), weight))
+    return found
+
+
 def giants(
     plan: Plan, lanes: Sequence[int], *, done: Collection[int] = (), measured: Collection[int] = ()
 ) -> frozenset[int]:

@@ -130,6 +130,11 @@ class Job:
             raise
 
     @property
+    def url(self) -> str | None:
+        """Of an output that is a place in an object store."""
+        return str(self.output.out) if isinstance(self.output.out, Url) else None
+
+    @property
     def staging(self) -> Staging:
         """Of an output that is a directory."""
         return self._directory.staging
