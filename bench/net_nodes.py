@@ -42,15 +42,17 @@ class NetNodes:
             "RAY_AUTH_TOKEN": secrets.token_hex(16),
             "RAY_USAGE_STATS_ENABLED": "0",
         }
+        self._own: Mapping[int, Mapping[str, str]] = {}
         self._environment.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)  # tests set it: loopback only
 
     def open(self, workers: int, environments: Mapping[int, Mapping[str, str]]) -> None:
         """Make the network and start Ray on every node."""
+        self._own = environments
         self._make_network(workers)
-        self._start(0, {})
+        self._start(0)
         self._await(0)
         for node in range(1, workers + 1):
-            self._start(node, environments.get(node, {}))
+            self._start(node)
         for node in range(1, workers + 1):
             self._await(node)
 
@@ -72,7 +74,7 @@ class NetNodes:
         enter = ["nsenter", "-t", str(self._inside(node)), "-m", "-n"]
         return subprocess.Popen(
             [*enter, *command],
-            env={**self._environment, **(environment or {})},
+            env={**self._environment, **self._own.get(node, {}), **(environment or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -81,6 +83,11 @@ class NetNodes:
     def beside(self, *command: str) -> subprocess.Popen[bytes]:
         """A process at the bridge, whose own link is not limited; nodes find it at `BESIDE`."""
         return subprocess.Popen(["ip", "netns", "exec", self._space("switch"), *command])
+
+    def logs(self, node: int) -> str:
+        """What the processes of a node that hold Ray's core, drivers included, have logged."""
+        place = Path(f"/proc/{self._inside(node)}/root/tmp/ray/session_latest/logs")
+        return "".join(path.read_text(errors="replace") for path in place.glob("python-core-*.log"))
 
     def cut(self, node: int) -> None:
         """Pull the cable."""
@@ -133,14 +140,14 @@ class NetNodes:
             _ip("-n", space, "link", "set", "eth0", "up")
             _ip("-n", space, "link", "set", "lo", "up")
 
-    def _start(self, node: int, environment: Mapping[str, str]) -> None:
+    def _start(self, node: int) -> None:
         place = ["--head", f"--port={PORT}", "--include-dashboard=false"] if node == 0 else ["--address", self.address]
         ray = [str(Path(sys.executable).parent / "ray"), "start", *place, f"--node-ip-address={ip_of(node)}"]
         ray += [f"--num-cpus={int(node > 0)}", f"--object-store-memory={_STORE_BYTES}", "--block"]
         private = 'mkdir -p /tmp/ray && mount -t tmpfs tmpfs /tmp/ray && mount -t tmpfs tmpfs /dev/shm && exec "$@"'
         self._nodes[node] = subprocess.Popen(
             ["ip", "netns", "exec", self._space(node), "sh", "-c", private, "sh", *ray],
-            env={**self._environment, **environment},
+            env={**self._environment, **self._own.get(node, {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -34,6 +34,7 @@ RECIPES = {
 class Case:
     """A merge that is disturbed, and what an undisturbed one makes of the same recipe."""
 
+    method: str
     recipe: Path
     flags: tuple[str, ...]
     expected: str
@@ -49,7 +50,7 @@ def case_of(method: str, storage: Storage, place: Path) -> Case:
     expected = bytes_of(result.out)
     shutil.rmtree(result.out)
     flags = ("--tile-size", str(TILE_BYTES), "--out-shard-size", str(storage.shard_size.limit))
-    return Case(recipe, flags, expected, result.tiles, _in_flight(copy, options))
+    return Case(method, recipe, flags, expected, result.tiles, _in_flight(copy, options))
 
 
 def merge_command(case: Case, out: str, *more: str, address: str) -> list[str]:

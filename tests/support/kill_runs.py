@@ -199,7 +199,7 @@ def run(kills: int, seed: int, storage: Storage, place: Path, draw: Draw) -> lis
 def _line(seed: int, number: int, outcome: Outcome) -> str:
     said = "; ".join(outcome.complaints) or "ok"
     counts = f"reruns {outcome.reruns}, extra attempts {outcome.extra} of {outcome.case.tiles} tiles"
-    return f"{seed}/{number} {outcome.case.recipe.stem}: killed {' '.join(outcome.kills) or 'nobody'}; {counts}; {said}"
+    return f"{seed}/{number} {outcome.case.method}: killed {' '.join(outcome.kills) or 'nobody'}; {counts}; {said}"
 
 
 def table(outcomes: list[Outcome]) -> str:
