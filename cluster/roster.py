@@ -20,6 +20,8 @@ from cluster.suspects import Place
 from engine.errors import ClusterError, MergefleetError
 
 LOOK_AROUND_S = 2.0
+CALL_TRIES = 5
+"""A call that is lost on its way to a worker that lives is made again, by Ray: what it asks for may be done twice."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -194,6 +196,7 @@ class Roster:
             num_gpus=post.gpus,
             max_concurrency=post.threads + 1,  # one more than work is given to: `leave` and `drop` must get through
             max_restarts=0,
+            max_task_retries=CALL_TRIES,
             label_selector={**self._request.labels, "ray.io/node-id": post.node.id},
         )
         handle = actor.remote(self._task(post))
