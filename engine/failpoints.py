@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import Mapping
 
-STEPS: Mapping[str, str] = {
+DIRECTORY: Mapping[str, str] = {
     "partial.made": "OUT.partial is there, and nothing in it",
     "partial.locked": "it is locked, without a journal",
     "journal.made": "the journal is there, empty",
@@ -28,7 +28,19 @@ STEPS: Mapping[str, str] = {
     "remove.entry": "an entry of OUT.partial is to be removed",
     "remove.empty": "OUT.partial is there, and nothing in it any more",
 }
-"""Every step, by its name: what is done, and what is not."""
+"""The steps of an output in a directory, by name: what is done, and what is not."""
+BUCKET: Mapping[str, str] = {
+    "bucket.begun": "the prefix is this plan's",
+    "upload.piece": "the next piece of a file is to be uploaded",
+    "upload.done": "a file is there, and nothing says that it is right",
+    "upload.recorded": "it is said",
+    "small_object.write": "a file beside the tensors is to be uploaded",
+    "manifest.write": "all is there but the manifest",
+    "manifest.written": "the output is complete, and the records of its making are there too",
+    "object.remove": "one of them is to be removed",
+}
+"""Those of an output in an object store."""
+STEPS = {**DIRECTORY, **BUCKET}
 
 
 class _Armed:

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from engine import failpoints
 from engine.errors import InputError, MergefleetError, OutputDamaged, OutputExists, Refused
 from engine.execute import Executed
 from engine.journal import FORMAT, refuse_other_plan
@@ -50,6 +51,7 @@ class BucketOutput:
         facts = {"mergefleet": FORMAT, "plan": plan.digest, "describe": dict(plan.describe)}
         begun = {**facts, "token": token, "files": files}
         if bucket.put(BEGUN, encoded(begun), create=True):
+            failpoints.reach("bucket.begun")
             return cls(url, plan, token)
         return cls.join(url, plan)
 
@@ -108,6 +110,7 @@ class BucketOutput:
                 blocks.setdefault(tensor.name, []).extend(executed.blocks[number])
         texts = {tensor: joined(pieces) for tensor, pieces in blocks.items()}
         self.bucket.put(record_of(name), encoded({"size": found.size, "etag": found.etag, "blocks": texts}))
+        failpoints.reach("upload.recorded")
 
     def refuse_fenced(self) -> None:
         """Refused where this output was finished, or given up by `clean`: a writer taken for dead must not go on."""
@@ -123,12 +126,15 @@ class BucketOutput:
         self.bucket.put(PUBLISHING, encoded({"files": small}))
         for name in small:
             self.refuse_fenced()
+            failpoints.reach("small_object.write")
             self.bucket.put(name, (self.directory / name).read_bytes())
         files = self._checked_files() | {name: self._head(name) for name in small}
         listing = {name: {"size": found.size, "etag": found.etag} for name, found in files.items()}
         manifest = {"mergefleet": FORMAT, "plan": self._plan.digest, "weights": weights, "files": listing}
         self.refuse_fenced()
+        failpoints.reach("manifest.write")
         self._write_manifest(encoded(manifest))
+        failpoints.reach("manifest.written")
         remove_partial(self.bucket, [file.name for file in self._plan.files])
         self.close()
         return self.out
@@ -202,6 +208,7 @@ def remove_partial(bucket: Bucket, files: list[str]) -> list[str]:
     """Remove what is only of use while an output is made, `begun.json` last; returns the names."""
     names = [*(record_of(name) for name in files), PUBLISHING, BEGUN]
     for name in names:
+        failpoints.reach("object.remove")
         bucket.delete(name)
     return names
 

@@ -12,6 +12,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from engine import failpoints
 from engine.checkpoint import Checkpoint
 from engine.errors import MergefleetError, PlanError
 from engine.execute import Executed, Hooks, Work, execute
@@ -100,6 +101,7 @@ class FileStream:
         """Copies of the data, because the memory that it lies in is used again."""
         self._position += len(data)
         for start in range(0, len(data), _PIECE_BYTES):
+            failpoints.reach("upload.piece")
             self._put(bytes(data[start : start + _PIECE_BYTES]))
             if self._error is not None:
                 raise self._error
@@ -174,6 +176,7 @@ class FileMaker:
         except BaseException:
             stream.abort()
             raise
+        failpoints.reach("upload.done")
         self.output.record_file(file, executed)
         return executed
 

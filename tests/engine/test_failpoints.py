@@ -66,7 +66,7 @@ def finish(recipe: Path, out: Path) -> None:
         begin_again(recipe, out)
 
 
-@pytest.mark.parametrize("step", failpoints.STEPS)
+@pytest.mark.parametrize("step", failpoints.DIRECTORY)
 def test_a_crash_at_every_occurrence_of_a_step_is_made_good_by_a_rerun(
     step: str, recipe: Path, expected: str, tmp_path: Path
 ) -> None:
@@ -91,7 +91,7 @@ def test_a_merge_that_dies_again_and_again_at_the_next_step_gets_there(
     recipe: Path, expected: str, tmp_path: Path
 ) -> None:
     """One output through all crashes: each rerun begins with what the crashes before it left."""
-    for step in failpoints.STEPS:
+    for step in failpoints.DIRECTORY:
         dies(step, lambda: begin_again(recipe, tmp_path / "OUT"))
         dies(f"{step}:2", lambda: begin_again(recipe, tmp_path / "OUT"))
         if (tmp_path / "OUT").exists():

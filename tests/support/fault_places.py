@@ -87,7 +87,7 @@ class Prefix:
         """A file is journalled whole; a tile of it begins at any multiple of its blocks, so every block is listed."""
         found: set[Place] = set()
         for name, data in self._objects().items():
-            if "/done/" in name:
+            if name.startswith("mergefleet-partial/done/"):
                 for tensor, joined in json.loads(data)["blocks"].items():
                     blocks = len(base64.b64decode(joined)) // 32
                     found |= {(tensor, first) for first in range(max(1, blocks))}
