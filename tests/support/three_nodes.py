@@ -1,6 +1,6 @@
 """Merges on a Ray of three nodes of this machine, in a process of its own: `python three_nodes.py WORK.json`.
 
-A test process is connected to one Ray for all its life, and this is another one. Prints a JSON object: for every event
+A test process is connected to one Ray for all its life, and this is another one. Writes WORK.results: for every merge
 the digest of the bytes that were made, and what the nodes did.
 """
 
@@ -94,9 +94,10 @@ def main(path: Path) -> None:
     nodes = Nodes()
     try:
         with ray_session.session(nodes.cluster.address) as nodes.session:
-            print(json.dumps([nodes.merge(work) for work in works]))
+            results = [nodes.merge(work) for work in works]
     finally:
         nodes.cluster.shutdown()
+    path.with_suffix(".results").write_text(json.dumps(results))  # Ray prints what it likes
 
 
 if __name__ == "__main__":
