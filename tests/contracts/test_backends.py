@@ -144,6 +144,7 @@ def test_allowed_nan_are_counted_alike(lone_backend: Backend, tmp_path: Path) ->
 
 def test_what_is_in_the_way_is_refused_before_anything_starts(backend: Backend, small: Models, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "theirs").write_text("not ours")
     with pytest.raises(OutputExists):
         backend(recipe_of("linear", small), tmp_path / "out", Options(threads=1))
 
