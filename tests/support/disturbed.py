@@ -11,7 +11,7 @@ from backends import bytes_of, inline
 from fault_places import Storage
 
 from cluster.queues import Queues
-from cluster.sharding import units
+from cluster.sharding import file_units, units
 from engine import Options, load_recipe, make_plan, open_checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +50,8 @@ def case_of(method: str, storage: Storage, place: Path) -> Case:
     expected = bytes_of(result.out)
     shutil.rmtree(result.out)
     flags = ("--tile-size", str(TILE_BYTES), "--out-shard-size", str(storage.shard_size.limit))
-    return Case(method, recipe, flags, expected, result.tiles, _in_flight(copy, options))
+    in_flight = _in_flight(copy, options, whole_files=bool(storage.endpoint))
+    return Case(method, recipe, flags, expected, result.tiles, in_flight)
 
 
 def merge_command(case: Case, out: str, *more: str, address: str) -> list[str]:
@@ -66,11 +67,12 @@ def _write(method: str, models: tuple[Path, ...] | tuple[str, ...], place: Path)
     return recipe
 
 
-def _in_flight(recipe: Path, options: Options) -> int:
+def _in_flight(recipe: Path, options: Options, *, whole_files: bool) -> int:
     """The most tiles that all workers, of a thread each, can have in hand at a time."""
     loaded = load_recipe(recipe)
     plan = make_plan(loaded, open_checkpoints(loaded.opened), options)
-    queues, largest = Queues(units(plan), [1] * WORKERS), 0
+    work = file_units(plan) if whole_files else units(plan)
+    queues, largest = Queues(work, [1] * WORKERS), 0
     while (chunk := queues.take(0)) is not None:
         largest = max(largest, len(chunk.tiles))
     return WORKERS * largest

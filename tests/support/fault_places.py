@@ -17,15 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import obstore
 from audits import Place, journalled
 from backends import bytes_of
 from faulty_proxy import Fault, Proxy, at_random, running_proxy
 from filelock import FileLock
-from s3_server import CREDENTIALS, make_bucket, objects, running_s3, upload
+from obstore.store import from_url
+from s3_server import CREDENTIALS, make_bucket, running_s3, upload
 from shared_families import FAMILIES
 
 from bench.families import Shape, make_family
 from engine import ShardSize
+from engine.digest import BLOCK_DIGEST_BYTES
+from engine.remote.layout import MANIFEST, PARTIAL
 
 _INJECTED = (Fault.ERROR, Fault.SLOW_DOWN, Fault.RESET, Fault.CUT, Fault.LOST, Fault.SLOW)
 _FAULT_SHARE = 0.02
@@ -79,35 +83,42 @@ class Prefix:
     def __init__(self, url: str, endpoint: str) -> None:
         self.out = url
         self._endpoint = endpoint
+        self._store = from_url(url, endpoint=endpoint, client_options={"allow_http": True})
+        self._records: dict[str, set[Place]] = {}
 
     def exists(self) -> bool:
-        return "mergefleet-manifest.json" in self._objects()
+        return MANIFEST in self._names()
 
     def finished(self) -> set[Place]:
-        """A file is journalled whole; a tile of it begins at any multiple of its blocks, so every block is listed."""
-        found: set[Place] = set()
-        for name, data in self._objects().items():
-            if name.startswith("mergefleet-partial/done/"):
-                for tensor, joined in json.loads(data)["blocks"].items():
-                    blocks = len(base64.b64decode(joined)) // 32
-                    found |= {(tensor, first) for first in range(max(1, blocks))}
-        return found
+        """A file is journalled whole; a tile of it may begin at any of its blocks, so every block is listed."""
+        for name in self._names(f"{PARTIAL}/done"):
+            if name not in self._records:
+                blocks = json.loads(self._read(name))["blocks"]
+                self._records[name] = {
+                    (tensor, first)
+                    for tensor, joined in blocks.items()
+                    for first in range(max(1, len(base64.b64decode(joined)) // BLOCK_DIGEST_BYTES))
+                }
+        return set().union(*self._records.values())
 
     def digest(self) -> str:
         digest = hashlib.sha256()
-        for name, data in sorted(self._objects().items()):
+        for name in sorted(self._names()):
             if name.endswith(".safetensors"):
-                digest.update(name.encode() + data)
+                digest.update(name.encode() + self._read(name))
         return digest.hexdigest()
 
     def rest(self) -> list[str]:
-        bucket = self.out.removeprefix("s3://").split("/")[0]
+        bucket, _, prefix = self.out.removeprefix("s3://").partition("/")
         listing = urllib.request.urlopen(f"{self._endpoint}/{bucket}?uploads").read().decode()
-        uploads = [f"upload of {key}" for key in re.findall("<Key>(.*?)</Key>", listing)]
-        return uploads + sorted(name for name in self._objects() if name.startswith("mergefleet-partial"))
+        uploads = [f"upload of {key}" for key in re.findall("<Key>(.*?)</Key>", listing) if key.startswith(prefix)]
+        return uploads + sorted(self._names(PARTIAL))
 
-    def _objects(self) -> dict[str, bytes]:
-        return objects(self.out)
+    def _names(self, under: str | None = None) -> list[str]:
+        return [meta["path"] for page in obstore.list(self._store, under) for meta in page]
+
+    def _read(self, name: str) -> bytes:
+        return bytes(obstore.get(self._store, name).bytes())
 
 
 @dataclass(frozen=True)
@@ -121,6 +132,14 @@ class Storage:
     place: str
     endpoint: str = ""
     proxy: Proxy | None = None
+
+    @property
+    def broken_writes(self) -> int:
+        """How often the proxy has spoiled a write so far: a file whose upload breaks is made again."""
+        if self.proxy is None:
+            return 0
+        with self.proxy.lock:
+            return sum(fault is not None and request.method in ("PUT", "POST") for request, fault in self.proxy.log)
 
     def target(self, number: int) -> Target:
         """The output of that number."""
