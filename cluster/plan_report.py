@@ -58,7 +58,7 @@ def facts(part: PlannedStage, *, threads: int) -> dict[str, Any]:
         "groups": _groups(plan, work.thread_count),
         "files": [file.name for file in plan.files],
         "tiles": len(plan.tiles),
-        "passes": max((_passes(plan, tensor) for tensor in plan.tensors), default=1),
+        "passes": 1 + max((measuring for measuring, _ in plan.passes), default=0),
         "bytes_read": plan.bytes_read,
         "bytes_written": plan.bytes_written,
         "threads": work.thread_count,
@@ -180,11 +180,6 @@ def _arithmetic(plan: Plan, tensor: OutputTensor) -> str:
     if plan.has_kernel(tensor):
         return "kernel"
     return "torch, float64" if tensor.wide or tensor.dtype == "F64" else "torch"
-
-
-def _passes(plan: Plan, tensor: OutputTensor) -> int:
-    stages = plan.method.stages(tensor.call) if tensor.call else ()
-    return 1 + sum(stage.measure is not None for stage in stages)
 
 
 def _cpu_seconds(plan: Plan) -> float:

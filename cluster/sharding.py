@@ -172,15 +172,12 @@ def foreseen(
 
 def measuring_passes(plan: Plan, index: int) -> int:
     """How many stages look at the inputs of an output tensor before it can be made."""
-    call = plan.tensors[index].call
-    return 0 if call is None else sum(stage.measure is not None for stage in plan.method.stages(call))
+    return plan.passes[index][0]
 
 
 def full_passes(plan: Plan, index: int) -> int:
     """How often all inputs of an output tensor are read for that, as a rule."""
-    call = plan.tensors[index].call
-    stages = () if call is None else plan.method.stages(call)
-    return sum(stage.measure is not None and stage.only is None for stage in stages)
+    return plan.passes[index][1]
 
 
 def assign(work: Sequence[Unit], lanes: Sequence[int]) -> list[list[Unit]]:

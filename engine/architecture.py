@@ -18,6 +18,7 @@ NESTED_CONFIGS = ("text_config", "llm_config", "language_config")
 
 _HEADS: tuple[str, ...] = ("lm_head", "embed_out", "output_layer")
 _EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "tok_embeddings", "word_embeddings", "embeddings", "shared")
+_VOCABULARIES = frozenset((*_HEADS, *_EMBEDDINGS))
 _EMBEDDING_MARKS = ("embed", "wte", "wpe")
 _TEXT_MARKS = ("text", "language", "decoder")
 
@@ -192,7 +193,7 @@ def has_head(names: Iterable[str]) -> bool:
 
 def is_vocabulary(name: str) -> bool:
     """Whether a tensor has one row per token: the token embedding, the output head, and the head's bias."""
-    return _split(name) is None and _owner(name) in (*_HEADS, *_EMBEDDINGS)
+    return _owner(name) in _VOCABULARIES and _split(name) is None
 
 
 def _owner(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from engine.errors import PlanError
 from engine.filters import nearest, unmatched
@@ -19,6 +20,11 @@ class Settings:
     def __init__(self, recipe: Recipe, method: Method) -> None:
         self.recipe = recipe
         self.method = method
+        self._names = {
+            scope: [parameter.name for parameter in method.parameters.values() if parameter.scope == scope]
+            for scope in ("model", "global")
+        }
+        self._known: dict[str, Any] = {}  # what equals an earlier tensor's is the same object: there may be 45,000
         self._asked: dict[tuple[int, str], dict[str, None]] = {}  # (level, parameter) → names it was asked for
 
     def unmatched(self) -> list[str]:
@@ -34,11 +40,8 @@ class Settings:
 
     def call(self, target: Target, shape: tuple[int, ...]) -> tuple[list[int], Call]:
         """Which inputs are used (a source of weight 0 may change nothing), and the call with their settings."""
-        scoped = {"model": [], "global": []}  # type: dict[str, list[str]]
-        for parameter in self.method.parameters.values():
-            scoped[parameter.scope].append(parameter.name)
         settings = [
-            {name: self._per_model(name, target, source, tensor) for name in scoped["model"]}
+            {name: self._per_model(name, target, source, tensor) for name in self._names["model"]}
             for source, tensor in target.members
         ]
         used = list(range(len(settings)))
@@ -46,15 +49,16 @@ class Settings:
             # where all are 0, one is kept: the result is then the base (or 0) by the ordinary arithmetic
             used = [i for i in used if settings[i]["weight"] != 0] or used[:1]
         offset = 0 if target.base is None else 1
-        options = {name: self._global(name, target) for name in scoped["global"]}
+        options = {name: self._global(name, target) for name in self._names["global"]}
+        sources = {name: tuple(settings[i][name] for i in used) for name in self._names["model"]}
         call = Call(
             method=self.method.name,
             tensor=target.name,
             shape=shape,
             base=bool(offset),
             source_ids=tuple(self.recipe.source_ids[target.members[i][0].model] for i in used),
-            sources={name: tuple(settings[i][name] for i in used) for name in scoped["model"]},
-            options=options,
+            sources=self._known.setdefault(repr(sources), sources),  # by its text: 0.0 and -0.0 are equal as numbers
+            options=self._known.setdefault(repr(options), options),
             seed=self.recipe.seed,
             scope=self.method.scope_of(options, shape),
         )

@@ -144,6 +144,16 @@ class Plan:
                 tiles.append(Tile(len(tiles), index, first, min(step, tensor.blocks - first)))
         return tuple(tiles)
 
+    @cached_property
+    def passes(self) -> tuple[tuple[int, int], ...]:
+        """For every tensor how many stages look at its inputs before it can be made, and how many of these at all."""
+        return tuple(_passes(self.method, tensor.call) for tensor in self.tensors)
+
+    @cached_property
+    def stream_bytes(self) -> tuple[int, ...]:
+        """What one thread holds while it streams a tensor, for every tensor."""
+        return tuple(stream_bytes(tensor, self.method) for tensor in self.tensors)
+
     def has_kernel(self, tensor: OutputTensor) -> bool:
         """Whether kernels do this tensor's arithmetic; else it is the method's definition in torch."""
         return self.method.kernel is not None and not tensor.wide and tensor.dtype != "F64"
@@ -164,8 +174,13 @@ class Plan:
 
     def peak_bytes(self, threads: int, tensors: Iterable[int] | None = None) -> int:
         """An upper bound of what `threads` hold in flight while they stream `tensors` (default: all)."""
-        chosen = self.tensors if tensors is None else [self.tensors[index] for index in tensors]
-        return threads * max((stream_bytes(tensor, self.method) for tensor in chosen), default=0)
+        chosen = self.stream_bytes if tensors is None else [self.stream_bytes[index] for index in tensors]
+        return threads * max(chosen, default=0)
+
+
+def _passes(method: Method, call: Call | None) -> tuple[int, int]:
+    measuring = [stage for stage in method.stages(call) if stage.measure] if call else []
+    return len(measuring), sum(stage.only is None for stage in measuring)
 
 
 def stream_bytes(tensor: OutputTensor, method: Method) -> int:

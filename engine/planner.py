@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from engine import digest, modules
@@ -28,7 +29,7 @@ from engine.recipe_writer import flat, recipe_to_dict
 from engine.rules import refuse_incomplete, unmatched_rules
 from engine.same_architecture import refuse_mixed
 from engine.sorted_model import SortedModel, sort_tensors
-from engine.targets import Target, output_targets
+from engine.targets import Target, Targets, output_targets
 from engine.tensorfile.store import SourceTensor
 from engine.views import FLOATS, STORED, View, common_dtype, rounded_dtype
 from engine.vocabulary_check import check_tokenizer, check_vocabularies
@@ -56,8 +57,6 @@ def make_plan(
     warnings = check_parameters(recipe, methods, allow_unknown=options.allow_unknown)
     if not options.allow_mixed:
         refuse_mixed(recipe, checkpoints)
-    if not options.carry_code:
-        warnings += filter(None, [code_warning(checkpoints[recipe.donor])])
     method = methods[recipe.method]
     wanted = [module.name for module in recipe.modules]
     models = {ref: sort_tensors(checkpoints[ref], wanted) for ref in recipe.models}
@@ -69,35 +68,39 @@ def make_plan(
         refuse_incomplete(recipe, targets, models)
     made = _Tensors(recipe, method, models, checkpoints)
     tensors, files = lay_out([made.tensor(target) for target in targets.tensors], options.shard_size or ShardSize())
-    warnings += [*made.settings.unmatched(), *unmatched_rules(recipe, targets)]
-    warnings += _outside_modules(recipe, models[recipe.donor])
-    warnings += made.rows.warnings
-    warnings += check_vocabularies(recipe, checkpoints, tensors, padded=bool(made.rows.warnings))
-    if options.copy_tokenizer:
-        warnings += check_tokenizer(recipe, checkpoints)
+    warnings += _warnings(made, targets, tensors, options)
     chat_template, said = choose_template(recipe, checkpoints)
-    warnings += said
     config = {} if raw else config_to_write(recipe, models, targets, tensors)
-    warnings += odd_vocabulary(recipe, config, tensors)
-    describe = _describe(recipe, method, checkpoints, options)
     plan = Plan(
         method=method,
         sources=recipe.opened,
         tensors=tensors,
         files=files,
         config=config,
-        describe=describe,
+        describe=_describe(recipe, method, checkpoints, options),
         digest="",
         donor=recipe.donor,
         tokenizer=recipe.tokenizer_model,
         chat_template=chat_template,
         tile_bytes=options.tile_bytes,
         left_out=_left_out(models, tensors, recipe.models),
-        warnings=tuple(warnings),
+        warnings=(*warnings, *said, *odd_vocabulary(recipe, config, tensors)),
     )
-    facts = [digest.call_facts(tensor, plan) for tensor in tensors]
-    identity = digest.of_json([describe, facts, [[t.file, t.offset] for t in tensors], plan.config])
-    return Plan(**{**plan.__dict__, "digest": identity})
+    return replace(plan, digest=digest.of_plan(plan))
+
+
+def _warnings(made: _Tensors, targets: Targets, tensors: Sequence[OutputTensor], options: Options) -> Iterator[str]:
+    """What the user should know about the tensors, the vocabulary and the code of the output."""
+    recipe, checkpoints = made.recipe, made.checkpoints
+    if not options.carry_code:
+        yield from filter(None, [code_warning(checkpoints[recipe.donor])])
+    yield from made.settings.unmatched()
+    yield from unmatched_rules(recipe, targets)
+    yield from _outside_modules(recipe, made.models[recipe.donor])
+    yield from made.rows.warnings
+    yield from check_vocabularies(recipe, checkpoints, tensors, padded=bool(made.rows.warnings))
+    if options.copy_tokenizer:
+        yield from check_tokenizer(recipe, checkpoints)
 
 
 def _describe(
@@ -145,6 +148,7 @@ class _Tensors:
     ) -> None:
         self.recipe = recipe
         self.method = method
+        self.models = models
         self.checkpoints = checkpoints
         self.settings = Settings(recipe, method)
         self.rows = VocabularyRows(recipe, models)

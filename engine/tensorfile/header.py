@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,7 +220,8 @@ def _check_tensor(name: str, entry: object, data_start: int, origin: str) -> Ten
         raise _malformed(
             origin, name, f"of shape {_short(shape)} and dtype {dtype} takes {expected:_} bytes, got {end - begin:_}"
         )
-    return TensorInfo(name, dtype, tuple(shape), data_start + begin, data_start + end)
+    # sources and plans have the same names: one string serves all of them
+    return TensorInfo(sys.intern(name), sys.intern(dtype), tuple(shape), data_start + begin, data_start + end)
 
 
 def _are_counts(numbers: object) -> bool:
