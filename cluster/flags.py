@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _MERGEKIT = "mergekit-yaml's flags"
 _RAY = "On Ray"
 _SELECTOR = re.compile(r"([\w./-]+)=(!?(?:in\([\w., -]+\)|[\w.-]+))", re.ASCII)
+_FLEET = "On many nodes"
 
 
 def _mergekit(*names: str, help: str, **more: Any) -> Any:
@@ -171,6 +172,30 @@ class Run(OnRay):
     allow_nan: Annotated[bool, typer.Option("--allow-nan", help="Publish NaN and Inf, if there are any.")] = False
     definition: Annotated[bool, typer.Option("--definition", help="Use the torch definitions (slow).")] = False
     digest: Annotated[bool, typer.Option("--digest", help="Also record the content digests of the sources.")] = False
+
+
+@dataclass(frozen=True)
+class Look:
+    """What only a plan has: a look at the data, and the nodes that the merge is foreseen for."""
+
+    scan: Annotated[bool, typer.Option("--scan", help="Also read all data and count NaN and Inf.")] = False
+    nodes: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Also foresee the merge on so many nodes; --memory is each one's.", rich_help_panel=_FLEET
+        ),
+    ] = None
+    cpus_per_node: Annotated[
+        int | None, typer.Option(min=1, help="Processors of a node; default this machine's.", rich_help_panel=_FLEET)
+    ] = None
+    disk_gbps: Annotated[
+        float | None,
+        typer.Option(help="Gbit/s (8 are 1 GB/s) of a node's storage, reading and writing.", rich_help_panel=_FLEET),
+    ] = None
+    net_gbps: Annotated[
+        float | None,
+        typer.Option(help="Gbit/s of a node's link, each way, where data passes one.", rich_help_panel=_FLEET),
+    ] = None
 
 
 @dataclass(frozen=True)

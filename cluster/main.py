@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from cluster.ending import end
 from cluster.expand import expanded
-from cluster.flags import How, Run, Talk
+from cluster.flags import How, Look, Run, Talk
 from engine.errors import InputError
 
 
@@ -90,14 +90,14 @@ def merge(
 def plan(
     recipe: RecipeFile,
     how: How,
+    look: Look,
     talk: Talk,
-    out: Annotated[Path | None, typer.Argument(help="As for merge: which stages are made already?")] = None,
-    scan: Annotated[bool, typer.Option("--scan", help="Also read all data and count NaN and Inf.")] = False,
+    out: Annotated[str | None, typer.Argument(help="As for merge: is it free, and which stages are there?")] = None,
 ) -> None:
     """Say what a merge of RECIPE would do, from the headers alone; with --scan look for NaN and Inf too."""
     from cluster import merge_command
 
-    if merge_command.plan(recipe, out, how=how, talk=talk, scan=scan):
+    if merge_command.plan(recipe, out, how=how, look=look, talk=talk):
         raise typer.Exit(1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import closing
 from dataclasses import replace
@@ -9,14 +10,19 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cluster import output, plan_report
-from cluster.flags import How, Run, Talk
+from cluster.flags import How, Look, Run, Talk
+from cluster.forecast import Fleet, forecast
 from engine.device import choose_device
+from engine.errors import InputError
 from engine.execute import check_memory
 from engine.job import MergeResult, work_of
 from engine.keypath import KeyPath
 from engine.merging import merge as merge_here
-from engine.options import Options
+from engine.obstacles import obstacles
+from engine.options import Options, default_memory
+from engine.output import default_shard_size
 from engine.recipe_reader import MAX_SEED
+from engine.remote.url import parse_place
 from engine.stage_plans import StagePlans
 from engine.stages import Stages, load_stages, stages_directory
 
@@ -45,19 +51,30 @@ def merge(recipe: Path, out: str, *, how: How, run: Run, talk: Talk) -> None:
     _print_result(result, as_json=talk.json)
 
 
-def plan(recipe: Path, out: Path | None, *, how: How, talk: Talk, scan: bool) -> bool:
+def plan(recipe: Path, out: str | None, *, how: How, look: Look, talk: Talk) -> bool:
     """Say what a merge would do, stage by stage; whether a scan found NaN or Inf."""
     _begin(how, talk)
     options = options_of(how)
     choose_device(options.device)
+    place = None if out is None else parse_place(out)
+    if place is not None:
+        options = replace(options, shard_size=options.shard_size or default_shard_size(place))
+    fleet = _fleet(look, options)
+    if fleet is not None:
+        options = replace(options, threads=fleet.cpus, memory_bytes=fleet.memory_bytes)
     stages = _stages(recipe, how)
-    directory = options.intermediate_dir or stages_directory(out or Path("OUT"))
+    directory = options.intermediate_dir or stages_directory(place if isinstance(place, Path) else Path("OUT"))
     found = False
     with closing(StagePlans(stages, directory, options)) as planned:
         for part in planned.parts:
             check_memory(part.plan, work_of(options))
-        shown = [plan_report.facts(part, threads=how.threads) for part in planned.parts]
-        if scan:
+        shown = [plan_report.facts(part, threads=options.threads) for part in planned.parts]
+        for part, facts in zip(planned.parts, shown, strict=True):
+            if fleet is not None:
+                facts["fleet"] = forecast(part.plan, fleet)
+        if place is not None:
+            shown[-1]["obstacles"] = obstacles(place, planned)
+        if look.scan:
             found = _scan(planned, shown, how=how, talk=talk)
     if talk.json:
         output.print_json({**shown[-1], "stages": shown[:-1]})
@@ -65,6 +82,21 @@ def plan(recipe: Path, out: Path | None, *, how: How, talk: Talk, scan: bool) ->
         for facts in shown:
             plan_report.print_plan(facts)
     return found
+
+
+def _fleet(look: Look, options: Options) -> Fleet | None:
+    """The nodes that are asked about, if any."""
+    given = {f"--{name.replace('_', '-')}": getattr(look, name) for name in ("cpus_per_node", "disk_gbps", "net_gbps")}
+    for flag, value in given.items():
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise InputError(f"{flag}: got {value:g}, a rate above 0 expected, in Gbit/s.")
+        if value is not None and look.nodes is None:
+            raise InputError(f"{flag}: is for a merge on several nodes; give --nodes too.")
+    if look.nodes is None:
+        return None
+    cpus = look.cpus_per_node or options.threads or work_of(options).thread_count
+    memory = options.memory_bytes or default_memory()
+    return Fleet(look.nodes, cpus, memory, disk_gbps=look.disk_gbps, net_gbps=look.net_gbps)
 
 
 def _scan(planned: StagePlans, shown: list[dict[str, Any]], *, how: How, talk: Talk) -> bool:

@@ -7,34 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from cluster import costs
 from cluster.output import human_bytes, human_seconds, print_facts, print_table
 from engine.execute import Work
 from engine.options import default_memory
 from engine.plan import OutputTensor, Plan
 from engine.stage_plans import PlannedStage
 
-_NS_PER_BYTE = {"read": 0.12, "write": 0.45}
-"""Moving bytes between page cache and buffers, digest included; one core, measured (docs/performance.md)."""
-_NS_PER_ELEMENT = {
-    "linear": 0.1,
-    "passthrough": 0.1,
-    "slerp": 0.5,
-    "task_arithmetic": 0.2,
-    "ties": 3.0,
-    "dare_linear": 1.8,
-    "dare_ties": 2.2,
-    "consensus_ta": 0.4,
-    "emr": 1.0,
-    "fisher": 0.6,
-    "nearswap": 0.2,
-    "ram": 0.3,
-    "ramplus_tl": 0.6,
-    "arcee_fusion": 50.0,
-}
-"""Arithmetic of all passes per element of each source, one core, measured with kernels."""
-_NS_PER_DIRECTION = {"tsvm": 0.65, "iso_c": 0.2, "core_space": 0.35}
-"""The same of a matrix, divided by its smaller side: what decompositions take grows with it."""
-_NS_UNKNOWN = {"kernel": 3.0, "torch": 20.0}
+_RATES = {"disk": "disk_gbps", "network": "net_gbps"}
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _ROWS_SHOWN = 30
 
@@ -42,7 +22,7 @@ _ROWS_SHOWN = 30
 def facts(part: PlannedStage, *, threads: int) -> dict[str, Any]:
     """A plan in numbers, JSON-able. Times hold for files in the page cache; disks and networks add theirs."""
     plan, work = part.plan, Work(threads=threads)
-    seconds = _cpu_seconds(plan)
+    seconds = costs.cpu_seconds(plan)
     return {
         "stage": part.stage.name,
         "state": _state(part),
@@ -58,7 +38,7 @@ def facts(part: PlannedStage, *, threads: int) -> dict[str, Any]:
         "groups": _groups(plan, work.thread_count),
         "files": [file.name for file in plan.files],
         "tiles": len(plan.tiles),
-        "passes": 1 + max((measuring for measuring, _ in plan.passes), default=0),
+        "passes": 1 + max((passes.at_most for passes in plan.passes), default=0),
         "bytes_read": plan.bytes_read,
         "bytes_written": plan.bytes_written,
         "threads": work.thread_count,
@@ -96,9 +76,38 @@ def print_plan(values: dict[str, Any]) -> None:
         shown[f"NaN or Inf in {finding['source']}"] = f"{finding['tensor']}: {finding['count']}"
     if "nonfinite" in values and not values["nonfinite"]:
         shown["NaN or Inf"] = "none"
+    for obstacle in values.get("obstacles", []):
+        shown["would be refused"] = f"{shown.get('would be refused', '')}\n{obstacle}".strip()
     shown["digest"] = values["digest"]
     print_facts(title, shown)
+    if "fleet" in values:
+        _print_fleet(values["fleet"])
     _print_groups(values["groups"])
+
+
+def _print_fleet(fleet: dict[str, Any]) -> None:
+    """What `cluster.forecast` foresees."""
+    held = fleet["in_flight_bytes_per_node"]
+    spent = [f"{name} {human_seconds(value)}" for name, value in fleet["seconds_by_resource"].items()]
+    cut = fleet["tensors_cut"]
+    rates = [f"{name} {fleet[key]:g} Gbit/s" for name, key in _RATES.items() if fleet[key] is not None]
+    shown = {
+        "nodes": f"{fleet['nodes']}, each with {fleet['cpus_per_node']} processors" + "".join(f", {r}" for r in rates),
+        "time": f"about {human_seconds(fleet['estimated_seconds'])}, bound by {fleet['bottleneck']}",
+        "of a node's": ", ".join(spent),
+        "before and after": f"{human_seconds(fleet['seconds_before'])} to start and plan, "
+        f"{human_seconds(fleet['seconds_after'])} to publish",
+        "bytes per node": f"{human_bytes(fleet['bytes_read_per_node'])} read, "
+        f"{human_bytes(fleet['bytes_written_per_node'])} written",
+        "memory per node": f"{human_bytes(held)} of {human_bytes(fleet['memory_bytes'])} in flight, and "
+        f"{human_bytes(fleet['process_bytes_per_node'])} for the process and its plan",
+        "balance": f"the busiest node has {fleet['imbalance'] - 1:.1%} more than the mean",
+        "cut across nodes": f"{len(cut)} tensors: {', '.join(cut[:4])}{' …' if len(cut) > 4 else ''}"
+        if cut
+        else "none",
+        "assuming": "\n".join(fleet["assumptions"]),
+    }
+    print_facts("on many nodes", shown)
 
 
 def _print_groups(groups: Sequence[dict[str, Any]]) -> None:
@@ -180,19 +189,3 @@ def _arithmetic(plan: Plan, tensor: OutputTensor) -> str:
     if plan.has_kernel(tensor):
         return "kernel"
     return "torch, float64" if tensor.wide or tensor.dtype == "F64" else "torch"
-
-
-def _cpu_seconds(plan: Plan) -> float:
-    moving = plan.bytes_read * _NS_PER_BYTE["read"] + plan.bytes_written * _NS_PER_BYTE["write"]
-    arithmetic = 0.0
-    for tensor in plan.tensors:
-        if tensor.call is not None:
-            arithmetic += tensor.elements * len(tensor.inputs) * _ns_per_element(plan, tensor)
-    return 0.5 + (moving + arithmetic) / 1e9
-
-
-def _ns_per_element(plan: Plan, tensor: OutputTensor) -> float:
-    name = plan.method.name
-    if name in _NS_PER_DIRECTION and len(tensor.shape) == 2:
-        return _NS_PER_DIRECTION[name] * min(tensor.shape)
-    return _NS_PER_ELEMENT.get(name, _NS_UNKNOWN["kernel" if plan.has_kernel(tensor) else "torch"])

@@ -152,7 +152,7 @@ def after(plan: Plan, index: int, facts: Facts, *, done: Collection[int] = ()) -
     wanted = None if stage.only is None else stage.only(facts)
     blocks = range(tensor.blocks) if wanted is None else sorted(wanted)
     runs = _runs(blocks, len(blocks) if stage.partial == "in_order" else _blocks_per_unit(tensor))
-    return [Unit(index, (), UNIT_BYTES + _input_bytes(tensor, _elements(tensor, run)), number, run) for run in runs]
+    return [Unit(index, (), UNIT_BYTES + _input_bytes(tensor, elements_of(tensor, run)), number, run) for run in runs]
 
 
 def foreseen(
@@ -172,12 +172,12 @@ def foreseen(
 
 def measuring_passes(plan: Plan, index: int) -> int:
     """How many stages look at the inputs of an output tensor before it can be made."""
-    return plan.passes[index][0]
+    return plan.passes[index].at_most
 
 
 def full_passes(plan: Plan, index: int) -> int:
     """How often all inputs of an output tensor are read for that, as a rule."""
-    return plan.passes[index][1]
+    return plan.passes[index].as_a_rule
 
 
 def assign(work: Sequence[Unit], lanes: Sequence[int]) -> list[list[Unit]]:
@@ -247,11 +247,11 @@ def _runs(blocks: Sequence[int], step: int) -> list[range]:
 
 
 def _weight(tensor: OutputTensor, tile: Tile) -> int:
-    elements = _elements(tensor, range(tile.first, tile.first + tile.count))
+    elements = elements_of(tensor, range(tile.first, tile.first + tile.count))
     return UNIT_BYTES + elements * ITEMSIZE[tensor.dtype] + _input_bytes(tensor, elements)
 
 
-def _elements(tensor: OutputTensor, blocks: range) -> int:
+def elements_of(tensor: OutputTensor, blocks: range) -> int:
     return max(0, min(blocks.stop * tensor.block, tensor.elements) - blocks.start * tensor.block)
 
 

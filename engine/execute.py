@@ -23,7 +23,7 @@ from engine.device import Device
 from engine.errors import PlanError
 from engine.methods.contract import Array, Call, Facts, Stage
 from engine.open_files import allow_open_files
-from engine.plan import OutputTensor, Plan, Tile, stream_bytes
+from engine.plan import OutputTensor, Plan, Tile, held_bytes
 from engine.recipe import ModelRef
 from engine.sinks import Sink
 from engine.worker import Arithmetic, RowPool, Shared, Worker
@@ -173,7 +173,7 @@ class _Run:
             tensor = self.plan.tensors[index]
             if not self._passes(tensor):
                 jobs.extend(partial(self._tile, tile) for tile in tiles)
-            elif self._held_bytes(tensor) > self.budget and len(tiles) > 1 and self.work.thread_count > 1:
+            elif held_bytes(tensor, self.plan.method) > self.budget and len(tiles) > 1 and self.work.thread_count > 1:
                 giants.append((index, tiles))
             else:
                 jobs.append(partial(self._own, index, tiles))
@@ -183,10 +183,6 @@ class _Run:
         """How often a tensor's data are looked at before it can be made."""
         stages = () if tensor.call is None else self.plan.method.stages(tensor.call)
         return sum(stage.measure is not None for stage in stages)
-
-    def _held_bytes(self, tensor: OutputTensor) -> int:
-        """What one thread needs to hold all rows of a tensor at once, besides what streaming takes."""
-        return tensor.blocks * tensor.rows_nbytes + stream_bytes(tensor, self.plan.method)
 
     def _wait(self, futures: list[Future[Any]]) -> None:
         """Wait for all; at the first failure the others stop at their next block, and it is raised."""
@@ -214,7 +210,7 @@ class _Run:
         """
         thread, tensor = self.thread(), self.plan.tensors[index]
         again = self._passes(tensor) == 1 and thread.streams(tensor)
-        held = not again and self._held_bytes(tensor) <= self.budget
+        held = not again and self.plan.held_bytes(index) <= self.budget
         self._begin(tiles)
         thread.hold(tensor if held else None)
         if index not in self.facts:

@@ -112,6 +112,15 @@ def open_journal(path: Path, plan_digest: str, *, describe: Mapping[str, str] | 
     return journal
 
 
+def first_record(path: Path) -> dict[str, Any] | None:
+    """The record that says whose a journal is; None where there is none, or none that can be read."""
+    try:
+        with path.open("rb") as file:
+            return _decode_line(file.readline().removesuffix(b"\n"))
+    except OSError:
+        return None
+
+
 def _encode(record: Mapping[str, Any]) -> bytes:
     # ASCII only: a path may hold bytes that are no UTF-8, which Python keeps as lone surrogates.
     text = json.dumps(record, separators=(",", ":"), allow_nan=False).encode("ascii")

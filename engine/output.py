@@ -6,25 +6,22 @@ files, each streamed by one thread (engine.remote.output).
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
-from engine import digest, publish
+from engine import publish
 from engine.checkpoint import Checkpoint
 from engine.errors import PlanError
 from engine.execute import Work, check_memory
-from engine.methods.contract import Array, Facts
+from engine.methods.contract import Facts
 from engine.open_files import allow_open_files
 from engine.output_files import ShardSize
 from engine.plan import Plan, Tile
 from engine.publish import Staging
+from engine.records import Recorded, facts_record, tile_record
 from engine.remote.url import Url
 from engine.sinks import FileSink
-from engine.tensorfile.header import ITEMSIZE
 
 Finished = tuple[dict[int, list[bytes]], dict[int, Facts]]
 """Digests of the blocks of finished tiles, by tile number; facts by tensor index."""
@@ -86,37 +83,17 @@ class DirectoryOutput:
 
     def finished(self) -> Finished:
         """Tiles whose journalled digests are those of the bytes on disk, and journalled facts."""
-        plan = self._plan
-        index = {tensor.name: number for number, tensor in enumerate(plan.tensors)}
-        facts: dict[int, Facts] = {}
-        blocks: dict[tuple[int, int], bytes] = {}
-        recorded: set[int] = set()
-        for record in self.staging.journal.records:
-            if "facts" in record:
-                values = record["values"]
-                facts[index[record["facts"]]] = {name: _unpacked(*value) for name, value in values.items()}
-                continue
-            recorded.add(index[record["tensor"]])
-            for place, piece in enumerate(unjoined(record["blocks"])):
-                blocks[index[record["tensor"]], record["first"] + place] = piece
-        done = {}
-        for tile in plan.tiles:
-            keys = [(tile.tensor, number) for number in range(tile.first, tile.first + tile.count)]
-            # an empty tensor has no block
-            known = all(key in blocks for key in keys) if keys else tile.tensor in recorded
-            if known and _verified(plan, self.directory, tile, blocks):
-                done[tile.number] = [blocks[key] for key in keys]
-        return done, facts
+        recorded = Recorded(self._plan, self.staging.journal.records)
+        self.staging.journal.records.clear()  # of a large model they are hundreds of megabytes
+        return recorded.verified(self.directory, threads=Work().thread_count), recorded.facts
 
     def record(self, tile: Tile, blocks: list[bytes]) -> None:
         """Journal it by place, so that another tile size can resume it."""
-        name = self._plan.tensors[tile.tensor].name
-        self.staging.journal.append({"tensor": name, "first": tile.first, "blocks": joined(blocks)})
+        self.staging.journal.append(tile_record(self._plan.tensors[tile.tensor], tile, blocks))
 
     def record_facts(self, index: int, facts: Facts) -> None:
         """Journal them: whoever resumes must not compute an angle on another machine's libm."""
-        values = {name: _packed(value) for name, value in facts.items()}
-        self.staging.journal.append({"facts": self._plan.tensors[index].name, "values": values})
+        self.staging.journal.append(facts_record(self._plan.tensors[index], facts))
 
     def publish(self, weights: str) -> Path:
         return self.staging.publish()
@@ -173,43 +150,8 @@ def open_output(out: Path | Url, plan: Plan, *, replaces: bool = False) -> Outpu
         raise
 
 
-def joined(blocks: Iterable[bytes]) -> str:
-    """Digests of blocks as text."""
-    return base64.b64encode(b"".join(blocks)).decode()
-
-
-def unjoined(text: str) -> list[bytes]:
-    """The digests of `joined`."""
-    data, size = base64.b64decode(text), digest.BLOCK_DIGEST_BYTES
-    return [data[start : start + size] for start in range(0, len(data) - size + 1, size)]
-
-
 def _refuse_inside_url(out: Url, sources: Iterable[Checkpoint]) -> None:
     for source in sources:
         place = source.identity.get("url", "")
         if place and f"{out}/".startswith(f"{place}/"):
             raise PlanError(f"{out}: lies inside the source {place}. Name an output outside of it.")
-
-
-def _packed(array: Array) -> list[Any]:
-    """An array as JSON: dtype, shape, base64 of its bytes (facts may have a number per row of a tensor)."""
-    return [array.dtype.str, list(array.shape), base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()]
-
-
-def _unpacked(dtype: str, shape: list[int], data: str) -> Array:
-    """The array of `_packed`."""
-    array: Array = np.frombuffer(base64.b64decode(data), np.dtype(dtype)).reshape(shape)
-    return array
-
-
-def _verified(plan: Plan, directory: Path, tile: Tile, blocks: Mapping[tuple[int, int], bytes]) -> bool:
-    """Whether the file still holds what the journal says: a power failure may have lost pages (6 GB/s per core)."""
-    tensor = plan.tensors[tile.tensor]
-    size = ITEMSIZE[tensor.dtype]
-    with (directory / plan.files[tensor.file].name).open("rb") as file:
-        for number in range(tile.first, tile.first + tile.count):
-            elements = min(tensor.block, tensor.elements - number * tensor.block)
-            file.seek(tensor.offset + number * tensor.block * size)
-            if digest.of_block(memoryview(file.read(elements * size))) != blocks[tile.tensor, number]:
-                return False
-    return True

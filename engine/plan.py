@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.methods.contract import Call, Method
 from engine.numerics import BLOCK
@@ -103,6 +103,13 @@ class Tile:
     count: int
 
 
+class Passes(NamedTuple):
+    """How often the inputs of a tensor are looked at before it can be made: at most, and in full as a rule."""
+
+    at_most: int
+    as_a_rule: int
+
+
 @dataclass(frozen=True)
 class Plan:
     """A merge, decided. `digest` identifies it: same digest, same bytes.
@@ -145,8 +152,8 @@ class Plan:
         return tuple(tiles)
 
     @cached_property
-    def passes(self) -> tuple[tuple[int, int], ...]:
-        """For every tensor how many stages look at its inputs before it can be made, and how many of these at all."""
+    def passes(self) -> tuple[Passes, ...]:
+        """Of every tensor."""
         return tuple(_passes(self.method, tensor.call) for tensor in self.tensors)
 
     @cached_property
@@ -178,9 +185,14 @@ class Plan:
         return threads * max(chosen, default=0)
 
 
-def _passes(method: Method, call: Call | None) -> tuple[int, int]:
+def _passes(method: Method, call: Call | None) -> Passes:
     measuring = [stage for stage in method.stages(call) if stage.measure] if call else []
-    return len(measuring), sum(stage.only is None for stage in measuring)
+    return Passes(len(measuring), sum(not stage.seldom for stage in measuring))
+
+
+def held_bytes(tensor: OutputTensor, method: Method) -> int:
+    """Bytes one thread holds that keeps all rows of a tensor, besides what streaming takes."""
+    return tensor.blocks * tensor.rows_nbytes + stream_bytes(tensor, method)
 
 
 def stream_bytes(tensor: OutputTensor, method: Method) -> int:

@@ -22,7 +22,7 @@ from types import TracebackType
 
 from engine import failpoints
 from engine.errors import Busy, InputError, MergefleetError, OutputExists, PlanError, Refused, after_disk_failure
-from engine.journal import Journal, open_journal
+from engine.journal import Journal, first_record, open_journal, refuse_other_plan
 
 _LOCK = "mergefleet.lock"
 _JOURNAL = "journal"
@@ -156,6 +156,25 @@ def _in_the_way(out: Path) -> bool:
     return out.is_mount() or any(out.iterdir())
 
 
+def refuse_other(out: Path, plan_digest: str | None, describe: Mapping[str, str]) -> None:
+    """What `Staging.open` would raise for what stands beside OUT now, without touching it.
+
+    `plan_digest`: None where it is not known yet; whose plan it is, is not looked at then.
+
+    Raises Busy where a process is writing it, Refused where OUT.partial is not ours, InputsChanged where another plan
+    began it.
+    """
+    partial = _partial(_absolute(out))
+    if not os.path.lexists(partial):
+        return
+    _refuse_foreign(partial)
+    _refuse_busy(partial)
+    if plan_digest is not None:
+        first = first_record(partial / _JOURNAL)
+        if first is not None:
+            refuse_other_plan(first, plan_digest, describe, place=partial, out=_absolute(out))
+
+
 def refuse_inside(out: Path, sources: Iterable[Path]) -> None:
     """PlanError where OUT lies in a directory that the merge reads: the next run would see another source."""
     out = _absolute(out).resolve()
@@ -262,14 +281,34 @@ def _lock(partial: Path) -> int:
                 os.pwrite(fd, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
                 return fd
         except BlockingIOError as error:
-            holder = _holder(fd)
+            busy = _busy(partial, fd)
             os.close(fd)
-            message = f"{partial}: process {holder} is writing it. Wait for it or name another output."
-            raise Busy(message, holder=holder) from error
+            raise busy from error
         except OSError as error:
             os.close(fd)
             raise MergefleetError(f"{path}: this file system has no locks ({error.strerror}). Use another.") from error
         os.close(fd)  # the file was removed between open and flock: its holder finished
+
+
+def _refuse_busy(partial: Path) -> None:
+    """Busy where another process has the lock; who holds it is not changed, and no lock is made."""
+    try:
+        fd = os.open(partial / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # killed before it made its lock, or not for us to read: a merge would say so
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise _busy(partial, fd) from error
+    except OSError:  # no locks on this file system
+        return
+    finally:
+        os.close(fd)
+
+
+def _busy(partial: Path, fd: int) -> Busy:
+    holder = _holder(fd)
+    return Busy(f"{partial}: process {holder} is writing it. Wait for it or name another output.", holder=holder)
 
 
 def _open_lock(path: Path) -> int:

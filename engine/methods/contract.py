@@ -135,6 +135,7 @@ class Stage:
         measure: (call, block, earlier facts) → one block's partial, in torch.
         kernel: (call, block, earlier facts, out) → the same, added to `out` (which is 0 where per_block).
         only: earlier facts → the blocks worth looking at; None for all.
+        seldom: as a rule `only` leaves few blocks or none, so that nobody plans for a pass over all of them.
     """
 
     name: str
@@ -145,6 +146,7 @@ class Stage:
     measure: Callable[[Call, Block, Facts], Tensor] | None = None
     kernel: Callable[[Call, RawBlock, Facts, Array], None] | None = None
     only: Callable[[Facts], Collection[int] | None] | None = None
+    seldom: bool = False
 
 
 @dataclass(frozen=True)

@@ -69,18 +69,22 @@ class Cuts:
             Stage(
                 *("high", self._finish_high, self._shape_high, ints, "counts", self._measure_high, self._kernel_high),
                 only=lambda facts: _unless_settled(facts, guess.HIGH),
+                seldom=self.guessed,
             ),
             Stage(
                 *("low", _finish_low, self._shape_low, ints, "counts", self._measure_low, self._kernel_low),
                 only=lambda facts: _unless_settled(facts, guess.LOW),
+                seldom=self.guessed,
             ),
             Stage(
                 *("ties", _finish_ties, self._shape, ints, "per_block", self._measure_ties, self._kernel_ties),
                 only=_need_ties,
+                seldom=True,
             ),
             Stage(
                 *("trim", _finish_trim, self._shape, ints, "counts", self._measure_last, self._kernel_last),
                 only=_need_last,
+                seldom=True,
             ),
         )
 

@@ -21,8 +21,9 @@ from engine.errors import InputError, MergefleetError, OutputDamaged, OutputExis
 from engine.execute import Executed
 from engine.journal import FORMAT, refuse_other_plan
 from engine.methods.contract import Facts
-from engine.output import Finished, joined, unjoined
+from engine.output import Finished
 from engine.plan import Plan, Tile
+from engine.records import joined, unjoined
 from engine.remote.bucket import Bucket, Found
 from engine.remote.layout import BEGUN, MANIFEST, PARTIAL, PUBLISHING, record_of
 from engine.remote.source import private_directory

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.families import Shape, make_family
-from cluster.flags import How, Run, Talk
+from cluster.flags import How, Look, Run, Talk
 
 PAGE = (Path(__file__).parents[2] / "docs" / "command.md").read_text()
 
@@ -33,6 +33,6 @@ def test_the_example_of_stages_runs_as_the_page_says(
 
 
 def test_the_page_names_every_flag() -> None:
-    names = {field.name for group in (How, Run, Talk) for field in fields(group)} - {"verbose"}
+    names = {field.name for group in (How, Run, Look, Talk) for field in fields(group)} - {"verbose"}
     missing = [name for name in sorted(names) if f"`--{name.replace('_', '-')}" not in PAGE]
     assert missing == []

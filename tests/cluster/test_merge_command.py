@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from bench.families import Shape, make_family
 from cluster.main import app
-from engine.errors import MergefleetError, PlanError, RecipeError
+from engine.errors import InputError, MergefleetError, PlanError, RecipeError
 
 STAGES = """
 name: first
@@ -115,6 +115,37 @@ def test_a_plan_that_does_not_fit_the_memory_is_refused_as_its_merge_would_be(pl
         assert isinstance(error, PlanError)
         assert "--memory" in error.message
     assert not (place / "out.stages").exists()
+
+
+def test_a_plan_for_nodes_says_time_memory_bytes_and_what_bounds_them(place: Path) -> None:
+    write(place, STAGES)
+    many = ("--nodes", "4", "--cpus-per-node", "2", "--memory", "1GiB", "--disk-gbps", "1e-6")
+    facts = in_json("plan", "r.yml", *many)
+    for values in (facts, facts["stages"][0]):
+        assert values["threads"] == 2
+        assert values["fleet"]["bottleneck"] == "disk"
+        assert values["fleet"]["nodes"] == 4
+        assert 0 < values["fleet"]["in_flight_bytes_per_node"] <= 1 << 30
+        moved = 4 * values["fleet"]["bytes_per_node"]
+        assert moved >= values["bytes_read"] + values["fleet"]["bytes_written_per_node"]
+    shown = said("plan", "r.yml", *many)
+    assert shown.count("bound by disk") == 2
+    assert "disk 1e-06 Gbit/s" in shown
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (("--net-gbps", "10"), "--net-gbps: is for a merge on several nodes; give --nodes too."),
+        (("--nodes", "2", "--disk-gbps", "0"), "--disk-gbps: got 0, a rate above 0 expected, in Gbit/s."),
+        (("--nodes", "2", "--net-gbps", "nan"), "--net-gbps: got nan, a rate above 0 expected, in Gbit/s."),
+    ],
+)
+def test_rates_without_nodes_or_sense_are_refused(place: Path, flags: tuple[str, ...], expected: str) -> None:
+    write(place, STAGES)
+    error = CliRunner().invoke(app, ["plan", "r.yml", *flags]).exception
+    assert isinstance(error, InputError)
+    assert error.message == expected
 
 
 def test_a_seed_on_the_command_line_counts_for_every_stage(place: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plans import plan_of
 
 from cluster.sharding import (
     BALANCED,
@@ -22,42 +23,10 @@ from cluster.sharding import (
     next_stage,
     units,
 )
-from engine.methods import METHODS
-from engine.methods.contract import Call
 from engine.methods.guess import UNKNOWN
-from engine.model_ref import ModelRef
 from engine.numerics import BLOCK
-from engine.plan import OutputTensor, Plan
-from engine.views import View
 
 MIB = 1 << 20
-
-
-def call_of(method: str, name: str, elements: int, **options: float) -> Call:
-    defaults = {p.name: float(p.default or 0) for p in METHODS[method].parameters.values() if p.scope == "global"}
-    sources = {p.name: (0.5, 0.25) for p in METHODS[method].parameters.values() if p.scope == "model"}
-    return Call(
-        method=method,
-        tensor=name,
-        shape=(elements,),
-        base=METHODS[method].base == "required",
-        source_ids=(1, 2),
-        sources=sources,
-        options=defaults | options,
-    )
-
-
-def plan_of(method: str, sizes: list[int], tile_bytes: int = 1, **options: float) -> Plan:
-    """A plan of bfloat16 tensors with these numbers of elements; a size of None-like 0 is an empty tensor."""
-    inputs = tuple(View(source, "x", "BF16", "BF16") for source in range(3))
-    tensors = tuple(
-        OutputTensor(
-            f"t{n}", "BF16", (size,), 0, 0, inputs, call_of(method, f"t{n}", size, **options), "BF16", None, size
-        )
-        for n, size in enumerate(sizes)
-    )
-    ref = ModelRef("base")
-    return Plan(METHODS[method], (ref,), tensors, (), {}, {}, "digest", ref, ref, tile_bytes=tile_bytes)
 
 
 def units_of(weights: list[int]) -> list[Unit]:
