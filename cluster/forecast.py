@@ -15,7 +15,7 @@ from typing import Any
 
 from cluster import costs
 from cluster.sharding import MAX_CHUNK_BYTES, Unit, assign, elements_of, foreseen, giants
-from engine.plan import Plan, held_bytes
+from engine.plan import Plan
 from engine.tensorfile.header import ITEMSIZE
 
 RESOURCES = ("disk", "network", "cpu", "python", "driver")
@@ -70,7 +70,8 @@ def forecast(plan: Plan, fleet: Fleet) -> dict[str, Any]:
     """The prediction in numbers, JSON-able."""
     cut, loads = simulate(plan, fleet)
     times = [seconds(load, fleet) for load in loads]
-    worst = {**max(times, key=lambda time: max(time.values())), "driver": _driver_seconds(plan, loads)}
+    busiest = max(times, key=lambda time: max(time.values()))
+    worst = {**busiest, "driver": _driver_seconds(plan, loads)}
     bottleneck = max(RESOURCES, key=lambda name: worst[name])
     before = costs.START_S + len(plan.tensors) * costs.US_PER_TENSOR / 1e6
     after = len(plan.tensors) * costs.US_PER_TENSOR_PUBLISHED / 1e6
@@ -171,7 +172,7 @@ def _cost(plan: Plan, unit: Unit, cut: Collection[int], share: int) -> _Cost:
     runs = [range(tile.first, tile.first + tile.count) for tile in map(plan.tiles.__getitem__, unit.tiles)]
     made = sum(elements_of(tensor, run) for run in runs)
     seen = passes * tensor.elements + made + elements_of(tensor, unit.blocks)
-    held = held_bytes(tensor, plan.method) if passes and not _read_again(plan, unit.tensor) else 0
+    held = plan.held_bytes(unit.tensor) if passes and not _read_again(plan, unit.tensor) else 0
     is_held = 0 < held <= share
     read = (tensor.elements if is_held else seen) * sum(ITEMSIZE[view.stored] for view in tensor.inputs)
     written = made * ITEMSIZE[tensor.dtype]

@@ -111,7 +111,8 @@ def giants(
     share = sum(unit.weight for unit in whole) / sum(lanes)
 
     def unbalanced(count: int) -> float:
-        work = foreseen(plan, {unit.tensor for unit in heaviest[:count]}, done=done, measured=measured)
+        cut = {unit.tensor for unit in heaviest[:count]}
+        work = foreseen(plan, cut, done=done, measured=measured) if cut else whole
         return imbalance(assign(work, lanes), lanes)
 
     least = sum(unit.weight > share for unit in heaviest)

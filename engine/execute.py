@@ -23,7 +23,7 @@ from engine.device import Device
 from engine.errors import PlanError
 from engine.methods.contract import Array, Call, Facts, Stage
 from engine.open_files import allow_open_files
-from engine.plan import OutputTensor, Plan, Tile, held_bytes
+from engine.plan import OutputTensor, Plan, Tile
 from engine.recipe import ModelRef
 from engine.sinks import Sink
 from engine.worker import Arithmetic, RowPool, Shared, Worker
@@ -173,7 +173,7 @@ class _Run:
             tensor = self.plan.tensors[index]
             if not self._passes(tensor):
                 jobs.extend(partial(self._tile, tile) for tile in tiles)
-            elif held_bytes(tensor, self.plan.method) > self.budget and len(tiles) > 1 and self.work.thread_count > 1:
+            elif self.plan.held_bytes(index) > self.budget and len(tiles) > 1 and self.work.thread_count > 1:
                 giants.append((index, tiles))
             else:
                 jobs.append(partial(self._own, index, tiles))

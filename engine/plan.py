@@ -161,6 +161,11 @@ class Plan:
         """What one thread holds while it streams a tensor, for every tensor."""
         return tuple(stream_bytes(tensor, self.method) for tensor in self.tensors)
 
+    def held_bytes(self, index: int) -> int:
+        """What one thread holds that keeps all rows of a tensor, besides what streaming takes."""
+        tensor = self.tensors[index]
+        return tensor.blocks * tensor.rows_nbytes + self.stream_bytes[index]
+
     def has_kernel(self, tensor: OutputTensor) -> bool:
         """Whether kernels do this tensor's arithmetic; else it is the method's definition in torch."""
         return self.method.kernel is not None and not tensor.wide and tensor.dtype != "F64"
@@ -188,11 +193,6 @@ class Plan:
 def _passes(method: Method, call: Call | None) -> Passes:
     measuring = [stage for stage in method.stages(call) if stage.measure] if call else []
     return Passes(len(measuring), sum(not stage.seldom for stage in measuring))
-
-
-def held_bytes(tensor: OutputTensor, method: Method) -> int:
-    """Bytes one thread holds that keeps all rows of a tensor, besides what streaming takes."""
-    return tensor.blocks * tensor.rows_nbytes + stream_bytes(tensor, method)
 
 
 def stream_bytes(tensor: OutputTensor, method: Method) -> int:

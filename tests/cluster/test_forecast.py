@@ -11,7 +11,7 @@ from plans import plan_of
 
 from cluster.forecast import RESOURCES, Fleet, forecast, seconds, simulate
 from engine.numerics import BLOCK
-from engine.plan import Plan, held_bytes
+from engine.plan import Plan
 
 GIB = 1 << 30
 SIZES = st.lists(st.integers(0, 40 * BLOCK), min_size=1, max_size=20)
@@ -37,7 +37,7 @@ def test_every_byte_of_the_output_is_written_once_and_none_read_too_seldom(
 
 def test_what_fits_a_threads_share_of_the_memory_is_read_once_and_else_once_for_every_pass() -> None:
     plan = plan_of("ties", [20 * BLOCK] * 12)
-    held = held_bytes(plan.tensors[0], plan.method)
+    held = plan.held_bytes(0)
     roomy, tight = (replace(FLEET, memory_bytes=2 * memory) for memory in (held, held - 1))
     assert forecast(plan, roomy)["bytes_read"] == plan.bytes_read
     assert forecast(plan, tight)["bytes_read"] == plan.bytes_read * 3
