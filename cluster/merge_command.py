@@ -57,12 +57,12 @@ def plan(recipe: Path, out: str | None, *, how: How, look: Look, talk: Talk) -> 
     options = options_of(how)
     choose_device(options.device)
     place = None if out is None else parse_place(out)
-    if place is not None:
-        options = replace(options, shard_size=options.shard_size or default_shard_size(place))
     fleet = _fleet(look, options)
     if fleet is not None:
         options = replace(options, threads=fleet.cpus, memory_bytes=fleet.memory_bytes)
     stages = _stages(recipe, how)
+    if place is not None and not stages.names:  # stages are made in a directory
+        options = replace(options, shard_size=options.shard_size or default_shard_size(place))
     directory = options.intermediate_dir or stages_directory(place if isinstance(place, Path) else Path("OUT"))
     found = False
     with closing(StagePlans(stages, directory, options)) as planned:
