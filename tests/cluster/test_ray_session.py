@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -79,6 +80,7 @@ def test_another_version_of_ray_is_refused_with_both_versions(ray_here: Session)
     said = joined(ray_here.address, before="import ray\nray.__version__ = '1.2.3'")
     assert ray.__version__ in said
     assert "1.2.3" in said
+    assert said.count(platform.python_version()) == 2
     assert said.startswith(ray_here.address)
     assert len(said.splitlines()) == 1
 
