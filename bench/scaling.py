@@ -1,6 +1,6 @@
 """How a merge's throughput grows with its nodes: network namespaces with capped links, a web server for each of them.
 
-    make bench-scaling          as root, with nginx on the PATH (or NGINX=/path/to/nginx)
+    make bench-scaling          as root, with nginx on the PATH
 
 Every node reads the models, by ranges, from an nginx of its own through a link of 400 Mbit/s, so that the link is the
 limit and not the processors that all nodes share; the output goes to the file system that they share. Time is taken
@@ -9,9 +9,7 @@ from the first tile's start to the last tile's journal entry: starting Ray and f
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,6 +29,7 @@ _LOOK_S = 0.02
 _COMMAND = (sys.executable, "-c", "from cluster.entry import run; run()")
 _NGINX = """
 daemon off;
+user root;
 pid {place}/pid;
 error_log {place}/errors;
 worker_processes 1;
@@ -59,7 +58,7 @@ def web_servers(nodes: NetNodes, family: Family, place: Path) -> Iterator[None]:
     (place / BUCKET).mkdir()
     for model in family.models:
         (place / BUCKET / model.name).symlink_to(model)
-    nginx = os.environ.get("NGINX") or shutil.which("nginx")
+    nginx = shutil.which("nginx")
     servers = []
     try:
         for node in range(max(NODES) + 1):
@@ -70,6 +69,10 @@ def web_servers(nodes: NetNodes, family: Family, place: Path) -> Iterator[None]:
             servers.append(
                 nodes.beside(str(nginx), "-p", str(own), "-c", str(own / "nginx.conf"), "-e", f"{own}/errors")
             )
+        while not all((place / f"nginx{node}" / "pid").exists() for node in range(len(servers))):
+            if any(server.poll() is not None for server in servers):
+                sys.exit("bench-scaling: nginx does not start")
+            time.sleep(_LOOK_S)
         yield
     finally:
         for server in servers:
@@ -101,13 +104,13 @@ def seconds(nodes: NetNodes, workers: int, place: Path) -> float:
             size, ended = with_size, now
     _, said = merge.communicate()
     if merge.returncode:
-        raise subprocess.CalledProcessError(merge.returncode, "mergefleet merge", stderr=said)
+        sys.exit(said)
     shutil.rmtree(out)
     return ended - began
 
 
 def main() -> None:
-    why_not = refusal() or (None if os.environ.get("NGINX") or shutil.which("nginx") else "nginx is not installed")
+    why_not = refusal() or (None if shutil.which("nginx") else "nginx is not installed")
     if why_not:
         sys.exit(f"bench-scaling: {why_not}.")
     family = benchmark_family(sys.argv[1] if len(sys.argv) > 1 else "1.1B")

@@ -188,8 +188,9 @@ class _Run:
         """Wait for all; at the first failure the others stop at their next block, and it is raised."""
         try:
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
+            for future in futures:  # in their order: what failed first may have made others fail
+                if future in done:
+                    future.result()
         except BaseException:
             self.shared.stop.set()
             for future in futures:

@@ -207,6 +207,23 @@ def test_the_facts_of_a_tensor_are_let_go_when_it_is_done(tmp_path: Path) -> Non
     assert len(alive) == 3
 
 
+def test_the_failure_that_is_raised_is_the_one_that_came_first(tmp_path: Path) -> None:
+    models = tuple(small(tmp_path / name) for name in "bxy")
+    failures = 0
+
+    class Sink:
+        def write(self, *block: object) -> None:
+            nonlocal failures
+            failures += 1
+            raise MergefleetError(f"failure {failures}")
+
+    with Job.prepare(recipe_of("linear", models), tmp_path / "out", Options(threads=1)) as job:
+        for _ in range(20):
+            failures = 0
+            with pytest.raises(MergefleetError, match=r"failure 1$"):
+                execute(job.plan, job.checkpoints, Sink(), work=job.work())
+
+
 def test_a_run_that_fails_to_begin_lets_go_of_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = recipe_of("linear", [small(tmp_path / name) for name in "bxy"])
 
