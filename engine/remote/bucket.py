@@ -54,21 +54,26 @@ class Bucket:
         self._outage = outage
 
     def list(self) -> dict[str, Found] | None:
-        """Every object by its name in this place; None where this account may not list."""
+        """Every object by its name in this place; None where this account may not list.
+
+        The first thing to ask of a place: whatever keeps it from answering is told within seconds.
+        """
+        start = f"{self.url.prefix}/"
 
         def listed() -> dict[str, Found]:
             pages: Iterator[Any] = iter(obstore.list(self._store, self.url.prefix, chunk_size=1000))
             return {
-                meta["path"].removeprefix(f"{self.url.prefix}/"): Found(meta["size"], meta["e_tag"])
+                meta["path"].removeprefix(start): Found(meta["size"], meta["e_tag"])
                 for page in pages
                 for meta in page
+                if meta["path"].startswith(start)  # consoles make an empty object of the prefix itself
             }
 
         result = self._tried(listed, patience=AT_FIRST)
         if isinstance(result, Failure):
             if result.is_denied and result.code in (None, "AccessDenied"):
                 return None
-            raise self._explained(result)
+            raise self._error(f"{self.url}: {explain(self.url, result)}", status=result.status)
         return result
 
     def head(self, name: str) -> Found | None:
@@ -149,7 +154,7 @@ class Bucket:
                 retry_config={"max_retries": max_retries, "retry_timeout": timedelta(minutes=3)},
             )
         except _OBSTORE_ERRORS as error:
-            raise self._explained(Failure.of(error)) from error
+            raise self._error(f"{self.url}: {explain(self.url, Failure.of(error))}") from error
 
     def _tried(self, request: Callable[[], Result], *, patience: Patience = LATER) -> Result | Failure:
         """The request's result, if need be after several tries; or what it failed of in the end."""
@@ -170,10 +175,9 @@ class Bucket:
             return None
         raise self._explained(result, name)
 
-    def _explained(self, failure: Failure, name: str | None = None) -> MergefleetError:
-        place = str(self.url) if name is None else f"{self.url}/{name}"
+    def _explained(self, failure: Failure, name: str) -> MergefleetError:
         kind = self._outage if failure.is_transient else self._error
-        message = f"{place}: {explain(self.url, failure)}"
+        message = f"{self.url}/{name}: {explain(self.url, failure)}"
         if failure.is_transient and self._outage is not self._error:  # an output
             message += " What is finished is kept: the same command resumes."
         return kind(message, status=failure.status, transient=failure.is_transient)

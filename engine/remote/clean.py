@@ -29,6 +29,7 @@ def clean_url(url: Url) -> tuple[list[str], list[str]]:
     A writer that is not dead after all is fenced off first: it will complete nothing any more.
     """
     bucket = output_bucket(url)
+    bucket.list()  # of no use but to tell at once what is wrong with the place
     begun = read_object(bucket, BEGUN)
     names: list[str] = []
     if begun is not None:

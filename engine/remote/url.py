@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from engine.errors import InputError
 
 _SCHEMES = ("s3", "gs", "az")
+_LIKE_A_URL = re.compile(r"[a-z][a-z0-9+.-]+:/")  # https://host/x, and s3:/bucket/x
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
 
 
@@ -56,5 +57,9 @@ def parse_url(text: str) -> Url:
 
 
 def parse_place(text: str | Path) -> Path | Url:
-    """Where an output goes: a path, or a place in an object store."""
-    return parse_url(text) if isinstance(text, str) and is_url(text) else Path(text)
+    """Where an output goes: a path, or a place in an object store. InputError for URLs of other kinds."""
+    if is_url(text):
+        return parse_url(str(text))
+    if _LIKE_A_URL.match(str(text)):
+        raise InputError(f"{text}: is no place for an output: name a directory, or s3://, gs:// or az://BUCKET/PREFIX.")
+    return Path(text)

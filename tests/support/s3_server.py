@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import boto3
 import obstore
 from obstore.store import from_url
 
@@ -63,8 +64,6 @@ def objects(url: str) -> dict[str, bytes]:
 
 def uploads(url: str) -> list[str]:
     """Keys of multipart uploads in the bucket that were neither completed nor aborted."""
-    import boto3
-
     bucket = url.removeprefix("s3://").split("/")[0]
     found = boto3.client("s3").list_multipart_uploads(Bucket=bucket).get("Uploads", [])
     return sorted(upload["Key"] for upload in found)
@@ -72,8 +71,8 @@ def uploads(url: str) -> list[str]:
 
 def upload_bytes(url: str, data: bytes) -> None:
     """An object at s3://BUCKET/KEY."""
-    place, _, name = url.rpartition("/")
-    obstore.put(_store(place), name, data, use_multipart=False)
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    boto3.client("s3").put_object(Bucket=bucket, Key=key, Body=data)
 
 
 def remove(url: str) -> None:

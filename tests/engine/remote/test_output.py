@@ -100,7 +100,7 @@ def test_a_file_of_many_parts_is_the_file(bucket: str, quick: None, tmp_path: Pa
 def test_faults_change_nothing_but_the_time(proxy: Proxy, bucket: str, models: Models, tmp_path: Path) -> None:
     options = Options(threads=2, shard_size=ShardSize(3 * MIB))
     kinds = (Fault.ERROR, Fault.SLOW_DOWN, Fault.RESET, Fault.LOST, Fault.CUT, Fault.SLOW)
-    proxy.choose = at_random(2, dict.fromkeys(kinds, 0.05))
+    proxy.choose = at_random(2, dict.fromkeys(kinds, 0.04))
     merge(recipe_of("linear", models), f"{bucket}/out", options=options)
     injected, proxy.choose = proxy.faults, lambda request: None
     expected = merge(recipe_of("linear", models), tmp_path / "out", options=options)
@@ -215,6 +215,19 @@ def test_a_run_that_fails_leaves_no_upload_behind(bucket: str, quick: None, mode
 def test_too_little_memory_for_uploads_says_how_much_is_needed(bucket: str, tiny: Models) -> None:
     with pytest.raises(PlanError, match=r"1 uploads at a time need [\d_]+ bytes for this recipe. Give --memory \d+MiB"):
         merge(recipe_of("linear", tiny), f"{bucket}/out", options=Options(memory_bytes=20 * MIB))
+
+
+def test_an_endpoint_that_is_not_there_is_bad_input(
+    bucket: str, quick: None, tiny: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match=rf"{bucket}/out: 127.0.0.1:9 cannot be reached: correct AWS_ENDPOINT_URL"):
+        merge(recipe_of("linear", tiny), f"{bucket}/out")
+
+
+def test_an_empty_object_in_place_of_the_directory_is_no_obstacle(bucket: str, tiny: Models) -> None:
+    upload_bytes(f"{bucket}/out/", b"")
+    merge(recipe_of("linear", tiny), f"{bucket}/out")
 
 
 def test_a_bucket_that_is_not_there_says_so_before_anything_is_done(bucket: str, tiny: Models) -> None:

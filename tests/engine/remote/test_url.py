@@ -39,6 +39,12 @@ def test_what_is_no_url_is_a_path() -> None:
     assert is_url("gs://bucket/model")
 
 
+@pytest.mark.parametrize("text", ["https://host/out", "s3:/bucket/out", "hub:/org/name"])
+def test_an_output_at_another_kind_of_url_is_no_directory(text: str) -> None:
+    with pytest.raises(InputError, match=r"name a directory, or s3://, gs:// or az://BUCKET/PREFIX"):
+        parse_place(text)
+
+
 @pytest.mark.parametrize("patience", [AT_FIRST, LATER])
 def test_pauses_grow_to_a_limit_and_never_beyond(patience: object) -> None:
     assert isinstance(patience, type(LATER))
