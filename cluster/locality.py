@@ -17,10 +17,14 @@ _REMOTE = {"9p", "afs", "beegfs", "ceph", "cifs", "glusterfs", "gpfs", "lustre",
 
 
 def near_files(checkpoints: Iterable[Checkpoint]) -> frozenset[str]:
-    """The files of these sources that lie on a disk of this machine."""
+    """The files of these sources that lie on a disk of this machine, as MODEL/FILE."""
     mounts = mounted(Path("/proc/self/mounts").read_text(errors="replace"))
-    paths = {path for checkpoint in checkpoints for path in checkpoint.paths}
-    return frozenset(str(path) for path in paths if is_local(path.resolve(), mounts))
+    return frozenset(
+        f"{checkpoint.ref}/{path.name}"
+        for checkpoint in checkpoints
+        for path in checkpoint.paths
+        if is_local(path.resolve(), mounts)
+    )
 
 
 def mounted(table: str) -> dict[Path, str]:
@@ -49,11 +53,17 @@ def homes(
 
     def where(unit: Unit) -> Collection[int]:
         if unit.tensor not in known:
-            stored = [sources[view.source].tensors[view.tensor] for view in plan.tensors[unit.tensor].views]
-            files = [str(tensor.file) for tensor in stored if hasattr(tensor, "file")]  # others lie in several
+            views = plan.tensors[unit.tensor].views
+            files = [_file(sources[view.source], view.tensor) for view in views]
             counts = {worker: sum(file in there for file in files) for worker, there in near.items()}
             most = max(counts.values())
             known[unit.tensor] = [worker for worker, count in counts.items() if count == most] if most else ()
         return known[unit.tensor]
 
     return where
+
+
+def _file(source: Checkpoint, name: str) -> str:
+    """The file of a tensor, as `near_files` calls it; a tensor with an adapter on it lies in several, and in none."""
+    file = getattr(source.tensors[name], "file", None)
+    return "" if file is None else f"{source.ref}/{file.name}"

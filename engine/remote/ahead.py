@@ -43,6 +43,9 @@ class Ranges(Protocol):
     def read(self, file: RangeFile, start: int, end: int) -> memoryview:
         """Bytes [start, end) of exactly this version of the file; SourceError, after some tries, if that cannot be."""
 
+    def cached(self, file: RangeFile) -> Path | None:
+        """Where the whole file lies on this machine, if it does: then it is read there."""
+
     def stamp(self, name: str) -> tuple[int, str | None]:
         """Size and ETag that the file has now."""
 
@@ -67,8 +70,6 @@ class RangeStore:
         files: size, ETag and header digest of every file, by its name.
     """
 
-    paths: Collection[Path] = ()
-
     def __init__(self, ranges: Ranges, files: Iterable[RangeFile]) -> None:
         """Read all headers; SourceError where a file is damaged, or a tensor stands in two of them."""
         self._ranges = ranges
@@ -82,6 +83,11 @@ class RangeStore:
             for file, (header, digest) in zip(self._files, pool.map(self._read_header, self._files), strict=True):
                 self.files[file.name] = {"size": file.size, "etag": file.etag, "header": digest}
                 self._add(file, header)
+
+    @property
+    def paths(self) -> Collection[Path]:
+        """The files that lie on this machine."""
+        return [path for file in self._files if (path := self._ranges.cached(file)) is not None]
 
     def _read_header(self, file: RangeFile) -> tuple[Header, str]:
         origin = f"{self._ranges}/{file.name}"

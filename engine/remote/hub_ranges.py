@@ -20,6 +20,7 @@ from engine.errors import SourceError
 from engine.model_ref import ModelRef
 from engine.remote.ahead import RangeFile, RangeStore
 from engine.tensorfile.index import INDEX_NAME
+from engine.tensorfile.reader import read_exactly
 from engine.weight_files import check_weight_map, choose_shards
 
 Result = TypeVar("Result")
@@ -30,11 +31,15 @@ _AT_ONCE = 16
 
 
 class HubRanges:
-    """Files of one repository at one commit, by ranges: see engine.remote.ahead.Ranges."""
+    """Files of one repository at one commit, by ranges: see engine.remote.ahead.Ranges.
 
-    def __init__(self, ref: ModelRef, commit: str) -> None:
+    What an earlier download left in the cache, in `directory`, is read from there.
+    """
+
+    def __init__(self, ref: ModelRef, commit: str, directory: Path) -> None:
         self._ref = ref
         self._commit = commit
+        self._directory = directory
         self._lock = threading.Lock()
         self._places: dict[str, str] = {}
         self._files: dict[str, RangeFile] = {}
@@ -48,7 +53,18 @@ class HubRanges:
         self._files[name] = RangeFile(name, found.size, found.etag)
         return self._files[name]
 
+    def cached(self, file: RangeFile) -> Path | None:
+        """Where the whole file lies in the cache of this machine, if it does."""
+        path = self._directory / file.name
+        return path if path.is_file() and path.stat().st_size == file.size else None
+
     def read(self, file: RangeFile, start: int, end: int) -> memoryview:
+        cached = self.cached(file)
+        if cached is not None:
+            data = memoryview(bytearray(end - start))
+            with cached.open("rb", buffering=0) as opened:
+                read_exactly(opened.fileno(), start, data, origin=cached)
+            return data
         for _ in range(_SHORT_TRIES):
             place = self._places[file.name]
             answer = self._asked(partial(_get, place, start, end))
@@ -101,7 +117,7 @@ def open_hub_model(ref: ModelRef) -> tuple[Path, RangeStore, str]:
         raise SourceError(
             f"{ref}: {shards[0]} is no .safetensors file: only those can be streamed. Leave --stream out."
         )
-    ranges = HubRanges(ref, commit)
+    ranges = HubRanges(ref, commit, directory)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         store = RangeStore(ranges, list(pool.map(ranges.file, shards)))
     places = {tensor.name: tensor.file.name for tensor in store.tensors.values()}

@@ -58,6 +58,9 @@ class BucketRanges:
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
 
+    def cached(self, file: RangeFile) -> None:
+        """Nothing of a bucket is kept on this machine."""
+
     def read(self, file: RangeFile, start: int, end: int) -> memoryview:
         return self._bucket.read(file.name, start, end, etag=file.etag)
 

@@ -39,8 +39,8 @@ def test_work_goes_to_workers_that_have_more_of_its_files_and_nowhere_if_all_hav
     with Job.prepare(recipe_of("linear", models), tmp_path / "out", Options(threads=1)) as job:
         sources = [job.checkpoints[ref] for ref in job.plan.sources]
         files = near_files(sources)
-        assert files == {str(model / "model.safetensors") for model in models}
-        one = {str(models[0] / "model.safetensors")}
+        assert files == {f"{model}/model.safetensors" for model in models}
+        one = {f"{models[0]}/model.safetensors"}
         merged = next(unit for unit in units(job.plan) if len(job.plan.tensors[unit.tensor].inputs) == len(models))
         where = homes(job.plan, sources, {4: set(), 5: files, 6: one})
         assert where is not None

@@ -15,6 +15,10 @@ import pytest
 from hub_standin import Hub, Repository, commit_id, running_hub
 from safetensors.numpy import save
 
+from engine.model_ref import ModelRef
+from engine.remote.ahead import RangeFile
+from engine.remote.hub_ranges import HubRanges
+
 ROOT = Path(__file__).resolve().parents[3]
 COMMIT = commit_id("commit")
 OPEN = """
@@ -87,6 +91,16 @@ def test_an_address_that_has_expired_is_asked_for_again(tmp_path: Path) -> None:
         (streamed,) = opened(tmp_path, hub, "streamed")
         assert hub.signature != "first"
     assert "error" not in streamed
+
+
+def test_a_file_that_a_download_left_in_the_cache_is_read_there_if_it_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"0123456789")
+    ranges = HubRanges(ModelRef("org/model"), COMMIT, tmp_path)
+    whole, grown = (RangeFile("a.safetensors", size, None) for size in (10, 11))
+    assert bytes(ranges.read(whole, 3, 8)) == b"34567"  # without asking the Hub where it lies
+    assert ranges.cached(whole) == tmp_path / "a.safetensors"
+    assert ranges.cached(grown) is None
+    assert ranges.cached(RangeFile("b.safetensors", 10, None)) is None
 
 
 def test_what_cannot_be_streamed_says_what_to_do(tmp_path: Path) -> None:
