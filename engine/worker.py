@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from engine.gpu import DeviceArithmetic
 
 Arithmetic = Literal["kernel", "definition"]
+_RUN_BLOCKS = 16  # measured in one call of a kernel: a fiftieth of a second, after which a thread looks whether to stop
 
 
 def ordinary(nbytes: int) -> Array:
@@ -125,6 +126,8 @@ class Worker:
         partial: Array = np.zeros((tensor.blocks, *shape) if slots else shape, stage.dtype)
         wanted = None if stage.only is None else stage.only(facts)
         arithmetic = self.arithmetic(tensor)
+        if isinstance(blocks, range) and stage.stream is not None:
+            blocks = self._measure_runs(tensor, stage, blocks, partial)
         for number in blocks:
             self._go_on()
             if wanted is None or number in wanted:
@@ -132,6 +135,26 @@ class Worker:
                 out = partial[number] if slots else partial
                 arithmetic.measure(stage, call, rows, (number, elements), facts=facts, out=out)
         return partial
+
+    def _measure_runs(self, tensor: OutputTensor, stage: Stage, blocks: range, partial: Array) -> Iterable[int]:
+        """Measure runs of blocks in one go with reading them, where that can be; returns the blocks that are left."""
+        from engine.kernels import files
+
+        places, _ = self._placed_of(tensor)
+        if places is None or self._held is not None or self.arithmetic(tensor) is not self._kernel:
+            return blocks
+        rows, left = self._reused(tensor), list[int]()
+        for first in blocks[::_RUN_BLOCKS]:
+            self._go_on()
+            run = range(first, min(first + _RUN_BLOCKS, blocks.stop))
+            elements = min(len(run) * tensor.block, tensor.elements - first * tensor.block)
+            stream = files.Stream(places, first * tensor.block * rows.itemsize, rows)
+            assert tensor.call is not None
+            assert stage.stream is not None
+            if not stage.stream(tensor.call, stream, elements, partial[first : run.stop]):
+                partial[first : run.stop] = 0
+                left += run
+        return left
 
     def block(self, index: int, number: int, facts: Facts) -> bytes:
         """Make one block of output tensor `index`, hand it to the sink, return its digest."""

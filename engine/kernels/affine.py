@@ -11,9 +11,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from engine.kernels import fused
 from engine.kernels.cache import kernel
 from engine.kernels.codec import decode, encode
 from engine.kernels.combine import CHUNK
+
+
+def whole(rows: Any, coefficients: Any, out: Any, work: Any) -> None:
+    """coefficients[N] of all elements; `rows` may be a `files.Stream`, where `fused` serves them."""
+    if fused.serves(rows, out):
+        fused.affine(rows, coefficients, out)
+    else:
+        by_row(rows, out.shape[0], coefficients.reshape(1, -1), out, work)
 
 
 @kernel

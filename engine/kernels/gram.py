@@ -15,9 +15,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba.extending import overload
 
 from engine.kernels.cache import kernel
 from engine.kernels.codec import decode
+from engine.kernels.files import read_rows
 from engine.kernels.measure import fold
 
 LANES, ROW_LANES = 1024, 64
@@ -28,6 +30,12 @@ GROUP = 256
 def of_block(rows: Any, n: int, out: Any, *, based: bool) -> None:
     """out[P] of the first n elements as one vector each."""
     _loop(rows, based)(rows, n, LANES, _switch(based), out.reshape(1, -1))
+
+
+def of_blocks(stream: Any, n: int, out: Any, *, based: bool) -> bool:
+    """out[B, P] of the B blocks in which the stream's next n elements lie; see `Stage.stream`."""
+    places, skip, rows = stream
+    return bool(_read_blocks(places, skip, rows, n, _switch(based), (None,) * (len(rows) - based), out))
 
 
 def of_rows(rows: Any, columns: int, out: Any, *, based: bool) -> None:
@@ -47,6 +55,28 @@ def of_columns(rows: Any, n: int, start: int, out: Any, *, based: bool) -> None:
 
 def _loop(rows: Any, based: bool) -> Any:
     return {2: _two, 3: _three}.get(len(rows) - based, _many)
+
+
+def block_products(rows: Any, n: Any, based: Any, vectors: Any, out: Any) -> None:
+    """`of_block` inside a kernel, for as many vectors as the tuple is long."""
+    raise TypeError("block_products works inside kernels only")
+
+
+@overload(block_products, strict=False)
+def _block_products(rows: Any, n: Any, based: Any, vectors: Any, out: Any) -> Any:
+    loop = {2: _two, 3: _three}.get(len(vectors), _many)
+    return lambda rows, n, based, vectors, out: loop(rows, n, LANES, based, out)
+
+
+@kernel
+def _read_blocks(places: Any, skip: Any, rows: Any, n: Any, based: Any, vectors: Any, out: Any) -> Any:
+    block = rows.shape[1]
+    for number in range(out.shape[0]):
+        here = min(block, n - number * block)
+        if not read_rows(places, skip + number * block * rows.itemsize, rows, here):
+            return False
+        block_products(rows, here, based, vectors, out[number : number + 1])
+    return True
 
 
 def _switch(based: bool) -> Any:

@@ -25,6 +25,8 @@ from engine.numerics import BLOCK
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from engine.kernels.files import Stream
+
 Array = NDArray[Any]
 Facts = Mapping[str, Array]
 Scope = Literal["element", "row", "tensor"]
@@ -134,6 +136,9 @@ class Stage:
         partial: how partials are put together; per_block gives [blocks, *shape] to `finish`, the others [*shape].
         measure: (call, block, earlier facts) → one block's partial, in torch.
         kernel: (call, block, earlier facts, out) → the same, added to `out` (which is 0 where per_block).
+        stream: (call, Stream, elements, out) → `kernel` on each of the consecutive blocks in which these elements lie,
+            read as it goes into the Stream's buffer, the rows of one block; out has a slot for each. False where not
+            all could be read, or is not finite: then what is in `out` means nothing.
         only: earlier facts → the blocks worth looking at; None for all.
         seldom: as a rule `only` leaves few blocks or none, so that nobody plans for a pass over all of them.
     """
@@ -145,6 +150,7 @@ class Stage:
     partial: Partial = "per_block"
     measure: Callable[[Call, Block, Facts], Tensor] | None = None
     kernel: Callable[[Call, RawBlock, Facts, Array], None] | None = None
+    stream: Callable[[Call, Stream, int, Array], bool] | None = None
     only: Callable[[Facts], Collection[int] | None] | None = None
     seldom: bool = False
 
@@ -164,8 +170,9 @@ class Method:
         scope: how a tensor may be cut; a function of the call's options and the tensor's shape where they decide.
         exact: same bits on any CPU, thread count and tiling.
         drops_zero_weights: a source of weight 0 changes nothing.
-        streams: call → whether `kernel` does nothing with a block's rows but hand them to `combine.linear` or
-            `combine.delta`, unless by count: then they may be a `kernels.files.Stream`, read while they are combined.
+        streams: call → whether `kernel` does nothing with a block's rows but hand them to `combine.linear`,
+            `affine.whole` or `combine.delta` (unless by count): then they may be a `kernels.files.Stream`, and are read
+            while they are combined.
         check: call → what is wrong with its settings (completes "tensor X: "), None where nothing is.
         workspace: call → bytes that a thread needs beyond its rows, output and partials: the kernels' `room`.
         version: of the arithmetic; part of the recipe hash.

@@ -80,4 +80,5 @@ METHOD = Method(
         Parameter("tol", "global", default=1e-5, low=0),
     ),
     stages=lambda call: (spherical.whole(_coefficients),),
+    streams=lambda call: True,
 )

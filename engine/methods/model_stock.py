@@ -47,5 +47,6 @@ METHOD = Method(
     base="required",
     models=(2, None),
     scope=lambda options, shape: "row" if options["filter_wise"] else "element",
+    streams=lambda call: call.scope == "element",
     workspace=lambda call: spherical.workspace(call, call.elements // call.columns if call.scope == "row" else 1),
 )

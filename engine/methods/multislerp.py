@@ -62,4 +62,5 @@ METHOD = Method(
     stages=lambda call: (spherical.whole(_coefficients),),
     base="optional",
     check=weights_cancel,
+    streams=lambda call: True,
 )

@@ -67,5 +67,6 @@ METHOD = Method(
     models=(2, 2),
     scope=lambda options, shape: "element" if options["nuslerp_flatten"] or options["nuslerp_row_wise"] else "row",
     drops_zero_weights=False,
+    streams=lambda call: call.scope == "element" and _columns(call) == 1,
     workspace=lambda call: spherical.workspace(call, _columns(call)),
 )

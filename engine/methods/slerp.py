@@ -19,6 +19,8 @@ from engine.numerics import fold_blocks, lane_sum, slerp_coefficients
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from engine.kernels.files import Stream
+
 
 def _measure(call: Call, block: Block, facts: Facts) -> Tensor:
     import torch
@@ -33,6 +35,12 @@ def _kernel_measure(call: Call, raw: RawBlock, facts: Facts, out: Array) -> None
     gram.of_block(raw.rows, raw.elements, out, based=False)
 
 
+def _stream_measure(call: Call, stream: Stream, elements: int, out: Array) -> bool:
+    from engine.kernels import gram
+
+    return gram.of_blocks(stream, elements, out, based=False)
+
+
 def _finish(call: Call, partial: Any, facts: Facts) -> Array:
     aa, ab, bb = fold_blocks(partial)
     return np.array(slerp_coefficients(aa, ab, bb, call.options["t"]), np.float64)
@@ -44,7 +52,16 @@ METHOD = Method(
     merge=linear.merge,
     kernel=linear.kernel,
     parameters=parameters(Parameter("t", "global", required=True)),
-    stages=lambda call: (Stage("coefficients", _finish, lambda call: (3,), measure=_measure, kernel=_kernel_measure),),
+    stages=lambda call: (
+        Stage(
+            "coefficients",
+            _finish,
+            lambda call: (3,),
+            measure=_measure,
+            kernel=_kernel_measure,
+            stream=_stream_measure,
+        ),
+    ),
     base="required",
     models=(1, 1),
     streams=lambda call: True,

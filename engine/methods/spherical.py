@@ -26,6 +26,8 @@ from engine.numerics import fold_blocks, lane_sum, row_sums
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from engine.kernels.files import Stream
+
 
 def whole(finish: Callable[[Call, list[float]], Sequence[float]]) -> Stage:
     """The stage that takes each tensor as one vector; `finish`: (call, P dot products) → c[V]."""
@@ -33,7 +35,14 @@ def whole(finish: Callable[[Call, list[float]], Sequence[float]]) -> Stage:
     def coefficients(call: Call, partial: Any, facts: Facts) -> Array:
         return origin_first(call, np.array([finish(call, fold_blocks(partial))], np.float64))
 
-    return Stage("coefficients", coefficients, _products_shape, measure=_measure, kernel=_kernel_measure)
+    return Stage(
+        "coefficients",
+        coefficients,
+        _products_shape,
+        measure=_measure,
+        kernel=_kernel_measure,
+        stream=_stream_products,
+    )
 
 
 def by_row(finish: Callable[[Call, Array], Array]) -> Stage:
@@ -136,7 +145,7 @@ def kernel(call: Call, raw: RawBlock, facts: Facts, out: Array) -> None:
 
     coefficients = facts["coefficients"]
     if len(coefficients) == 1:
-        affine.by_row(raw.rows, raw.elements, coefficients.astype(np.float32), out, raw.work)
+        affine.whole(raw.rows, coefficients[0].astype(np.float32), out, raw.work)
     elif call.scope == "row":
         coefficients = coefficients[_rows_of(call, raw.start, raw.elements)]
         affine.by_row(raw.rows, call.columns, coefficients.astype(np.float32), out, raw.work)
@@ -178,6 +187,13 @@ def _kernel_measure(call: Call, raw: RawBlock, facts: Facts, out: Array) -> None
     from engine.kernels import gram
 
     gram.of_block(raw.rows, raw.elements, out, based=call.base)
+
+
+def _stream_products(call: Call, stream: Stream, elements: int, out: Array) -> bool:
+    """`Stage.stream` of the dot products."""
+    from engine.kernels import gram
+
+    return gram.of_blocks(stream, elements, out, based=call.base)
 
 
 def _measure_rows(call: Call, block: Block, facts: Facts) -> Tensor:

@@ -13,6 +13,8 @@ from method_blocks import call_of, measured, rows_of
 from engine.arithmetic import KernelArithmetic
 from engine.kernels import files, finite
 from engine.methods import METHODS
+from engine.methods.contract import Call
+from engine.numerics import BLOCK
 
 DRAWS = [np.random.default_rng(seed) for seed in range(8)]  # ties by count, for one, are not streamed
 STREAMED = [name for name, method in METHODS.items() if any(method.streams(call_of(method, 2, (9,), d)) for d in DRAWS)]
@@ -35,7 +37,8 @@ def close(places: np.ndarray) -> None:
 
 
 def test_the_methods_of_one_pass_are_streamed() -> None:
-    assert {"linear", "slerp", "task_arithmetic", "ties", "dare_linear", "dare_ties"} <= set(STREAMED)
+    delta = {"task_arithmetic", "ties", "dare_linear", "dare_ties"}
+    assert delta | {"linear", "slerp", "nuslerp", "multislerp", "karcher", "model_stock"} <= set(STREAMED)
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
@@ -63,6 +66,37 @@ def test_a_stream_gives_the_bits_of_rows_in_memory(name: str, dtype: str, tmp_pa
             assert finite.count_nonfinite(got)
         else:
             np.testing.assert_array_equal(got.view(np.uint8), wanted.view(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "based"),
+    [
+        *[("slerp", 2, True), ("nuslerp", 2, False), ("nuslerp", 3, True), ("multislerp", 5, True)],
+        *[("karcher", 2, False), ("karcher", 3, False), ("model_stock", 3, True), ("model_stock", 5, True)],
+    ],
+)
+def test_blocks_measured_while_they_are_read_give_what_blocks_in_memory_do(
+    name: str, inputs: int, based: bool, tmp_path: Path
+) -> None:
+    method = METHODS[name]
+    elements = 2 * BLOCK + 999
+    blocks = [rows_of("BF16", inputs, min(BLOCK, elements - start), start) for start in range(0, elements, BLOCK)]
+    call = call_of(method, inputs, (elements,), np.random.default_rng(0), based=based)
+    whole = {"nuslerp_flatten": 1.0, "nuslerp_row_wise": 0.0, "filter_wise": 0.0}
+    call = Call(**{**call.__dict__, "options": {**call.options, **whole}, "scope": "element"})
+    [stage] = [stage for stage in method.stages(call) if stage.measure]
+    assert stage.stream is not None
+    kernel = KernelArithmetic(method)
+    wanted, got = np.zeros((2, 3, *stage.shape(call)))
+    for number, rows in enumerate(blocks):
+        at = number, min(BLOCK, elements - number * BLOCK)
+        kernel.measure(stage, call, rows, at, facts={}, out=wanted[number])
+    places = in_files(tmp_path, np.concatenate(blocks, axis=1), elements)
+    stream = files.Stream(places, 0, np.empty((inputs, BLOCK), np.uint16))
+    assert stage.stream(call, stream, elements, got)
+    np.testing.assert_array_equal(got, wanted)
+    assert not stage.stream(call, stream._replace(skip=2), elements, got)  # reaches beyond the end of the files
+    close(places)
 
 
 @pytest.mark.parametrize("bad", ["short file", "closed file", "NaN", "Inf"])
