@@ -246,8 +246,8 @@ def kept(own: Any, delta: Any, i: Any) -> Any:
 @overload(items, strict=False)
 def _items(values: Any, places: Any) -> Any:
     last = len(places) - 1
-    if last == 0:
-        return lambda values, places: (values[0],)
+    if last < 0:
+        return lambda values, places: ()
     return lambda values, places: (*items(values, places[1:]), values[last])
 
 
