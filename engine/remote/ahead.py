@@ -22,6 +22,8 @@ from engine.tensorfile.header import Header, TensorInfo, header_length, parse_he
 from engine.tensorfile.store import SourceTensor
 
 WINDOW_BYTES = 4 << 20
+"""Two threads over three sources, 40 ms a request and 100 MB/s a connection (simulated): 22 MB/s block by block, by
+windows of 0.5, 1, 2, 4 and 8 MiB 78, 131, 182, 227 and 231."""
 _WINDOWS = 3  # of one thread and source: the one being read, the next, and what is left of the tensor before
 _FIRST_BYTES = 128 << 10  # of a file: its header, for all but models of thousands of tensors in a file
 _AT_ONCE = 16  # requests for headers

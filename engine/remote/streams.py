@@ -69,7 +69,10 @@ class FileStream:
         self._output = output
         self._thread = threading.Thread(target=self._upload, name=f"upload {file.name}", daemon=True)
         self._thread.start()
-        self._send(file.header)
+
+    def begin(self) -> None:
+        """What every file begins with."""
+        self._send(self._file.header)
 
     def write(self, index: int, tensor: OutputTensor, block: int, data: Array) -> None:
         offset = tensor.offset + block * tensor.block * ITEMSIZE[tensor.dtype]
@@ -171,6 +174,7 @@ class FileMaker:
         alone = replace(self.work, threads=1, memory_bytes=memory, tiles=tiles, done={})
         stream = FileStream(self.output, plan.files[file], self.stopped)
         try:
+            stream.begin()
             executed = execute(plan, self.checkpoints, stream, work=alone, hooks=hooks)
             stream.finish()
         except BaseException:

@@ -97,6 +97,7 @@ def test_every_flag_of_mergekit_yaml_is_understood_with_dashes_and_with_undersco
     ("arguments", "option", "value"),
     [
         (["--allow_crimes"], "allow_mixed", True),
+        (["--stream"], "stream", True),
         (["--no-copy-tokenizer"], "copy_tokenizer", False),
         (["--no-write-model-card"], "model_card", False),
         (["--trust_remote_code"], "carry_code", True),
