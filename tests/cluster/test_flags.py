@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster import merge_command
-from cluster.flags import How, Moot, Run, Talk
+from cluster.flags import How, Look, Moot, Run, Talk
 from cluster.main import app
 from cluster.placement import Request
 from engine import Options, ShardSize
@@ -154,7 +154,7 @@ def test_the_hubs_cache_is_where_the_flag_says(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("HF_HUB_CACHE", "elsewhere")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"r.yml: there is no such file"):
-        merge_command.plan(Path("r.yml"), None, how=How(transformers_cache=Path("hub")), talk=Talk(), scan=False)
+        merge_command.plan(Path("r.yml"), None, how=How(transformers_cache=Path("hub")), look=Look(), talk=Talk())
     assert os.environ["HF_HUB_CACHE"] == str(tmp_path / "hub")
 
 
