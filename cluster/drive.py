@@ -147,8 +147,15 @@ class Drive:
         self._deal()
         self._feed_all()
 
-    def _welcome(self, member: Member, present: Present) -> None:
-        member.present = present
+    def _welcome(self, member: Member, answer: Present | BaseException) -> None:
+        """A worker is ready, or cannot be: then the job ends before any work, or goes on without its node."""
+        if not isinstance(answer, Present):
+            if not self._mustered:
+                raise answer from None
+            said = f"node {member.name}: {type(answer).__name__}: {answer}."
+            self._roster.shun(member, answer if isinstance(answer, MergefleetError) else ClusterError(said))
+            return
+        member.present = answer
         if self._mustered:
             member.queue = self._queues.join(member.post.threads)
             self._deal()
@@ -244,33 +251,26 @@ class Drive:
             self._lose(member, answer.said)
             return
         task = member.calls.pop(call)
-        errand, member.late = task.errand, False
-        if isinstance(answer, Present):
+        member.late = False
+        if task.errand is None:
             self._welcome(member, answer)
-            return
-        if not task.sent:
-            self._send(member, errand)
-            return
-        if isinstance(answer, MergefleetError):
-            if errand is None and self._mustered:
-                self._roster.shun(member, answer)
-                return
-            raise answer from None
-        if isinstance(answer, BaseException):
-            if errand is None:
-                raise answer
-            answer = Made(failed=Failed((), f"{type(answer).__name__}: {answer}"))
-        if answer.failed is None and not answer.leaving and not errand.answered:
-            self._pace.took(errand.chunk.weight, time.monotonic() - task.since)
-        self._heed(member, errand, answer)
-        self._feed(member)
+        elif not task.sent:
+            self._send(member, task.errand)
+        else:
+            self._heed(member, task, answer)
+            self._feed(member)
 
-    def _heed(self, member: Member, errand: Errand, made: Made) -> None:
-        """Keep what was made, unless another was faster, and see to the rest."""
+    def _heed(self, member: Member, task: Task, answer: Made | BaseException) -> None:
+        """Keep what was made, unless another was faster, and see to the rest. Raises an error of the merge."""
+        errand: Errand = task.errand
         errand.holders.remove(member)
-        self._tally.read(member.name, made.bytes_read)
         if errand.answered:
             return
+        if isinstance(answer, MergefleetError):
+            raise answer from None
+        made = answer if isinstance(answer, Made) else Made(failed=Failed((), f"{type(answer).__name__}: {answer}"))
+        if made.failed is None and not made.leaving:
+            self._pace.took(errand.chunk.weight, time.monotonic() - task.since)
         if made.leaving and not member.leaving:
             self._roster.send_home(member)
         self._record(member, errand, made)
@@ -291,6 +291,7 @@ class Drive:
             other.handle.drop.remote(errand.number)
 
     def _record(self, member: Member, errand: Errand, made: Made) -> None:
+        self._tally.read(member.name, made.bytes_read)
         for index, facts in made.facts.items():
             self._learn(index, facts)
         for number, blocks in made.blocks.items():

@@ -20,7 +20,7 @@ from cluster.drive import Drive
 from cluster.merge_job import _task
 from cluster.merge_status import NodeCount, Status, Tally
 from engine import Options
-from engine.errors import SourceError, TileFailed, WorkerLost
+from engine.errors import ClusterError, SourceError, TileFailed, WorkerLost
 from engine.job import Job
 from engine.plan import Tile
 
@@ -163,3 +163,43 @@ def test_what_nodes_have_done_adds_up(models: Models, tmp_path: Path) -> None:
         read = sum(count.bytes_read for count in last.nodes.values())
         assert job.plan.bytes_read <= read <= 6 * job.plan.bytes_read
         assert [status.done for status in seen] == sorted(status.done for status in seen)
+
+
+def test_a_node_that_joins_later_and_cannot_do_it_is_left_out(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = inline(recipe_of("linear", models), tmp_path / "expected", Options(threads=1))
+    with simulated("linear", models, tmp_path / "out", Chances(), nodes=1) as (job, driver, roster, seen):
+        here = job.record
+        prepare = BrokenWorker.prepare
+
+        def refused(self: BrokenWorker) -> object:
+            if driver.made:
+                raise ClusterError("node late: arithmetic is torch 9.0, abacus here, torch 2.13.0, AVX512 there.")
+            return prepare(self)
+
+        def record(tile: Tile, blocks: list[bytes]) -> None:
+            here(tile, blocks)
+            roster.nodes_there = 2
+
+        monkeypatch.setattr(BrokenWorker, "prepare", refused)
+        monkeypatch.setattr(job, "record", record)
+        made = job.publish(driver.go())
+    assert bytes_of(made.out) == bytes_of(expected.out)
+    assert list(seen[-1].nodes) == ["node0"]
+    assert any("torch 9.0, abacus" in text and "goes on without" in text for text in caplog.messages)
+
+
+def test_a_node_that_cannot_do_it_at_the_start_ends_the_job_before_any_work(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: BrokenWorker) -> None:
+        raise ClusterError("node n: /mnt/out.partial/probe is not the driver's.")
+
+    monkeypatch.setattr(BrokenWorker, "prepare", refused)
+    with (
+        simulated("linear", models, tmp_path / "out", Chances()) as (_, driver, _, _),
+        pytest.raises(ClusterError, match="is not the driver's"),
+    ):
+        driver.go()
+    assert not driver.made

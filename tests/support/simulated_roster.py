@@ -84,7 +84,7 @@ class SimulatedRoster(Roster):
         taken = {member.post.node.id for member in self.members if not member.leaving}
         for number in range(self.nodes_there):
             node = Node(f"n{number}", f"node{number}", 1.0)
-            if node.id not in taken:
+            if node.id not in taken | self._shunned:
                 self._hire(Post(node, 1.0, self.threads, 1), now)
 
     def _hire(self, post: Post, now: float) -> None:
