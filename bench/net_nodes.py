@@ -84,8 +84,8 @@ class NetNodes:
 
     def logs(self, node: int) -> str:
         """What the processes of a node that hold Ray's core, drivers included, have logged."""
-        place = Path(f"/proc/{self._inside(node)}/root/tmp/ray/session_latest/logs")
-        return "".join(path.read_text(errors="replace") for path in place.glob("python-core-*.log"))
+        place = Path(f"/proc/{self._inside(node)}/root/tmp/ray")
+        return "".join(path.read_text(errors="replace") for path in place.glob("session_2*/logs/python-core-*.log"))
 
     def cut(self, node: int) -> None:
         """Pull the cable."""

@@ -13,6 +13,7 @@ import secrets
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,14 @@ class BucketOutput:
             self._directory = private_directory()
         return self._directory
 
+    @cached_property
+    def _tiles(self) -> dict[str, list[Tile]]:
+        """The tiles of every file, by its name."""
+        tiles: dict[str, list[Tile]] = {file.name: [] for file in self._plan.files}
+        for tile in self._plan.tiles:
+            tiles[self._plan.files[self._plan.tensors[tile.tensor].file].name].append(tile)
+        return tiles
+
     @property
     def left_in(self) -> str:
         return f"{self.out}/{PARTIAL}"
@@ -78,15 +87,15 @@ class BucketOutput:
     def finished(self) -> Finished:
         """The tiles of files that are there as they were written. Facts die with the file they were measured for."""
         done: dict[int, list[bytes]] = {}
-        tensors = {tensor.name: number for number, tensor in enumerate(self._plan.tensors)}
-        blocks: dict[int, list[bytes]] = {}
         for name, record in self._records().items():
-            if self.bucket.head(name) == _found(record):
-                blocks |= {tensors[tensor]: unjoined(text) for tensor, text in record["blocks"].items()}
-        for tile in self._plan.tiles:
-            if tile.tensor in blocks:
-                done[tile.number] = blocks[tile.tensor][tile.first : tile.first + tile.count]
+            done |= self._tiles_of(name, record)
         return done, {}
+
+    def finished_file(self, file: int) -> dict[int, list[bytes]]:
+        """Its tiles, where it is recorded: by a worker that died before it could say so, perhaps. Else none."""
+        name = self._plan.files[file].name
+        record = read_object(self.bucket, record_of(name))
+        return {} if record is None else self._tiles_of(name, record)
 
     def record(self, tile: Tile, blocks: list[bytes]) -> None:
         """A tile alone is worth nothing here: see `record_file`."""
@@ -147,6 +156,16 @@ class BucketOutput:
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
+
+    def _tiles_of(self, name: str, record: Mapping[str, Any]) -> dict[int, list[bytes]]:
+        """Digests of the blocks of a recorded file's tiles, if the file is the one that was recorded."""
+        if self.bucket.head(name) != _found(record):
+            return {}
+        blocks = {tensor: unjoined(text) for tensor, text in record["blocks"].items()}
+        return {
+            tile.number: blocks[self._plan.tensors[tile.tensor].name][tile.first : tile.first + tile.count]
+            for tile in self._tiles[name]
+        }
 
     def _small_files(self) -> list[Path]:
         return [path for path in self.directory.rglob("*") if path.is_file()]

@@ -149,10 +149,15 @@ class FileMaker:
     stopped: Callable[[], bool] = lambda: False
 
     def make(self, file: int) -> Executed:
-        """Make, upload and record file number `file`. An upload that breaks is begun anew, a few times.
+        """Make, upload and record file number `file`, unless it is recorded by now.
+
+        An upload that breaks is begun anew, a few times.
 
         Raises what `execute` does, and MergefleetError where the store does not take it.
         """
+        known = self.output.finished_file(file)
+        if known:
+            return Executed(known, {})
         hooks, attempts = _once(self.hooks), 0
         while True:
             try:

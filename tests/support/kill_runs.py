@@ -58,6 +58,7 @@ class Outcome:
     case: Case
     kills: list[str] = field(default_factory=list)
     reruns: int = 0
+    given_up: int = 0
     broken_writes: int = 0
     starts: int = 0
     complaints: list[str] = field(default_factory=list)
@@ -99,11 +100,14 @@ def disturb(
         audit = Path(place) / "audit"
         watch = Watch(target.finished, audit)
         while not target.exists() and outcome.reruns <= MAX_RERUNS:
+            kills_before = len(outcome.kills)
             driver = _start(case, target, raylets, audit)
             killed = _accompany(driver, left, raylets, rng, watch=watch, outcome=outcome, look_s=LOOK_S[storage.name])
             said = driver.communicate()[1].decode()
             if driver.returncode and not killed:
-                outcome.complaints.append(f"not killed, and failed: {said.strip()[-600:]}")
+                outcome.given_up += 1
+                if kills_before == len(outcome.kills) or "run the same command again" not in said:
+                    outcome.complaints.append(f"nobody was killed, and it failed: {said.strip()[-600:]}")
             outcome.reruns += not target.exists()
         watch.look()
     outcome.starts, outcome.broken_writes = watch.starts, storage.broken_writes - broken
@@ -220,6 +224,7 @@ def table(outcomes: list[Outcome]) -> str:
         "merges": len(outcomes),
         "kills": f"{kills} ({', '.join(f'{kind} {kinds[kind]}' for kind in KINDS)})",
         "reruns of the command": sum(outcome.reruns for outcome in outcomes),
+        "of them where two deaths spoke against a tile": sum(outcome.given_up for outcome in outcomes),
         "tiles": sum(outcome.case.tiles for outcome in outcomes),
         "attempts beyond the first": sum(outcome.extra for outcome in outcomes),
         "writes that the proxy broke": sum(outcome.broken_writes for outcome in outcomes),

@@ -18,10 +18,16 @@ from tiny_models import vocabulary_model
 from engine import Options, ShardSize, merge
 from engine.checkpoint import open_checkpoint
 from engine.errors import InputError, InputsChanged, MergefleetError, OutputExists, PlanError, Refused, SourceError
+from engine.execute import Hooks
+from engine.job import Job
 from engine.model_ref import ModelRef
+from engine.plan import Tile
 from engine.remote import streams
 from engine.remote.faults import Patience
 from engine.remote.layout import BEGUN, MANIFEST, PARTIAL
+from engine.remote.output import BucketOutput
+from engine.remote.streams import FileMaker
+from engine.remote.url import parse_url
 
 MIB = 1 << 20
 Models = tuple[Path, ...]
@@ -107,6 +113,17 @@ def test_faults_change_nothing_but_the_time(proxy: Proxy, bucket: str, models: M
     there = objects(f"{bucket}/out")
     assert digests({**there, MANIFEST: b""}) == digests({**on_disk(expected.out), MANIFEST: b""})  # type: ignore[arg-type]
     assert len(injected) >= 4
+
+
+def test_a_file_that_another_worker_has_recorded_meanwhile_is_not_made_again(bucket: str, tiny: Models) -> None:
+    options = Options(threads=1, shard_size=ShardSize(600))
+    with Job.prepare(recipe_of("linear", tiny), parse_url(f"{bucket}/out"), options) as job:
+        starts: list[Tile] = []
+        assert isinstance(job.output, BucketOutput)
+        maker = FileMaker(job.output, job.plan, job.checkpoints, job.work(), Hooks(on_start=starts.append))
+        first, begun = maker.make(0), len(starts)
+        assert maker.make(0).blocks == first.blocks
+        assert len(starts) == begun > 0
 
 
 def test_finished_files_are_not_made_again(proxy: Proxy, bucket: str, models: Models) -> None:
