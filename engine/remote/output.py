@@ -8,6 +8,7 @@ no harm: under the same plan it writes the same bytes, and after `clean` it find
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import shutil
@@ -37,11 +38,12 @@ _AT_ONCE = 16
 class BucketOutput:
     """The one output at a URL, of one plan; `open` makes it, or `join` in a process that helps."""
 
-    def __init__(self, url: Url, plan: Plan, token: str) -> None:
+    def __init__(self, url: Url, plan: Plan, token: str, *, is_new: bool = False) -> None:
         self.out = url
         self.bucket = output_bucket(url)
         self._plan = plan
         self._token = token
+        self._is_new = is_new
         self._directory: Path | None = None
 
     @classmethod
@@ -54,7 +56,7 @@ class BucketOutput:
         begun = {**facts, "token": token, "files": files}
         if bucket.put(BEGUN, encoded(begun), create=True):
             failpoints.reach("bucket.begun")
-            return cls(url, plan, token)
+            return cls(url, plan, token, is_new=True)
         return cls.join(url, plan)
 
     @classmethod
@@ -150,7 +152,9 @@ class BucketOutput:
         return self.out
 
     def abandon(self) -> None:
-        remove_partial(self.bucket, [])
+        if self._is_new:  # what was there may be another process's, which goes on
+            with contextlib.suppress(MergefleetError):  # why it is abandoned is what the user must hear
+                remove_partial(self.bucket, [])
 
     def close(self) -> None:
         if self._directory is not None:
