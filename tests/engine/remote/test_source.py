@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import boto3
 import pytest
 from adapters import factors, write_adapter
 from backends import bytes_of, recipe_of
@@ -185,3 +186,16 @@ def test_missing_credentials_are_told_from_a_denial(
     # the cloud's service for credentials, which is not there: obstore reads its address from this variable
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")
     assert "no credentials: set AWS_ACCESS_KEY_ID" in _said(model)
+
+
+def test_a_public_bucket_needs_no_credentials(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = upload(vocabulary_model(tmp_path / "model", rows=8), f"{bucket}/model")
+    client, name = boto3.client("s3"), bucket.removeprefix("s3://")
+    client.put_bucket_acl(Bucket=name, ACL="public-read")
+    for key in ("config.json", "model.safetensors"):
+        client.put_object_acl(Bucket=name, Key=f"model/{key}", ACL="public-read")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    there = open_checkpoint(ModelRef(model))
+    assert len({there.content_digest(name) for name in there.tensors}) == len(there.tensors)
