@@ -20,6 +20,8 @@ from cluster.suspects import Place
 from engine.errors import ClusterError, MergefleetError
 
 LOOK_AROUND_S = 2.0
+PENDING_S = 60.0
+"""So long a worker waits for room on its node while others work; then it is looked for anew where there is some."""
 CALL_TRIES = 5
 """A call that is lost on its way to a worker that lives is made again, by Ray: what it asks for may be done twice."""
 _LOG = logging.getLogger(__name__)
@@ -98,7 +100,7 @@ class Roster:
         return {member.post.node.id for member in self.members if member.present and not member.leaving}
 
     def look_around(self, *, now: float) -> None:
-        """Hire where workers are missing, send home whose node is drained, forget whose node never let them start.
+        """Hire where workers are missing, send home whose node is drained, forget those who wait in vain for theirs.
 
         Raises ClusterError where no node fits and none ever did.
         """
@@ -111,7 +113,8 @@ class Roster:
             if member.post.node.id in draining and not member.leaving:
                 _LOG.info("%s is drained: its worker leaves", member.name)
                 self.send_home(member)
-            if member.present is None and member.post.node.id not in alive:
+            waits = self.nodes and now - member.since > PENDING_S
+            if member.present is None and (waits or member.post.node.id not in alive):
                 self.dismiss(member)
         usable = [node for node in alive.values() if node.id not in draining | self._shunned]
         for post in self._missing(usable):
