@@ -17,7 +17,7 @@ from obstore import exceptions
 from obstore.store import from_url
 
 from engine.errors import MergefleetError, SourceError
-from engine.remote.faults import AT_FIRST, LATER, Failure, Patience, endpoint, explain
+from engine.remote.faults import AT_FIRST, LATER, Failure, Patience, endpoint, explain, explain_setting
 from engine.remote.url import Url
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Bucket:
 
         result = self._tried(listed, patience=AT_FIRST)
         if isinstance(result, Failure):
-            if result.is_denied and result.code in (None, "AccessDenied"):
+            if result.is_denied and not result.no_credentials and result.code in (None, "AccessDenied"):
                 return None
             raise self._error(f"{self.url}: {explain(self.url, result)}", status=result.status)
         return result
@@ -154,7 +154,7 @@ class Bucket:
                 retry_config={"max_retries": max_retries, "retry_timeout": timedelta(minutes=3)},
             )
         except _OBSTORE_ERRORS as error:
-            raise self._error(f"{self.url}: {explain(self.url, Failure.of(error))}") from error
+            raise self._error(f"{self.url}: {explain_setting(self.url, Failure.of(error))}") from error
 
     def _tried(self, request: Callable[[], Result], *, patience: Patience = LATER) -> Result | Failure:
         """The request's result, if need be after several tries; or what it failed of in the end."""

@@ -108,7 +108,9 @@ _CLOUDS: Mapping[str, _Cloud] = {
         "AWS_SKIP_SIGNATURE=true",
         "AWS_REGION",
     ),
-    "gs": _Cloud(("GOOGLE_BASE_URL",), "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SKIP_SIGNATURE=true", "the bucket"),
+    "gs": _Cloud(
+        ("GOOGLE_BASE_URL",), "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SKIP_SIGNATURE=true", "GOOGLE_BASE_URL"
+    ),
     "az": _Cloud(
         ("AZURE_ENDPOINT", "AZURE_STORAGE_ENDPOINT"),
         "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
@@ -121,6 +123,14 @@ _CLOUDS: Mapping[str, _Cloud] = {
 def endpoint(scheme: str) -> str | None:
     """The address that the environment names for such stores, if it names one."""
     return next((os.environ[name] for name in _CLOUDS[scheme].endpoint if os.environ.get(name)), None)
+
+
+def explain_setting(url: Url, failure: Failure) -> str:
+    """What is wrong where a client cannot even be made. Values are not repeated: one of them may be a secret."""
+    if failure.no_credentials:
+        return explain(url, failure)
+    start = _CLOUDS[url.scheme].region.partition("_")[0]
+    return f"a variable of the environment that begins with {start}_ has a value that cannot be used."
 
 
 def explain(url: Url, failure: Failure) -> str:

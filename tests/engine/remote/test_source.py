@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -175,6 +176,31 @@ def _said(place: str) -> str:
     with pytest.raises(SourceError) as caught:
         open_checkpoint(ModelRef(place))
     return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "variables", "said"),
+    [
+        ("az://container/model", {}, "no credentials: set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"),
+        ("az://container/model", {"NAME": "a", "KEY": "no-base64!"}, "begins with AZURE_ has a value that cannot"),
+        ("gs://bucket/model", {"GOOGLE_APPLICATION_CREDENTIALS": "/not/there.json"}, "begins with GOOGLE_ has a value"),
+        (
+            "s3://bucket/model",
+            {"AWS_SKIP_SIGNATURE": "no-boolean!"},
+            "begins with AWS_ has a value that cannot be used",
+        ),
+    ],
+)
+def test_a_variable_that_cannot_be_used_is_told_without_its_value(
+    place: str, variables: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith(("AWS_", "AZURE_", "GOOGLE_"))]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name if "_" in name else f"AZURE_STORAGE_ACCOUNT_{name}", value)
+    line = _said(place)
+    assert said in line
+    assert not any(value in line for value in variables.values() if len(value) > 1)
 
 
 def test_missing_credentials_are_told_from_a_denial(
