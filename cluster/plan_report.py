@@ -88,7 +88,7 @@ def print_plan(values: dict[str, Any]) -> None:
 def _print_fleet(fleet: dict[str, Any]) -> None:
     """What `cluster.forecast` foresees."""
     held = fleet["in_flight_bytes_per_node"]
-    spent = [f"{name} {human_seconds(value)}" for name, value in fleet["seconds_by_resource"].items()]
+    spent = [f"{name} {human_seconds(value)}" for name, value in fleet["seconds_by_resource"].items() if value]
     cut = fleet["tensors_cut"]
     rates = [f"{name} {fleet[key]:g} Gbit/s" for name, key in _RATES.items() if fleet[key] is not None]
     shown = {
