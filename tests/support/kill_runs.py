@@ -91,67 +91,78 @@ def one_of_each(rng: Random, tiles: int) -> list[Kill]:
     return [Kill(kind, after_starts=rng.randint(1, tiles // 6)) for kind in rng.sample(KINDS, len(KINDS))]
 
 
-def disturb(
-    case: Case, kills: list[Kill], raylets: Raylets, rng: Random, *, storage: Storage, target: Target
-) -> Outcome:
-    """Run a case to its end."""
-    outcome, left, broken = Outcome(case), list(kills), storage.broken_writes
-    with tempfile.TemporaryDirectory() as place:
-        audit = Path(place) / "audit"
-        watch = Watch(target.finished, audit)
+class Disturbance:
+    """A case on its way to its end, and who is killed meanwhile."""
+
+    def __init__(self, case: Case, kills: list[Kill], rng: Random, target: Target, audit: Path) -> None:
+        self.outcome = Outcome(case)
+        self._left = list(kills)
+        self._rng = rng
+        self._target = target
+        self._audit = audit
+        self._watch = Watch(target.finished, audit)
+
+    def run(self, raylets: Raylets, *, look_s: float) -> Outcome:
+        """Start the command again and again until the output is there."""
+        outcome, target = self.outcome, self._target
         while not target.exists() and outcome.reruns <= MAX_RERUNS:
             kills_before = len(outcome.kills)
-            driver = _start(case, target, raylets, audit)
-            killed = _accompany(driver, left, raylets, rng, watch=watch, outcome=outcome, look_s=LOOK_S[storage.name])
+            driver = self._start(raylets)
+            killed = self._accompany(driver, raylets, look_s)
             said = driver.communicate()[1].decode()
             if driver.returncode and not killed:
                 outcome.given_up += 1
                 if kills_before == len(outcome.kills) or "run the same command again" not in said:
                     outcome.complaints.append(f"nobody was killed, and it failed: {said.strip()[-600:]}")
             outcome.reruns += not target.exists()
-        watch.look()
-    outcome.starts, outcome.broken_writes = watch.starts, storage.broken_writes - broken
-    outcome.complaints += _complaints(outcome, watch, target)
-    return outcome
+        self._watch.look()
+        outcome.starts = self._watch.starts
+        return outcome
 
+    def _start(self, raylets: Raylets) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            merge_command(self.outcome.case, self._target.out, address=raylets.address),
+            env={**os.environ, **raylets.environment, "PYTHONPATH": str(ROOT), "MERGEFLEET_AUDIT": str(self._audit)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
 
-def _start(case: Case, target: Target, raylets: Raylets, audit: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        merge_command(case, target.out, address=raylets.address),
-        env={**os.environ, **raylets.environment, "PYTHONPATH": str(ROOT), "MERGEFLEET_AUDIT": str(audit)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+    def _accompany(self, driver: subprocess.Popen[bytes], raylets: Raylets, look_s: float) -> bool:
+        """Watch a driver until it ends, and kill what is due; whether the driver was killed."""
+        began, starts = time.monotonic(), self._watch.starts
+        end = began + PATIENCE_S
+        while driver.poll() is None:
+            self._watch.look()
+            now = time.monotonic()
+            due = self._left and _due(self._left[0], now - began, self._watch.starts - starts)
+            if due and _kill(self._left[0], driver, raylets, self._rng):
+                kind = self._left.pop(0).kind
+                self.outcome.kills.append(kind)
+                if kind == "driver":
+                    driver.wait()
+                    return True
+                began, starts = now, self._watch.starts
+            if now > end:
+                self.outcome.complaints.append(f"no end within {PATIENCE_S:.0f} s")
+                driver.kill()
+            time.sleep(look_s)
+        return False
 
-
-def _accompany(
-    driver: subprocess.Popen[bytes],
-    left: list[Kill],
-    raylets: Raylets,
-    rng: Random,
-    *,
-    watch: Watch,
-    outcome: Outcome,
-    look_s: float,
-) -> bool:
-    """Watch a driver until it ends, and kill what is due; whether the driver was killed."""
-    began, starts = time.monotonic(), watch.starts
-    end = began + PATIENCE_S
-    while driver.poll() is None:
-        watch.look()
-        now = time.monotonic()
-        if left and _due(left[0], now - began, watch.starts - starts) and _kill(left[0], driver, raylets, rng):
-            kill = left.pop(0)
-            outcome.kills.append(kill.kind)
-            if kill.kind == "driver":
-                driver.wait()
-                return True
-            began, starts = now, watch.starts
-        if now > end:
-            outcome.complaints.append(f"no end within {PATIENCE_S:.0f} s")
-            driver.kill()
-        time.sleep(look_s)
-    return False
+    def complaints(self) -> list[str]:
+        """What must not be, once it is through and `mergefleet clean` has been run."""
+        outcome, target, found = self.outcome, self._target, []
+        if not target.exists():
+            return [f"no output after {outcome.reruns} reruns"]
+        clean = [*COMMAND, "clean", target.out]
+        subprocess.run(clean, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
+        if target.digest() != outcome.case.expected:
+            found.append("other bytes than undisturbed")
+        if self._watch.late:
+            found.append(f"{len(self._watch.late)} tiles were begun after their journal entry: {self._watch.late[:3]}")
+        if outcome.extra > outcome.allowed:
+            found.append(f"{outcome.extra} further attempts, {outcome.allowed} allowed")
+        rest = target.rest()
+        return [*found, f"left beside OUT: {rest}"] if rest else found
 
 
 def _due(kill: Kill, passed_s: float, starts: int) -> bool:
@@ -173,23 +184,6 @@ def _kill(kill: Kill, driver: subprocess.Popen[bytes], raylets: Raylets, rng: Ra
     return True
 
 
-def _complaints(outcome: Outcome, watch: Watch, target: Target) -> list[str]:
-    """What must not be."""
-    case, found = outcome.case, []
-    if not target.exists():
-        return [f"no output after {outcome.reruns} reruns"]
-    clean = [*COMMAND, "clean", target.out]
-    subprocess.run(clean, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
-    if target.digest() != case.expected:
-        found.append("other bytes than undisturbed")
-    if watch.late:
-        found.append(f"{len(watch.late)} tiles were begun after their journal entry: {watch.late[:3]}")
-    if outcome.extra > outcome.allowed:
-        found.append(f"{outcome.extra} further attempts, {outcome.allowed} allowed")
-    rest = target.rest()
-    return [*found, f"left beside OUT: {rest}"] if rest else found
-
-
 def run(kills: int, seed: int, storage: Storage, place: Path, draw: Draw) -> list[Outcome]:
     """Disturb cases until so many kills were made."""
     outcomes: list[Outcome] = []
@@ -200,7 +194,11 @@ def run(kills: int, seed: int, storage: Storage, place: Path, draw: Draw) -> lis
             number = len(outcomes)
             rng = Random(f"{seed}/{number}")
             case, target = rng.choice(known), storage.target(number)
-            outcome = disturb(case, draw(rng, case.tiles), raylets, rng, storage=storage, target=target)
+            broken = storage.broken_writes
+            disturbance = Disturbance(case, draw(rng, case.tiles), rng, target, place / f"audit{number}")
+            outcome = disturbance.run(raylets, look_s=LOOK_S[storage.name])
+            outcome.broken_writes = storage.broken_writes - broken
+            outcome.complaints += disturbance.complaints()
             outcomes.append(outcome)
             print(_line(seed, number, outcome), flush=True)
             if not storage.endpoint:
