@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -76,7 +77,9 @@ def _clean_uploads(url: Url) -> tuple[list[str], list[str]]:
 def _abort_uploads(client: Any, url: Url) -> list[str]:
     removed = []
     for found in list(_uploads(client.get_paginator("list_multipart_uploads"), url)):
-        client.abort_multipart_upload(Bucket=url.bucket, Key=found["Key"], UploadId=found["UploadId"])
+        # gone: it was completed or aborted meanwhile, or the answer to a first try was lost
+        with contextlib.suppress(client.exceptions.NoSuchUpload):
+            client.abort_multipart_upload(Bucket=url.bucket, Key=found["Key"], UploadId=found["UploadId"])
         removed.append(f"an unfinished upload of {url.scheme}://{url.bucket}/{found['Key']}")
     return removed
 
