@@ -76,8 +76,8 @@ def print_plan(values: dict[str, Any]) -> None:
         shown[f"NaN or Inf in {finding['source']}"] = f"{finding['tensor']}: {finding['count']}"
     if "nonfinite" in values and not values["nonfinite"]:
         shown["NaN or Inf"] = "none"
-    for obstacle in values.get("obstacles", []):
-        shown["would be refused"] = f"{shown.get('would be refused', '')}\n{obstacle}".strip()
+    if values.get("obstacles"):
+        shown["would be refused"] = "\n".join(values["obstacles"])
     shown["digest"] = values["digest"]
     print_facts(title, shown)
     if "fleet" in values:
@@ -94,7 +94,7 @@ def _print_fleet(fleet: dict[str, Any]) -> None:
     shown = {
         "nodes": f"{fleet['nodes']}, each with {fleet['cpus_per_node']} processors" + "".join(f", {r}" for r in rates),
         "time": f"about {human_seconds(fleet['estimated_seconds'])}, bound by {fleet['bottleneck']}",
-        "of a node's": ", ".join(spent),
+        "the slowest node": ", ".join(spent),
         "before and after": f"{human_seconds(fleet['seconds_before'])} to start and plan, "
         f"{human_seconds(fleet['seconds_after'])} to publish",
         "bytes per node": f"{human_bytes(fleet['bytes_read_per_node'])} read, "

@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from heapq import heapreplace
 
 from engine.methods.contract import Facts
 from engine.plan import OutputTensor, Plan, Tile
@@ -146,8 +147,7 @@ def after(plan: Plan, index: int, facts: Facts, *, done: Collection[int] = ()) -
     """
     tensor, number = plan.tensors[index], next_stage(plan, index, facts)
     if number is None:
-        tiles = (tile for tile in plan.tiles if tile.tensor == index and tile.number not in done)
-        return [Unit(index, (tile.number,), _weight(tensor, tile)) for tile in tiles]
+        return _tile_units(plan, index, done)
     assert tensor.call is not None
     stage = plan.method.stages(tensor.call)[number]
     wanted = None if stage.only is None else stage.only(facts)
@@ -163,11 +163,10 @@ def foreseen(
     work = units(plan, done=done, measured=measured, cut=cut)
     late: list[Unit] = []
     for index in cut:
-        tensor, first = plan.tensors[index], after(plan, index, {})
+        first = after(plan, index, {})
         for _ in range(full_passes(plan, index) - 1):  # whatever its stages: the bytes are the same
             late += first
-        tiles = (tile for tile in plan.tiles if tile.tensor == index and tile.number not in done)
-        late += [Unit(index, (tile.number,), _weight(tensor, tile)) for tile in tiles]
+        late += _tile_units(plan, index, done)
     return work + late
 
 
@@ -212,10 +211,12 @@ def _assigned(work: Sequence[Unit], lanes: Sequence[int], parts: int) -> list[li
     light = [unit for unit in work if unit.weight * parts * threads <= total]
     queues: list[list[Unit]] = [[] for _ in lanes]
     loads = [0] * len(lanes)
+    lightest = [(0.0, worker) for worker in range(len(lanes))]
     for unit in sorted(heavy, key=lambda unit: (-unit.weight, unit.tiles)):
-        lightest = min(range(len(lanes)), key=lambda worker: loads[worker] / lanes[worker])
-        queues[lightest].append(unit)
-        loads[lightest] += unit.weight
+        worker = lightest[0][1]
+        queues[worker].append(unit)
+        loads[worker] += unit.weight
+        heapreplace(lightest, (loads[worker] / lanes[worker], worker))
     worker = 0
     for unit in light:
         while worker < len(lanes) - 1 and loads[worker] * threads >= total * lanes[worker]:
@@ -223,6 +224,12 @@ def _assigned(work: Sequence[Unit], lanes: Sequence[int], parts: int) -> list[li
         queues[worker].append(unit)
         loads[worker] += unit.weight
     return queues
+
+
+def _tile_units(plan: Plan, index: int, done: Collection[int]) -> list[Unit]:
+    """A unit for every tile of a tensor whose facts are known."""
+    numbers = [number for number in plan.tiles_of[index] if number not in done]
+    return [Unit(index, (number,), _weight(plan.tensors[index], plan.tiles[number])) for number in numbers]
 
 
 def _can_be_cut(plan: Plan, unit: Unit) -> bool:

@@ -6,9 +6,11 @@ Integers and names only: no tensor data is read. A recipe that cannot work fails
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from engine.methods.contract import Call, Method
@@ -150,6 +152,13 @@ class Plan:
             for first in range(0, max(1, tensor.blocks), step):
                 tiles.append(Tile(len(tiles), index, first, min(step, tensor.blocks - first)))
         return tuple(tiles)
+
+    @cached_property
+    def tiles_of(self) -> tuple[range, ...]:
+        """Numbers of the tiles of every tensor."""
+        counts = Counter(tile.tensor for tile in self.tiles)
+        ends = list(accumulate(counts[index] for index in range(len(self.tensors))))
+        return tuple(range(end - counts[index], end) for index, end in enumerate(ends))
 
     @cached_property
     def passes(self) -> tuple[Passes, ...]:

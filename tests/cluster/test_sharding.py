@@ -137,6 +137,13 @@ def test_giants_are_the_heaviest_and_bring_the_balance_that_tiles_allow(sizes: l
         assert min(sizes[n] for n in cut) >= max((sizes[n] for n in everything if n not in cut), default=0)
 
 
+@given(sizes=SIZES, tile_blocks=st.integers(1, 6))
+def test_the_tiles_of_a_tensor_are_found_by_number(sizes: list[int], tile_blocks: int) -> None:
+    plan = plan_of("linear", sizes, tile_bytes=tile_blocks * BLOCK * 2)
+    for index in range(len(sizes)):
+        assert list(plan.tiles_of[index]) == [tile.number for tile in plan.tiles if tile.tensor == index]
+
+
 def test_without_need_nothing_is_cut() -> None:
     assert giants(plan_of("ties", [4 * BLOCK] * 600), [1] * 4) == frozenset()
     assert giants(plan_of("linear", [400 * BLOCK]), [1] * 4) == frozenset()  # tiles are cut anyway
