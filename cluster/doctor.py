@@ -61,6 +61,7 @@ _UNTESTED = [
     Check("vLLM", "untested", "no vLLM evaluator yet"),
     Check("Kubernetes", "untested", "manifests are validated against schemas; no live cluster has run them"),
     Check("the real Hub", "untested", "the Hub client runs against a local stand-in in the tests"),
+    Check("gs:// and az://", "untested", "the same code as s3://, which runs against a real server in the tests"),
 ]
 
 
