@@ -13,9 +13,9 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install demo test faults check fix bench bench-scaling oracle clean
+.PHONY: help install demo test faults check fix bench bench-ray bench-scaling oracle clean
 help:
-	@echo "make demo | test | faults | check | fix | bench | bench-scaling | oracle | install | clean   (ARGS=... is handed on)"
+	@echo "make demo | test | faults | check | fix | bench | bench-ray | bench-scaling | oracle | install | clean   (ARGS=... is handed on)"
 
 # The stamp is touched last: an installation that failed half way is tried again.
 install: $(STAMP)
