@@ -20,11 +20,11 @@ from bench import report
 from bench.families import benchmark_family, data_directory
 from bench.measure import session_cpu_s
 from bench.recipes import TIMED, recipe
+from bench.runner import MERGEFLEET
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL, LARGE = "0.3B", "1.1B"
 METHODS = ("linear", "ties")
-MERGEFLEET = Path(sys.executable).parent / "mergefleet"
 ON_RAY = ("--address", "local", "--workers", "1")
 BEGIN, END = "<!-- overhead:begin -->", "<!-- overhead:end -->"
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}

@@ -12,13 +12,10 @@ from numba import types
 
 from engine.kernels.cache import kernel
 from engine.kernels.finite import count_nonfinite
+from engine.tensorfile.writer import WRITE_BYTES
 
 PIECE = 1 << 15
 """Elements of a row that a Stream reads at once: four such rows leave room in the second-level cache."""
-
-_WRITE_BYTES = 128 << 10
-"""Of one system call. The page cache looks for contiguous memory as large as a write; in a virtual machine larger runs
-have to be fetched from the host: 2.2 GB took 0.7 CPU-seconds in such steps, and 1.3 to 3 in steps of 512 KiB."""
 
 # (file descriptor, address, bytes, offset in the file) → bytes done, or −1
 _at_offset = types.intp(types.intc, types.uintp, types.uintp, types.int64)
@@ -50,6 +47,22 @@ def read_row(fd: Any, offset: Any, row: Any) -> Any:
 
 
 @kernel
+def read_pieces(stream: Any, start: Any, end: Any, checked: Any) -> Any:
+    """Read on from element `start` of the block, to `end` at most; up to where, or `start` where that failed.
+
+    With `checked` what is not finite counts as what cannot be read.
+    """
+    n = min(PIECE, end - start)
+    for j in range(stream.buffer.shape[0]):
+        piece = stream.buffer[j, :n]
+        if not read_row(stream.places[j, 0], stream.places[j, 1] + stream.skip + start * piece.itemsize, piece):
+            return start
+        if checked and count_nonfinite(piece):
+            return start
+    return start + n
+
+
+@kernel
 def read_rows(places: Any, skip: Any, rows: Any, n: Any) -> Any:
     """Fill the first n elements of each of rows[N, ≥ n] as a Stream of these places would; whether all are finite.
 
@@ -69,7 +82,7 @@ def write(fd: Any, offset: Any, data: Any) -> Any:
     """Write all of data[n] at `offset`; False where that failed."""
     address, wanted, done = data.ctypes.data, data.shape[0] * data.itemsize, 0
     while done < wanted:
-        step = min(_WRITE_BYTES, wanted - done)
+        step = min(WRITE_BYTES, wanted - done)
         put = _pwrite(fd, address + done, step, offset + done)
         if put <= 0:
             return False

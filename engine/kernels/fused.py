@@ -26,8 +26,7 @@ from numba.extending import overload
 
 from engine.kernels.cache import kernel
 from engine.kernels.codec import decode, encode, float_bits
-from engine.kernels.files import PIECE, Stream, read_row
-from engine.kernels.finite import count_nonfinite
+from engine.kernels.files import Stream, read_pieces
 from engine.kernels.trim import BAND, MAGNITUDE, NO_TRIM, RANDOM, mix
 
 ROWS = 4
@@ -256,19 +255,6 @@ def _arrived(rows: Any, start: Any, end: Any, checked: Any) -> Any:
     if isinstance(rows, types.Array):
         return lambda rows, start, end, checked: end
     return lambda rows, start, end, checked: read_pieces(rows, start, end, checked)
-
-
-@kernel
-def read_pieces(rows: Any, start: Any, end: Any, checked: Any) -> Any:
-    """`arrived` of a Stream."""
-    n = min(PIECE, end - start)
-    for j in range(rows.buffer.shape[0]):
-        piece = rows.buffer[j, :n]
-        if not read_row(rows.places[j, 0], rows.places[j, 1] + rows.skip + start * piece.itemsize, piece):
-            return start
-        if checked and count_nonfinite(piece):
-            return start
-    return start + n
 
 
 @overload(row, strict=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 from engine import failpoints
 from engine.errors import MergefleetError, after_disk_failure
 
-_WRITE_BYTES = 128 << 10
+WRITE_BYTES = 128 << 10
 """Of one system call. The page cache looks for contiguous memory as large as a write; in a virtual machine larger runs
 have to be fetched from the host: 2.2 GB took 0.7 CPU-seconds in such steps, and 1.3 to 3 in steps of 512 KiB."""
 _NO_PREALLOCATION = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
@@ -49,7 +49,7 @@ def write_at(fd: int, offset: int, buffer: bytes | memoryview, *, origin: str = 
     done = 0
     while done < len(view):
         try:
-            done += os.pwrite(fd, view[done : done + _WRITE_BYTES], offset + done)
+            done += os.pwrite(fd, view[done : done + WRITE_BYTES], offset + done)
         except OSError as error:
             raise _failure(origin, len(view), error) from error
 

@@ -255,7 +255,7 @@ def test_an_endpoint_that_is_not_there_is_bad_input(
 
 def test_an_empty_object_in_place_of_the_directory_is_no_obstacle(bucket: str, tiny: Models) -> None:
     upload_bytes(f"{bucket}/out/", b"")
-    merge(recipe_of("linear", tiny), f"{bucket}/out")
+    assert str(merge(recipe_of("linear", tiny), f"{bucket}/out").out) == f"{bucket}/out"
 
 
 def test_a_bucket_that_is_not_there_says_so_before_anything_is_done(bucket: str, tiny: Models) -> None:
