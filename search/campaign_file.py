@@ -10,11 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from engine.errors import CampaignError, did_you_mean
 from engine.keypath import shown
 from engine.yamlfile import read_yaml
+from search.part import Part as _Part
 from search.ports import Split
 
 Granularity = Literal["global", "module", "layer_block", "module_layer", "gradient", "module_gradient"]
@@ -23,10 +24,6 @@ SamplerName = Literal["auto", "cma", "tpe", "random", "sobol"]
 ComparatorGroup = Literal["parents", "base", "baselines", "best_global"]
 BASELINES = ("base", "parents", "uniform", "task_arithmetic", "ties", "dare_ties")
 DTYPES = Literal["float32", "bfloat16", "float16", "float64"]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
 
 class SourceEntry(_Part):
