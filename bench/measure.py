@@ -57,23 +57,32 @@ def measure(command: Sequence[str | Path], *, environment: Mapping[str, str] | N
     return Cost(usage.ru_utime, usage.ru_stime, wall_s, peak[0], read_bytes, written_bytes)
 
 
-def session_cpu_s(command: Sequence[str | Path], *, environment: Mapping[str, str] | None = None, log: Path) -> float:
+def session_cpu_s(
+    command: Sequence[str | Path],
+    *,
+    environment: Mapping[str, str] | None = None,
+    log: Path,
+    beside: Sequence[int] = (),
+) -> float:
     """CPU-seconds of `command` and of all that it started, whether anybody waits for them or not (Ray's daemons).
 
-    Taken from /proc every 50 ms: what a process does after the last look at it is missed. Raises CommandFailed.
+    `beside` are processes that serve it, such as a Ray that runs already: what they and theirs use meanwhile counts
+    too. Taken from /proc every 50 ms: what a process does after the last look at it is missed. Raises CommandFailed.
     """
     ticks: dict[int, int] = {}
+    before = {pid: _own_ticks(pid) for root in beside for pid in _tree(root)}
 
     def look(tree: list[int]) -> None:
-        for pid in {*tree, *ticks}:
-            ticks[pid] = max(ticks.get(pid, 0), _own_ticks(pid))
+        served = [pid for root in beside for pid in _tree(root)]
+        for pid in {*tree, *served, *ticks}:
+            ticks[pid] = max(ticks.get(pid, 0), _own_ticks(pid) - before.get(pid, 0))
 
     with _started(command, environment, log) as process:
         _watch(process.pid, look)
         look([process.pid])  # a zombie still knows
         _end(process, command, log)
     deadline = time.perf_counter() + _LINGER_S
-    while any(Path(f"/proc/{pid}").exists() for pid in ticks) and time.perf_counter() < deadline:
+    while any(Path(f"/proc/{pid}").exists() for pid in ticks.keys() - before) and time.perf_counter() < deadline:
         time.sleep(SAMPLE_S)
         look([])
     return sum(ticks.values()) / os.sysconf("SC_CLK_TCK")

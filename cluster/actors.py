@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.locality import near_files
-from cluster.sharding import full_passes
 from engine.audit import recorder
 from engine.checkpoint import Checkpoint, open_checkpoints
 from engine.device import choose_device
@@ -269,7 +268,7 @@ class MergeWorker:
             total += tensor.bytes_read * blocks // max(1, tensor.blocks)
             held = tensor.blocks * tensor.rows_nbytes + stream_bytes(tensor, self._plan.method)
             if index not in facts and held > self._memory_bytes // self._task.threads:
-                total += full_passes(self._plan, index) * tensor.bytes_read
+                total += self._plan.passes[index].as_a_rule * tensor.bytes_read
         return total
 
     def _check_plan(self) -> None:

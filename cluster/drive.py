@@ -20,7 +20,7 @@ from cluster.merge_status import Tally
 from cluster.pace import Pace
 from cluster.queues import Queues
 from cluster.roster import Died, Member, Roster, Task
-from cluster.sharding import Chunk, Unit, file_units, giants, measuring_passes, units
+from cluster.sharding import Chunk, Unit, file_units, giants, units
 from cluster.suspects import Suspects
 from engine.errors import ClusterError, MergefleetError, TileFailed, WorkerLost
 from engine.execute import Executed
@@ -230,7 +230,7 @@ class Drive:
         tensors = {self.job.plan.tiles[number].tensor for number in chunk.tiles}  # a file has several
         for index in sorted(tensors):
             call = self.job.plan.tensors[index].call
-            if call is not None and index not in self._facts and not measuring_passes(self.job.plan, index):
+            if call is not None and index not in self._facts and not self.job.plan.passes[index].at_most:
                 facts: dict[str, Array] = {}
                 for stage in self.job.plan.method.stages(call):
                     facts[stage.name] = stage.finish(call, None, facts)

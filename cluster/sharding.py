@@ -74,12 +74,12 @@ def units(
     found: list[Unit] = []
     for index, tiles in missing.items():
         tensor = plan.tensors[index]
-        if index in measured or not measuring_passes(plan, index):
+        if index in measured or not plan.passes[index].at_most:
             found.extend(Unit(index, (tile.number,), _weight(tensor, tile)) for tile in tiles)
         elif index in cut:
             found.extend(after(plan, index, {}))
         else:
-            weight = sum(_weight(tensor, tile) for tile in tiles) + full_passes(plan, index) * tensor.bytes_read
+            weight = sum(_weight(tensor, tile) for tile in tiles) + plan.passes[index].as_a_rule * tensor.bytes_read
             found.append(Unit(index, tuple(tile.number for tile in tiles), weight))
     return found
 
@@ -94,7 +94,7 @@ def file_units(plan: Plan, *, done: Collection[int] = ()) -> list[Unit]:
         if any(tile.number not in done for tile in tiles):
             tensors = sorted({tile.tensor for tile in tiles})
             weight = sum(_weight(plan.tensors[tile.tensor], tile) for tile in tiles)
-            weight += sum(full_passes(plan, index) * plan.tensors[index].bytes_read for index in tensors)
+            weight += sum(plan.passes[index].as_a_rule * plan.tensors[index].bytes_read for index in tensors)
             found.append(Unit(tensors[0], tuple(tile.number for tile in tiles), weight))
     return found
 
@@ -164,20 +164,10 @@ def foreseen(
     late: list[Unit] = []
     for index in cut:
         first = after(plan, index, {})
-        for _ in range(full_passes(plan, index) - 1):  # whatever its stages: the bytes are the same
+        for _ in range(plan.passes[index].as_a_rule - 1):  # whatever its stages: the bytes are the same
             late += first
         late += _tile_units(plan, index, done)
     return work + late
-
-
-def measuring_passes(plan: Plan, index: int) -> int:
-    """How many stages look at the inputs of an output tensor before it can be made."""
-    return plan.passes[index].at_most
-
-
-def full_passes(plan: Plan, index: int) -> int:
-    """How often all inputs of an output tensor are read for that, as a rule."""
-    return plan.passes[index].as_a_rule
 
 
 def assign(work: Sequence[Unit], lanes: Sequence[int]) -> list[list[Unit]]:
@@ -235,7 +225,7 @@ def _tile_units(plan: Plan, index: int, done: Collection[int]) -> list[Unit]:
 def _can_be_cut(plan: Plan, unit: Unit) -> bool:
     """Whether the facts of the unit's tensor have yet to be measured, on more blocks than one."""
     tensor = plan.tensors[unit.tensor]
-    return bool(len(unit.tiles) > 1 and tensor.blocks > 1 and measuring_passes(plan, unit.tensor))
+    return bool(len(unit.tiles) > 1 and tensor.blocks > 1 and plan.passes[unit.tensor].at_most)
 
 
 def _blocks_per_unit(tensor: OutputTensor) -> int:

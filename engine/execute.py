@@ -170,19 +170,13 @@ class _Run:
         jobs: list[Callable[[], None]] = []
         giants: list[tuple[int, list[Tile]]] = []
         for index, tiles in self.missing.items():
-            tensor = self.plan.tensors[index]
-            if not self._passes(tensor):
+            if not self.plan.passes[index].at_most:
                 jobs.extend(partial(self._tile, tile) for tile in tiles)
             elif self.plan.held_bytes(index) > self.budget and len(tiles) > 1 and self.work.thread_count > 1:
                 giants.append((index, tiles))
             else:
                 jobs.append(partial(self._own, index, tiles))
         return jobs, giants
-
-    def _passes(self, tensor: OutputTensor) -> int:
-        """How often a tensor's data are looked at before it can be made."""
-        stages = () if tensor.call is None else self.plan.method.stages(tensor.call)
-        return sum(stage.measure is not None for stage in stages)
 
     def _wait(self, futures: list[Future[Any]]) -> None:
         """Wait for all; at the first failure the others stop at their next block, and it is raised."""
@@ -210,7 +204,7 @@ class _Run:
         cache then, and merging while reading costs less than merging what was held outside the processor's cache.
         """
         thread, tensor = self.thread(), self.plan.tensors[index]
-        again = self._passes(tensor) == 1 and thread.streams(tensor)
+        again = self.plan.passes[index].at_most == 1 and thread.streams(tensor)
         held = not again and self.plan.held_bytes(index) <= self.budget
         self._begin(tiles)
         thread.hold(tensor if held else None)

@@ -108,8 +108,8 @@ class Tile:
 class Passes(NamedTuple):
     """How often the inputs of a tensor are looked at before it can be made: at most, and in full as a rule."""
 
-    at_most: int
-    as_a_rule: int
+    at_most: int  # stages that look at them
+    as_a_rule: int  # without those that seldom have to
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -34,6 +36,23 @@ def test_a_daemon_that_nobody_waits_for_counts_for_the_session(tmp_path: Path) -
     assert (
         session_cpu_s([sys.executable, "-c", parent + "; import time; time.sleep(0.3)"], log=tmp_path / "log") >= 0.28
     )
+
+
+def test_of_a_process_beside_a_command_only_what_it_used_meanwhile_counts(tmp_path: Path) -> None:
+    busy = "import time; end = time.process_time() + 0.6\nwhile time.process_time() < end: pass\nprint(flush=True)"
+    worked = f"{busy}\ninput()\n{busy}\ninput()"  # when told to, once more
+    with subprocess.Popen([sys.executable, "-c", worked], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as beside:
+        assert beside.stdin is not None
+        assert beside.stdout is not None
+        beside.stdout.readline()
+        idle = session_cpu_s([sys.executable, "-c", ""], log=tmp_path / "log", beside=[beside.pid])
+        beside.stdin.write(b"\n")
+        beside.stdin.flush()
+        waiting = "import sys; open(sys.argv[1]).readline()"
+        reader = [sys.executable, "-c", waiting, f"/proc/{os.getpid()}/fd/{beside.stdout.fileno()}"]
+        served = session_cpu_s(reader, log=tmp_path / "log", beside=[beside.pid])
+        beside.stdin.close()
+    assert served - idle >= 0.5
 
 
 def test_bytes_read_and_written_are_counted(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from backends import recipe_of
 from s3_server import objects, uploads
 from shared_families import shared_family
 
-from cluster.sharding import file_units, full_passes, units
+from cluster.sharding import file_units, units
 from engine import Options, ShardSize, merge, recipe_to_dict
 from engine.checkpoint import open_checkpoints
 from engine.planner import make_plan
@@ -61,6 +61,6 @@ def test_a_file_is_one_unit_with_all_that_moves_for_it() -> None:
     for unit in found:
         assert len({plan.tensors[plan.tiles[number].tensor].file for number in unit.tiles}) == 1
     assert sum(unit.weight for unit in found) == sum(unit.weight for unit in units(plan))
-    assert any(full_passes(plan, index) for index in range(len(plan.tensors)))
+    assert any(plan.passes[index].as_a_rule for index in range(len(plan.tensors)))
     done = set(found[0].tiles)
     assert file_units(plan, done=done) == found[1:]

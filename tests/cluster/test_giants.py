@@ -13,7 +13,7 @@ from shared_families import shared_family
 
 from cluster import sharding
 from cluster.giants import Giant
-from cluster.sharding import measuring_passes, units
+from cluster.sharding import units
 from engine import Options
 from engine.execute import Hooks, Work, execute
 from engine.job import Job
@@ -63,7 +63,7 @@ def test_shares_in_any_order_make_the_facts_of_one_thread(job: Job, monkeypatch:
 
 def test_tiles_that_are_done_are_not_asked_for_again(job: Job) -> None:
     plan = job.plan
-    index = max((unit.tensor for unit in units(plan) if measuring_passes(plan, unit.tensor)), default=None)
+    index = max((unit.tensor for unit in units(plan) if plan.passes[unit.tensor].at_most), default=None)
     if index is None:
         pytest.skip("this method measures nothing here")
     done = [tile.number for tile in plan.tiles if tile.tensor == index]

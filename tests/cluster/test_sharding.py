@@ -17,7 +17,6 @@ from cluster.sharding import (
     after,
     assign,
     foreseen,
-    full_passes,
     giants,
     imbalance,
     next_stage,
@@ -66,7 +65,7 @@ def test_a_tensor_that_must_be_measured_is_not_cut_and_one_whose_facts_are_known
 def test_a_unit_weighs_the_bytes_that_move() -> None:
     elements = 3 * BLOCK
     (whole,) = units(plan_of("ties", [elements]))
-    passes = full_passes(plan_of("ties", [elements]), 0)
+    passes = plan_of("ties", [elements]).passes[0].as_a_rule
     assert passes == 2  # a sample for the guess, and the count that proves it
     cut = units(plan_of("linear", [elements]))
     moved = elements * 2 * 4  # three inputs and the output, two bytes each

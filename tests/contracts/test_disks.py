@@ -10,7 +10,7 @@ from backends import MIB, Backend, bytes_of, inline, on_ray, recipe_of
 from disks import Disk, small_disk
 from shared_families import shared_family
 
-from engine import Options, ShardSize
+from engine import Options, Recipe, ShardSize
 from engine.errors import MergefleetError
 
 OPTIONS = Options(threads=1, tile_bytes=MIB, shard_size=ShardSize(2 * MIB))
@@ -38,19 +38,23 @@ def after(tiles_bytes: int, act: Callable[[], None]) -> Callable[[int, int], Non
     return progress
 
 
+def check_resumed(backend: Backend, recipe: Recipe, out: Path, *, like: Path) -> None:
+    """The same command goes on where the last one ended, to the bytes of an undisturbed merge, made at `like`."""
+    made = backend(recipe, out, OPTIONS)
+    assert made.resumed_tiles > 0
+    assert bytes_of(made.out) == bytes_of(inline(recipe, like, OPTIONS).out)
+
+
 def test_a_disk_that_fills_up_ends_the_merge_and_room_on_it_resumes_it(
     backend: Backend, disk: Disk, tmp_path: Path
 ) -> None:
     recipe = recipe_of("ties", shared_family("mixed", mixed=True).models)
-    expected = inline(recipe, tmp_path / "expected", OPTIONS)
     out = disk.place / "OUT"
     with pytest.raises(MergefleetError, match=r"No space left on device\. Free some space and run"):
         backend(recipe, out, OPTIONS, after(1, disk.fill))
     assert not out.exists()
     disk.make_room()
-    made = backend(recipe, out, OPTIONS)
-    assert made.resumed_tiles > 0
-    assert bytes_of(made.out) == bytes_of(expected.out)
+    check_resumed(backend, recipe, out, like=tmp_path / "expected")
     assert {path.name for path in disk.place.iterdir()} == {"OUT", "lost+found"}
 
 
@@ -58,13 +62,10 @@ def test_a_disk_that_turns_read_only_ends_the_merge_and_its_repair_resumes_it(
     backend: Backend, disk: Disk, tmp_path: Path
 ) -> None:
     recipe = recipe_of("linear", shared_family("mixed", mixed=True).models)
-    expected = inline(recipe, tmp_path / "expected", OPTIONS)
     out = disk.place / "OUT"
     with pytest.raises(MergefleetError, match=f"{disk.place}.*Read-only file system"):
         backend(recipe, out, OPTIONS, after(2 * MIB, disk.turn_read_only))
     with pytest.raises(MergefleetError, match=f"{disk.place}.*Read-only file system"):
         backend(recipe, out, OPTIONS)
     disk.repair()
-    made = backend(recipe, out, OPTIONS)
-    assert made.resumed_tiles > 0
-    assert bytes_of(made.out) == bytes_of(expected.out)
+    check_resumed(backend, recipe, out, like=tmp_path / "expected")
