@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from search.pools import Pools
-from search.ports import Split
+from search.ports import SCORE, Measures, Split
 from search.queue import Unit
 from search.scores import weighted_mean
 
@@ -26,12 +26,16 @@ class Assessment:
 
 
 class Board:
-    """`scores[recipe_hash][item]` of everything scored so far, and the assessments that are not complete."""
+    """What is known of everything scored so far, and the assessments that are not complete.
+
+    `scores[recipe_hash][item]` and `measures[recipe_hash][measure][item]`.
+    """
 
     def __init__(self, pools: Pools, *, weights: Mapping[str, float]) -> None:
         self.pools = pools
         self.weights = weights
         self.scores: dict[str, dict[str, float]] = defaultdict(dict)
+        self.measures: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
         self.waiting: dict[str, list[Assessment]] = defaultdict(list)
 
     def open(self, assessment: Assessment, *, out: set[str]) -> list[Unit]:
@@ -45,13 +49,24 @@ class Board:
                 units.append(Unit(assessment.number, assessment.recipe_hash, assessment.split, block, missing))
         return units
 
-    def take(self, recipe_hash: str, scores: Mapping[str, float]) -> dict[str, float]:
-        """Learn scores that somebody waits for; those that were new. The first score of an item stays."""
+    def take(self, recipe_hash: str, scores: Mapping[str, float], measures: Measures | None = None) -> dict[str, float]:
+        """Learn scores that somebody waits for; those that were new. The first score of an item stays.
+
+        The measures of an item are learned with its score, and stay with it.
+        """
         wanted = {item for assessment in self.waiting[recipe_hash] for item in assessment.items}
         known = self.scores[recipe_hash]
         fresh = {item: score for item, score in scores.items() if item in wanted and item not in known}
         known.update(fresh)
+        for measure, values in (measures or {}).items():
+            mine = {item: value for item, value in values.items() if item in fresh}
+            self.measures[recipe_hash][measure].update(mine)
         return fresh
+
+    def restore(self, recipe_hash: str, item: str, measure: str, value: float) -> None:
+        """Know again what was stored, whoever waits for it."""
+        by_item = self.scores[recipe_hash] if measure == SCORE else self.measures[recipe_hash][measure]
+        by_item[item] = value
 
     def complete(self, recipe_hash: str) -> list[tuple[Assessment, float]]:
         """Assessments that have all their scores now, with their mean over tasks; they wait no longer."""

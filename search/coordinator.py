@@ -21,7 +21,7 @@ from search import campaign as machine
 from search import schema, steps
 from search.desk import Desk
 from search.live import stored_events
-from search.ports import BlockResult, CampaignStatus, Failed, Finished, Verdict, Wait, Work
+from search.ports import SCORE, BlockResult, CampaignStatus, Failed, Finished, Verdict, Wait, Work
 from search.progress import Progress
 from search.queue import Lease, Unit
 from search.run import Run, Services
@@ -186,9 +186,12 @@ class Coordinator:
             return f"scored recipe {result.recipe_hash[:12]}, {unit.recipe_hash[:12]} was asked for"
         if unit is not None and set(result.scores) != set(unit.items):
             return f"got scores of {len(result.scores)} items, {len(unit.items)} others were asked for"
-        strange = [item for item, score in result.scores.items() if not math.isfinite(score)]
-        if strange:
-            return f"{len(strange)} scores are not finite numbers, the first that of {strange[0]}"
+        for measure, values in ((SCORE, result.scores), *result.measures.items()):
+            strange = [item for item, value in values.items() if not math.isfinite(value)]
+            if strange:
+                return f"{measure}: {len(strange)} values are not finite numbers, the first that of {strange[0]}"
+            if not values.keys() <= result.scores.keys():
+                return f"{measure}: got values of items that were not scored"
         digest = self._desk.digests.get(result.recipe_hash, result.weights_digest)
         if digest != result.weights_digest:
             return f"weights {result.weights_digest[:12]} were scored, {digest[:12]} before under the same recipe hash"
@@ -197,9 +200,14 @@ class Coordinator:
     def _take_scores(self, result: BlockResult, unit: Unit | None, now: float) -> None:
         """Store what is new, close the lease, and finish the assessments that are complete now."""
         desk, recipe_hash = self._desk, result.recipe_hash
-        fresh = desk.board.take(recipe_hash, result.scores)
+        fresh = desk.board.take(recipe_hash, result.scores, result.measures)
         key = {"eval_key": self.run.eval_key, "recipe_hash": recipe_hash, "lease": result.lease}
-        rows = [{**key, "item": item, "score": float(score)} for item, score in fresh.items()]
+        rows = [
+            {**key, "item": item, "measure": measure, "score": float(value)}
+            for measure, values in ((SCORE, result.scores), *result.measures.items())
+            for item, value in values.items()
+            if item in fresh
+        ]
         desk.writes.append(lambda transaction: transaction.add_scores(rows))
         self._progress.count(len(fresh), now=now)
         if unit is not None:
@@ -255,7 +263,7 @@ class Coordinator:
         """Rebuild memory from the rows, and send the leases of earlier epochs back to the queue."""
         desk, store = self._desk, self.run.store
         for row in store.rows(schema.ITEM_SCORES, eval_key=self.run.eval_key):
-            desk.board.scores[row["recipe_hash"]][row["item"]] = row["score"]
+            desk.board.restore(row["recipe_hash"], row["item"], row["measure"], row["score"])
         for row in store.rows(schema.CANDIDATES):
             desk.recipes.append(row["recipe"])
         for sequence, event, point in stored_events(store):

@@ -10,11 +10,13 @@ and stable over restarts (an evaluator makes them, for example "demo_letters_sea
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 Split = Literal["search", "selection", "holdout"]
 SPLITS: tuple[Split, ...] = ("search", "selection", "holdout")
+SCORE = "score"  # what the score is called among the measures of an item
+Measures = Mapping[str, Mapping[str, float]]  # measure → item → value
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,10 @@ class Work:
 
 @dataclass(frozen=True)
 class BlockResult:
-    """Scores of exactly the items of a Work.
+    """Scores of exactly the items of a Work, larger is better.
 
+    `measures` are what else was measured of some or all of these items (`tokens`: generated tokens of the answer, a
+    second metric of the task), by measure and item; none is called "score". They are stored beside the scores.
     `recipe_hash` is what was loaded in the model before *and* after scoring (the evaluator checks both and returns
     Failed where they differ); `weights_digest` is the live model's, which the published files must reproduce.
     """
@@ -77,6 +81,7 @@ class BlockResult:
     recipe_hash: str
     weights_digest: str
     scores: Mapping[str, float]
+    measures: Measures = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from engine.errors import CampaignError
 from search import schema
 from search.campaign import Origin
 from search.campaign_file import Campaign, parse_campaign
-from search.ports import SPLITS, Phase, Split, Verdict
+from search.ports import SCORE, SPLITS, Phase, Split, Verdict
 from search.scores import WindowScore, estimates
 from search.store import Row, Store
 from search.verdicts import verdict_from_dict
@@ -56,6 +56,18 @@ class ItemScore:
 
 
 @dataclass(frozen=True)
+class ItemMeasure:
+    """What else was measured of an item; see `ports.BlockResult.measures`."""
+
+    candidate: int
+    split: Split
+    task: str
+    item: str
+    measure: str
+    value: float
+
+
+@dataclass(frozen=True)
 class HoldoutAccess:
     """One entry of the holdout ledger: who was scored on the sealed items, why, when, by which epoch."""
 
@@ -84,6 +96,7 @@ class Results:
     items_spent: Mapping[Split, int]
     seconds: float
     eval_key: str
+    item_measures: tuple[ItemMeasure, ...] = ()
 
     def candidate(self, number: int) -> CandidateRow:
         """The candidate of this number."""
@@ -111,9 +124,12 @@ def results_of(store: Store, row: Row) -> Results:
     outcomes = {(entry["number"], entry["split"]): entry for entry in store.rows(schema.ASSESSMENTS)}
     candidates = _candidates(store, campaign, outcomes)
     scores: dict[str, list[tuple[str, float]]] = defaultdict(list)
+    measures: dict[str, list[tuple[str, str, float]]] = defaultdict(list)
     for entry in store.rows(schema.ITEM_SCORES, eval_key=row["eval_key"]):
-        if entry["item"] in split_of:
+        if entry["item"] in split_of and entry["measure"] == SCORE:
             scores[entry["recipe_hash"]].append((entry["item"], entry["score"]))
+        elif entry["item"] in split_of:
+            measures[entry["recipe_hash"]].append((entry["item"], entry["measure"], entry["score"]))
     spent = dict.fromkeys(SPLITS, 0)
     for recipe_hash in {candidate.recipe_hash for candidate in candidates}:
         for item, _ in scores[recipe_hash]:
@@ -122,6 +138,12 @@ def results_of(store: Store, row: Row) -> Results:
         ItemScore(candidate.number, split_of[item], task_of[item], item, score)
         for candidate in candidates
         for item, score in scores[candidate.recipe_hash]
+        if (candidate.number, split_of[item]) in outcomes
+    )
+    measured = tuple(
+        ItemMeasure(candidate.number, split_of[item], task_of[item], item, measure, value)
+        for candidate in candidates
+        for item, measure, value in measures[candidate.recipe_hash]
         if (candidate.number, split_of[item]) in outcomes
     )
     ledger = tuple(HoldoutAccess(**{k: v for k, v in e.items() if k != "campaign"}) for e in store.rows(schema.LEDGER))
@@ -137,6 +159,7 @@ def results_of(store: Store, row: Row) -> Results:
         items_spent=spent,
         seconds=row["seconds"],
         eval_key=row["eval_key"],
+        item_measures=measured,
     )
 
 

@@ -6,7 +6,8 @@ candidates    number, stage, origin, label, params, recipe, recipe hash; `seq` i
 assessments   a candidate on a split; `asked` and `finished` are sequence numbers: together, in order, they are the
               events that a restart replays
 cohorts       search candidates that share a window
-item_scores   (evaluation key, recipe hash, item) → score; first write wins
+item_scores   (evaluation key, recipe hash, item, measure) → value; the measure "score" is what is searched, the others
+              stand beside it; first write wins
 leases        every handing out of a work unit, and how it ended
 ledger        every candidate that was let onto the holdout, why and when
 """
@@ -14,6 +15,8 @@ ledger        every candidate that was let onto the holdout, why and when
 from __future__ import annotations
 
 from sqlalchemy import JSON, Column, Float, Integer, MetaData, String, Table, Text
+
+from search.ports import SCORE
 
 METADATA = MetaData()
 
@@ -99,7 +102,8 @@ ITEM_SCORES = Table(
     Column("eval_key", String(200), primary_key=True),
     Column("recipe_hash", String(64), primary_key=True),
     Column("item", String(300), primary_key=True),
-    Column("score", Float, nullable=False),
+    Column("measure", String(100), primary_key=True, default=SCORE),
+    Column("score", Float, nullable=False),  # the measure's value
     Column("lease", String(60), nullable=False),
     sqlite_with_rowid=False,
 )

@@ -65,6 +65,19 @@ def test_the_first_score_of_an_item_stays_and_unwanted_ones_are_not_learnt(board
     assert board.scores["r"] == {item: 1.0}
 
 
+def test_the_measures_of_an_item_are_learnt_with_its_score_and_stay_with_it(board: Board) -> None:
+    entry = assessment(board, 0)
+    board.open(entry, out=set())
+    item = entry.items[0]
+    board.take("r", {item: 1.0, "nobody asked": 1.0}, {"tokens": {item: 7.0, "nobody asked": 3.0}})
+    board.take("r", {item: 0.0}, {"tokens": {item: 9.0}})
+    assert board.measures["r"] == {"tokens": {item: 7.0}}
+    again = Board(board.pools, weights=board.weights)
+    again.restore("r", item, "score", 1.0)
+    again.restore("r", item, "tokens", 7.0)
+    assert (again.scores, again.measures) == (board.scores, board.measures)
+
+
 def test_a_lost_recipe_loses_everybody_who_waits_for_it(board: Board) -> None:
     board.open(assessment(board, 0), out=set())
     board.open(assessment(board, 1, start=15), out=set())

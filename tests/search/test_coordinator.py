@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -274,12 +276,20 @@ def with_score(result: BlockResult, score: float) -> BlockResult:
     return BlockResult(result.lease, result.recipe_hash, result.weights_digest, {**result.scores, first: score})
 
 
+def with_tokens(result: BlockResult, values: dict[str, float]) -> BlockResult:
+    return replace(result, measures={"tokens": values})
+
+
 FAULTS: dict[str, Callable[[Work, BlockResult], BlockResult | Failed]] = {
     "not finite": lambda work, result: with_score(result, float("nan")),
     "not  finite": lambda work, result: with_score(result, float("inf")),
     "NaN in the logits": lambda work, result: Failed(work.lease, "NaN in the logits", retryable=False),
     "asked for": lambda work, result: BlockResult(result.lease, "0" * 64, "w", result.scores),
     "items": lambda work, result: BlockResult(result.lease, result.recipe_hash, "w", {}),
+    "tokens: 15 values are not finite": lambda work, r: replace(
+        r, measures={"tokens": dict.fromkeys(work.items, math.nan)}
+    ),
+    "were not scored": lambda work, r: replace(r, measures={"tokens": {"elsewhere": 1.0}}),
 }
 
 
@@ -298,6 +308,19 @@ def test_a_candidate_that_cannot_be_scored_is_recorded_as_failed_and_the_campaig
     assert all(found.candidate(number).search_score is None for number in bad)
     scores = {row["recipe_hash"] for row in coordinator.run.store.rows(schema.ITEM_SCORES)}
     assert not scores & {found.candidate(number).recipe_hash for number in bad}
+
+
+def test_measures_are_stored_beside_the_scores_and_known_again_after_a_restart(tmp_path: Path) -> None:
+    coordinator = open_simulated(tmp_path, small())
+    evaluator = Faulty(lambda work, r: with_tokens(r, {item: float(len(item)) for item in work.items[::2]}))
+    for _ in range(4):
+        assert work_once(coordinator, evaluator, worker="w") is None
+    board = coordinator._desk.board
+    coordinator.close()
+    again = open_simulated(tmp_path, small(), resume=True)._desk.board
+    assert again.measures == board.measures
+    assert again.scores == board.scores
+    assert {len(by["tokens"]) for by in again.measures.values()} == {8}  # every second of 15 items
 
 
 def test_a_failed_baseline_is_no_comparator_and_the_verdict_says_so(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -13,7 +14,7 @@ from simulated import SimulatedEvaluator, make_campaign, open_simulated
 from engine.errors import CampaignError
 from search.inline import run_inline, work_once
 from search.mirror import make_study, write_mirror
-from search.ports import Failed, Work
+from search.ports import BlockResult, Failed, Work
 from search.results import Results, read_results
 from search.run import RunDirectory
 from search.store import store_url
@@ -23,7 +24,9 @@ class LosesTwo(SimulatedEvaluator):
     def evaluate(self, work: Work):  # type: ignore[no-untyped-def]
         if work.candidate in (3, 20):
             return Failed(work.lease, "boom", retryable=False)
-        return super().evaluate(work)
+        result = super().evaluate(work)
+        assert isinstance(result, BlockResult)
+        return replace(result, measures={"tokens": {item: float(len(item)) for item in work.items[::2]}})
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +88,11 @@ def test_a_store_without_the_campaign_is_an_input_error(directory: RunDirectory,
 
 def test_the_parquet_export_is_the_item_matrix(directory: RunDirectory, results: Results) -> None:
     table = parquet.read_table(directory.scores).to_pylist()
-    found = {(row["candidate"], row["split"], row["task"], row["item"], row["score"]) for row in table}
-    assert found == {(e.candidate, e.split, e.task, e.item, e.score) for e in results.item_scores}
+    columns = ("candidate", "split", "task", "item", "measure", "score")
+    found = [tuple(row[name] for name in columns) for row in table]
+    scores = [(e.candidate, e.split, e.task, e.item, "score", e.score) for e in results.item_scores]
+    assert found == scores + [tuple(vars(entry).values()) for entry in results.item_measures]
+    assert {(e.measure, e.value == len(e.item)) for e in results.item_measures} == {("tokens", True)}
     assert all(row["recipe_hash"] == results.candidate(row["candidate"]).recipe_hash for row in table)
 
 
