@@ -6,7 +6,7 @@ from pathlib import Path
 
 from search.mirror import write_mirror
 from search.ports import SCORE
-from search.results import Results, results_of
+from search.results import ItemMeasure, ItemScore, Results, results_of
 from search.run import Run
 
 
@@ -28,21 +28,20 @@ def write_scores(path: Path, results: Results) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    rows = [
-        *((results.candidate(entry.candidate), entry, SCORE, entry.score) for entry in results.item_scores),
-        *((results.candidate(entry.candidate), entry, entry.measure, entry.value) for entry in results.item_measures),
-    ]
+    entries: list[ItemScore | ItemMeasure] = [*results.item_scores, *results.item_measures]
+    rows = [(results.candidate(entry.candidate), entry) for entry in entries]
+    measures = [(SCORE, e.score) if isinstance(e, ItemScore) else (e.measure, e.value) for e in entries]
     table = pyarrow.table(
         {
-            "candidate": pyarrow.array([entry.candidate for _, entry, *_ in rows], pyarrow.int32()),
-            "label": pyarrow.array([row.label for row, *_ in rows]).dictionary_encode(),
-            "stage": pyarrow.array([row.stage for row, *_ in rows]).dictionary_encode(),
-            "recipe_hash": pyarrow.array([row.recipe_hash for row, *_ in rows]).dictionary_encode(),
-            "split": pyarrow.array([entry.split for _, entry, *_ in rows]).dictionary_encode(),
-            "task": pyarrow.array([entry.task for _, entry, *_ in rows]).dictionary_encode(),
-            "item": pyarrow.array([entry.item for _, entry, *_ in rows], pyarrow.string()),
-            "measure": pyarrow.array([measure for _, _, measure, _ in rows]).dictionary_encode(),
-            "score": pyarrow.array([value for *_, value in rows], pyarrow.float64()),
+            "candidate": pyarrow.array([entry.candidate for _, entry in rows], pyarrow.int32()),
+            "label": pyarrow.array([row.label for row, _ in rows]).dictionary_encode(),
+            "stage": pyarrow.array([row.stage for row, _ in rows]).dictionary_encode(),
+            "recipe_hash": pyarrow.array([row.recipe_hash for row, _ in rows]).dictionary_encode(),
+            "split": pyarrow.array([entry.split for _, entry in rows]).dictionary_encode(),
+            "task": pyarrow.array([entry.task for _, entry in rows]).dictionary_encode(),
+            "item": pyarrow.array([entry.item for _, entry in rows], pyarrow.string()),
+            "measure": pyarrow.array([measure for measure, _ in measures]).dictionary_encode(),
+            "score": pyarrow.array([value for _, value in measures], pyarrow.float64()),
         }
     )
     partial = path.with_name(path.name + ".partial")
