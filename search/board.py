@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from search.pools import Pools
 from search.ports import SCORE, Measures, Split
@@ -17,12 +18,23 @@ from search.scores import weighted_mean
 
 @dataclass(frozen=True)
 class Assessment:
-    """A candidate on a split, waiting for the scores of `items`."""
+    """A candidate on a split, waiting for the scores of `items`.
+
+    `rungs` counts the items after each rung; a rung is scored when the one before it is known and was worth going on
+    (stopping.py). Empty: all at once.
+    """
 
     number: int
     split: Split
     recipe_hash: str
     items: tuple[str, ...]
+    rungs: tuple[int, ...] = ()
+
+    @property
+    def parts(self) -> tuple[tuple[str, ...], ...]:
+        """The items that each rung adds."""
+        cuts = (0, *(self.rungs or (len(self.items),)))
+        return tuple(self.items[low:high] for low, high in pairwise(cuts))
 
 
 class Board:
@@ -39,15 +51,40 @@ class Board:
         self.waiting: dict[str, list[Assessment]] = defaultdict(list)
 
     def open(self, assessment: Assessment, *, out: set[str]) -> list[Unit]:
-        """Wait for an assessment; the units that score what is neither known nor `out` (pending or running) already."""
+        """Wait for an assessment; the units to begin with, see `units`."""
         self.waiting[assessment.recipe_hash].append(assessment)
-        covered = out | self.scores[assessment.recipe_hash].keys()
-        units = []
-        for block, items in enumerate(self.pools.blocks(assessment.items)):
-            missing = tuple(item for item in items if item not in covered)
-            if missing:
-                units.append(Unit(assessment.number, assessment.recipe_hash, assessment.split, block, missing))
-        return units
+        return self.units(assessment, out=out)
+
+    def units(self, assessment: Assessment, *, out: set[str]) -> list[Unit]:
+        """The units of its first rung that is not known, without items that are `out` (pending or running) already."""
+        known = self.scores[assessment.recipe_hash].keys()
+        blocks = 0
+        for part in assessment.parts:
+            cut = self.pools.blocks(part)
+            missing = [tuple(item for item in items if item not in known) for items in cut]
+            if any(missing):
+                wanted = [tuple(item for item in items if item not in out) for items in missing]
+                return [
+                    Unit(assessment.number, assessment.recipe_hash, assessment.split, blocks + block, items)
+                    for block, items in enumerate(wanted)
+                    if items
+                ]
+            blocks += len(cut)
+        return []
+
+    def seen(self, assessment: Assessment) -> dict[str, float]:
+        """The scores of its rungs that are known in full."""
+        known = self.scores[assessment.recipe_hash]
+        found: dict[str, float] = {}
+        for part in assessment.parts:
+            if not known.keys() >= set(part):
+                break
+            found |= {item: known[item] for item in part}
+        return found
+
+    def stop(self, assessment: Assessment) -> None:
+        """Wait no longer for an assessment that was stopped early."""
+        self.waiting[assessment.recipe_hash].remove(assessment)
 
     def take(self, recipe_hash: str, scores: Mapping[str, float], measures: Measures | None = None) -> dict[str, float]:
         """Learn scores that somebody waits for; those that were new. The first score of an item stays.

@@ -18,9 +18,20 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from search.campaign_file import ComparatorGroup
+from search.events import Cohort as Cohort  # the machine's vocabulary: `machine.Scored` says more than `Scored`
+from search.events import Event as Event
+from search.events import HoldoutOpened as HoldoutOpened
+from search.events import Judged as Judged
+from search.events import Lost as Lost
+from search.events import Nominated as Nominated
+from search.events import Origin as Origin
+from search.events import Proposed as Proposed
+from search.events import Reopened as Reopened
+from search.events import Scored as Scored
+from search.events import SearchEnded as SearchEnded
+from search.events import SelectionOpened as SelectionOpened
+from search.events import Stopped as Stopped
 from search.ports import Phase, Split
-
-Origin = Literal["baseline", "sobol", "sampler", "mean", "soup"]
 
 
 @dataclass(frozen=True)
@@ -51,15 +62,24 @@ class Rules:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A candidate on one split: open (neither), scored, or lost for good."""
+    """A candidate on one split: open (neither), scored, or lost for good.
+
+    `stopped`: scored on a part of its window only, because that part showed enough (stopping.py).
+    """
 
     score: float | None = None
     cause: str | None = None
+    stopped: bool = False
 
     @property
     def open(self) -> bool:
         """Still to come."""
         return self.score is None and self.cause is None
+
+    @property
+    def complete(self) -> bool:
+        """Scored on everything it was asked for."""
+        return self.score is not None and not self.stopped
 
 
 @dataclass(frozen=True)
@@ -73,24 +93,6 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Cohort:
-    """Candidates that share a window of search items (positions start to start + size of pools.window)."""
-
-    number: int
-    stage: int
-    capacity: int
-    start: int
-    size: int
-    members: tuple[int, ...] = ()
-    told: bool = False
-
-    @property
-    def full(self) -> bool:
-        """All places are taken."""
-        return len(self.members) == self.capacity
-
-
-@dataclass(frozen=True)
 class State:
     rules: Rules
     phase: Phase = "search"
@@ -99,65 +101,9 @@ class State:
     stage: int = 0
     told: tuple[int, ...] = ()  # candidates told so far, per stage
     spent: int = 0  # search items asked for
-    time_up: bool = False
+    ended: str | None = None  # why the search was ended before its budget
     winner: int | None = None
     entrants: tuple[tuple[int, str], ...] = ()  # (candidate, reason) on the holdout, the winner first
-
-
-# ------------------------------------------------------------------------------------------------------------ events
-
-
-@dataclass(frozen=True)
-class Proposed:
-    """A new candidate, to be scored on `split`: in its cohort (search), or as a nominee (selection)."""
-
-    number: int
-    stage: int
-    origin: Origin
-    recipe_hash: str
-    split: Split = "search"
-    cohort: Cohort | None = None
-
-
-@dataclass(frozen=True)
-class Nominated:
-    """A candidate of the search goes on to selection."""
-
-    number: int
-
-
-@dataclass(frozen=True)
-class Scored:
-    number: int
-    split: Split
-    score: float
-
-
-@dataclass(frozen=True)
-class Lost:
-    """No score, for good: failed for a reason that another attempt cannot mend, or too often."""
-
-    number: int
-    split: Split
-    cause: str
-
-
-@dataclass(frozen=True)
-class HoldoutOpened:
-    entrants: tuple[tuple[int, str], ...]
-
-
-@dataclass(frozen=True)
-class TimeUp:
-    """The budget's hours are over: nothing new is proposed, what runs is finished."""
-
-
-@dataclass(frozen=True)
-class Judged:
-    pass
-
-
-Event = Proposed | Nominated | Scored | Lost | HoldoutOpened | TimeUp | Judged
 
 
 @dataclass(frozen=True)
@@ -237,21 +183,34 @@ def plan_next(state: State) -> Next | None:
 
 def advance(state: State, event: Event) -> tuple[State, tuple[Tell, ...]]:
     """The state after `event`, and which cohorts to tell because of it."""
-    if isinstance(event, Proposed):
-        return _with_candidate(state, event), ()
     if isinstance(event, Scored):
         return _with_outcome(state, event.number, split=event.split, outcome=Outcome(score=event.score))
     if isinstance(event, Lost):
         return _with_outcome(state, event.number, split=event.split, outcome=Outcome(cause=event.cause))
-    if isinstance(event, Nominated):
-        return replace(_entered(state, {event.number}, split="selection"), phase="selection"), ()
-    if isinstance(event, HoldoutOpened):
-        entered = _entered(state, {number for number, _ in event.entrants}, split="holdout")
-        winner = event.entrants[0][0]
-        return replace(entered, phase="holdout", entrants=event.entrants, winner=winner), ()
-    if isinstance(event, TimeUp):
-        return replace(state, time_up=True), ()
-    return replace(state, phase="done"), ()
+    if isinstance(event, Stopped):
+        return _with_stopped(state, event)
+    return _moved(state, event), ()
+
+
+def _moved(state: State, event: Event) -> State:
+    """The state after an event that brings no result."""
+    match event:
+        case Proposed():
+            return _with_candidate(state, event)
+        case Nominated():
+            return replace(_entered(state, {event.number}, split="selection"), phase="selection")
+        case SelectionOpened():
+            return replace(state, phase="selection")
+        case HoldoutOpened():
+            entered = _entered(state, {number for number, _ in event.entrants}, split="holdout")
+            winner = event.entrants[0][0]
+            return replace(entered, phase="holdout", entrants=event.entrants, winner=winner)
+        case SearchEnded():
+            return replace(state, ended=event.reason)
+        case Reopened():
+            return replace(state, phase="search", ended=None)
+        case _:
+            return replace(state, phase="done")
 
 
 def outcomes(state: State, split: Split) -> Iterator[tuple[Candidate, Outcome]]:
@@ -271,7 +230,7 @@ def scored(state: State, split: Split) -> list[tuple[Candidate, float]]:
 
 def _open_cohort(state: State) -> Cohort | None:
     """The cohort that the next candidate joins; None when the search is over."""
-    if state.time_up and state.cohorts:
+    if state.ended is not None and state.cohorts:
         return None
     if state.cohorts and not state.cohorts[-1].full:
         return state.cohorts[-1]  # always filled before another opens, so that no result stays untold
@@ -330,6 +289,15 @@ def _with_outcome(state: State, number: int, *, split: Split, outcome: Outcome) 
     return _with_told(state, cohort), (Tell(cohort.number),)
 
 
+def _with_stopped(state: State, event: Stopped) -> tuple[State, tuple[Tell, ...]]:
+    """A candidate that was stopped early; the items it was not scored on go back to the budget."""
+    before = state.candidates[event.number]
+    if before.cohort is not None and before.outcomes["search"].open:
+        unspent = max(0, state.cohorts[before.cohort].size - event.items)
+        state = replace(state, spent=state.spent - unspent)
+    return _with_outcome(state, event.number, split="search", outcome=Outcome(score=event.score, stopped=True))
+
+
 def _with_told(state: State, cohort: Cohort) -> State:
     """Count the cohort; the stage ends when its quota is told. Results that come later still go to their own stage."""
     cohorts = (*state.cohorts[: cohort.number], replace(cohort, told=True), *state.cohorts[cohort.number + 1 :])
@@ -377,14 +345,22 @@ def _choose(state: State) -> OpenHoldout:
 
 
 def _entered(state: State, numbers: set[int], *, split: Split) -> State:
-    """The state with these candidates open on `split`."""
+    """The state with these candidates open on `split`; those that have been there keep what came of it."""
     candidates = tuple(
-        replace(candidate, outcomes={**candidate.outcomes, split: Outcome()})
+        replace(candidate, outcomes={split: Outcome(), **candidate.outcomes})
         if candidate.number in numbers
         else candidate
         for candidate in state.candidates
     )
     return replace(state, candidates=candidates)
+
+
+def rivals(state: State, cohort: Cohort) -> list[tuple[Candidate, float]]:
+    """Candidates with a score on all of the window of this cohort, in this cohort or another with the same one."""
+    alike = [other for other in state.cohorts if (other.start, other.size) == (cohort.start, cohort.size)]
+    members = (state.candidates[number] for other in alike for number in other.members)
+    found = ((member, member.outcomes["search"]) for member in members)
+    return [(member, outcome.score) for member, outcome in found if outcome.complete and outcome.score is not None]
 
 
 def stage_of(state: State) -> int:

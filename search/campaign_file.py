@@ -17,6 +17,7 @@ from engine.keypath import shown
 from engine.yamlfile import read_yaml
 from search.part import Part as _Part
 from search.ports import Split
+from search.stopping import FROM_ITEMS, LOOKS, NO_LOOKS, Looks
 
 Granularity = Literal["global", "module", "layer_block", "module_layer", "gradient", "module_gradient"]
 SearchMethod = Literal["linear", "task_arithmetic", "ties", "dare_linear", "dare_ties"]
@@ -119,10 +120,17 @@ class TaskEntry(_Part):
 
 
 class ItemsEntry(_Part):
-    """How many items. `window` maps search items spent so far to items per candidate; the last three cap each task."""
+    """How many items. `window` maps search items spent so far to items per candidate; the last three cap each task.
+
+    `early_stopping`: windows of `looks_from` items and more are scored in parts, and losers are stopped at the shares
+    of the window that `looks` names.
+    """
 
     window: Mapping[int, Annotated[int, Field(ge=1)]] = {0: 15, 5000: 30, 12000: 75, 30000: 150}
     block_size: int = Field(default=60, ge=1)
+    early_stopping: bool = True
+    looks: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = LOOKS
+    looks_from: int = Field(default=FROM_ITEMS, ge=1)
     fresh: bool = True
     search: int | None = Field(default=None, ge=1)
     selection: int | None = Field(default=None, ge=1)
@@ -138,6 +146,11 @@ class ItemsEntry(_Part):
     def window_size(self, spent: int) -> int:
         """Items per candidate after `spent` search items."""
         return self.window[max(mark for mark in self.window if mark <= spent)]
+
+    @property
+    def early_stopping_looks(self) -> Looks:
+        """When a candidate of the search may be stopped."""
+        return Looks(self.looks, self.looks_from) if self.early_stopping else NO_LOOKS
 
     def cap(self, split: Split) -> int | None:
         """Most items per task that `split` may use; None for all."""

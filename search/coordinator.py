@@ -215,6 +215,7 @@ class Coordinator:
         desk.digests[recipe_hash] = result.weights_digest
         desk.queue.drop_scored(recipe_hash, desk.board.scores[recipe_hash])
         desk.finish(recipe_hash)
+        desk.proceed(recipe_hash)
 
     # -------------------------------------------------------------------------------------------------- plans and hours
 
@@ -245,10 +246,9 @@ class Coordinator:
 
     def _check_hours(self, now: float) -> None:
         hours, state = self.run.campaign.budget.hours, self._desk.live.state
-        if hours is None or state.time_up or state.phase != "search" or self._progress.seconds(now) <= hours * 3600:
+        if hours is None or state.ended or state.phase != "search" or self._progress.seconds(now) <= hours * 3600:
             return
-        self._desk.change(schema.CAMPAIGNS, {"time_up": self._desk.next_sequence()})
-        self._desk.live.apply(machine.TimeUp())
+        self._desk.note(machine.SearchEnded(f"the budget of {hours:g} hours is spent"))
 
     def _note_time(self, *, every_s: float = NOTE_TIME_EVERY_S) -> None:
         """Write the campaign's running time down, if that is `every_s` ago: a kill loses no more than that."""

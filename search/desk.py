@@ -13,9 +13,9 @@ from sqlalchemy import Table
 
 from engine.errors import MergefleetError
 from search import campaign as machine
-from search import schema
+from search import schema, stopping
 from search.board import Assessment, Board
-from search.live import LiveCampaign, Point
+from search.live import EVENT_KINDS, LiveCampaign, Point
 from search.ports import Split
 from search.queue import WorkQueue
 from search.run import Run, Services
@@ -39,6 +39,7 @@ class Desk:
         self.live = LiveCampaign(run.campaign, run.space, baselines=run.baselines)
         self.board = Board(run.pools, weights=run.campaign.task_weights)
         self.queue = WorkQueue(lease_s=services.lease_s)
+        self.looks = run.campaign.items.early_stopping_looks
         self.recipes: list[Mapping[str, Any]] = []
         self.digests: dict[str, str] = {}
         self.sequence = 0
@@ -80,6 +81,12 @@ class Desk:
         self.live.apply(event, point=entry.point, asked=asked)
         self.start(event.number, event.split, lost=cause)
 
+    def note(self, event: machine.SearchEnded | machine.Reopened | machine.SelectionOpened) -> None:
+        """Apply an event that no other row tells, and queue its row."""
+        row = {"sequence": self.next_sequence(), "kind": EVENT_KINDS[type(event)], "at": self.services.now()}
+        self.add(schema.EVENTS, row | {"reason": event.reason if isinstance(event, machine.SearchEnded) else ""})
+        self.live.apply(event)
+
     def ask_row(self, number: int, split: Split, *, sequence: int) -> None:
         """Queue the row of an assessment that begins."""
         self.add(schema.ASSESSMENTS, {"number": number, "split": split, "asked": sequence, "state": "open"})
@@ -101,6 +108,41 @@ class Desk:
             self.change(schema.ASSESSMENTS, values, number=assessment.number, split=assessment.split)
             self.live.apply(machine.Scored(assessment.number, assessment.split, score))
 
+    def proceed(self, recipe_hash: str) -> None:
+        """Look at the waiting assessments of a recipe whose rung is complete: stop them, or queue the next rung.
+
+        Called only when scores came in, never by a restart: a look that was passed is not held again.
+        """
+        for assessment in list(self.board.waiting[recipe_hash]):
+            units = self.board.units(assessment, out=self.queue.items_out(recipe_hash))
+            if not units:
+                continue
+            seen = self.board.seen(assessment)
+            if seen and len(assessment.rungs) > 1 and self._look(assessment, seen) is not None:
+                self._stop(assessment, seen)
+            else:
+                self.queue.add(units)
+
+    def _look(self, assessment: Assessment, seen: Mapping[str, float]) -> stopping.Reason | None:
+        state = self.live.state
+        cohort = state.cohorts[state.candidates[assessment.number].cohort or 0]
+        rivals = machine.rivals(state, cohort)
+        best = max(rivals, key=lambda pair: (pair[1], -pair[0].number), default=None)
+        field = stopping.Field(
+            incumbent=None if best is None else self.board.scores[best[0].recipe_hash],
+            complete=tuple(score for member, score in rivals if member.cohort == cohort.number),
+            capacity=cohort.capacity,
+        )
+        measure = stopping.Measure(self.run.pools.task_of, self.run.campaign.task_weights)
+        return stopping.look(seen, assessment.items, field, measure)
+
+    def _stop(self, assessment: Assessment, seen: Mapping[str, float]) -> None:
+        self.board.stop(assessment)
+        score = self.board.mean(assessment.recipe_hash, tuple(seen))
+        values = {"state": "stopped", "score": score, "items": len(seen), "finished": self.next_sequence()}
+        self.change(schema.ASSESSMENTS, values, number=assessment.number, split=assessment.split)
+        self.live.apply(machine.Stopped(assessment.number, score, len(seen)))
+
     def lose(self, recipe_hash: str, cause: str) -> None:
         """Give up on a recipe: every candidate that waits for it is lost, recorded and told as a failure."""
         self.queue.drop(recipe_hash)
@@ -120,5 +162,8 @@ class Desk:
         candidate = self.live.state.candidates[number]
         if split == "search" and candidate.cohort is not None:
             cohort = self.live.state.cohorts[candidate.cohort]
-            return Assessment(number, split, candidate.recipe_hash, self.run.pools.window(cohort.start, cohort.size))
+            items = self.run.pools.window(cohort.start, cohort.size)
+            # baselines are scored on all of it: reports compare with them
+            rungs = () if candidate.origin == "baseline" else self.looks.rungs(len(items))
+            return Assessment(number, split, candidate.recipe_hash, items, rungs)
         return Assessment(number, split, candidate.recipe_hash, self.run.pools.all(split))

@@ -11,12 +11,19 @@ from dataclasses import dataclass
 from search import campaign as machine
 from search import schema
 from search.baselines import Baseline
-from search.campaign import Cohort, Event, HoldoutOpened, Lost, Proposed, Scored, State
+from search.campaign import Cohort, Event, HoldoutOpened, Lost, Proposed, Scored, State, Stopped
 from search.campaign_file import Campaign
 from search.samplers import Proposer, Told
 from search.scores import WindowScore, estimates
 from search.space import Params, Space
 from search.store import Row, Store
+
+EVENT_KINDS: dict[type[Event], str] = {
+    machine.SearchEnded: "ended",
+    machine.Reopened: "reopened",
+    machine.SelectionOpened: "selection",
+}
+"""What the events that have rows of their own are called there."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +69,23 @@ class LiveCampaign:
             self.points.append(point)
             if event.split == "search" and not asked:
                 self.proposer.restore(stage=max(0, point.stage), params=point.params)
-        elif isinstance(event, Scored | Lost) and event.split == "search":
-            self.proposer.finish(event.number, event.score if isinstance(event, Scored) else None)
+        elif isinstance(event, Stopped) or (isinstance(event, Scored | Lost) and event.split == "search"):
+            outcome = self.state.candidates[event.number].outcomes["search"]
+            self.proposer.finish(event.number, outcome.score, stopped=outcome.stopped)
         for decision in decisions:
             self._tell(self.state.cohorts[decision.cohort])
 
     def estimates(self) -> dict[int, float]:
-        """Shrunk estimates of all candidates scored in the search."""
+        """Shrunk estimates of all candidates scored in the search on all of their window."""
         windows = [
-            WindowScore(entry.number, entry.stage, entry.cohort, self.state.cohorts[entry.cohort].size, score)
+            WindowScore(
+                entry.number,
+                entry.stage,
+                entry.cohort,
+                self.state.cohorts[entry.cohort].size,
+                score,
+                stopped=entry.outcomes["search"].stopped,
+            )
             for entry, score in machine.scored(self.state, "search")
             if entry.cohort is not None
         ]
@@ -95,14 +110,14 @@ class LiveCampaign:
         params = self.points[number].params
         if number < len(self.baselines):
             params = self.space.equivalent(self.baselines[number].weights) or {}
-        return Told(number, params, self.state.candidates[number].outcomes["search"].score)
+        outcome = self.state.candidates[number].outcomes["search"]
+        return Told(number, params, outcome.score, stopped=outcome.stopped)
 
 
 def stored_events(store: Store) -> Iterator[tuple[int, Event, Point | None]]:
     """(sequence number, event, point) of everything the rows tell, in the order in which it happened."""
     candidates = {row["number"]: row for row in store.rows(schema.CANDIDATES)}
     cohorts: dict[int, Row] = {row["number"]: {**row, "members": []} for row in store.rows(schema.COHORTS)}
-    campaign = store.rows(schema.CAMPAIGNS, id=store.campaign)[0]
     found: list[tuple[int, Event, Point | None]] = []
     seen: set[int] = set()
     for row in sorted(store.rows(schema.ASSESSMENTS), key=lambda row: int(row["asked"])):
@@ -112,15 +127,24 @@ def stored_events(store: Store) -> Iterator[tuple[int, Event, Point | None]]:
             seen.add(row["number"])
         if row["state"] == "scored":
             found.append((row["finished"], Scored(row["number"], row["split"], row["score"]), None))
+        elif row["state"] == "stopped":
+            found.append((row["finished"], Stopped(row["number"], row["score"], row["items"]), None))
         elif row["state"] == "lost":
             found.append((row["finished"], Lost(row["number"], row["split"], row["cause"]), None))
     opened = store.rows(schema.ASSESSMENTS, split="holdout")
     if opened:
         entrants = sorted(((row["candidate"], row["reason"]) for row in store.rows(schema.LEDGER)), key=winner_first)
         found.append((opened[0]["asked"], HoldoutOpened(tuple(entrants)), None))
-    if campaign["time_up"] is not None:
-        found.append((campaign["time_up"], machine.TimeUp(), None))
+    for row in store.rows(schema.EVENTS):
+        found.append((row["sequence"], _noted(row), None))
     yield from sorted(found, key=lambda entry: entry[0])
+
+
+def _noted(row: Row) -> Event:
+    """An event that has a row of its own, see EVENT_KINDS."""
+    if row["kind"] == "ended":
+        return machine.SearchEnded(row["reason"])
+    return machine.Reopened() if row["kind"] == "reopened" else machine.SelectionOpened()
 
 
 def winner_first(entrant: tuple[int, str]) -> tuple[bool, int]:

@@ -24,6 +24,7 @@ def make_trials(results: Results) -> list[optuna.trial.FrozenTrial]:
     """One finished trial per candidate of the search, with its window score; a lost one is a failed trial."""
     import optuna
 
+    states = optuna.trial.TrialState
     space = make_space(results.campaign, layers=results.layers)
     stages = {stage.name: index for index, stage in enumerate(space.stages)}
     trials = []
@@ -31,7 +32,7 @@ def make_trials(results: Results) -> list[optuna.trial.FrozenTrial]:
         distributions = space.stages[stages[row.stage]].distributions() if row.params else {}
         lost = row.search_score is None
         trial = optuna.trial.create_trial(
-            state=optuna.trial.TrialState.FAIL if lost else optuna.trial.TrialState.COMPLETE,
+            state=states.FAIL if lost else states.COMPLETE if row.stopped_after is None else states.PRUNED,
             value=row.search_score,
             params=dict(row.params),
             distributions=dict(distributions),

@@ -24,6 +24,7 @@ class CandidateRow:
     stage          name of the stage whose axes `params` are; "" for baselines
     params         the sampler's coordinates, name → value; {} for a baseline
     search_score   mean score on the candidate's own search window (None: not scored there, or failed)
+    stopped_after  items of that window after which it was stopped, its score being the mean of these (None: it was not)
     estimate       shrunk estimate, comparable between candidates whatever window they saw
     order          when its search score came in, counted over all events (None: it has none)
     failure        why it has no score, or None
@@ -44,6 +45,7 @@ class CandidateRow:
     holdout_score: float | None
     order: int | None
     failure: str | None
+    stopped_after: int | None = None
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,7 @@ def _candidates(store: Store, campaign: Campaign, outcomes: Mapping[tuple[int, s
                 holdout_score=by_split["holdout"].get("score"),
                 order=by_split["search"].get("finished"),
                 failure=causes[0] if causes else None,
+                stopped_after=by_split["search"].get("items"),
             )
         )
     return tuple(found)
@@ -202,7 +205,10 @@ def _windows(
     for row in rows:
         outcome = outcomes.get((row["number"], "search"))
         if outcome is not None and outcome["score"] is not None:
-            yield WindowScore(row["number"], row["stage"], row["cohort"], sizes[row["cohort"]], outcome["score"])
+            stopped = outcome["state"] == "stopped"
+            yield WindowScore(
+                row["number"], row["stage"], row["cohort"], sizes[row["cohort"]], outcome["score"], stopped=stopped
+            )
 
 
 def _phase(row: Row, outcomes: Mapping[tuple[int, str], Row]) -> Phase:

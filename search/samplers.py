@@ -31,11 +31,12 @@ SOBOL_LOG2 = 10  # a scrambled Sobol sequence is balanced over powers of two
 
 @dataclass(frozen=True)
 class Told:
-    """One member of a complete cohort: its point, and its score (None: lost)."""
+    """One member of a complete cohort: its point, and its score (None: lost; `stopped`: of a part of the window)."""
 
     number: int
     params: Params
     score: float | None
+    stopped: bool = False
 
 
 class StagedCma:
@@ -118,10 +119,10 @@ class StagedCma:
 
 
 def _ranked(cohort: Sequence[Told]) -> list[Told]:
-    """Best first: scores falling, equal ones by number, lost ones last. Empty where nothing was scored."""
+    """Best first: scores falling, equal ones by number; stopped ones next, lost ones last. Empty: nothing scored."""
     if all(member.score is None for member in cohort):
         return []
-    return sorted(cohort, key=lambda m: (m.score is None, -(m.score or 0.0), m.number))
+    return sorted(cohort, key=lambda m: (m.score is None, m.stopped, -(m.score or 0.0), m.number))
 
 
 class Proposer:
@@ -160,12 +161,15 @@ class Proposer:
         )
         self.study.add_trial(running)
 
-    def finish(self, number: int, score: float | None) -> None:
-        """Tell the study a trial's score, or that it failed."""
+    def finish(self, number: int, score: float | None, *, stopped: bool = False) -> None:
+        """Tell the study a trial's score, or that it failed; one that was stopped early is a pruned trial."""
         import optuna
 
-        state = optuna.trial.TrialState.FAIL if score is None else optuna.trial.TrialState.COMPLETE
-        self.study.tell(number, score, state=state)
+        states = optuna.trial.TrialState
+        if stopped:
+            self.study.tell(number, state=states.PRUNED)
+            return
+        self.study.tell(number, score, state=states.FAIL if score is None else states.COMPLETE)
 
     def _sampler_for(self, number: int, stage: int, sobol: int | None) -> optuna.samplers.BaseSampler:
         import optuna

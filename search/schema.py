@@ -5,6 +5,7 @@ epochs        every start of a coordinator: which process on which host
 candidates    number, stage, origin, label, params, recipe, recipe hash; `seq` is when it was proposed
 assessments   a candidate on a split; `asked` and `finished` are sequence numbers: together, in order, they are the
               events that a restart replays
+events        what no other row tells: the search was ended, was reopened with a larger budget
 cohorts       search candidates that share a window
 item_scores   (evaluation key, recipe hash, item, measure) → value; the measure "score" is what is searched, the others
               stand beside it; first write wins
@@ -32,7 +33,6 @@ CAMPAIGNS = Table(
     Column("epoch", Integer, nullable=False, default=0),
     Column("created", Float, nullable=False),
     Column("seconds", Float, nullable=False, default=0.0),
-    Column("time_up", Integer),  # sequence number at which the hours were over
     Column("verdict", JSON),
 )
 
@@ -82,9 +82,20 @@ ASSESSMENTS = Table(
     Column("split", String(10), primary_key=True),
     Column("asked", Integer, nullable=False),
     Column("finished", Integer),
-    Column("state", String(10), nullable=False),  # open, scored, lost
+    Column("state", String(10), nullable=False),  # open, scored, stopped (early), lost
     Column("score", Float),
+    Column("items", Integer),  # how many items of its window a stopped one was scored on
     Column("cause", Text),
+)
+
+EVENTS = Table(
+    "events",
+    METADATA,
+    Column("campaign", Integer, primary_key=True),
+    Column("sequence", Integer, primary_key=True),
+    Column("kind", String(20), nullable=False),  # ended, reopened, selection
+    Column("reason", Text, nullable=False),
+    Column("at", Float, nullable=False),
 )
 
 ITEMS = Table(

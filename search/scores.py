@@ -33,13 +33,14 @@ def weighted_mean(scores: Mapping[str, float], *, task_of: Mapping[str, str], we
 
 @dataclass(frozen=True)
 class WindowScore:
-    """A candidate's mean score on its cohort's window of `items` items."""
+    """A candidate's mean score on its cohort's window of `items` items, or, `stopped`, on the first part of it."""
 
     number: int
     stage: int
     cohort: int
     items: int
     score: float
+    stopped: bool = False
 
 
 NEIGHBOURS = 2  # cohorts on each side that steady a cohort's level
@@ -51,7 +52,9 @@ def estimates(scores: Sequence[WindowScore]) -> dict[int, float]:
     estimate = level of the cohort + shrinkage · (score − cohort mean). Within a cohort all candidates saw the same
     items, so the second term is paired; its shrinkage τ²/(τ² + σ²/n) comes from the spread of all cohorts of the stage
     against the binomial noise σ² = p(1−p). The level averages the means of up to five neighbouring cohorts of the
-    stage, each on its own items: one small window may be easy by luck, five in a row hardly.
+    stage, each on its own items: one small window may be easy by luck, five in a row hardly. Candidates that were
+    stopped early have a share in means and spread, without which a cohort of survivors would look easy; they get no
+    estimate of their own.
     """
     cohorts: dict[tuple[int, int], list[WindowScore]] = defaultdict(list)
     for entry in scores:
@@ -73,7 +76,7 @@ def _stage_estimates(cohorts: list[list[WindowScore]]) -> dict[int, float]:
         near = slice(max(0, index - NEIGHBOURS), index + NEIGHBOURS + 1)
         level = float(np.average(means[near], weights=items[near]))
         shrinkage = spread / (spread + noise[index])
-        for entry in cohort:
+        for entry in (entry for entry in cohort if not entry.stopped):
             found[entry.number] = level + float(shrinkage) * (entry.score - float(means[index]))
     return found
 

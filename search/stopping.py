@@ -8,10 +8,10 @@ last a candidate meets the *incumbent*, the best candidate that was scored on al
     it is too late    even with every item to come right it would not reach the better half of its cohort (0/1 scores
                       only: others have no best possible value)
 
-Why the exact test at .02, and few looks: reference measurements (400 items, incumbent .60, looks every 40 items) stop a
-better candidate (.62) in 2 % and a hopeless one (.40) at 14 % of its items; Wilcoxon at p < .1 after every 4 items stops
-9 % of the better ones. tests/search/test_stopping.py measures the present looks. A stopped candidate keeps the mean of
-what it was scored on and ranks behind those that saw everything.
+Why the exact test at .02, and few looks: reference measurements (400 items, incumbent .60, looks every 40 items) stop
+a better candidate (.62) in 2 % and a hopeless one (.40) at 14 % of its items; Wilcoxon at p < .1 after every 4 items
+stops 9 % of the better ones. tests/search/test_stopping.py measures the present looks. A stopped candidate keeps the
+mean of what it was scored on and ranks behind those that saw everything.
 """
 
 from __future__ import annotations

@@ -25,10 +25,10 @@ from search.campaign import (
     Proposed,
     Rules,
     Scored,
+    SearchEnded,
     StageRule,
     State,
     Tell,
-    TimeUp,
     advance,
     begin,
     outcomes,
@@ -200,7 +200,7 @@ def test_when_time_is_up_nothing_new_starts_and_running_work_is_awaited() -> Non
         assert isinstance(plan, Ask)
         driver.feed(Proposed(plan.number, plan.stage, plan.origin, "h", "search", plan.cohort))
         driver.running.append((plan.number, "search"))
-    driver.feed(TimeUp())
+    driver.feed(SearchEnded("hours"))
     assert isinstance(plan_next(driver.state), Idle)
     while driver.running:
         driver.finish_one()
