@@ -27,6 +27,7 @@ from search.events import Nominated as Nominated
 from search.events import Origin as Origin
 from search.events import Proposed as Proposed
 from search.events import Reopened as Reopened
+from search.events import Resized as Resized
 from search.events import Scored as Scored
 from search.events import SearchEnded as SearchEnded
 from search.events import SelectionOpened as SelectionOpened
@@ -100,6 +101,7 @@ class State:
     cohorts: tuple[Cohort, ...] = ()
     stage: int = 0
     told: tuple[int, ...] = ()  # candidates told so far, per stage
+    populations: tuple[int, ...] = ()  # candidates of the next cohort, per stage: a sampler's restart doubles it
     spent: int = 0  # search items asked for
     ended: str | None = None  # why the search was ended before its budget
     winner: int | None = None
@@ -158,7 +160,7 @@ Next = Ask | Nominate | OpenHoldout | Judge | Idle | GiveUp
 
 def begin(rules: Rules) -> State:
     """The state before the first event."""
-    return State(rules, told=(0,) * len(rules.stages))
+    return State(rules, told=(0,) * len(rules.stages), populations=tuple(stage.population for stage in rules.stages))
 
 
 def plan_next(state: State) -> Next | None:
@@ -205,6 +207,10 @@ def _moved(state: State, event: Event) -> State:
             entered = _entered(state, {number for number, _ in event.entrants}, split="holdout")
             winner = event.entrants[0][0]
             return replace(entered, phase="holdout", entrants=event.entrants, winner=winner)
+        case Resized():
+            sizes = state.populations
+            resized = (*sizes[: event.stage], event.population, *sizes[event.stage + 1 :])
+            return replace(state, populations=resized)
         case SearchEnded():
             return replace(state, ended=event.reason)
         case Reopened():
@@ -240,7 +246,7 @@ def _open_cohort(state: State) -> Cohort | None:
     if state.stage >= len(rules.stages):
         return None
     size = rules.window_size(state.spent)
-    capacity = rules.stages[state.stage].population
+    capacity = state.populations[state.stage]
     start = state.cohorts[-1].start + state.cohorts[-1].size if rules.fresh else 0
     if rules.budget_items is not None and state.spent + capacity * size > rules.budget_items:
         return None

@@ -36,7 +36,7 @@ class Desk:
     def __init__(self, run: Run, services: Services) -> None:
         self.run = run
         self.services = services
-        self.live = LiveCampaign(run.campaign, run.space, baselines=run.baselines)
+        self.live = LiveCampaign(run.campaign, run.space, baselines=run.baselines, items_of=self.search_items)
         self.board = Board(run.pools, weights=run.campaign.task_weights)
         self.queue = WorkQueue(lease_s=services.lease_s)
         self.looks = run.campaign.items.early_stopping_looks
@@ -58,8 +58,8 @@ class Desk:
         self.sequence += 1
         return self.sequence
 
-    def enter(self, proposed: machine.Proposed, entry: Entry, *, asked: bool) -> None:
-        """A new candidate, on the split that `proposed` says. `asked`: its trial exists in the study already."""
+    def enter(self, proposed: machine.Proposed, entry: Entry) -> None:
+        """A new candidate, on the split that `proposed` says."""
         recipe_hash, cause = self._hash(proposed.number, entry.recipe)
         cohort = proposed.cohort
         event = machine.Proposed(
@@ -78,7 +78,7 @@ class Desk:
             self.add(schema.COHORTS, {name: getattr(cohort, name) for name in schema.COHORT_FIELDS})
         self.recipes.append(entry.recipe)
         self.ask_row(event.number, event.split, sequence=self.next_sequence())
-        self.live.apply(event, point=entry.point, asked=asked)
+        self.live.apply(event, point=entry.point)
         self.start(event.number, event.split, lost=cause)
 
     def note(self, event: machine.SearchEnded | machine.Reopened | machine.SelectionOpened) -> None:
@@ -150,6 +150,12 @@ class Desk:
             values = {"state": "lost", "cause": cause, "finished": self.next_sequence()}
             self.change(schema.ASSESSMENTS, values, number=assessment.number, split=assessment.split)
             self.live.apply(machine.Lost(assessment.number, assessment.split, cause))
+
+    def search_items(self, number: int) -> Mapping[str, float]:
+        """The scores of a candidate on the items of its search window, as far as they are known."""
+        assessment = self._assessment(number, "search")
+        known = self.board.scores[assessment.recipe_hash]
+        return {item: known[item] for item in assessment.items if item in known}
 
     def _hash(self, number: int, recipe: Mapping[str, Any]) -> tuple[str, str | None]:
         """The recipe's hash; for one that cannot work a name of its own, and why."""

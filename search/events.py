@@ -73,6 +73,14 @@ class Lost:
 
 
 @dataclass(frozen=True)
+class Resized:
+    """The sampler of a stage wants cohorts of another size from now on. That follows from what was told: not stored."""
+
+    stage: int
+    population: int
+
+
+@dataclass(frozen=True)
 class HoldoutOpened:
     entrants: tuple[tuple[int, str], ...]
 
@@ -100,5 +108,15 @@ class Judged:
 
 
 Event = (
-    Proposed | Nominated | Scored | Stopped | Lost | HoldoutOpened | SearchEnded | Reopened | SelectionOpened | Judged
+    Proposed
+    | Nominated
+    | Scored
+    | Stopped
+    | Lost
+    | Resized
+    | HoldoutOpened
+    | SearchEnded
+    | Reopened
+    | SelectionOpened
+    | Judged
 )

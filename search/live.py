@@ -5,15 +5,16 @@ Live and replayed events take the same path (`apply`), so a restart continues ex
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from search import campaign as machine
 from search import schema
 from search.baselines import Baseline
 from search.campaign import Cohort, Event, HoldoutOpened, Lost, Proposed, Scored, State, Stopped
 from search.campaign_file import Campaign
-from search.samplers import Proposer, Told
+from search.samplers import Sampler, Setup, Told, make_sampler
 from search.scores import WindowScore, estimates
 from search.space import Params, Space
 from search.store import Row, Store
@@ -26,6 +27,10 @@ EVENT_KINDS: dict[type[Event], str] = {
 """What the events that have rows of their own are called there."""
 
 
+ItemsOf = Callable[[int], Mapping[str, float]]
+"""Candidate → the scores of the items of its search window."""
+
+
 @dataclass(frozen=True)
 class Point:
     """Where a candidate lies: the stage whose axes `params` names ({} for a baseline), and what reports call it."""
@@ -35,43 +40,45 @@ class Point:
     label: str
 
 
-def make_rules(campaign: Campaign, space: Space, baselines: tuple[Baseline, ...]) -> machine.Rules:
-    """The machine's rules for a campaign."""
-    staged = campaign.sampler in ("auto", "cma")
+def make_rules(campaign: Campaign, space: Space, baselines: tuple[Baseline, ...], *, by_cohort: bool) -> machine.Rules:
+    """The machine's rules; where the sampler ranks within cohorts, each of them may see other items."""
     return machine.Rules(
         kinds=tuple(baseline.kind for baseline in baselines),
         sobol=campaign.space.stages[0].sobol,
         stages=tuple(machine.StageRule(stage.population, stage.entry.candidates) for stage in space.stages),
-        window=campaign.items.window if campaign.items.fresh and staged else {0: campaign.items.window[0]},
+        window=campaign.items.window if campaign.items.fresh and by_cohort else {0: campaign.items.window[0]},
         comparators=campaign.comparators,
         budget_items=campaign.budget.items,
         budget_candidates=campaign.budget.candidates,
-        fresh=campaign.items.fresh and staged,
+        fresh=campaign.items.fresh and by_cohort,
     )
 
 
 class LiveCampaign:
-    """`state` of the machine, `points` of all candidates by number, and the proposer."""
+    """`state` of the machine, `points` of all candidates by number, and the sampler."""
 
-    def __init__(self, campaign: Campaign, space: Space, *, baselines: tuple[Baseline, ...]) -> None:
+    def __init__(
+        self, campaign: Campaign, space: Space, *, baselines: tuple[Baseline, ...], items_of: ItemsOf | None = None
+    ) -> None:
         self.space = space
         self.baselines = baselines
-        self.state: State = machine.begin(make_rules(campaign, space, baselines))
-        self.proposer = Proposer(space, sampler=campaign.sampler, seed=campaign.seed)
+        self.sampler: Sampler = sampler_of(campaign, space, baselines=len(baselines))
+        rules = make_rules(campaign, space, baselines, by_cohort=self.sampler.by_cohort)
+        self.state: State = machine.begin(rules)
+        self._items_of = items_of or (lambda number: {})
         self.points: list[Point] = []
         self._best: tuple[tuple[int, ...], tuple[int, float] | None] = ((), None)
 
-    def apply(self, event: Event, *, point: Point | None = None, asked: bool = False) -> None:
-        """Feed one event to machine, study and sampler. `point` comes with Proposed; `asked`: the study drew it."""
+    def apply(self, event: Event, *, point: Point | None = None) -> None:
+        """Feed one event to machine and sampler. `point` comes with Proposed."""
         self.state, decisions = machine.advance(self.state, event)
         if isinstance(event, Proposed):
             assert point is not None
             self.points.append(point)
-            if event.split == "search" and not asked:
-                self.proposer.restore(stage=max(0, point.stage), params=point.params)
-        elif isinstance(event, Stopped) or (isinstance(event, Scored | Lost) and event.split == "search"):
-            outcome = self.state.candidates[event.number].outcomes["search"]
-            self.proposer.finish(event.number, outcome.score, stopped=outcome.stopped)
+            if event.split == "search":
+                self.sampler.enter(max(0, point.stage), event.number, point.params)
+        elif not self.sampler.by_cohort and _ends_search(event):
+            self.sampler.tell(max(0, self.points[event.number].stage), [self._told(event.number)])
         for decision in decisions:
             self._tell(self.state.cohorts[decision.cohort])
 
@@ -99,11 +106,17 @@ class LiveCampaign:
         return self._best[1]
 
     def _tell(self, cohort: Cohort) -> None:
-        if cohort.number > 0:
-            self.proposer.cma.tell(cohort.stage, [self._told(number) for number in cohort.members])
+        """A complete cohort, to samplers that learn from such; the first one holds the baselines and is no draw."""
+        if not self.sampler.by_cohort:
             return
-        first = [self._told(number) for number in cohort.members]
-        self.proposer.cma.tell_start([told for told in first if told.params])
+        members = [self._told(number) for number in cohort.members]
+        if cohort.number == 0:
+            self.sampler.tell_start([told for told in members if told.params])
+        else:
+            self.sampler.tell(cohort.stage, members)
+        population = self.sampler.population(cohort.stage)
+        if population is not None and population != self.state.populations[cohort.stage]:
+            self.state, _ = machine.advance(self.state, machine.Resized(cohort.stage, population))
 
     def _told(self, number: int) -> Told:
         """A search candidate as the sampler sees it; a baseline stands for its equivalent point, if it has one."""
@@ -111,7 +124,19 @@ class LiveCampaign:
         if number < len(self.baselines):
             params = self.space.equivalent(self.baselines[number].weights) or {}
         outcome = self.state.candidates[number].outcomes["search"]
-        return Told(number, params, outcome.score, stopped=outcome.stopped)
+        items = self._items_of(number) if self.sampler.wants_items else {}
+        return Told(number, params, outcome.score, stopped=outcome.stopped, items=items)
+
+
+def sampler_of(campaign: Campaign, space: Space, *, baselines: int) -> Sampler:
+    """The campaign's sampler. CampaignError where it does not fit the space, the objectives or its options."""
+    setup = Setup(space, seed=campaign.seed, objectives=max(1, len(campaign.objectives)), baselines=baselines)
+    return make_sampler(campaign.sampler, setup, campaign.sampler_options, origin=campaign.origin)
+
+
+def _ends_search(event: Event) -> TypeGuard[Scored | Stopped | Lost]:
+    """Whether this is what came of a candidate in the search."""
+    return isinstance(event, Stopped) or (isinstance(event, Scored | Lost) and event.split == "search")
 
 
 def stored_events(store: Store) -> Iterator[tuple[int, Event, Point | None]]:

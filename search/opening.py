@@ -11,6 +11,7 @@ from search import schema
 from search.baselines import make_baselines
 from search.campaign_file import Campaign, campaign_to_dict
 from search.coordinator import Coordinator
+from search.live import sampler_of
 from search.pools import Pools, make_pools
 from search.ports import SPLITS, Inventory
 from search.run import Run, RunDirectory, Services
@@ -43,13 +44,10 @@ def open_coordinator(campaign: Campaign, inventory: Inventory, *, start: Start, 
 
 def open_run(campaign: Campaign, inventory: Inventory, *, start: Start, now: float) -> Run:
     """Everything but the coordinator; see `open_coordinator`."""
-    if campaign.sampler not in ("auto", "cma") and len(campaign.space.stages) > 1:
-        raise CampaignError(
-            f"{campaign.origin}: sampler: {campaign.sampler} searches one stage; auto and cma know more"
-        )
     pools = make_pools(campaign, inventory)
     space = make_space(campaign, layers=start.layers)
     baselines = make_baselines(campaign)
+    sampler_of(campaign, space, baselines=len(baselines))  # whether it fits is said before anything is written
     check_budget(campaign, len(baselines), population=space.stages[0].population)
     url = store_url(campaign.store, default=start.directory.database)
     start.directory.root.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from search import schema
 from search.desk import Desk, Entry
 from search.live import Point, winner_first
 from search.ports import Verdict
+from search.samplers.points import sobol_point
 from search.scores import Entrant, judge
 from search.select import Nominee, Searched, nominate
 
@@ -21,13 +22,15 @@ def propose(desk: Desk, ask: machine.Ask) -> None:
     event = machine.Proposed(ask.number, ask.stage, ask.origin, "", "search", ask.cohort)
     if ask.origin == "baseline":
         baseline = run.baselines[ask.number]
-        desk.enter(event, Entry(Point(-1, {}, baseline.label), baseline.recipe), asked=False)
+        desk.enter(event, Entry(Point(-1, {}, baseline.label), baseline.recipe))
         return
-    index = ask.number - len(run.baselines)
-    by_sobol = ask.origin == "sobol" or run.campaign.sampler == "sobol"
-    params = desk.live.proposer.ask(ask.number, stage=ask.stage, sobol=index if by_sobol else None)
-    point = Point(ask.stage, params, f"{run.space.stages[ask.stage].name} {ask.number}")
-    desk.enter(event, Entry(point, run.space.recipe(ask.stage, params)), asked=True)
+    stage = run.space.stages[ask.stage]
+    if ask.origin == "sobol":
+        params = sobol_point(stage, ask.number - len(run.baselines), seed=run.campaign.seed)
+    else:
+        params = desk.live.sampler.ask(ask.stage, ask.number)
+    point = Point(ask.stage, params, f"{stage.name} {ask.number}")
+    desk.enter(event, Entry(point, run.space.recipe(ask.stage, params)))
 
 
 def nominate_candidates(desk: Desk) -> None:
@@ -40,7 +43,7 @@ def nominate_candidates(desk: Desk) -> None:
             continue
         event = machine.Proposed(len(desk.live.state.candidates), nominee.stage, nominee.origin, "", "selection")
         point = Point(nominee.stage, nominee.params, nominee.label)
-        desk.enter(event, Entry(point, desk.run.space.recipe(nominee.stage, nominee.params)), asked=False)
+        desk.enter(event, Entry(point, desk.run.space.recipe(nominee.stage, nominee.params)))
 
 
 def _nominees(desk: Desk) -> Sequence[Nominee]:
@@ -52,7 +55,7 @@ def _nominees(desk: Desk) -> Sequence[Nominee]:
     ]
     if not searched:
         raise EvaluationError(f"campaign {desk.run.campaign.name!r}: no candidate of the search could be scored")
-    means = desk.live.proposer.cma.history
+    means = desk.live.sampler.means()
     return nominate(desk.run.space, searched, means=means, rules=desk.run.campaign.selection)
 
 

@@ -50,8 +50,8 @@ PLACED = {
     "llvmlite": ("engine/kernels/*.py",),
     "lm_eval": ("search/evaluators/*.py",),
     "datasets": ("search/evaluators/*.py",),  # lm-eval's way to its data
-    # the user's own function, named in the campaign; the table of public names
-    "<computed>": ("search/evaluators/python.py", "engine/__init__.py"),
+    # the user's own function or Optuna sampler, named in the campaign; the table of public names
+    "<computed>": ("search/evaluators/python.py", "search/samplers/optuna_samplers.py", "engine/__init__.py"),
 }
 
 # Reading any of these formats can run code that somebody put into a file.

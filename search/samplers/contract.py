@@ -1,0 +1,111 @@
+"""What every sampler is. A proposal is a pure function of what was told, the seed and the candidate's number.
+
+So a restart that tells the same results in the same order proposes the same points, whatever was asked in between, and
+with however many workers. No sampler has a generation barrier: asking never waits for results.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.samplers.points import Point
+from search.space import Space
+
+Floats = NDArray[np.float64]
+SEED_STEP = 1_000_003
+
+
+@dataclass(frozen=True)
+class Told:
+    """One result: the candidate's point, and its score (None: lost, for good).
+
+    values      one per objective, turned so that larger is better; empty where the campaign names no objectives
+    violation   how far it is out of the constraints' bounds; 0: feasible
+    stopped     scored on a part of its window only, because that part showed enough
+    items       item → score, where the sampler asks for them (`Sampler.wants_items`)
+    """
+
+    number: int
+    params: Point
+    score: float | None
+    values: tuple[float, ...] = ()
+    violation: float = 0.0
+    stopped: bool = False
+    items: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def goals(self) -> tuple[float, ...]:
+        """The values, or the score where there are none."""
+        return self.values or (self.score or 0.0,)
+
+    @property
+    def key(self) -> tuple[bool, bool, float, float, int]:
+        """Sorts the best first: lost ones last, stopped ones before them, feasible ones first, then by score."""
+        return (self.score is None, self.stopped, self.violation, -(self.score or 0.0), self.number)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a sampler is made from. `elites` are points of earlier campaigns, per stage, the best first; `baselines`
+    counts the candidates before the first point of the space."""
+
+    space: Space
+    seed: int = 0
+    objectives: int = 1
+    constrained: bool = False
+    baselines: int = 0
+    elites: Mapping[int, Sequence[tuple[Point, float]]] = field(default_factory=dict)
+
+    def drawn(self, number: int) -> int:
+        """How many draws of the sampler came before candidate `number`."""
+        return number - self.baselines - self.space.stages[0].entry.sobol
+
+    def random(self, number: int, *, salt: int = 0) -> np.random.Generator:
+        """The random numbers of candidate `number`."""
+        return np.random.default_rng([self.seed, number, salt])
+
+
+class Sampler(ABC):
+    """`by_cohort`: told complete cohorts, ranked within; otherwise one result at a time, as they come in."""
+
+    by_cohort = False
+    wants_items = False
+
+    @abstractmethod
+    def ask(self, stage: int, number: int) -> dict[str, float | int | str]:
+        """The point of candidate `number`, on the grid."""
+
+    @abstractmethod
+    def tell(self, stage: int, results: Sequence[Told]) -> None:
+        """Take in results: a complete cohort in completion order of cohorts, or a single one."""
+
+    def tell_start(self, points: Sequence[Told]) -> None:
+        """Baselines that are points of the first stage, and its Sobol points, all scored on one window.
+
+        Only for samplers that are told cohorts; the others were told each of them already.
+        """
+        return None
+
+    def enter(self, stage: int, number: int, params: Point) -> None:
+        """Candidate `number` (the next one) runs now: proposed by this sampler, or by a replay, a list, a sequence."""
+        return None
+
+    def population(self, stage: int) -> int | None:
+        """How many candidates the next cohort of a stage takes, where the sampler has a say in it."""
+        return None
+
+    def means(self) -> Sequence[Sequence[Point]]:
+        """Per stage the centre of the distribution after everything told, oldest first; empty where there is none."""
+        return ()
+
+
+def ranked(results: Sequence[Told]) -> list[Told]:
+    """The best first; empty where nothing was scored."""
+    if all(result.score is None for result in results):
+        return []
+    return sorted(results, key=lambda result: result.key)

@@ -1,0 +1,85 @@
+"""Where a CMA-ES stage starts: a Gaussian in the unit cube; lifted from a coarser stage, or made of elites. Pure.
+
+Legend: K axes of the coarse stage, F axes of the fine one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.samplers.points import Point
+from search.space import Space, Stage
+
+Floats = NDArray[np.float64]
+WARM_SHARE = 0.1
+WARM_LEAST = 3
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """N(mean, sigma² · covariance); None is the identity."""
+
+    mean: Floats
+    sigma: float
+    covariance: Floats | None = None
+
+    @property
+    def deviations(self) -> Floats:
+        """The standard deviation of every coordinate."""
+        shape = np.ones(len(self.mean)) if self.covariance is None else np.sqrt(np.diag(self.covariance))
+        return self.sigma * shape
+
+
+def started_at(mean: Floats, *, sigma: float) -> Distribution:
+    """As wide in every direction."""
+    return Distribution(mean, sigma)
+
+
+def lift_map(space: Space, stage: int) -> Floats:
+    """[F, K] the linear part J of the lift from `stage` to the next one, in unit coordinates.
+
+    The lift is affine, so unit vectors show it whole.
+    """
+    coarse, fine = space.stages[stage], space.stages[stage + 1]
+
+    def lift(unit_K: Floats) -> Floats:
+        point = {
+            axis.name: axis.low + float(u) * (axis.high - axis.low) for axis, u in zip(coarse.axes, unit_K, strict=True)
+        }
+        return fine.to_unit(space.lift(stage, point))
+
+    origin = lift(np.zeros(len(coarse.axes)))
+    return np.stack([lift(unit) - origin for unit in np.eye(len(coarse.axes))], axis=1)
+
+
+def lifted(space: Space, stage: int, coarse: Distribution, *, mean: Floats) -> Distribution:
+    """The start of stage + 1: what the coarse stage learned, and the fine stage's own width in all new directions.
+
+    Covariance: J Σ Jᵀ in the image of the lift (Σ with its step size: how far the coarse search has converged), and
+    sigma² times the projector on what the coarse stage could not say.
+    """
+    sigma = space.stages[stage + 1].entry.sigma
+    map_FK = lift_map(space, stage)
+    known_KK = coarse.sigma**2 * (np.eye(len(coarse.mean)) if coarse.covariance is None else coarse.covariance)
+    new_FF = np.eye(len(mean)) - map_FK @ np.linalg.pinv(map_FK)
+    covariance = map_FK @ known_KK @ map_FK.T / sigma**2 + new_FF
+    return Distribution(mean, sigma, (covariance + covariance.T) / 2)
+
+
+def warm_distribution(stage: Stage, elites: Sequence[tuple[Point, float]], *, sigma: float) -> Distribution:
+    """The start that points of earlier campaigns suggest (WS-CMA-ES, Nomura 2021: their best tenth's mean and spread).
+
+    With fewer than 3 points in the best tenth, their mean alone (of the best 3), as wide as the stage says.
+    """
+    import cmaes
+
+    best = sorted(elites, key=lambda pair: -pair[1])
+    points = [(stage.to_unit(point), -score) for point, score in best]
+    if int(WARM_SHARE * len(points)) < WARM_LEAST:
+        return started_at(np.mean([point for point, _ in points[:WARM_LEAST]], axis=0), sigma=sigma)
+    mean, scale, covariance = cmaes.get_warm_start_mgd(points, gamma=WARM_SHARE, alpha=sigma)
+    return Distribution(mean, float(scale), covariance)

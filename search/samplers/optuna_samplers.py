@@ -1,0 +1,184 @@
+"""Optuna's samplers: `tpe`, `gp`, `random`, and any other by its import path, asked and told through a study.
+
+A study in memory holds one trial per candidate of the search (baselines are trials without parameters, those that run
+are RUNNING trials, which TPE and GP take into account). The sampler is made anew for every candidate, seeded by its
+number, so that what it proposes depends on the study alone, which is a cache that a replay rebuilds. A sampler by
+import path may keep more than trials there (`CmaEsSampler`, `QMCSampler`), so a replay lets it draw again.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import CampaignError
+from search.samplers.contract import SEED_STEP, Sampler, Setup, Told
+from search.samplers.points import Places, Point
+
+if TYPE_CHECKING:
+    import optuna
+
+    Making = Callable[[int], optuna.samplers.BaseSampler]
+
+VIOLATION = "violation"
+
+
+class OptunaSampler(Sampler):
+    """A study and `make(seed)`, which gives the sampler of one candidate. Knows one stage.
+
+    `redraw`: a replay asks again for what it knows, so that the sampler leaves in the study what it left before.
+    """
+
+    def __init__(self, setup: Setup, make: Making, *, redraw: bool = False) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.setup = setup
+        self._make, self._redraw = make, redraw
+        self._places = Places(setup.space.stages[0])
+        self._distributions = setup.space.stages[0].distributions()  # slow to make, and never changed
+        self.study = optuna.create_study(study_name="campaign", directions=["maximize"] * setup.objectives)
+
+    def ask(self, stage: int, number: int) -> dict[str, float | int | str]:
+        """The point of trial `number`; elites of earlier campaigns before anything that the sampler draws."""
+        elites, drawn = self.setup.elites.get(stage, ()), self.setup.drawn(number)
+        if 0 <= drawn < len(elites):
+            return dict(elites[drawn][0])
+        return dict(self.setup.space.stages[stage].rounded(self._drawn(number)))
+
+    def _drawn(self, number: int) -> dict[str, Any]:
+        """Trial `number` of the study: an axis that makes no difference is not drawn, and stands at its start."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that something is experimental is no news for whoever runs a campaign
+            self.study.sampler = self._make((self.setup.seed * SEED_STEP + number) % 2**32)
+            return self._suggested(number)
+
+    def _suggested(self, number: int) -> dict[str, Any]:
+        trial = self.study.ask({} if self._places.conditional else dict(self._distributions))
+        if trial.number != number:
+            raise AssertionError(f"trial {trial.number} stands for candidate {number}: the study lost its rows")
+        params = dict(trial.params)
+        while self._places.conditional:
+            known = {axis.name: params.get(axis.name, axis.start) for axis in self._places.stage.axes}
+            missing = [
+                name for name in self._distributions if name not in self._places.idle(known) and name not in params
+            ]
+            if not missing:
+                return known
+            params[missing[0]] = _suggested_value(trial, missing[0], self._distributions[missing[0]])
+        return params
+
+    def enter(self, stage: int, number: int, params: Point) -> None:
+        """Add a running trial, unless asking has made it already."""
+        import optuna
+
+        if number < len(self.study.get_trials(deepcopy=False)):
+            return
+        if self._redraw and params and self.setup.drawn(number) >= len(self.setup.elites.get(stage, ())):
+            self._refuse_others(number, dict(params), self.setup.space.stages[stage].rounded(self._drawn(number)))
+            return
+        drawn = {name: value for name, value in params.items() if name not in self._places.idle(params)}
+        running = optuna.trial.create_trial(
+            state=optuna.trial.TrialState.RUNNING,
+            params=drawn,
+            distributions={name: self._distributions[name] for name in drawn},
+        )
+        self.study.add_trial(running)
+
+    def _refuse_others(self, number: int, then: dict[str, Any], now: dict[str, Any]) -> None:
+        if then != now:
+            raise CampaignError(
+                f"sampler: {type(self.study.sampler).__name__} proposes another candidate {number} than before the "
+                "restart, so this run cannot go on with it: its proposals depend on more than seed and results",
+                then=then,
+                now=now,
+            )
+
+    def tell(self, stage: int, results: Sequence[Told]) -> None:
+        """Close the trials; a lost candidate is a failed one, one that was stopped early is a pruned one."""
+        from optuna.trial import Trial, TrialState
+
+        for result in results:
+            if result.score is None or result.stopped:
+                self.study.tell(result.number, state=TrialState.FAIL if result.score is None else TrialState.PRUNED)
+                continue
+            if self.setup.constrained:
+                frozen = self.study.get_trials(deepcopy=False)[result.number]
+                Trial(self.study, frozen._trial_id).set_constraint(VIOLATION, result.violation)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # at every trial: that a sampler makes no use of constraints
+                self.study.tell(result.number, list(result.goals))
+
+
+def tpe(setup: Setup, options: Mapping[str, Any]) -> OptunaSampler:
+    """Multivariate TPE; grouped where the space is conditional, so that a candidate learns from those like itself."""
+    import optuna
+
+    known = {"multivariate": True, "group": Places(setup.space.stages[0]).conditional} | dict(options)
+    return OptunaSampler(setup, lambda seed: optuna.samplers.TPESampler(seed=seed, **known))
+
+
+def gp(setup: Setup, options: Mapping[str, Any]) -> OptunaSampler:
+    """A Gaussian process that knows that scores are noisy."""
+    import optuna
+
+    known = {"deterministic_objective": False, "warn_independent_sampling": False} | dict(options)
+    return OptunaSampler(setup, lambda seed: optuna.samplers.GPSampler(seed=seed, **known))
+
+
+def random(setup: Setup, options: Mapping[str, Any]) -> OptunaSampler:
+    """Even draws."""
+    import optuna
+
+    return OptunaSampler(setup, lambda seed: optuna.samplers.RandomSampler(seed=seed, **options))
+
+
+def imported(path: str, *, origin: str) -> Callable[[Setup, Mapping[str, Any]], OptunaSampler]:
+    """The sampler class at `module:Class`, for the table. CampaignError where there is no Optuna sampler."""
+    cls = _imported_class(path, origin=origin)
+
+    def make(setup: Setup, options: Mapping[str, Any]) -> OptunaSampler:
+        seeded = "seed" in inspect.signature(cls).parameters
+        _refuse_options(cls, {**options, **({"seed": 0} if seeded else {})}, origin=origin)
+        return OptunaSampler(setup, lambda seed: cls(**options, **({"seed": seed} if seeded else {})), redraw=True)
+
+    return make
+
+
+def _suggested_value(trial: optuna.Trial, name: str, distribution: Any) -> Any:
+    """One parameter of a trial that is defined as it runs."""
+    from optuna.distributions import CategoricalDistribution, IntDistribution
+
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(name, distribution.low, distribution.high, step=distribution.step)
+    return trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step)
+
+
+def _imported_class(path: str, *, origin: str) -> type[optuna.samplers.BaseSampler]:
+    import optuna
+
+    module_name, _, class_name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name, None)
+    except ImportError as failure:
+        raise CampaignError(f"{origin}: sampler: {path!r} cannot be imported: {failure}") from None
+    if not (inspect.isclass(found) and issubclass(found, optuna.samplers.BaseSampler)):
+        raise CampaignError(
+            f"{origin}: sampler: {path!r} is no Optuna sampler; a class derived from optuna.samplers.BaseSampler "
+            "expected, as in optuna.samplers:TPESampler"
+        )
+    return found
+
+
+def _refuse_options(cls: type[optuna.samplers.BaseSampler], options: Mapping[str, Any], *, origin: str) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            cls(**options)
+    except (TypeError, ValueError) as failure:
+        raise CampaignError(f"{origin}: sampler_options: {cls.__name__} refuses them: {failure}") from None

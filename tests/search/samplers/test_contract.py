@@ -1,0 +1,172 @@
+"""Every sampler of the table: proposals are a function of what was told, seed and number, and no result is lost."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from simulated import LAYERS, make_campaign
+
+from engine.errors import CampaignError
+from search.campaign_file import SAMPLERS
+from search.samplers import NAMES, TABLE, Sampler, Setup, Told, choose, make_sampler
+from search.space import Space, make_space
+
+PATHS = ("optuna.samplers:NSGAIISampler", "optuna.samplers:QMCSampler", "optuna.samplers:CmaEsSampler")
+
+
+def one_stage() -> Space:
+    space = {
+        "parameters": {"weight": {"low": 0, "high": 1.2, "start": 0.5}},
+        "stages": [{"name": "global", "population": 6, "sigma": 0.2}],
+    }
+    return make_space(make_campaign(space=space), layers=LAYERS)
+
+
+SPACE = one_stage()
+
+
+def setup(name: str, *, seed: int = 5) -> Setup:
+    row = TABLE.get(name)
+    return Setup(SPACE, seed=seed, objectives=row.objectives[0] if row else 1, constrained=True)
+
+
+def made(name: str, *, seed: int = 5) -> Sampler:
+    return make_sampler(name, setup(name, seed=seed), {}, origin="c.yml")
+
+
+def told(sampler: Sampler, name: str, number: int, params: Any) -> Told:
+    """A result of a smooth landscape; every seventh candidate is lost, every fifth infeasible."""
+    unit = SPACE.stages[0].to_unit(params)
+    distance = float(((unit - 0.7) ** 2).mean())
+    objectives = setup(name).objectives
+    values = (
+        tuple(-distance + 0.3 * k * float(unit[k % len(unit)]) for k in range(objectives)) if objectives > 1 else ()
+    )
+    items = {f"i{k}": float(unit[k % 3] > k / 10) for k in range(9)} if sampler.wants_items else {}
+    score = None if number % 7 == 6 else -distance
+    return Told(number, params, score, values, 0.1 if number % 5 == 4 else 0.0, items=items)
+
+
+def feed(sampler: Sampler, results: Sequence[Told]) -> None:
+    """As a campaign tells: cohorts of six, or one by one."""
+    size = 6 if sampler.by_cohort else 1
+    for start in range(0, len(results) - size + 1, size):
+        sampler.tell(0, results[start : start + size])
+
+
+def live(sampler: Sampler, name: str, *, candidates: int) -> list[Told]:
+    """One worker asks, waits and tells."""
+    results: list[Told] = []
+    for number in range(candidates):
+        params = sampler.ask(0, number)
+        sampler.enter(0, number, params)
+        results.append(told(sampler, name, number, params))
+        if not sampler.by_cohort:
+            sampler.tell(0, results[-1:])
+        elif len(results) % 6 == 0:
+            sampler.tell(0, results[-6:])
+    return results
+
+
+@pytest.mark.parametrize("name", [*(name for name in TABLE if name != "gp"), *PATHS])
+def test_a_replay_of_what_was_told_proposes_the_same(name: str) -> None:
+    first = made(name)
+    results = live(first, name, candidates=18)
+    replayed = made(name)
+    for result in results:
+        replayed.enter(0, result.number, result.params)
+        if not replayed.by_cohort:
+            replayed.tell(0, [result])
+    if replayed.by_cohort:
+        feed(replayed, results)
+    for number in (18, 19):
+        proposals = [sampler.ask(0, number) for sampler in (first, replayed)]
+        assert proposals[0] == proposals[1]
+        for sampler in (first, replayed):
+            sampler.enter(0, number, proposals[0])
+    assert len({tuple(result.params.values()) for result in results}) == 18
+
+
+def test_a_gaussian_process_proposes_the_same_after_a_replay() -> None:
+    first = made("gp")
+    results = live(first, "gp", candidates=11)  # one fit: the first ten are drawn evenly
+    replayed = made("gp")
+    for result in results:
+        replayed.enter(0, result.number, result.params)
+        replayed.tell(0, [result])
+    assert replayed.ask(0, 11) == first.ask(0, 11)
+
+
+@pytest.mark.parametrize("name", [name for name in TABLE if name not in ("gp", "tpe")])
+def test_another_seed_proposes_something_else_and_every_point_lies_on_the_grid(name: str) -> None:
+    one, other = made(name, seed=1), made(name, seed=2)
+    points = [result.params for result in live(one, name, candidates=12)]
+    assert points != [result.params for result in live(other, name, candidates=12)]
+    for point in points:
+        assert SPACE.stages[0].rounded(point) == point
+
+
+@pytest.mark.parametrize("name", ["cma", "catcma", "nsga2", "nsga3", "niches"])
+def test_asking_changes_nothing(name: str) -> None:
+    quiet, busy = made(name), made(name)
+    results = live(quiet, name, candidates=12)
+    for start in range(0, 12, 6):
+        busy.ask(0, 700 + start)
+        feed(busy, results[start : start + 6])
+    assert busy.ask(0, 12) == quiet.ask(0, 12)
+
+
+@pytest.mark.parametrize("name", ["cma", "catcma", "nsga2", "nsga3", "niches", "random", "sobol"])
+def test_256_workers_that_finish_in_any_order_use_at_least_99_percent_of_the_results(name: str) -> None:
+    sampler, order = made(name), random.Random(0)
+    running: list[tuple[int, Any]] = []
+    waiting: list[Told] = []
+    asked = used = 0
+    while asked < 1000 or running:
+        while asked < 1000 and len(running) < 256:
+            running.append((asked, sampler.ask(0, asked)))
+            sampler.enter(0, *running[-1])
+            asked += 1
+        number, params = running.pop(order.randrange(len(running)))
+        waiting.append(told(sampler, name, number, params))
+        if len(waiting) == (6 if sampler.by_cohort else 1):
+            sampler.tell(0, waiting)
+            used += len(waiting)
+            waiting = []
+    assert used >= 0.99 * asked
+    assert asked == 1000
+
+
+def test_the_names_that_a_campaign_file_knows_are_those_of_the_table() -> None:
+    assert SAMPLERS == NAMES
+
+
+def test_auto_is_a_cma_for_one_objective_and_nsga_for_several() -> None:
+    assert choose("auto", Setup(SPACE)) == "cma"
+    assert choose("auto", Setup(SPACE, objectives=3)) == "nsga2"
+    assert choose("auto", Setup(SPACE, objectives=4)) == "nsga3"
+    assert choose("tpe", Setup(SPACE, objectives=4)) == "tpe"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "facts", "says"),
+    [
+        ("nsga", {}, {}, "sampler: got 'nsga', did you mean 'nsga"),
+        ("nsga2", {}, {}, "nsga2 looks for a front of 2 objectives or more, the campaign has 1"),
+        ("gp", {}, {"objectives": 5}, "gp knows 4 objectives at most, got 5"),
+        ("cma", {"restart": 1}, {}, "sampler_options.restart: got 1: did you mean 'restarts'?"),
+        ("cma", {"restarts": -1}, {}, "sampler_options.restarts: got -1"),
+        ("json:JSONDecoder", {}, {}, "'json:JSONDecoder' is no Optuna sampler"),
+        ("nowhere.at_all:Sampler", {}, {}, "'nowhere.at_all:Sampler' cannot be imported"),
+        ("optuna.samplers:TPESampler", {"gama": 3}, {}, "sampler_options: TPESampler refuses them"),
+    ],
+)
+def test_a_sampler_that_cannot_work_is_refused_with_the_reason(
+    name: str, options: dict[str, Any], facts: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(CampaignError, match=r"^c\.yml: ") as caught:
+        make_sampler(name, Setup(SPACE, **facts), options, origin="c.yml")
+    assert says in caught.value.message
