@@ -15,9 +15,10 @@ from cluster import search_command
 from cluster.output import human_seconds, print_json
 from engine.errors import InputError, MergefleetError
 from search.campaign_file import load_campaign
+from search.pools import make_pools
 from search.ports import Verdict
-from search.publishing import rescored_equal
-from search.resident import open_evaluator
+from search.resident import ResidentEvaluator, open_evaluator
+from search.results import Results
 from search.session import RUNS, Outcome, run_directory, stored_results
 
 REPOSITORY = Path(__file__).parents[1]
@@ -107,12 +108,23 @@ def _check_null(verdict: Verdict) -> list[str]:
     return [verdict.sentence]
 
 
+def _rescored_equal(results: Results, verdict: Verdict, directory: Path, evaluator: ResidentEvaluator) -> bool:
+    """Whether the model on disk gives exactly the winner's holdout scores, item by item, loaded as its users load it.
+
+    Holds on the machine that scored it: same dtype, threads, blocks and instruction set (docs/bits.md).
+    """
+    pools = make_pools(results.campaign, evaluator.inventory())
+    again = evaluator.rescore(directory, pools.blocks(pools.all("holdout")))
+    mine = [entry for entry in results.item_scores if entry.candidate == verdict.winner and entry.split == "holdout"]
+    return again == {entry.item: entry.score for entry in mine}
+
+
 def _check(campaign: Path, directory: Path, outcome: Outcome) -> list[str]:
     """What the demo promises, one sentence each; MergefleetError for the first that does not hold."""
     verdict = outcome.verdict
     assert verdict is not None
     unbeaten = [c.label for c in verdict.comparisons if not c.beaten]
-    if unbeaten or outcome.published is None:
+    if unbeaten or not isinstance(outcome.published, Path):
         raise MergefleetError(f"the demo's winner does not beat {', '.join(unbeaten) or 'anything'} on the holdout.")
     loaded = load_campaign(campaign)
     results = stored_results(loaded, run_directory(loaded, directory))
@@ -125,7 +137,7 @@ def _check(campaign: Path, directory: Path, outcome: Outcome) -> list[str]:
         )
     evaluator = open_evaluator(loaded, audit=run_directory(loaded, directory).audit)
     try:
-        if not rescored_equal(results, outcome.published, evaluator):
+        if not _rescored_equal(results, verdict, outcome.published, evaluator):
             raise MergefleetError(f"{outcome.published}: scores from disk differ from those of the live model.")
     finally:
         evaluator.close()

@@ -47,6 +47,7 @@ Address = Annotated[str | None, typer.Option(help="local | auto | HOST:PORT: run
 RunDir = Annotated[Path | None, typer.Option(help="Directory of the run; default runs/NAME.")]
 _WORKERS = "Ray workers in all; default one per node, or as many evaluators as fit."
 Workers = Annotated[int | None, typer.Option(min=1, help=_WORKERS)]
+RunOrCampaign = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, or its campaign YAML file.")]
 RecipeFile = Annotated[Path, typer.Argument(help="A mergekit-compatible YAML file.")]
 
 
@@ -152,7 +153,7 @@ def search(
 
 @app.command()
 def report(
-    campaign: Annotated[Path, typer.Argument(help="The campaign YAML file of a run.")],
+    campaign: RunOrCampaign,
     run_dir: RunDir = None,
     html: Annotated[Path | None, typer.Option(help="Where to write the page; default in the run's directory.")] = None,
     json: Json = False,
@@ -161,6 +162,57 @@ def report(
     from cluster import search_command
 
     search_command.report(campaign, run_dir=run_dir, html=html, as_json=json)
+
+
+@app.command()
+def publish(
+    run: RunOrCampaign,
+    to: Annotated[
+        str | None,
+        typer.Option(help="A directory, hub:ORG/NAME[@BRANCH], or s3://…; default: as the campaign has it."),
+    ] = None,
+    candidate: Annotated[int | None, typer.Option(help="Another candidate than the winner, by its number.")] = None,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Even if it is not shown to win; the card says so.")] = False,
+    rescore: Annotated[
+        bool, typer.Option("--rescore/--no-rescore", help="Score sentinel items from the finished files.")
+    ] = True,
+    public: Annotated[bool, typer.Option("--public", help="A new Hub repository is seen by all.")] = False,
+    revision: Annotated[str | None, typer.Option(help="A branch of the Hub repository, made if need be.")] = None,
+    message: Annotated[str | None, typer.Option(help="Of the commit on the Hub.")] = None,
+    license: Annotated[str | None, typer.Option(help="Instead of what follows from the parents' licences.")] = None,
+    run_dir: RunDir = None,
+    json: Json = False,
+) -> None:
+    """Publish the winner of RUN, a run's directory or its campaign file: the bits that were scored, with proof."""
+    from cluster import publish_command
+
+    wishes = publish_command.Wishes(
+        to=to,
+        candidate=candidate,
+        anyway=anyway,
+        rescore=rescore,
+        public=public,
+        revision=revision,
+        message=message,
+        license=license,
+    )
+    publish_command.publish(run, wishes, run_dir=run_dir, as_json=json)
+
+
+@app.command()
+def reproduce(
+    published: Annotated[str, typer.Argument(help="A published model: its directory, its card, or hub:ORG/NAME.")],
+    sources: Annotated[
+        list[str] | None, typer.Option(help="NAME=PATH: where a model is that the publisher had on a disk; often.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="Keep what is merged, if it is equal, in this directory.")] = None,
+    json: Json = False,
+) -> None:
+    """Merge a published model again from what its provenance says, and compare the digest of every tensor."""
+    from cluster import publish_command
+
+    if not publish_command.reproduce(published, sources or [], to=to, as_json=json):
+        raise typer.Exit(1)
 
 
 @app.command()

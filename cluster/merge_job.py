@@ -117,7 +117,7 @@ def _task(job: Job, post: Post, *, probe: str, here: str) -> MergeTask:
         probe=probe,
         plan_digest=job.plan.digest,
         describe=job.plan.describe,
-        options=replace(job.options, scores=None, extra={}),
+        options=replace(job.options, card=None, names=None, inspect=None, extra={}),
         threads=post.threads,
         on_node=post.on_node,
         far=post.node.id != here,

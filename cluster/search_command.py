@@ -11,16 +11,15 @@ from pathlib import Path
 from types import FrameType
 
 from cluster.output import human_seconds, print_json
-from search.campaign_file import load_campaign
 from search.ports import CampaignStatus
-from search.session import Outcome, run_campaign, run_directory, stored_results
+from search.session import Outcome, find_run, run_campaign
 
 
 def run(
     campaign: Path, *, run_dir: Path | None, resume: bool, address: str | None, workers: int | None, quiet: bool
 ) -> Outcome:
     """Run the campaign in this process, or on Ray where an address is given; a signal pauses it cleanly."""
-    _quiet_libraries()
+    quiet_libraries()
     with pausing_signals() as stop, campaign_progress(quiet=quiet) as on_progress:
         if address is None:
             return run_campaign(campaign, root=run_dir, resume=resume, on_progress=on_progress, stop=stop)
@@ -64,9 +63,7 @@ def report(campaign: Path, *, run_dir: Path | None, html: Path | None, as_json: 
     """Print the report of a run, finished or not, and write the page."""
     from search.report import render_text, report_data, write_html
 
-    loaded = load_campaign(campaign)
-    directory = run_directory(loaded, run_dir)
-    results = stored_results(loaded, directory)
+    results, directory = find_run(campaign, run_dir)
     page = html or directory.report
     write_html(results, page)
     if as_json:
@@ -156,7 +153,7 @@ def _note(status: CampaignStatus) -> str:
     return " · ".join(parts)
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Libraries that print bars and warnings of their own on every load: errors only."""
     import logging
     import os

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """One source: its name in the recipe, the Hub commit where it came from the Hub, and its cheap identity."""
+    """One source: what it is called, the Hub commit where it came from the Hub, else a digest that identifies it."""
 
     name: str
     commit: str | None = None
@@ -28,21 +28,34 @@ class SourceFacts:
         return self.commit is not None
 
 
-def source_facts(ref: ModelRef, identity: Mapping[str, Any]) -> list[SourceFacts]:
-    """What a card says of one source: a line, or two where it is a model with an adapter."""
+def source_facts(ref: ModelRef, identity: Mapping[str, Any], content: str | None = None) -> list[SourceFacts]:
+    """What a card says of one source: a line, or two where it is a model with an adapter.
+
+    `content` is the digest of its tensors, where it is known.
+    """
     if ref.lora is not None:
         return [*source_facts(ref.bare, identity["model"]), *source_facts(ref.lora, identity["adapter"])]
     commit = identity.get("commit")
-    return [SourceFacts(str(ref), commit, "" if commit else of_json(identity)[:16])]
+    return [SourceFacts(str(ref), commit, "" if commit else content or of_json(identity)[:16])]
 
 
 @dataclass(frozen=True)
-class ScoreTable:
-    """Scores to print: one row per model, cells as text (`0.871 ± 0.012`), first the published one."""
+class Extras:
+    """What a card says besides the merge: how the model was found and judged, say. All text is Markdown.
 
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    caption: str = ""
+    Attributes:
+        name: what the model is called; default: the last part of where it is.
+        metadata: more front matter (license, model-index), after our own and stronger.
+        lead: what stands first, below the name.
+        sections: title and text, before the sources.
+        closing: title and text, at the end.
+    """
+
+    name: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    lead: str = ""
+    sections: Sequence[tuple[str, str]] = ()
+    closing: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -56,7 +69,7 @@ class CardFacts:
     version: str
     dtype: str | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
-    scores: ScoreTable | None = None
+    extras: Extras = field(default_factory=Extras)
     tags: Sequence[str] = ()
     library: str | None = "transformers"
 
@@ -67,22 +80,26 @@ def model_card(facts: CardFacts) -> str:
     Only sources on the Hub stand under `base_model`, which takes nothing but repository ids; a local path is
     named in the table of sources.
     """
-    parts = [
-        _front_matter(facts),
-        f"# {_plain(facts.name)}",
+    extras = facts.extras
+    parts = [_front_matter(facts), f"# {_plain(extras.name or facts.name)}"]
+    parts += [extras.lead] if extras.lead else []
+    parts += [
         f"Merged with mergefleet {facts.version}, method `{facts.method}`, "
         f"from {len(facts.sources)} model{'s' * (len(facts.sources) != 1)}.",
+        *_titled(extras.sections),
     ]
-    if facts.scores is not None:
-        parts += ["## Scores", _table(facts.scores.columns, facts.scores.rows)]
-        parts += [facts.scores.caption] if facts.scores.caption else []
     rows = [(_code(source.name), _code(source.commit or source.identity)) for source in facts.sources]
-    parts += ["## Sources", _table(("model", "commit or identity"), rows)]
-    parts += ["## Recipe", _fenced(facts.recipe_yaml, "yaml")]
+    parts += ["## Sources", table(("model", "commit or digest"), rows)]
+    parts += ["## Recipe", fenced(facts.recipe_yaml, "yaml")]
     if facts.digests:
         digests = [(name, _code(digest)) for name, digest in facts.digests.items()]
-        parts += ["## Digests", _table(("of", "hex"), digests), "`provenance.json` holds them in full."]
+        parts += ["## Digests", table(("of", "hex"), digests), "`provenance.json` holds them in full."]
+    parts += _titled(extras.closing)
     return "\n\n".join(parts) + "\n"
+
+
+def _titled(sections: Sequence[tuple[str, str]]) -> list[str]:
+    return [part for title, text in sections for part in (f"## {_plain(title)}", text)]
 
 
 def _front_matter(facts: CardFacts) -> str:
@@ -94,10 +111,12 @@ def _front_matter(facts: CardFacts) -> str:
     if facts.library:
         data["library_name"] = facts.library
     data["tags"] = list(dict.fromkeys(("mergefleet", "merge", *facts.tags)))
+    data |= facts.extras.metadata
     return f"---\n{yaml.safe_dump(data, sort_keys=False, allow_unicode=True)}---"
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; whatever stands in a cell stays in it."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
 
@@ -119,6 +138,7 @@ def _code(text: str) -> str:
     return f"{ticks}{pad}{text}{pad}{ticks}"
 
 
-def _fenced(text: str, language: str) -> str:
+def fenced(text: str, language: str) -> str:
+    """A block of code that no text in it can end."""
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"

@@ -54,6 +54,12 @@ def of_weights(tensors: Mapping[str, str]) -> str:
     return of_json(dict(sorted(tensors.items())))
 
 
+def of_contents(checkpoint: Checkpoint) -> str:
+    """Digest of all tensors of a source, whatever its files are called and however it is cut into them."""
+    tensors = checkpoint.tensors
+    return of_json({n: [t.dtype, list(t.shape), checkpoint.content_digest(n)] for n, t in tensors.items()})
+
+
 def call_facts(tensor: OutputTensor, plan: Plan) -> dict[str, Any]:
     """What one output tensor's bytes depend on, sources by index."""
     facts: dict[str, Any] = {

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from engine.made import PROVENANCE, made_from
 from engine.methods import methods_for
 from engine.methods.contract import Facts
 from engine.model_code import copy_code, find_code
+from engine.naming import is_private, named, public_names, renamed_text, with_models
 from engine.options import Options, default_memory
 from engine.output import DirectoryOutput, Output, default_shard_size, open_output, refuse_existing, refuse_unfit
 from engine.plan import Plan, Tile
@@ -200,6 +202,8 @@ class Job:
                 "nothing is published. A source has changed since, or this machine computes something else."
             )
         self._write_small_files(weights, tensors)
+        if self.options.inspect is not None:
+            self.options.inspect(self.output.directory)
         out = self.output.publish(weights)
         return MergeResult(
             out=out,
@@ -214,17 +218,16 @@ class Job:
 
     def _write_small_files(self, weights: str, tensors: Mapping[str, str]) -> None:
         """Everything beside the tensors."""
-        directory, plan, recipe = self.output.directory, self.plan, self.recipe
+        directory, plan = self.output.directory, self.plan
         if len(plan.files) > 1:
             weight_map = {tensor.name: plan.files[tensor.file].name for tensor in plan.tensors}
             _write_text(directory / INDEX_NAME, build_index(weight_map, plan.total_size))
         if plan.config:  # files of tensors have none
             self._write_model_files(directory)
-        _write_json(directory / RECIPE, recipe_to_dict(recipe))
+        _write_json(directory / RECIPE, recipe_to_dict(self._published_recipe))
         if self.options.model_card:
-            facts = self._card(weights)
-            _write_text(directory / "README.md", card.model_card(facts))
-            _write_text(directory / RECIPE_AS_GIVEN, facts.recipe_yaml)
+            _write_text(directory / "README.md", card.model_card(self._card(weights)))
+            _write_text(directory / RECIPE_AS_GIVEN, _as_given(self._published_recipe))
         _write_json(directory / PROVENANCE, self._provenance(weights, tensors))  # last: see engine.made
 
     def _write_model_files(self, directory: Path) -> None:
@@ -242,20 +245,14 @@ class Job:
             copy_code(find_code(self.checkpoints[plan.donor], self.checkpoints[plan.tokenizer]), directory)
 
     def _provenance(self, weights: str, tensors: Mapping[str, str]) -> dict[str, Any]:
+        names = self.options.names or {}
         weight_files = [file.name for file in self.plan.files]
         facts: dict[str, Any] = {
             "mergefleet": version(),
-            "recipe": recipe_to_dict(self.recipe),
+            "recipe": recipe_to_dict(self._published_recipe),
             "seed": self.recipe.seed,
-            "sources": [
-                {
-                    "model": str(ref),
-                    "source_id": self.recipe.source_ids[ref],
-                    "identity": dict(self.checkpoints[ref].identity),
-                }
-                for ref in self.recipe.models
-            ],
-            "left_out": {model: list(names) for model, names in self.plan.left_out.items()},
+            "sources": [self._source(ref) for ref in self.recipe.models],
+            "left_out": {names.get(model, model): list(left) for model, left in self.plan.left_out.items()},
             "plan": self.plan.digest,
             "made_from": made_from(self.recipe, self.plan, self.checkpoints, self.options),
             "weights": weights,
@@ -264,26 +261,45 @@ class Job:
         }
         importances = [ref for ref in self.recipe.opened if ref.statistics]
         if importances:
-            facts["importance"] = {str(ref): dict(self.checkpoints[ref].identity) for ref in importances}
+            facts["importance"] = {str(named(ref, names)): dict(self.checkpoints[ref].identity) for ref in importances}
         if self.options.content_digests:
             facts["recipe_hash"] = digest.recipe_hash(self.plan, self.checkpoints)
         return {**facts, **self.options.extra}
 
-    def _card(self, weights: str) -> card.CardFacts:
-        import yaml
+    @cached_property
+    def _published_recipe(self) -> Recipe:
+        """The recipe as others read it."""
+        names = self.options.names
+        return self.recipe if names is None else with_models(self.recipe, lambda ref: named(ref, names))
 
-        sources = [
-            facts for ref in self.recipe.models for facts in card.source_facts(ref, self.checkpoints[ref].identity)
-        ]
+    def _source(self, ref: ModelRef) -> dict[str, Any]:
+        """What provenance.json says of one: `path` is where it was, relative to the working directory, if so."""
+        checkpoint, names = self.checkpoints[ref], self.options.names or {}
+        facts: dict[str, Any] = {
+            "model": str(named(ref, names)),
+            "source_id": self.recipe.source_ids[ref],
+            "identity": dict(checkpoint.identity),
+        }
+        facts |= {"path": ref.path} if ref.path in names and not is_private(ref.path) else {}
+        return facts | ({"content": digest.of_contents(checkpoint)} if self.options.content_digests else {})
+
+    def _card(self, weights: str) -> card.CardFacts:
+        names = public_names(self.recipe, self.options.names)
+        sources = []
+        for ref in self.recipe.models:
+            checkpoint = self.checkpoints[ref]
+            content = digest.of_contents(checkpoint) if self.options.content_digests else None
+            sources += card.source_facts(named(ref, names), checkpoint.identity, content)
+        as_given = _as_given(self._published_recipe)
         return card.CardFacts(
             name=self.output.out.name,
             method=self.recipe.method,
-            recipe_yaml=self.recipe.text or yaml.safe_dump(recipe_to_dict(self.recipe), sort_keys=False),
+            recipe_yaml=renamed_text(as_given, names),
             sources=sources,
             version=version(),
             dtype=self.recipe.out_dtype or self.recipe.dtype,
             digests={"weights": weights, "plan": self.plan.digest},
-            scores=self.options.scores,
+            extras=self.options.card or card.Extras(),
             library="transformers" if self.plan.config else None,
         )
 
@@ -309,6 +325,13 @@ def work_of(options: Options, **more: Any) -> Work:
         allow_nonfinite=options.allow_nonfinite,
         **more,
     )
+
+
+def _as_given(recipe: Recipe) -> str:
+    """The YAML that it was read from, or that says the same."""
+    import yaml
+
+    return recipe.text or yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False)
 
 
 def _tile_bytes(plan: Plan, tile: Tile) -> int:

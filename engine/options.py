@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,8 @@ from engine.output_files import ShardSize
 from engine.plan import TILE_BYTES
 
 if TYPE_CHECKING:
-    from engine.card import ScoreTable
+    from engine.card import Extras
+    from engine.naming import Names
     from engine.worker import Arithmetic
 
 
@@ -39,10 +40,13 @@ class Options:
         model_card: write README.md and mergekit_config.yml.
         intermediate_dir: where the stages of a recipe in several parts are made; default OUT.stages.
         carry_code: copy the Python files that config.json's auto_map names; nothing here ever runs them.
-        scores: a table for the card.
+        card: what else the card says.
+        names: what models are called in all that is published (engine.naming); default: as the recipe has them, but
+            in the card, which never shows paths of this machine.
         extra: what else belongs into provenance.json (a campaign's verdict, say).
         audit: where every start of a tile is recorded (engine.audit); default $MERGEFLEET_AUDIT.
         expected_weights: publish nothing unless the weights have this digest (those that were scored).
+        inspect: called with the finished directory before it is made visible; what it raises keeps it from that.
     """
 
     threads: int = 0
@@ -60,10 +64,12 @@ class Options:
     model_card: bool = True
     carry_code: bool = False
     intermediate_dir: Path | None = None
-    scores: ScoreTable | None = None
+    card: Extras | None = None
+    names: Names | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     audit: Path | None = field(default_factory=audit_file)
     expected_weights: str | None = None
+    inspect: Callable[[Path], None] | None = None
 
 
 def default_memory() -> int:

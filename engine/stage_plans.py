@@ -106,7 +106,7 @@ class StagePlans:
 
 def stage_options(options: Options, name: str) -> Options:
     """How a stage is made: its tokenizer may be what a later one needs; scores and proof belong to the output."""
-    return replace(options, copy_tokenizer=True, extra={"stage": name}, scores=None, expected_weights=None)
+    return replace(options, copy_tokenizer=True, extra={"stage": name}, card=None, expected_weights=None, inspect=None)
 
 
 def _refuse_unknown(recipe: Recipe, names: Sequence[str]) -> None:

@@ -193,9 +193,14 @@ class EvaluatorEntry(_Part):
 
 
 class PublishEntry(_Part):
-    """Where the winner goes: a directory that does not exist yet. None: publish only on `mergefleet publish`."""
+    """Where the winner goes: a directory that does not exist yet (None: `published` in the run), hub:ORG/NAME[@BRANCH],
+    or s3://, gs://, az://BUCKET/PREFIX. `public`: a repository made for it is seen by all. `license`: instead of what
+    follows from the parents' licences.
+    """
 
     to: str | None = None
+    public: bool = False
+    license: str | None = None
 
 
 class Campaign(_Part):

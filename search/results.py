@@ -50,11 +50,14 @@ class CandidateRow:
 
 @dataclass(frozen=True)
 class ItemScore:
+    """One item of one candidate; items that were scored in one block have the same `lease`."""
+
     candidate: int
     split: Split
     task: str
     item: str
     score: float
+    lease: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class Results:
     seconds: float
     eval_key: str
     item_measures: tuple[ItemMeasure, ...] = ()
+    items_digest: str = ""
 
     def candidate(self, number: int) -> CandidateRow:
         """The candidate of this number."""
@@ -125,21 +129,21 @@ def results_of(store: Store, row: Row) -> Results:
     split_of: dict[str, Split] = {key: item["split"] for key, item in items.items()}
     outcomes = {(entry["number"], entry["split"]): entry for entry in store.rows(schema.ASSESSMENTS)}
     candidates = _candidates(store, campaign, outcomes)
-    scores: dict[str, list[tuple[str, float]]] = defaultdict(list)
+    scores: dict[str, list[tuple[str, float, str]]] = defaultdict(list)
     measures: dict[str, list[tuple[str, str, float]]] = defaultdict(list)
     for entry in store.rows(schema.ITEM_SCORES, eval_key=row["eval_key"]):
         if entry["item"] in split_of and entry["measure"] == SCORE:
-            scores[entry["recipe_hash"]].append((entry["item"], entry["score"]))
+            scores[entry["recipe_hash"]].append((entry["item"], entry["score"], entry["lease"]))
         elif entry["item"] in split_of:
             measures[entry["recipe_hash"]].append((entry["item"], entry["measure"], entry["score"]))
     spent = dict.fromkeys(SPLITS, 0)
     for recipe_hash in {candidate.recipe_hash for candidate in candidates}:
-        for item, _ in scores[recipe_hash]:
+        for item, *_ in scores[recipe_hash]:
             spent[split_of[item]] += 1
     matrix = tuple(
-        ItemScore(candidate.number, split_of[item], task_of[item], item, score)
+        ItemScore(candidate.number, split_of[item], task_of[item], item, score, lease)
         for candidate in candidates
-        for item, score in scores[candidate.recipe_hash]
+        for item, score, lease in scores[candidate.recipe_hash]
         if (candidate.number, split_of[item]) in outcomes
     )
     measured = tuple(
@@ -162,6 +166,7 @@ def results_of(store: Store, row: Row) -> Results:
         seconds=row["seconds"],
         eval_key=row["eval_key"],
         item_measures=measured,
+        items_digest=row["items_digest"],
     )
 
 

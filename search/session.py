@@ -15,6 +15,7 @@ from engine.model_ref import parse_model
 from search import schema, takeover
 from search.campaign_file import Campaign, load_campaign
 from search.coordinator import Coordinator
+from search.destination import Destination
 from search.inline import run_inline
 from search.opening import Start, open_coordinator
 from search.plans import Plans
@@ -22,6 +23,7 @@ from search.ports import CampaignStatus, Inventory, Verdict
 from search.resident import open_evaluator
 from search.results import Results, read_results
 from search.run import RunDirectory, Services
+from search.sentinels import Rescorer
 from search.store import Store, store_url
 
 RUNS = Path("runs")
@@ -36,7 +38,7 @@ class Outcome:
     directory: RunDirectory
     verdict: Verdict | None
     report: Path
-    published: Path | None
+    published: Destination | None
 
 
 def run_directory(campaign: Campaign, root: Path | None) -> RunDirectory:
@@ -134,14 +136,17 @@ def run_campaign(
             run_inline(coordinator, evaluator, on_progress=on_progress, stop=stop)
         finally:
             coordinator.close()
+        return conclude(campaign, directory, rescorer=lambda: evaluator)
     finally:
         evaluator.close()
-    return conclude(campaign, directory)
 
 
-def conclude(campaign: Campaign, directory: RunDirectory) -> Outcome:
-    """Write the report, and publish the winner if there is one and it is not published yet."""
-    from search.publishing import publish_winner, target_of
+def conclude(campaign: Campaign, directory: RunDirectory, *, rescorer: Callable[[], Rescorer] | None = None) -> Outcome:
+    """Write the report, and publish the winner if there is one and it is not published yet.
+
+    `rescorer` gives who scores the published files again; default: an evaluator of this process's own.
+    """
+    from search.publishing import order_of, publish
     from search.report import write_html
 
     results = stored_results(campaign, directory)
@@ -149,7 +154,8 @@ def conclude(campaign: Campaign, directory: RunDirectory) -> Outcome:
     verdict = results.verdict
     published = None
     if verdict is not None and verdict.significant:
-        published = publish_winner(results, directory, to=target_of(campaign, directory))
+        rescorer = rescorer or (lambda: open_evaluator(results.campaign, audit=directory.audit))
+        published = publish(results, directory, order_of(campaign, directory), rescorer=rescorer).place
     return Outcome(directory, verdict, directory.report, published)
 
 
@@ -161,3 +167,28 @@ def stored_results(campaign: Campaign, directory: RunDirectory) -> Results:
             "or name its directory with --run-dir."
         )
     return read_results(store_url(campaign.store, default=directory.database), name=campaign.name)
+
+
+def find_run(place: Path, root: Path | None = None) -> tuple[Results, RunDirectory]:
+    """A run by its directory, or by its campaign file (and the run's directory, where that is not the usual one).
+
+    CampaignError where there is none.
+    """
+    if not place.is_dir():
+        campaign = load_campaign(place)
+        directory = run_directory(campaign, root)
+        return stored_results(campaign, directory), directory
+    directory = RunDirectory(place)
+    if not directory.database.is_file():
+        raise CampaignError(
+            f"{place}: is no run: there is no {directory.database.name} in it. Where the store is a database, name the "
+            "campaign's file."
+        )
+    store = Store(store_url(None, default=directory.database))
+    try:
+        names = [str(row["name"]) for row in store.rows(schema.CAMPAIGNS)]
+    finally:
+        store.close()
+    if len(names) != 1:
+        raise CampaignError(f"{directory.database}: holds {len(names)} campaigns: name the file of the one you mean.")
+    return read_results(store_url(None, default=directory.database), name=names[0]), directory

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from engine.card import CardFacts, ScoreTable, SourceFacts, model_card
+from engine.card import CardFacts, Extras, SourceFacts, model_card, table
 
 FACTS = CardFacts(
     name="winner",
@@ -63,12 +63,26 @@ def test_recipe_sources_and_digests_are_in_the_text() -> None:
         assert part in text
 
 
-def test_scores_are_a_table_with_one_row_a_model() -> None:
-    scores = ScoreTable(("model", "sorting"), (("winner", "0.87 ± 0.01"), ("a|b", "0.5")), "600 sealed items.")
-    text = model_card(replace(FACTS, scores=scores))
-    assert "| model | sorting |\n| --- | --- |\n| winner | 0.87 ± 0.01 |\n| a\\|b | 0.5 |" in text
-    assert "600 sealed items." in text
-    assert "## Scores" not in model_card(FACTS)
+def test_a_table_keeps_what_stands_in_its_cells() -> None:
+    text = table(("model", "sorting"), (("winner", "0.87 ± 0.01"), ("a|b", "0.5")))
+    assert text == "| model | sorting |\n| --- | --- |\n| winner | 0.87 ± 0.01 |\n| a\\|b | 0.5 |"
+
+
+def test_extras_stand_in_their_places_and_their_metadata_is_stronger() -> None:
+    extras = Extras(
+        name="better",
+        metadata={"license": "mit", "library_name": "other"},
+        lead="It won.",
+        sections=[("Scores", "high")],
+        closing=[("Again", "so")],
+    )
+    text = model_card(replace(FACTS, extras=extras))
+    places = [
+        text.index(part) for part in ("# better", "It won.", "Merged with", "## Scores", "## Sources", "## Again")
+    ]
+    assert places == sorted(places)
+    assert front_matter(text)["license"] == "mit"
+    assert front_matter(text)["library_name"] == "other"
 
 
 visible = st.text(st.characters(exclude_categories=["C", "Z"]) | st.sampled_from(" `|#-*[]<>\\@"), max_size=12)

@@ -1,0 +1,101 @@
+"""What `mergefleet publish` and `mergefleet reproduce` do: call, and print what came of it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from cluster.output import print_facts, print_json
+from cluster.search_command import quiet_libraries
+from engine.errors import InputError
+from engine.hub_upload import HubRepo, parse_hub
+from engine.reproducing import parse_sources
+from engine.reproducing import reproduce as merge_again
+from search.destination import parse_destination
+from search.publishing import Order, Publication, order_of
+from search.publishing import publish as publish_candidate
+from search.resident import ResidentEvaluator, open_evaluator
+from search.results import Results
+from search.run import RunDirectory
+from search.session import find_run
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """The command's options; see its help."""
+
+    to: str | None = None
+    candidate: int | None = None
+    anyway: bool = False
+    rescore: bool = True
+    public: bool = False
+    revision: str | None = None
+    message: str | None = None
+    license: str | None = None
+
+
+def publish(run: Path, wishes: Wishes, *, run_dir: Path | None, as_json: bool) -> None:
+    """Publish a candidate of a run and say where it is."""
+    quiet_libraries()
+    results, directory = find_run(run, run_dir)
+    order = _order(wishes, results, directory)
+    with ExitStack() as stack:
+
+        def evaluator() -> ResidentEvaluator:
+            made = open_evaluator(results.campaign, audit=directory.audit)
+            stack.callback(made.close)
+            return made
+
+        publication = publish_candidate(results, directory, order, rescorer=evaluator)
+    if as_json:
+        print_json({**asdict(publication), "place": str(publication.place)})
+    else:
+        _print(publication)
+
+
+def _order(wishes: Wishes, results: Results, directory: RunDirectory) -> Order:
+    usual = order_of(results.campaign, directory)
+    to = usual.to if wishes.to is None else parse_destination(wishes.to)
+    hub_only = {"--revision": wishes.revision, "--message": wishes.message, "--public": wishes.public}
+    for name, value in hub_only.items():
+        if value and not isinstance(to, HubRepo):
+            raise InputError(f"{name}: is for the Hub; {to} is no place there.")
+    if isinstance(to, HubRepo) and wishes.revision:
+        if to.branch not in (None, wishes.revision):
+            raise InputError(f"--revision: got {wishes.revision!r}, and {to} says another branch.")
+        to = parse_hub(str(replace(to, branch=wishes.revision)))
+    return Order(
+        to,
+        candidate=wishes.candidate,
+        anyway=wishes.anyway,
+        rescore=wishes.rescore,
+        public=wishes.public or usual.public,
+        message=wishes.message,
+        licence=wishes.license or usual.licence,
+    )
+
+
+def _print(publication: Publication) -> None:
+    scored = f"{publication.sentinels} items, equal" if publication.sentinels else "no"
+    facts = {
+        "published": publication.place,
+        "candidate": f"{publication.candidate} ({publication.label})",
+        "weights": f"{publication.weights} (those that were scored)",
+        "scored again": scored if publication.made else "no: it was there already",
+    }
+    print_facts("", facts | ({"commit": publication.commit} if publication.commit else {}))
+
+
+def reproduce(published: str, sources: list[str], *, to: Path | None, as_json: bool) -> bool:
+    """Merge it again and say whether it is the same; returns that."""
+    found = merge_again(published, parse_sources(sources), to=to)
+    if as_json:
+        print_json({**asdict(found), "equal": found.equal})
+    else:
+        print(found.sentence)
+        for name in found.different[:20]:
+            print(f"  {name}")
+        if len(found.different) > 20:
+            print(f"  and {len(found.different) - 20} more")
+    return found.equal

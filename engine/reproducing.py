@@ -1,0 +1,295 @@
+"""A published model made again from what it says of itself, and compared tensor by tensor.
+
+    provenance.json: recipe, sources, digest of every output tensor      the card alone: recipe, digest of the whole
+                       └─ where the sources are here ─→ merge ─→ digests ─→ equal, or which tensors differ
+
+Models on the Hub are taken at the commit that was merged; those that the publisher had on a disk go by names, and the
+user says where they are (`NAME=PATH`). Without a place to keep the result nothing is written: digests are enough.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from engine import digest
+from engine.checkpoint import Checkpoint, open_checkpoints
+from engine.errors import InputError, OutputDamaged, SourceError, did_you_mean
+from engine.execute import execute
+from engine.job import work_of
+from engine.keypath import KeyPath
+from engine.made import PROVENANCE
+from engine.merging import merge
+from engine.methods.contract import Array
+from engine.model_ref import ModelRef, parse_model
+from engine.naming import with_models
+from engine.options import Options
+from engine.places import local_path
+from engine.plan import OutputTensor
+from engine.planner import make_plan
+from engine.publish import clean
+from engine.recipe import Recipe
+from engine.recipe_reader import parse_recipe
+from engine.remote.url import is_url, parse_url
+from engine.yamlfile import parse_yaml
+
+_CARD_RECIPE = re.compile(r"^## Recipe\n+(`{3,})yaml\n(.*?)\n\1$", re.DOTALL | re.MULTILINE)
+_CARD_WEIGHTS = re.compile(r"^\| weights \| `([0-9a-f]{64})` \|$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What came of it.
+
+    published  the digest of the weights that it says it has; `weights`: of those that were merged here
+    different  names of the tensors that differ; none where the card alone is there: it knows the whole's digest only
+    sources    names of the sources whose tensors are not those that were merged, where that is known
+    out        where the result is kept
+    """
+
+    name: str
+    published: str
+    weights: str
+    tensors: int
+    different: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    out: Path | None = None
+
+    @property
+    def equal(self) -> bool:
+        return self.published == self.weights
+
+    @property
+    def sentence(self) -> str:
+        if self.equal:
+            kept = f", kept in {self.out}" if self.out else ""
+            return f"{self.name}: equal: {self.tensors} tensors, weights {self.weights}{kept}"
+        count = f"{len(self.different)} of {self.tensors} tensors differ" if self.different else "the weights differ"
+        blame = f" {', '.join(self.sources)}: not the weights that were merged." if self.sources else ""
+        return f"{self.name}: different: {count} ({self.published[:16]} published, {self.weights[:16]} here).{blame}"
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """What a published model says of itself; `tensors` is {} and `sources` is () where only its card is there."""
+
+    name: str
+    recipe: Recipe
+    weights: str
+    tensors: Mapping[str, str]
+    sources: tuple[Mapping[str, Any], ...]
+
+    @property
+    def identities(self) -> dict[str, Mapping[str, Any]]:
+        """What is known of every model and adapter, by its path in the recipe."""
+        found: dict[str, Mapping[str, Any]] = {}
+        for entry in self.sources:
+            ref = parse_model(entry["model"], KeyPath(self.name))
+            identity = entry.get("identity", {})
+            if ref.lora is not None:
+                found[ref.lora.path] = identity.get("adapter", {})
+                identity = identity.get("model", {})
+            found[ref.path] = {**identity, "path": entry.get("path")}
+        return found
+
+
+def parse_sources(given: Iterable[str]) -> dict[str, str]:
+    """`NAME=PATH`, once a name."""
+    sources: dict[str, str] = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise InputError(f"--sources: got {text!r}, NAME=PATH expected.")
+        if name in sources:
+            raise InputError(f"--sources: {name!r} is given twice.")
+        sources[name] = path
+    return sources
+
+
+def reproduce(published: str, sources: Mapping[str, str], *, to: Path | None = None) -> Reproduction:
+    """Merge it again and compare.
+
+    Args:
+        published: a directory, its README.md or provenance.json, hub:ORG/NAME[@REVISION], or a place in an object
+            store.
+        sources: where models are that it names, by name.
+        to: keep the result there, if it is equal.
+
+    Raises InputError where it says too little, SourceError where a source is missing (all of them are named).
+    """
+    claim = _read_claim(published)
+    places = _places(claim, sources)
+    recipe = with_models(claim.recipe, lambda ref: _at(ref, places))
+    again = _digests(recipe) if to is None else _merged(recipe, claim, places, to)
+    weights = digest.of_weights(again)
+    names = {*again, *claim.tensors}
+    different = sorted(name for name in names if again.get(name) != claim.tensors.get(name)) if claim.tensors else []
+    equal = weights == claim.weights
+    return Reproduction(
+        name=claim.name,
+        published=claim.weights,
+        weights=weights,
+        tensors=len(names),
+        different=tuple(different),
+        sources=() if equal else _changed_sources(claim, places),
+        out=to if equal else None,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- what it says
+
+
+def _read_claim(published: str) -> _Claim:
+    if published.startswith("hub:"):
+        from engine.hub import download_small
+        from engine.hub_upload import parse_hub
+
+        place = parse_hub(published)
+        return _from_directory(download_small(ModelRef(place.repo, revision=place.branch)), published)
+    if is_url(published):
+        from engine.remote.bucket import Bucket
+
+        data = Bucket(parse_url(published)).get(PROVENANCE)
+        return _from_provenance(data.decode() if data else "", published)
+    path = Path(published).expanduser()
+    if path.is_dir():
+        return _from_directory(path, published)
+    if not path.is_file():
+        raise InputError(f"{published}: there is no such directory or card.")
+    if path.suffix != ".md":
+        return _from_provenance(path.read_text(encoding="utf-8"), published)
+    beside = path.with_name(PROVENANCE)
+    return _from_directory(path.parent, published) if beside.is_file() else _from_card(path, published)
+
+
+def _from_directory(directory: Path, name: str) -> _Claim:
+    path = directory / PROVENANCE
+    if not path.is_file():
+        raise InputError(f"{name}: has no {PROVENANCE}: it was not made by mergefleet, or lost it.")
+    return _from_provenance(path.read_text(encoding="utf-8"), name)
+
+
+def _from_provenance(text: str, name: str) -> _Claim:
+    try:
+        facts = json.loads(text)
+        recipe, weights = facts["recipe"], str(facts["weights"])
+        tensors, sources = dict(facts["tensors"]), tuple(facts["sources"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{name}: {PROVENANCE} has no recipe, sources and digests that can be read.") from error
+    return _Claim(name, parse_recipe(recipe, origin=f"{name}: {PROVENANCE}"), weights, tensors, sources)
+
+
+def _from_card(path: Path, name: str) -> _Claim:
+    text = path.read_text(encoding="utf-8")
+    recipe, weights = _CARD_RECIPE.search(text), _CARD_WEIGHTS.search(text)
+    if recipe is None or weights is None:
+        raise InputError(f"{name}: is no card of mergefleet's: it has no recipe and no digest of weights.")
+    data = parse_yaml(recipe[2], origin=name)
+    return _Claim(name, parse_recipe(data, origin=name), weights[1], {}, ())
+
+
+# ------------------------------------------------------------------------------------------------- where sources are
+
+
+def _places(claim: _Claim, given: Mapping[str, str]) -> dict[str, ModelRef]:
+    """Where every model and adapter of the recipe is, by its path there."""
+    refs = [part for ref in claim.recipe.opened for part in (ref.bare, ref.lora) if part is not None]
+    known = {ref.path for ref in refs}
+    for name in given:
+        if name not in known:
+            raise InputError(f"--sources: {claim.name} names no model {name!r}; {did_you_mean(name, known)}")
+    identities = claim.identities
+    places, missing = {}, []
+    for ref in refs:
+        place = _place(ref, given.get(ref.path), identities.get(ref.path, {}))
+        if place is None:
+            missing.append(ref.path)
+        else:
+            places[ref.path] = place
+    if missing:
+        wanted = " ".join(f"--sources {name}=PATH" for name in dict.fromkeys(missing))
+        raise SourceError(
+            f"{claim.name}: {', '.join(dict.fromkeys(missing))}: on a disk of whoever published it, and not here. Say "
+            f"where: {wanted}",
+            missing=missing,
+        )
+    return places
+
+
+def _place(ref: ModelRef, given: str | None, identity: Mapping[str, Any]) -> ModelRef | None:
+    if given is not None:
+        return replace(parse_model(given, KeyPath("--sources")), statistics=ref.statistics)
+    if identity.get("kind") == "hub":
+        return replace(ref, lora=None, revision=str(identity["commit"]))
+    if is_url(ref.path):
+        return replace(ref, lora=None)
+    for path in (identity.get("path"), ref.path):
+        if path is not None and Path(path).expanduser().exists():
+            return replace(ref, lora=None, path=path)
+    try:  # only a card is there: what looks like a repository is one
+        is_hub = not identity and local_path(ref.bare) is None
+    except SourceError:
+        is_hub = False
+    return replace(ref, lora=None) if is_hub else None
+
+
+def _at(ref: ModelRef, places: Mapping[str, ModelRef]) -> ModelRef:
+    lora = None if ref.lora is None else places[ref.lora.path]
+    place = places[ref.path]
+    return place if lora is None else replace(place, lora=lora)
+
+
+def _changed_sources(claim: _Claim, places: Mapping[str, ModelRef]) -> tuple[str, ...]:
+    """The sources whose tensors are others than those that were merged; all of each are read."""
+    changed = []
+    for entry in claim.sources:
+        if "content" in entry:
+            ref = _at(parse_model(entry["model"], KeyPath(claim.name)), places)
+            (checkpoint,) = open_checkpoints([ref]).values()
+            if digest.of_contents(checkpoint) != entry["content"]:
+                changed.append(str(entry["model"]))
+            checkpoint.close()
+    return tuple(changed)
+
+
+# --------------------------------------------------------------------------------------------------------- merging
+
+
+class _Nowhere:
+    """A sink that keeps nothing."""
+
+    def write(self, index: int, tensor: OutputTensor, block: int, data: Array) -> None:
+        pass
+
+
+def _digests(recipe: Recipe) -> dict[str, str]:
+    checkpoints: dict[ModelRef, Checkpoint] = open_checkpoints(recipe.opened)
+    try:
+        plan = make_plan(recipe, checkpoints)
+        return execute(plan, checkpoints, _Nowhere(), work=work_of(Options())).tensor_digests(plan)
+    finally:
+        for checkpoint in checkpoints.values():
+            checkpoint.close()
+
+
+def _merged(recipe: Recipe, claim: _Claim, places: Mapping[str, ModelRef], to: Path) -> dict[str, str]:
+    """As `_digests`, and the result stays in `to` if it is equal."""
+    seen: dict[str, str] = {}
+
+    def look(directory: Path) -> None:
+        seen.update(json.loads((directory / PROVENANCE).read_text(encoding="utf-8"))["tensors"])
+        if digest.of_weights(seen) != claim.weights:
+            raise OutputDamaged(f"{to}: is not what was published.")
+
+    names = {place.path: name for name, place in places.items() if not Path(name).exists()}
+    try:
+        merge(recipe, to, options=Options(inspect=look, names=names, content_digests=True))
+    except OutputDamaged:
+        clean(to)
+        if not seen:
+            raise
+    return seen
