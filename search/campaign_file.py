@@ -18,10 +18,10 @@ from engine.yamlfile import read_yaml
 from search.objectives import ConstraintEntry, ObjectiveEntry, refuse_unknown
 from search.part import Part as _Part
 from search.ports import Split
+from search.space.checks import check_entry
+from search.space.entry import SpaceEntry
 from search.stopping import FROM_ITEMS, LOOKS, NO_LOOKS, Looks
 
-Granularity = Literal["global", "module", "layer_block", "module_layer", "gradient", "module_gradient"]
-SearchMethod = Literal["linear", "task_arithmetic", "ties", "dare_linear", "dare_ties"]
 ComparatorGroup = Literal["parents", "base", "baselines", "best_global"]
 SAMPLERS = ("auto", "cma", "catcma", "nsga2", "nsga3", "niches", "tpe", "gp", "random", "sobol")
 """The names of the table in search.samplers, which knows this file and so cannot be asked here; a test compares."""
@@ -30,71 +30,14 @@ DTYPES = Literal["float32", "bfloat16", "float16", "float64"]
 
 
 class SourceEntry(_Part):
-    """A model to merge: `model` is a local directory or `org/name[@revision]`; `name` is what reports call it."""
+    """A model to merge: `model` is a local directory or `org/name[@revision]`; `name` is what reports call it.
+
+    `importance` is where the numbers are that `fisher` weighs its elements by.
+    """
 
     model: str
     name: str = ""
-
-
-class Range(_Part):
-    """Bounds of a searched parameter, and `start`: the first guess, and its value in stages that do not search it."""
-
-    low: float
-    high: float
-    start: float
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Range:
-        if not self.low <= self.start <= self.high or self.low == self.high:
-            raise ValueError(f"want low <= start <= high and low < high, got {self.low}, {self.start}, {self.high}")
-        return self
-
-
-class StageEntry(_Part):
-    """One step of the ladder from coarse to fine.
-
-    `by` says over what a parameter varies (always per source); `blocks` belongs to layer_block and module_layer,
-    `knots` to gradient and module_gradient. `candidates` ends the stage (the last one ends with the budget).
-    `sigma` is in units of the range's width; `population` 0 means 1.5 · dimensions, at least 6 and at most 60.
-    """
-
-    name: str
-    by: Granularity = "global"
-    blocks: int = Field(default=0, ge=0)
-    knots: int = Field(default=0, ge=0)
-    search: tuple[str, ...] = ()
-    population: int = Field(default=0, ge=0)
-    sigma: float = Field(default=0.15, gt=0, le=1)
-    sobol: int = Field(default=0, ge=0)
-    candidates: int | None = Field(default=None, ge=1)
-
-    @model_validator(mode="after")
-    def _depth_given(self) -> StageEntry:
-        if self.by in ("layer_block", "module_layer") and self.blocks < 1:
-            raise ValueError(f"by: {self.by} needs `blocks`, the number of layer blocks")
-        if self.by in ("gradient", "module_gradient") and self.knots < 2:
-            raise ValueError(f"by: {self.by} needs `knots`, 2 or more")
-        return self
-
-
-class SpaceEntry(_Part):
-    """What is searched. `fixed` are recipe parameters that stay constant, `modules` tensor-name filters by group."""
-
-    method: SearchMethod = "task_arithmetic"
-    parameters: Mapping[str, Range]
-    fixed: Mapping[str, float | bool] = {}
-    modules: Mapping[str, str] = {"attention": "self_attn", "mlp": "mlp"}
-    stages: tuple[StageEntry, ...] = Field(min_length=1)
-
-    @field_validator("parameters")
-    @classmethod
-    def _known_parameters(cls, value: Mapping[str, Range]) -> Mapping[str, Range]:
-        for name in value:
-            if name not in ("weight", "density"):
-                raise ValueError(f"cannot search {name!r}, {did_you_mean(name, ('weight', 'density'))}")
-        if "weight" not in value:
-            raise ValueError("parameter 'weight' is missing")
-        return value
+    importance: str | None = None
 
 
 class TaskEntry(_Part):
@@ -305,9 +248,11 @@ def parse_campaign(data: object, *, origin: str) -> Campaign:
     if "origin" in data:
         raise CampaignError(f"{origin}: origin: unknown key.", file=origin, key="origin")
     try:
-        return Campaign.model_validate({**data, "origin": origin})
+        campaign = Campaign.model_validate({**data, "origin": origin})
     except ValidationError as failure:
         raise _explained(failure, origin) from None
+    check_entry(campaign)
+    return campaign
 
 
 def campaign_to_dict(campaign: Campaign) -> dict[str, Any]:
@@ -336,7 +281,8 @@ def _known_keys(place: list[Any]) -> set[str]:
     """The keys of the mapping that stands at `place` in a campaign file."""
     part: Any = Campaign
     for step in place:
-        inner = part.model_fields[step].annotation if isinstance(step, str) and _is_part(part) else part
+        known = part.model_fields if isinstance(step, str) and _is_part(part) else {}
+        inner = known[step].annotation if step in known else part  # else the key of a mapping: its values are meant
         part = next((found for found in _parts(inner)), part)
     return set(part.model_fields) - {"origin"}
 

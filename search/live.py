@@ -122,7 +122,8 @@ class LiveCampaign:
         """A search candidate as the sampler sees it; a baseline stands for its equivalent point, if it has one."""
         params = self.points[number].params
         if number < len(self.baselines):
-            params = self.space.equivalent(self.baselines[number].weights) or {}
+            baseline = self.baselines[number]
+            params = self.space.point_of(baseline.recipe, baseline.weights) or {}
         outcome = self.state.candidates[number].outcomes["search"]
         items = self._items_of(number) if self.sampler.wants_items else {}
         return Told(number, params, outcome.score, stopped=outcome.stopped, items=items)

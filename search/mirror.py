@@ -89,7 +89,8 @@ def _insert_trials(connection: Connection, trials: Sequence[optuna.trial.FrozenT
             rows["trial_values"].append(value)
         for name, number in trial.params.items():
             distribution = distribution_to_json(trial.distributions[name])
-            param = {"trial_id": key, "param_name": name, "param_value": number, "distribution_json": distribution}
+            inner = trial.distributions[name].to_internal_repr(number)  # a category's place among its choices
+            param = {"trial_id": key, "param_name": name, "param_value": inner, "distribution_json": distribution}
             rows["trial_params"].append(param)
         for name, attribute in trial.user_attrs.items():
             rows["trial_user_attributes"].append({"trial_id": key, "key": name, "value_json": json.dumps(attribute)})

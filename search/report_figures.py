@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from search.results import CandidateRow, Results
+from search.space import Value
+from search.space.entry import Choice, Range
 
 if TYPE_CHECKING:
     import optuna
     import plotly.graph_objects as go
+    from optuna.distributions import BaseDistribution
 
     from search.report_weights import HeatMap
 
@@ -166,22 +169,35 @@ def _last_stage(results: Results, scored: Sequence[CandidateRow]) -> list[Candid
 def _study(results: Results, rows: Sequence[CandidateRow]) -> optuna.Study:
     """An in-memory Optuna study of these candidates. Parameters lose the words they all begin with: axes are narrow."""
     import optuna
-    from optuna.distributions import FloatDistribution
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")
-    bounds = results.campaign.space.parameters
+    ranges = results.campaign.space.parameters
+    bounds = {
+        name: _distribution(ranges.get(name.split("/", 1)[0]), [row.params[name] for row in rows])
+        for name in rows[0].params
+    }
     short = _short_names(list(rows[0].params))
     for row in rows:
-        ranges = {name: bounds[name.split("/", 1)[0]] for name in row.params}
         study.add_trial(
             optuna.trial.create_trial(
                 params={short[name]: value for name, value in row.params.items()},
-                distributions={short[name]: FloatDistribution(found.low, found.high) for name, found in ranges.items()},
+                distributions={short[name]: bounds[name] for name in row.params},
                 value=row.estimate,
             )
         )
     return study
+
+
+def _distribution(found: Range | Choice | None, values: Sequence[Value]) -> BaseDistribution:
+    """A parameter's bounds; what has none (categories, layers of a sequence) lies between the values it took."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    if isinstance(found, Range):
+        return FloatDistribution(found.low, found.high)
+    if any(isinstance(value, bool | str) for value in values):
+        return CategoricalDistribution(tuple(dict.fromkeys(values)))
+    return FloatDistribution(min(map(float, values)), max(map(float, values)))
 
 
 def _short_names(names: Sequence[str]) -> dict[str, str]:

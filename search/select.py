@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from search.campaign_file import SelectionEntry
-from search.space import Params, Space
+from search.space import Params, Space, Value
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,12 @@ def _soup(space: Space, best: Sequence[Searched]) -> Nominee:
     """The average of the best points, lifted to the finest stage among them."""
     stage = max(entry.stage for entry in best)
     lifted = [space.lift_to(entry.stage, stage, entry.params) for entry in best]
-    average = {name: sum(point[name] for point in lifted) / len(lifted) for name in lifted[0]}
-    return Nominee(f"soup of the best {len(best)}", stage, "soup", space.stages[stage].rounded(average))
+    return Nominee(f"soup of the best {len(best)}", stage, "soup", space.stages[stage].average(lifted))
 
 
 def _distinct(nominees: Sequence[Nominee]) -> list[Nominee]:
     """Each point once, under its first name; a candidate of the search keeps its number."""
-    found: dict[tuple[int, tuple[tuple[str, float], ...]], Nominee] = {}
+    found: dict[tuple[int, tuple[tuple[str, Value], ...]], Nominee] = {}
     for nominee in nominees:
         key = (nominee.stage, tuple(sorted(nominee.params.items())))
         found.setdefault(key, nominee)

@@ -21,6 +21,7 @@ from search.samplers.contract import SEED_STEP, Floats, Sampler, Setup, Told, ra
 from search.samplers.distributions import Distribution, lifted, started_at, warm_distribution
 from search.samplers.points import Point
 from search.samplers.restarts import SHRUNK, Trail, converged, stagnant
+from search.space import Value
 
 if TYPE_CHECKING:
     import cmaes
@@ -56,7 +57,7 @@ class StagedCma(Sampler):
             for stage, elites in setup.elites.items()
         }
         self._first = stages[0].to_unit(stages[0].start())
-        self.history: list[list[dict[str, float]]] = [[] for _ in stages]
+        self.history: list[list[dict[str, Value]]] = [[] for _ in stages]
 
     def ask(self, stage: int, number: int) -> dict[str, float | int | str]:
         """A draw from the stage's present distribution, on the grid."""
@@ -98,7 +99,7 @@ class StagedCma(Sampler):
         """The mean of every stage after every cohort."""
         return self.history
 
-    def mean(self, stage: int) -> dict[str, float]:
+    def mean(self, stage: int) -> dict[str, Value]:
         """The centre of the stage's distribution, on the grid: a candidate of its own, usually the best."""
         return self.space.stages[stage].rounded(self._centre(stage))
 
@@ -110,10 +111,10 @@ class StagedCma(Sampler):
         # `cmaes` shows its mean only; these two belong to the pinned version, and a test compares them with draws
         return Distribution(optimiser.mean, optimiser._sigma, optimiser._C)
 
-    def _centre(self, stage: int) -> dict[str, float]:
+    def _centre(self, stage: int) -> dict[str, Value]:
         unit = np.clip(self.distribution(stage).mean, 0.0, 1.0)
-        axes = self.space.stages[stage].axes
-        return {axis.name: axis.low + float(u) * (axis.high - axis.low) for axis, u in zip(axes, unit, strict=True)}
+        axes = self.space.stages[stage].numeric
+        return {axis.name: axis.at(float(u)) for axis, u in zip(axes, unit, strict=True)}
 
     def _start(self, stage: int) -> Distribution:
         rule = self.space.stages[stage]

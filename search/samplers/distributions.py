@@ -39,23 +39,6 @@ def started_at(mean: Floats, *, sigma: float) -> Distribution:
     return Distribution(mean, sigma)
 
 
-def lift_map(space: Space, stage: int) -> Floats:
-    """[F, K] the linear part J of the lift from `stage` to the next one, in unit coordinates.
-
-    The lift is affine, so unit vectors show it whole.
-    """
-    coarse, fine = space.stages[stage], space.stages[stage + 1]
-
-    def lift(unit_K: Floats) -> Floats:
-        point = {
-            axis.name: axis.low + float(u) * (axis.high - axis.low) for axis, u in zip(coarse.axes, unit_K, strict=True)
-        }
-        return fine.to_unit(space.lift(stage, point))
-
-    origin = lift(np.zeros(len(coarse.axes)))
-    return np.stack([lift(unit) - origin for unit in np.eye(len(coarse.axes))], axis=1)
-
-
 def lifted(space: Space, stage: int, coarse: Distribution, *, mean: Floats) -> Distribution:
     """The start of stage + 1: what the coarse stage learned, and the fine stage's own width in all new directions.
 
@@ -63,7 +46,7 @@ def lifted(space: Space, stage: int, coarse: Distribution, *, mean: Floats) -> D
     sigma² times the projector on what the coarse stage could not say.
     """
     sigma = space.stages[stage + 1].entry.sigma
-    map_FK = lift_map(space, stage)
+    map_FK = space.lift_matrix(stage)
     known_KK = coarse.sigma**2 * (np.eye(len(coarse.mean)) if coarse.covariance is None else coarse.covariance)
     new_FF = np.eye(len(mean)) - map_FK @ np.linalg.pinv(map_FK)
     covariance = map_FK @ known_KK @ map_FK.T / sigma**2 + new_FF

@@ -1,0 +1,251 @@
+"""What is wrong with a space, said before anything is scored: one line with file and key, got and expected.
+
+`check_entry` needs the campaign alone, `check_space` the number of layers, `check_tensors` the tensors' names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from engine.errors import CampaignError, InputError, did_you_mean
+from engine.filters import matches, nearest
+from engine.keypath import KeyPath
+from engine.methods import Parameter
+from engine.recipe_check import check_parameters
+from engine.recipe_reader import parse_recipe
+from search.space import feasible
+from search.space.axes import REST, Shape
+from search.space.constraints import Constraint, Interval, parse_constraint
+from search.space.entry import Choice, LayersEntry, Range
+from search.space.lifting import contained, parent
+from search.space.methods import MergeMethod, merge_method
+
+if TYPE_CHECKING:
+    from search.campaign_file import Campaign
+    from search.space.codec import Space
+
+CHOSEN = ("method", "use", "layers", "scale")
+"""What a stage may search besides parameters."""
+
+
+def check_entry(campaign: Campaign) -> tuple[MergeMethod, ...]:
+    """The methods of a campaign's space. Raises CampaignError for what does not fit the engine's table of them."""
+    entry, where = campaign.space, KeyPath(campaign.origin, "space", CampaignError)
+    methods = tuple(merge_method(name, use_base=entry.use_base, origin=campaign.origin) for name in entry.methods)
+    if entry.layers is not None and entry.methods != ("passthrough",):
+        raise where.key("layers").error("stacks layers, which passthrough does: write method: passthrough.")
+    _check_names(campaign, methods, where)
+    for method in methods:
+        _check_sources(campaign, method, where)
+        for name, row in method.parameters.items():
+            if row.required and name not in {*entry.parameters, *entry.fixed}:
+                text = f"{method.name} needs {name!r}: search it (parameters) or set it (fixed)."
+                raise where.key("parameters").error(text)
+    searchable = {*entry.parameters, *_chosen(campaign)}
+    if not searchable:
+        raise where.key("parameters").error(f"there is nothing to search; {_has(methods)}")
+    for index, stage in enumerate(entry.stages):
+        for name in stage.search:
+            if name not in searchable:
+                place = where.key("stages").item(index).key("search")
+                raise place.error(f"{name!r} is not a parameter of the space, {did_you_mean(name, searchable)}")
+    return methods
+
+
+def _chosen(campaign: Campaign) -> list[str]:
+    entry = campaign.space
+    there = (len(entry.methods) > 1, entry.subset, entry.layers, entry.layers and entry.layers.scale)
+    return [name for name, given in zip(CHOSEN, there, strict=True) if given]
+
+
+def _check_names(campaign: Campaign, methods: tuple[MergeMethod, ...], where: KeyPath) -> None:
+    """Every parameter is one that a method has, of one meaning, and within its bounds."""
+    entry = campaign.space
+    for key, given in (("parameters", entry.parameters), ("fixed", entry.fixed)):
+        for name, value in given.items():
+            owners = [method for method in methods if name in method.parameters]
+            place = where.key(key).key(name)
+            if not owners:
+                known = sorted({name for method in methods for name in method.parameters})
+                named = " and ".join(method.name for method in methods)
+                raise place.error(f"{named} has no {name}; {did_you_mean(name, known) if known else 'it has none.'}")
+            if len({method.parameters[name].scope for method in owners}) > 1:
+                told = ", ".join(f"{method.parameters[name].scope} for {method.name}" for method in owners)
+                raise place.error(f"means different things ({told}): search these methods in campaigns of their own.")
+            for method in owners:
+                _check_bounds(value, method.parameters[name], method.name, place)
+    both = sorted(set(entry.parameters) & set(entry.fixed))
+    if both:
+        raise where.key("fixed").key(both[0]).error(f"is searched already (space.parameters.{both[0]})")
+
+
+def _check_bounds(value: Range | Choice | float | bool, row: Parameter, method: str, place: KeyPath) -> None:
+    switch = isinstance(row.default, bool)
+    if isinstance(value, Range):
+        numbers: Iterable[float | bool] = (value.low, value.high)
+    else:
+        numbers = value.choices if isinstance(value, Choice) else (value,)
+    if switch and (isinstance(value, Range) or any(number not in (True, False) for number in numbers)):
+        raise place.error(f"is a switch of {method}: write [true, false].")
+    for number in numbers:
+        whole = not row.whole or float(number) == int(number)
+        if not switch and (isinstance(number, bool) or not row.low <= number <= row.high or not whole):
+            kind = "whole numbers" if row.whole else "numbers"
+            raise place.error(f"got {number}; {method} takes {kind} from {row.low:g} to {row.high:g}.")
+
+
+def _check_sources(campaign: Campaign, method: MergeMethod, where: KeyPath) -> None:
+    """The number of sources fits, or can be made to fit by leaving some out."""
+    entry, count = campaign.space, len(campaign.sources)
+    if entry.layers is None:
+        fits = method.accepts(count) or (entry.subset and method.least <= count)
+        if not fits:
+            more = " Search a `subset`, or name fewer." if count > method.least and not entry.subset else ""
+            if method.name == "passthrough":
+                more = " To stack layers of several, search `layers`."
+            key = KeyPath(campaign.origin, "sources", CampaignError)
+            raise key.error(f"{method.name} takes {method.count()}, got {count}.{more}")
+    for index, source in enumerate(campaign.sources):
+        if method.engine.importance and source.importance is None:
+            place = KeyPath(campaign.origin, "sources", CampaignError).item(index)
+            raise place.error(f"has no `importance`, which {method.name} needs for every source.")
+
+
+def _has(methods: tuple[MergeMethod, ...]) -> str:
+    names = sorted({name for method in methods for name in method.parameters})
+    named = " and ".join(method.name for method in methods)
+    return f"{named} has {', '.join(names)}." if names else f"{named} has no parameter; `subset` searches its sources."
+
+
+def check_run(entry: LayersEntry, layers: int, origin: str) -> None:
+    """Raise CampaignError where the layers of the models are no whole number of runs, or nothing can be chosen."""
+    where = KeyPath(origin, "space.layers", CampaignError)
+    if layers % entry.run:
+        raise where.key("run").error(f"got {entry.run}, the models have {layers} layers, which is no multiple of it.")
+
+
+def check_space(space: Space, campaign: Campaign) -> Space:
+    """`space` with its constraints, if every stage fits the models and the next one, and the start may be."""
+    where = KeyPath(space.origin, "space", CampaignError)
+    for index, stage in enumerate(space.stages):
+        place = where.key("stages").item(index)
+        if stage.entry.blocks > space.layers:
+            raise place.key("blocks").error(f"got {stage.entry.blocks}, the models have {space.layers} layers")
+        if not stage.axes:
+            raise place.error(f"stage {stage.name!r} has nothing to search.")
+    for coarse, fine in pairwise(space.stages):
+        parameter = contained(coarse, fine, space.layers)
+        if parameter is not None:
+            raise where.key("stages").error(
+                f"stage {fine.name!r} cannot hold every point of {coarse.name!r} before it (parameter {parameter!r}). "
+                "Order the stages from coarse to fine."
+            )
+    space = replace(space, constraints=_constraints(space, campaign, where))
+    _check_start(space, where)
+    return space
+
+
+def _constraints(space: Space, campaign: Campaign, where: KeyPath) -> tuple[Constraint, ...]:
+    by_parameter = feasible.names(space)
+    names = [name for full in by_parameter.values() for name in full]
+    groups = {parameter: full for parameter, full in by_parameter.items() if full != (parameter,)}
+    found = []
+    for index, text in enumerate(campaign.space.constraints):
+        place = where.key("constraints").item(index)
+        try:
+            constraint = parse_constraint(text, names, groups)
+        except ValueError as error:
+            raise place.error(f"{text!r}: {error}.".replace("..", ".")) from None
+        bounds = {name: _interval(space, name) for name in constraint.names}
+        if not constraint.satisfiable(bounds):
+            raise place.error(f"{text!r}: nothing within the bounds of the parameters satisfies it.")
+        found.append(constraint)
+    return tuple(found)
+
+
+def _interval(space: Space, name: str) -> Interval:
+    parameter = name.split("/", 1)[0]
+    if parameter in space.fixed:
+        return Interval(float(space.fixed[parameter]), float(space.fixed[parameter]))
+    given = space.ranges[parameter]
+    numbers = [given.low, given.high] if isinstance(given, Range) else [float(choice) for choice in given.choices]
+    off = parameter == "weight" and any(axis.parameter == "use" for stage in space.stages for axis in stage.axes)
+    return Interval(min([*numbers, 0.0] if off else numbers), max([*numbers, 0.0] if off else numbers))
+
+
+def _check_start(space: Space, where: KeyPath) -> None:
+    """The start satisfies the constraints, and the engine takes its recipe, with each of the methods."""
+    start = space.stages[0].start()
+    values = feasible.values(space, 0, start)
+    for index, constraint in enumerate(space.constraints):
+        excess = constraint.violation(values)
+        if excess:
+            place = where.key("constraints").item(index)
+            raise place.error(
+                f"{constraint.text!r}: the start of the search breaks it by {excess:.4g}; give other `start` values."
+            )
+    searched = "method" in space.stages[0].by_name
+    for method in space.methods if searched else space.methods[:1]:
+        point = start | ({"method": method.name} if searched else {})
+        if not method.accepts(len(space.sources)) and space.sequence is None:
+            continue  # of a subset: which one, the search finds out
+        if feasible.violation(space, 0, point):
+            raise where.key("parameters").error(f"{method.name} refuses the `start` values of its parameters.")
+        try:
+            check_parameters(parse_recipe(space.recipe(0, point), origin=space.origin), {method.name: method.engine})
+        except InputError as error:
+            raise CampaignError(f"{space.origin}: space: {error.message}", file=space.origin, key="space") from error
+
+
+def check_tensors(space: Space, tensors: Collection[str]) -> None:
+    """Every filter of the space means some tensors, and what is a part of a group lies in that group.
+
+    Raises CampaignError, naming stage and filter.
+    """
+    where = KeyPath(space.origin, "space", CampaignError)
+    for index, stage in enumerate(space.stages):
+        for shape in stage.shapes.values():
+            owners = groups_of(shape, tensors)
+            for name, text in shape.filters:
+                if name not in owners.values():
+                    key = (
+                        where.key("modules")
+                        if stage.entry.by != "patterns"
+                        else (where.key("stages").item(index).key("patterns"))
+                    )
+                    taken = any(matches(text, tensor) for tensor in tensors)
+                    why = (
+                        "matches only tensors that filters before it take"
+                        if taken
+                        else (f"matches no tensor; {nearest(text, tensors)}")
+                    )
+                    raise key.key(name).error(f"{text!r} {why}.".replace("?.", "?"))
+    for coarse, fine in pairwise(space.stages):
+        for name, shape in coarse.shapes.items():
+            _check_parts(space, shape, fine.shapes[name], tensors=tensors, stage=fine.name)
+    for text in space.sequence.scaled if space.sequence is not None and space.sequence.scale is not None else ():
+        if not any(matches(text, tensor) for tensor in tensors):
+            place = where.key("layers").key("scaled")
+            raise place.error(f"{text!r} matches no tensor; {nearest(text, tensors)}.".replace("?.", "?"))
+
+
+def _check_parts(space: Space, coarse: Shape, fine: Shape, *, tensors: Collection[str], stage: str) -> None:
+    before, after = groups_of(coarse, tensors), groups_of(fine, tensors)
+    if not coarse.filters or not fine.filters:
+        return
+    for tensor, group in after.items():
+        if parent(group, coarse, fine) != before[tensor]:
+            raise CampaignError(
+                f"{space.origin}: space.stages: stage {stage!r}: tensor {tensor!r} is in group {group!r}, and in "
+                f"{before[tensor]!r} in the stage before, so that one's values cannot be kept. Let a group of that "
+                f"name, or parts of it ({before[tensor]}.NAME), hold all of its tensors."
+            )
+
+
+def groups_of(shape: Shape, tensors: Iterable[str]) -> Mapping[str, str]:
+    """Tensor → the first group whose filter matches it, else the rest."""
+    filters = shape.filters
+    return {name: next((group for group, text in filters if matches(text, name)), REST) for name in tensors}

@@ -1,0 +1,143 @@
+"""Whether a point may be: the campaign's constraints, the number of sources, and the methods' own rules. Pure.
+
+`violation` is 0 or says by how much; `repair` pulls a point that may not be towards the start, which may (a campaign
+whose start breaks a constraint is refused), and lets go as late as it can.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.methods.contract import Call, Method
+from engine.methods.delta_family import Trim
+from search.space.axes import Axis, Params, Stage, Value
+
+if TYPE_CHECKING:
+    from search.space.codec import Space
+
+Array = NDArray[np.float64]
+HALVINGS = 12  # of the way to the start: finer than the grid
+_NO_RULE = (Method.check, Trim.check)  # what methods without a rule of their own have in its place
+
+
+def names(space: Space) -> dict[str, tuple[str, ...]]:
+    """Parameter → what constraints call its values: itself, or one name per source."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name in {**space.ranges, **space.fixed}:
+        scopes = {method.parameters[name].scope for method in space.methods if name in method.parameters}
+        found[name] = tuple(f"{name}/{source}" for source in space.sources) if scopes == {"model"} else (name,)
+    return found
+
+
+def values(space: Space, stage: int, params: Params) -> dict[str, Array]:
+    """See Space.values. A source that is switched off has weight 0."""
+    rule = space.stages[stage]
+    on = {space.sources[number] for number in space.taking_part(params)}
+    found: dict[str, Array] = {}
+    for parameter, full in names(space).items():
+        for number, name in enumerate(full):
+            source = number if "/" in name else None
+            axes = [axis for axis in rule.axes if (axis.parameter, axis.source) == (parameter, source)]
+            if parameter == "weight" and source is not None and space.sources[source] not in on:
+                found[name] = np.zeros((1, space.layers))
+            elif axes:
+                found[name] = _layer_values(space, rule, axes, params)
+            else:
+                constant = space.fixed[parameter] if parameter in space.fixed else space.ranges[parameter].start
+                found[name] = np.full((1, space.layers), float(constant))
+    return found
+
+
+def _layer_values(space: Space, rule: Stage, axes: list[Axis], params: Params) -> Array:
+    shape = rule.shapes[axes[0].parameter]
+    rows = []
+    for group in shape.groups:
+        mine = [axis for axis in axes if axis.group == group]
+        basis = shape.depth_of(group).basis(space.layers)
+        row = basis @ np.array([float(params[axis.name]) for axis in mine])
+        rows.append(row if mine[0].kind == "category" else np.clip(row, mine[0].low, mine[0].high))
+    return np.array(rows)
+
+
+def constrained(space: Space) -> bool:
+    """See Space.constrained."""
+    subset = any(axis.parameter == "use" for stage in space.stages for axis in stage.axes)
+    return bool(space.constraints) or subset or any(method.engine.check not in _NO_RULE for method in space.methods)
+
+
+def violation(space: Space, stage: int, params: Params) -> float:
+    """See Space.violation."""
+    point = space.stages[stage].rounded(params)
+    if space.sequence is not None:
+        return 0.0
+    method, taking_part = space.method_at(point), space.taking_part(point)
+    if not method.accepts(len(taking_part)):
+        most = len(space.sources) if method.most is None else method.most
+        return float(max(method.least - len(taking_part), len(taking_part) - most))
+    found = values(space, stage, point)
+    meant = {name for parameter, full in names(space).items() if parameter in method.parameters for name in full}
+    broken = [entry.violation(found) for entry in space.constraints if {*entry.names} <= meant]
+    return sum(broken) + _refused(space, stage, point, found)
+
+
+def _refused(space: Space, stage: int, point: Params, found: dict[str, Array]) -> float:
+    """The share of (group, layer) places whose settings the method itself refuses: weights that cancel, say."""
+    method, taking_part = space.method_at(point), space.taking_part(point)
+    if method.engine.check in _NO_RULE:
+        return 0.0
+    groups = max(len(array) for array in found.values()) if found else 1
+    calls, wrong = set(), 0
+    for group, layer in product(range(groups), range(space.layers)):
+        at = {name: float(array[min(group, len(array) - 1), layer]) for name, array in found.items()}
+        sources: dict[str, tuple[float, ...]] = {}
+        options: dict[str, float] = {}
+        for name, row in method.parameters.items():
+            default = float(row.default or 0.0)
+            if row.scope == "model":
+                sources[name] = tuple(at.get(f"{name}/{space.sources[n]}", default) for n in taking_part)
+            else:
+                options[name] = at.get(name, default)
+        key = (tuple(sources.items()), tuple(options.items()))
+        if key not in calls:
+            calls.add(key)
+            base = method.base != "none"
+            call = Call(method.name, "", (), base, tuple(taking_part), sources, options)
+            wrong += method.engine.check(call) is not None
+    return wrong / len(calls)
+
+
+def repair(space: Space, stage: int, params: Params) -> dict[str, Value]:
+    """See Space.repair."""
+    rule = space.stages[stage]
+    point = rule.rounded(params)
+    if violation(space, stage, point) == 0:
+        return point
+    start = rule.start()
+    kept = {**start, **{axis.name: point[axis.name] for axis in rule.categorical}}
+    for anchor in (kept, start):  # with its own method and sources, if these can be had at all
+        if violation(space, stage, anchor) == 0:
+            return _between(space, stage, anchor, {**point, **{a.name: anchor[a.name] for a in rule.categorical}})
+    return start
+
+
+def _between(space: Space, stage: int, anchor: Params, point: Params) -> dict[str, Value]:
+    """The last feasible point on the line from a feasible one; both have the same categories."""
+    rule = space.stages[stage]
+    near, far = 0.0, 1.0
+    found = rule.rounded(anchor)
+    for _ in range(HALVINGS):
+        part = (near + far) / 2
+        moved = {**anchor, **{a.name: _mixed(anchor[a.name], point[a.name], part) for a in rule.numeric}}
+        if violation(space, stage, moved) == 0:
+            near, found = part, rule.rounded(moved)
+        else:
+            far = part
+    return found
+
+
+def _mixed(anchor: Value, point: Value, part: float) -> float:
+    return float(anchor) + part * (float(point) - float(anchor))

@@ -1,0 +1,78 @@
+"""Proposals made of known points: a step in one block of coordinates, and a crossover at a layer. Pure.
+
+Block moves change a few coordinates at a time: where most layers are right already, a step in all of them is mostly a
+step away. The crossover is M2N2's (natural niches, GECCO 2025): of two good points one gives the values up to a layer
+and the other those from there on. Both return rounded points; whether these may be, `Space.violation` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from search.space.axes import ALL, Axis, Params, Stage, Value
+from search.space.sequence import PREFIX
+
+if TYPE_CHECKING:
+    from search.space.codec import Space
+
+
+def coordinate_blocks(stage: Stage) -> tuple[tuple[str, ...], ...]:
+    """Names of axes that belong together: all of one place along the layers, and all of one group of tensors.
+
+    A stage that varies over neither is one block.
+    """
+    found: dict[tuple[str, object], list[str]] = {}
+    for axis in stage.axes:
+        if axis.index is not None:
+            found.setdefault(("place", axis.index), []).append(axis.name)
+        if axis.group != ALL:
+            found.setdefault(("group", axis.group), []).append(axis.name)
+    if not found:
+        return (tuple(stage.by_name),)
+    return tuple(tuple(names) for names in found.values())
+
+
+def block_move(
+    stage: Stage, centre: Params, block: Sequence[str], *, sigma: float, rng: np.random.Generator
+) -> dict[str, Value]:
+    """`centre` with the axes of one block moved: numbers by a normal step of `sigma` of their range, reflected at the
+    bounds; a category is drawn anew with probability `sigma`."""
+    moved = dict(centre)
+    for name in block:
+        axis = stage.by_name[name]
+        step, draw = rng.normal(), rng.random()  # both always, so that one axis's kind never shifts another's numbers
+        if axis.kind == "category":
+            if draw < sigma:
+                moved[name] = axis.choices[rng.integers(len(axis.choices))]
+            continue
+        unit = abs(axis.unit(centre[name]) + sigma * step) % 2
+        moved[name] = axis.at(2 - unit if unit > 1 else unit)
+    return stage.rounded(moved)
+
+
+def crossover(space: Space, first: tuple[int, Params], second: tuple[int, Params], *, split: int) -> dict[str, Value]:
+    """The point of the finest stage with the values of `first` before layer `split` and those of `second` from it on.
+
+    Each parent is (stage, point) and is lifted. Values that belong to no layer (embeddings, norms, whole-merge
+    settings, the method) come from the parent with more layers. A knot counts for where it stands, a block of layers
+    for its first one; a layer sequence is split at the place, and keeps the depth of the parent with more layers.
+    """
+    finest = len(space.stages) - 1
+    stage = space.stages[finest]
+    before, after = (space.lift_to(number, finest, params) for number, params in (first, second))
+    most = before if 2 * split >= space.layers else after
+    return stage.rounded({axis.name: _parent(space, stage, axis, split, (before, after, most)) for axis in stage.axes})
+
+
+def _parent(space: Space, stage: Stage, axis: Axis, split: int, parents: tuple[Params, Params, Params]) -> Value:
+    before, after, most = parents
+    if axis.index is None:
+        return most[axis.name]
+    if axis.parameter in (PREFIX, "scale") and space.sequence is not None:
+        return (before if axis.index * space.sequence.run < split else after)[axis.name]
+    depth = stage.shapes[axis.parameter].depth_of(axis.group)
+    layer = depth.places(space.layers)[axis.index] * max(1, space.layers - 1)
+    return (before if layer < split - 1e-9 else after)[axis.name]
