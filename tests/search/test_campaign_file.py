@@ -35,7 +35,11 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("tasks.0.metrics", "f1", ["tasks[0].metrics: unknown key", "did you mean 'metric'"]),
         ("evaluator", {"thread": 2}, ["evaluator.thread: unknown key", "did you mean 'threads'"]),
         ("space.stages.0.by", "globl", ["space.stages[0].by", "'globl'", "global"]),
-        ("space.parameters", {"wieght": {"low": 0, "high": 1, "start": 0}}, ["space.parameters.wieght", "did you mean 'weight'"]),
+        (
+            "space.parameters",
+            {"wieght": {"low": 0, "high": 1, "start": 0}},
+            ["space.parameters.wieght", "'weight'"],
+        ),
         ("space.parameters.weight.start", 7, ["space.parameters.weight", "low <= start <= high"]),
         ("space.stages.1.blocks", 0, ["space.stages[1]", "module_layer needs `blocks`"]),
         ("budget", {}, ["budget", "items, candidates or hours"]),

@@ -10,7 +10,6 @@ from simulated import LAYERS, make_campaign
 
 from search.samplers.cma import CmaOptions, StagedCma
 from search.samplers.contract import Setup, Told
-from search.samplers.distributions import lift_map
 from search.samplers.points import sobol_point
 from search.space import Space, make_space
 
@@ -144,7 +143,7 @@ def test_every_proposal_lies_on_the_grid_and_within_the_bounds() -> None:
 def test_the_linear_map_of_a_lift_is_the_lift_itself() -> None:
     space = space_of()
     coarse, fine = space.stages[0], space.stages[1]
-    map_FK, draw = lift_map(space, 0), np.random.default_rng(0)
+    map_FK, draw = space.lift_matrix(0), np.random.default_rng(0)
     origin = fine.to_unit(space.lift(0, {axis.name: axis.low for axis in coarse.axes}))
     for _ in range(5):
         unit = draw.random(len(coarse.axes))
@@ -156,7 +155,7 @@ def test_a_lifted_covariance_is_the_coarse_one_in_its_directions_and_fresh_in_al
     sampler = staged(lift_covariance=True)
     run(sampler, cohorts=8)
     coarse, fine = sampler.distribution(0), sampler.distribution(1)
-    map_FK = lift_map(sampler.space, 0)
+    map_FK = sampler.space.lift_matrix(0)
     back = np.linalg.pinv(map_FK)
     full = fine.sigma**2 * np.asarray(fine.covariance)
     assert back @ full @ back.T == pytest.approx(coarse.sigma**2 * np.asarray(coarse.covariance), rel=1e-6)
