@@ -6,14 +6,13 @@ Scores belong to recipes. A candidate whose recipe was scored on its items befor
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
 from search.pools import Pools
 from search.ports import SCORE, Measures, Split
 from search.queue import Unit
-from search.scores import weighted_mean
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,8 @@ class Board:
     `scores[recipe_hash][item]` and `measures[recipe_hash][measure][item]`.
     """
 
-    def __init__(self, pools: Pools, *, weights: Mapping[str, float]) -> None:
+    def __init__(self, pools: Pools) -> None:
         self.pools = pools
-        self.weights = weights
         self.scores: dict[str, dict[str, float]] = defaultdict(dict)
         self.measures: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
         self.waiting: dict[str, list[Assessment]] = defaultdict(list)
@@ -105,12 +103,12 @@ class Board:
         by_item = self.scores[recipe_hash] if measure == SCORE else self.measures[recipe_hash][measure]
         by_item[item] = value
 
-    def complete(self, recipe_hash: str) -> list[tuple[Assessment, float]]:
-        """Assessments that have all their scores now, with their mean over tasks; they wait no longer."""
+    def complete(self, recipe_hash: str) -> list[Assessment]:
+        """Assessments that have all their scores now; they wait no longer."""
         known = self.scores[recipe_hash]
         done = [entry for entry in self.waiting[recipe_hash] if known.keys() >= set(entry.items)]
         self.waiting[recipe_hash] = [entry for entry in self.waiting[recipe_hash] if entry not in done]
-        return [(entry, self.mean(recipe_hash, entry.items)) for entry in done]
+        return done
 
     def lose(self, recipe_hash: str) -> list[Assessment]:
         """Every assessment of a recipe that cannot be scored; they wait no longer."""
@@ -120,9 +118,3 @@ class Board:
         """Items that open assessments of a split still wait for."""
         waiting = (entry for entries in self.waiting.values() for entry in entries if entry.split == split)
         return sum(len(set(entry.items) - self.scores[entry.recipe_hash].keys()) for entry in waiting)
-
-    def mean(self, recipe_hash: str, items: Sequence[str]) -> float:
-        """The recipe's weighted mean over these items, all of which are known."""
-        known = self.scores[recipe_hash]
-        scores = {item: known[item] for item in items}
-        return weighted_mean(scores, task_of=self.pools.task_of, weights=self.weights)

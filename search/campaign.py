@@ -65,12 +65,15 @@ class Rules:
 class Outcome:
     """A candidate on one split: open (neither), scored, or lost for good.
 
-    `stopped`: scored on a part of its window only, because that part showed enough (stopping.py).
+    `stopped`: scored on a part of its window only, because that part showed enough (stopping.py). `values` and
+    `violation` belong to the campaign's objectives and constraints (objectives.py).
     """
 
     score: float | None = None
     cause: str | None = None
     stopped: bool = False
+    values: tuple[float, ...] = ()
+    violation: float = 0.0
 
     @property
     def open(self) -> bool:
@@ -186,7 +189,8 @@ def plan_next(state: State) -> Next | None:
 def advance(state: State, event: Event) -> tuple[State, tuple[Tell, ...]]:
     """The state after `event`, and which cohorts to tell because of it."""
     if isinstance(event, Scored):
-        return _with_outcome(state, event.number, split=event.split, outcome=Outcome(score=event.score))
+        outcome = Outcome(score=event.score, values=event.values, violation=event.violation)
+        return _with_outcome(state, event.number, split=event.split, outcome=outcome)
     if isinstance(event, Lost):
         return _with_outcome(state, event.number, split=event.split, outcome=Outcome(cause=event.cause))
     if isinstance(event, Stopped):
@@ -301,7 +305,8 @@ def _with_stopped(state: State, event: Stopped) -> tuple[State, tuple[Tell, ...]
     if before.cohort is not None and before.outcomes["search"].open:
         unspent = max(0, state.cohorts[before.cohort].size - event.items)
         state = replace(state, spent=state.spent - unspent)
-    return _with_outcome(state, event.number, split="search", outcome=Outcome(score=event.score, stopped=True))
+    outcome = Outcome(score=event.score, stopped=True, values=event.values, violation=event.violation)
+    return _with_outcome(state, event.number, split="search", outcome=outcome)
 
 
 def _with_told(state: State, cohort: Cohort) -> State:

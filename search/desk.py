@@ -15,6 +15,7 @@ from engine.errors import MergefleetError
 from search import campaign as machine
 from search import schema, stopping
 from search.board import Assessment, Board
+from search.gauge import Gauge, Measured
 from search.live import EVENT_KINDS, LiveCampaign, Point
 from search.ports import Split
 from search.queue import WorkQueue
@@ -37,10 +38,11 @@ class Desk:
         self.run = run
         self.services = services
         self.live = LiveCampaign(run.campaign, run.space, baselines=run.baselines, items_of=self.search_items)
-        self.board = Board(run.pools, weights=run.campaign.task_weights)
+        self.board = Board(run.pools)
         self.queue = WorkQueue(lease_s=services.lease_s)
         self.looks = run.campaign.items.early_stopping_looks
         self.recipes: list[Mapping[str, Any]] = []
+        self.gauge = Gauge(run, self.board, services, self.recipes)
         self.digests: dict[str, str] = {}
         self.sequence = 0
         self.writes: list[Callable[[Transaction], None]] = []
@@ -103,10 +105,17 @@ class Desk:
 
     def finish(self, recipe_hash: str) -> None:
         """Close the assessments of a recipe that are complete."""
-        for assessment, score in self.board.complete(recipe_hash):
-            values = {"state": "scored", "score": score, "finished": self.next_sequence()}
-            self.change(schema.ASSESSMENTS, values, number=assessment.number, split=assessment.split)
-            self.live.apply(machine.Scored(assessment.number, assessment.split, score))
+        for assessment in self.board.complete(recipe_hash):
+            number, split = assessment.number, assessment.split
+            measured = self.gauge.measure(self.live.state, number, split, items=assessment.items)
+            row = {
+                "state": "scored",
+                "score": measured.score,
+                "finished": self.next_sequence(),
+                **_goal_columns(measured),
+            }
+            self.change(schema.ASSESSMENTS, row, number=number, split=split)
+            self.live.apply(machine.Scored(number, split, **vars(measured)))
 
     def proceed(self, recipe_hash: str) -> None:
         """Look at the waiting assessments of a recipe whose rung is complete: stop them, or queue the next rung.
@@ -138,10 +147,11 @@ class Desk:
 
     def _stop(self, assessment: Assessment, seen: Mapping[str, float]) -> None:
         self.board.stop(assessment)
-        score = self.board.mean(assessment.recipe_hash, tuple(seen))
-        values = {"state": "stopped", "score": score, "items": len(seen), "finished": self.next_sequence()}
-        self.change(schema.ASSESSMENTS, values, number=assessment.number, split=assessment.split)
-        self.live.apply(machine.Stopped(assessment.number, score, len(seen)))
+        number, split = assessment.number, assessment.split
+        measured = self.gauge.measure(self.live.state, number, split, items=tuple(seen))
+        row = {"state": "stopped", "score": measured.score, "items": len(seen), "finished": self.next_sequence()}
+        self.change(schema.ASSESSMENTS, row | _goal_columns(measured), number=number, split=split)
+        self.live.apply(machine.Stopped(number, items=len(seen), **vars(measured)))
 
     def lose(self, recipe_hash: str, cause: str) -> None:
         """Give up on a recipe: every candidate that waits for it is lost, recorded and told as a failure."""
@@ -170,6 +180,14 @@ class Desk:
             cohort = self.live.state.cohorts[candidate.cohort]
             items = self.run.pools.window(cohort.start, cohort.size)
             # baselines are scored on all of it: reports compare with them
-            rungs = () if candidate.origin == "baseline" else self.looks.rungs(len(items))
+            # and with objectives a lower score may be worth its price
+            whole = candidate.origin == "baseline" or bool(self.run.campaign.objectives)
+            rungs = () if whole else self.looks.rungs(len(items))
             return Assessment(number, split, candidate.recipe_hash, items, rungs)
         return Assessment(number, split, candidate.recipe_hash, self.run.pools.all(split))
+
+
+def _goal_columns(measured: Measured) -> dict[str, Any]:
+    """The columns of an assessment's objectives and bounds, where there are such."""
+    values = list(measured.values) or None
+    return {"objectives": values, "violation": measured.violation} if values or measured.violation else {}

@@ -49,9 +49,13 @@ class Nominated:
 
 @dataclass(frozen=True)
 class Scored:
+    """`values` is one per objective and `violation` how far out of bounds, where the campaign has such."""
+
     number: int
     split: Split
     score: float
+    values: tuple[float, ...] = ()
+    violation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class Stopped:
     number: int
     score: float
     items: int
+    values: tuple[float, ...] = ()
+    violation: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ class LiveCampaign:
         self, campaign: Campaign, space: Space, *, baselines: tuple[Baseline, ...], items_of: ItemsOf | None = None
     ) -> None:
         self.space = space
+        self.objectives = campaign.objectives
         self.baselines = baselines
         self.sampler: Sampler = sampler_of(campaign, space, baselines=len(baselines))
         rules = make_rules(campaign, space, baselines, by_cohort=self.sampler.by_cohort)
@@ -126,12 +127,20 @@ class LiveCampaign:
             params = self.space.point_of(baseline.recipe, baseline.weights) or {}
         outcome = self.state.candidates[number].outcomes["search"]
         items = self._items_of(number) if self.sampler.wants_items else {}
-        return Told(number, params, outcome.score, stopped=outcome.stopped, items=items)
+        signs = [entry.sign for entry in self.objectives]
+        values = tuple(sign * value for sign, value in zip(signs, outcome.values, strict=False))
+        return Told(number, params, outcome.score, values, outcome.violation, stopped=outcome.stopped, items=items)
 
 
 def sampler_of(campaign: Campaign, space: Space, *, baselines: int) -> Sampler:
     """The campaign's sampler. CampaignError where it does not fit the space, the objectives or its options."""
-    setup = Setup(space, seed=campaign.seed, objectives=max(1, len(campaign.objectives)), baselines=baselines)
+    setup = Setup(
+        space,
+        seed=campaign.seed,
+        objectives=max(1, len(campaign.objectives)),
+        constrained=bool(campaign.constraints),
+        baselines=baselines,
+    )
     return make_sampler(campaign.sampler, setup, campaign.sampler_options, origin=campaign.origin)
 
 
@@ -152,9 +161,11 @@ def stored_events(store: Store) -> Iterator[tuple[int, Event, Point | None]]:
             found.append((row["asked"], *_asked_event(row, candidate, cohorts, new=row["number"] not in seen)))
             seen.add(row["number"])
         if row["state"] == "scored":
-            found.append((row["finished"], Scored(row["number"], row["split"], row["score"]), None))
+            goals = tuple(row["objectives"] or ()), row["violation"] or 0.0
+            found.append((row["finished"], Scored(row["number"], row["split"], row["score"], *goals), None))
         elif row["state"] == "stopped":
-            found.append((row["finished"], Stopped(row["number"], row["score"], row["items"]), None))
+            goals = tuple(row["objectives"] or ()), row["violation"] or 0.0
+            found.append((row["finished"], Stopped(row["number"], row["score"], row["items"], *goals), None))
         elif row["state"] == "lost":
             found.append((row["finished"], Lost(row["number"], row["split"], row["cause"]), None))
     opened = store.rows(schema.ASSESSMENTS, split="holdout")

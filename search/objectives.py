@@ -22,6 +22,7 @@ from pydantic import Field, field_validator, model_validator
 
 from engine.errors import did_you_mean
 from search.part import Part
+from search.scores import weighted_mean
 
 KINDS = ("score", "worst", "task:NAME", "measure:NAME", "parameters")
 TOLERANCE = 0.02
@@ -182,7 +183,9 @@ class Goals:
         Without weights costs stay out of it: nobody said what a token is worth. Divided by the weights of the scores,
         so that scores from 0 to 1 give a number of that size.
         """
-        entries = self.objectives or (ObjectiveEntry(of="score"),)
+        if not self.objectives:
+            return weighted_mean(facts.scores, task_of=self.task_of, weights=self.weights)
+        entries = self.objectives
         skills = [entry for entry in entries if not is_cost(entry.of)]
         counted = entries if entries[0].weight is not None else skills or entries
         total = sum(entry.sign * (entry.weight or 1.0) * self.value(entry.of, facts)[0] for entry in counted)

@@ -55,6 +55,10 @@ class Plans:
     def hash_of(self, recipe: Mapping[str, Any]) -> str:
         return self(recipe).recipe_hash
 
+    def parameters_of(self, recipe: Mapping[str, Any]) -> int:
+        """How many numbers the merged model consists of."""
+        return sum(tensor.elements for tensor in self(recipe).plan.tensors)
+
     def close(self) -> None:
         """Let go of plans and files."""
         for checkpoint in self.checkpoints.values():

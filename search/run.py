@@ -52,12 +52,14 @@ class Services:
 
     hash_recipe   recipe mapping → canonical recipe hash (hex); raises MergefleetError for a recipe that cannot work
     now           seconds; goes forward (time.time)
+    parameters_of recipe mapping → parameters of the model that it gives (None: nobody can say)
     lease_s       a lease without a heartbeat for this long goes to another worker; None: leases do not run out
     """
 
     hash_recipe: Callable[[Mapping[str, Any]], str]
     now: Callable[[], float]
     lease_s: float | None = None
+    parameters_of: Callable[[Mapping[str, Any]], int] | None = None
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ CAMPAIGNS = Table(
     Column("epoch", Integer, nullable=False, default=0),
     Column("created", Float, nullable=False),
     Column("seconds", Float, nullable=False, default=0.0),
+    Column("elites", JSON),  # points of earlier campaigns that the search started from (warm_start)
     Column("verdict", JSON),
 )
 
@@ -85,6 +86,8 @@ ASSESSMENTS = Table(
     Column("state", String(10), nullable=False),  # open, scored, stopped (early), lost
     Column("score", Float),
     Column("items", Integer),  # how many items of its window a stopped one was scored on
+    Column("objectives", JSON),  # one value per objective, in the units of the campaign file
+    Column("violation", Float),  # how far out of the constraints' bounds; 0 or nothing: feasible
     Column("cause", Text),
 )
 

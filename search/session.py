@@ -107,7 +107,7 @@ def open_session(
     base = plans.open(parse_model(campaign.base_model, KeyPath(campaign.origin).key("base_model")))
     layers = Layout.read(base.tensors, base.config, origin=campaign.base_model).layers
     start = Start(directory=directory, layers=layers, resume=resume)
-    services = Services(hash_recipe=plans.hash_of, now=time.time, lease_s=lease_s)
+    services = Services(plans.hash_of, time.time, lease_s=lease_s, parameters_of=plans.parameters_of)
     return open_coordinator(campaign, inventory, start=start, services=services)
 
 

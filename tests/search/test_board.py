@@ -12,7 +12,7 @@ from search.pools import make_pools
 @pytest.fixture
 def board() -> Board:
     campaign = make_campaign(items={"window": {0: 15}, "block_size": 6})
-    return Board(make_pools(campaign, make_inventory()), weights=campaign.task_weights)
+    return Board(make_pools(campaign, make_inventory()))
 
 
 def assessment(board: Board, number: int, recipe: str = "r", start: int = 0) -> Assessment:
@@ -26,15 +26,14 @@ def test_the_units_of_an_assessment_are_its_blocks(board: Board) -> None:
     assert [unit.block for unit in units] == [0, 1, 2]
 
 
-def test_an_assessment_is_complete_when_its_last_block_is_in_with_the_mean_over_tasks(board: Board) -> None:
+def test_an_assessment_is_complete_when_its_last_block_is_in(board: Board) -> None:
     entry = assessment(board, 0)
     units = board.open(entry, out=set())
     for unit in units[:-1]:
         board.take("r", dict.fromkeys(unit.items, 1.0))
         assert board.complete("r") == []
     board.take("r", dict.fromkeys(units[-1].items, 0.0))
-    expected = 1 - len(units[-1].items) / 15
-    assert board.complete("r") == [(entry, pytest.approx(expected, abs=0.05))]
+    assert board.complete("r") == [entry]
     assert board.complete("r") == []
 
 
@@ -44,7 +43,7 @@ def test_a_known_recipe_needs_no_work_on_the_same_items(board: Board) -> None:
         board.take("r", dict.fromkeys(unit.items, 1.0))
     board.complete("r")
     assert board.open(twin, out=set()) == []
-    assert board.complete("r") == [(twin, 1.0)]
+    assert board.complete("r") == [twin]
 
 
 def test_a_twin_of_a_running_recipe_waits_for_the_same_scores(board: Board) -> None:
@@ -53,7 +52,7 @@ def test_a_twin_of_a_running_recipe_waits_for_the_same_scores(board: Board) -> N
     assert board.open(twin, out={item for unit in units for item in unit.items}) == []
     for unit in units:
         board.take("r", dict.fromkeys(unit.items, 0.5))
-    assert [entry.number for entry, _ in board.complete("r")] == [0, 1]
+    assert [entry.number for entry in board.complete("r")] == [0, 1]
 
 
 def test_the_first_score_of_an_item_stays_and_unwanted_ones_are_not_learnt(board: Board) -> None:
@@ -72,7 +71,7 @@ def test_the_measures_of_an_item_are_learnt_with_its_score_and_stay_with_it(boar
     board.take("r", {item: 1.0, "nobody asked": 1.0}, {"tokens": {item: 7.0, "nobody asked": 3.0}})
     board.take("r", {item: 0.0}, {"tokens": {item: 9.0}})
     assert board.measures["r"] == {"tokens": {item: 7.0}}
-    again = Board(board.pools, weights=board.weights)
+    again = Board(board.pools)
     again.restore("r", item, "score", 1.0)
     again.restore("r", item, "tokens", 7.0)
     assert (again.scores, again.measures) == (board.scores, board.measures)
