@@ -329,7 +329,7 @@ def _hopeless(state: State) -> str | None:
     causes = [cause for cause in lost if cause is not None]
     if state.phase == "search" and causes and len(causes) == len(lost):
         return causes[0]
-    nominees = list(outcomes(state, "selection"))
+    nominees = [pair for pair in outcomes(state, "selection") if pair[0].origin != "baseline"]
     if state.phase == "selection" and nominees and all(outcome.cause for _, outcome in nominees):
         return nominees[0][1].cause
     return None
@@ -339,20 +339,33 @@ def _hopeless(state: State) -> str | None:
 
 
 def _choose(state: State) -> OpenHoldout:
-    """Winner by selection score (ties: the lower number), and the comparators, all fixed here."""
-    ranked = sorted(scored(state, "selection"), key=lambda pair: (-pair[1], pair[0].number))
-    winner = ranked[0][0]
+    """Winner by selection score (ties: the lower number), and the comparators, all fixed here.
+
+    Base and parents may be on selection too, for constraints to be compared with; they are no contenders.
+    """
+    return OpenHoldout(entrants_for(state, contenders(state)[0].number))
+
+
+def contenders(state: State) -> list[Candidate]:
+    """Who may win: the nominees with a selection score, the best first (ties: the lower number)."""
+    found = [(candidate, score) for candidate, score in scored(state, "selection") if candidate.origin != "baseline"]
+    return [candidate for candidate, _ in sorted(found, key=lambda pair: (-pair[1], pair[0].number))]
+
+
+def entrants_for(state: State, number: int) -> tuple[tuple[int, str], ...]:
+    """The winner, and the comparators that it has to meet on the holdout."""
+    winner, ranked = state.candidates[number], contenders(state)
     entrants = [(winner.number, "winner")]
     groups = {"base": "base", "parent": "parents", "baseline": "baselines"}
     for candidate, _ in scored(state, "search"):
         if candidate.origin == "baseline" and groups[state.rules.kinds[candidate.number]] in state.rules.comparators:
             entrants.append((candidate.number, state.rules.kinds[candidate.number]))
-    best_global = next((candidate for candidate, _ in ranked if candidate.stage == 0), None)
+    best_global = next((candidate for candidate in ranked if candidate.stage == 0), None)
     wanted = "best_global" in state.rules.comparators and len(state.rules.stages) > 1
     # a winner that is the best global candidate itself makes no claim to beat it
     if wanted and best_global is not None and best_global.recipe_hash != winner.recipe_hash:
         entrants.append((best_global.number, "best global"))
-    return OpenHoldout(tuple(entrants))
+    return tuple(entrants)
 
 
 def _entered(state: State, numbers: set[int], *, split: Split) -> State:

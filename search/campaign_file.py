@@ -117,8 +117,12 @@ class BudgetEntry(_Part):
 
 
 class SelectionEntry(_Part):
-    """Who is re-scored on selection items: best candidates, latest distribution means, and a soup of the best."""
+    """Who is re-scored on selection items: best candidates, latest distribution means, and a soup of the best.
 
+    `front`: of several objectives, how many members of the front are re-scored, and how many meet the holdout.
+    """
+
+    front: int = Field(default=8, ge=1)
     top: int = Field(default=3, ge=0)
     means: int = Field(default=3, ge=1)
     soup: int = Field(default=5, ge=0)

@@ -10,14 +10,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from engine.errors import CampaignError, did_you_mean
 from search.board import Board
 from search.campaign import State
 from search.objectives import Facts, Goals, Reference, make_goals
 from search.ports import Split
 from search.run import Run, Services
+from search.select import Contender
 
 SEARCH_ERRORS = 1.0
 """In the search a bound is broken by what exceeds one standard error: windows are small. Elsewhere by anything."""
+
+
+ROLES: Mapping[Reference, str] = {"base": "base", "best_parent": "parent"}
+"""Whom a bound is relative to → the kind of baseline that stands for it."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class Gauge:
         facts = self.facts(state, number, items=items)
         if self.goals.plain:
             return Measured(self.goals.scalar(facts))
+        self._refuse_unmeasured(facts)
         errors = SEARCH_ERRORS if split == "search" else 0.0
         violation = self.goals.violation(facts, self.references(state, split), errors=errors)
         return Measured(self.goals.scalar(facts), self.goals.values(facts), violation)
@@ -64,19 +71,48 @@ class Gauge:
         known = Facts(self.board.scores[recipe_hash], self.board.measures[recipe_hash], self._parameters(number))
         return known.restricted(items)
 
+    def contender(self, state: State, number: int, split: Split, *, items: Sequence[str]) -> Contender:
+        """A candidate as selection compares it."""
+        facts, goals = self.facts(state, number, items=items), self.goals
+        measured = self.measure(state, number, split, items=items)
+        return Contender(
+            number=number,
+            score=measured.score,
+            values=goals.oriented(measured.values),
+            errors=tuple(goals.value(entry.of, facts)[1] for entry in goals.objectives),
+            violation=measured.violation,
+        )
+
     def references(self, state: State, split: Split) -> Mapping[Reference, Sequence[Facts]]:
         """Base and parents on all items of the split that they were scored on."""
         if not any(bound.relative_to != "none" for bound in self.goals.bounds):
             return {}
         items = self.run.pools.all(split)
-        kinds = {"base": "base", "parent": "best_parent"}
-        found: dict[Reference, list[Facts]] = {"base": [], "best_parent": []}
-        for number, baseline in enumerate(self.run.baselines):
-            if baseline.kind in kinds and number < len(state.candidates):
-                found["base" if baseline.kind == "base" else "best_parent"].append(
-                    self.facts(state, number, items=items)
-                )
-        return found
+        return {
+            role: [
+                self.facts(state, number, items=items)
+                for number in self.sources(role)
+                if number < len(state.candidates)
+            ]
+            for role in ROLES
+        }
+
+    def sources(self, role: Reference) -> list[int]:
+        """The candidates that stand for the base, or for the parents."""
+        kinds = [baseline.kind for baseline in self.run.baselines]
+        return [number for number, kind in enumerate(kinds) if kind == ROLES.get(role)]
+
+    def _refuse_unmeasured(self, facts: Facts) -> None:
+        """With the first score, if not before: a measure that the evaluator does not report."""
+        missing = sorted(self.goals.measures - facts.measures.keys())
+        if missing:
+            campaign, known = self.run.campaign, sorted(facts.measures)
+            told = did_you_mean(missing[0], known) if known else "it reports scores only"
+            raise CampaignError(
+                f"{campaign.origin}: objectives: the evaluator reports no measure {missing[0]!r}; {told}",
+                measure=missing[0],
+                known=known,
+            )
 
     def _parameters(self, number: int) -> float | None:
         objectives, bounds = self.goals.objectives, self.goals.bounds

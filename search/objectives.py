@@ -165,6 +165,12 @@ class Goals:
         return len(self.objectives) > 1
 
     @property
+    def measures(self) -> set[str]:
+        """The measures that an evaluator has to report."""
+        named = {*(entry.of for entry in self.objectives), *(bound.of for bound in self.bounds)}
+        return {of.removeprefix("measure:") for of in named if of.startswith("measure:")}
+
+    @property
     def plain(self) -> bool:
         """Nothing but the weighted mean score."""
         return not self.objectives and not self.bounds

@@ -193,6 +193,37 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class FrontMember:
+    """A model of the front on the holdout. `values` and their two-sided 95 % intervals are in the order of
+    `Verdict.objectives`, in the units of the campaign file; `chance` is the share of bootstrap resamples in which no
+    other member is as good in everything and better in something."""
+
+    number: int
+    label: str
+    recipe_hash: str
+    values: tuple[float, ...]
+    intervals: tuple[tuple[float, float], ...]
+    chance: float
+
+
+@dataclass(frozen=True)
+class BoundKept:
+    """A constraint on the winner, on the holdout. `margin` is what is left to the bound (below 0: broken) with its
+    two-sided 95 % interval; `reference` is whom it is compared with, "" for nobody."""
+
+    title: str
+    value: float
+    reference: str
+    margin: float
+    interval: tuple[float, float]
+
+    @property
+    def kept(self) -> bool:
+        """Whether the holdout says so; `interval` says how surely."""
+        return self.margin >= 0
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The answer of a campaign. `significant` only if the winner beats every comparator (an intersection test)."""
 
@@ -207,17 +238,24 @@ class Verdict:
     seed: int
     unscored: tuple[str, ...] = ()  # comparators that could not be scored on the holdout: not beaten
     notes: tuple[str, ...] = ()
+    objectives: tuple[str, ...] = ()
+    front: tuple[FrontMember, ...] = ()
+    bounds: tuple[BoundKept, ...] = ()
 
     @property
     def significant(self) -> bool:
-        """Whether every comparator is beaten, and there is one."""
+        """Whether every comparator is beaten, and there is one, and every constraint is kept."""
         compared = bool(self.comparisons) and not self.unscored
-        return compared and all(comparison.beaten for comparison in self.comparisons)
+        beaten = compared and all(comparison.beaten for comparison in self.comparisons)
+        return beaten and all(bound.kept for bound in self.bounds)
 
     @property
     def sentence(self) -> str:
         """The verdict in one line for people."""
         if self.significant:
             return f"candidate {self.winner} ({self.label}) beats all {len(self.comparisons)} comparators"
+        broken = [bound.title for bound in self.bounds if not bound.kept]
+        if broken:
+            return f"no winner: {self.label} does not keep {', '.join(broken)}"
         unbeaten = [c.label for c in self.comparisons if not c.beaten] + list(self.unscored)
         return f"no significant winner: {self.label} is not shown to beat {', '.join(unbeaten) or 'anything'}"

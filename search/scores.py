@@ -184,6 +184,23 @@ def bootstrap(
     return observed_C, drawn_CB
 
 
+def task_means(
+    rows_RI: Floats, *, tasks: Sequence[str], seed: int, resamples: int
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """Task → means of every row over its items ([R]), and their joint bootstrap distribution ([R, B]).
+
+    As in `bootstrap` all rows see the same draws, so differences, minima and dominance of rows can be read off them.
+    """
+    observed, drawn = {}, {}
+    for index, task in enumerate(sorted(set(tasks))):
+        columns = np.flatnonzero([name == task for name in tasks])
+        share = np.full(len(columns), 1.0 / len(columns))
+        counts_BI = np.random.default_rng([seed, index]).multinomial(len(columns), share, size=resamples)
+        observed[task] = rows_RI[:, columns].mean(axis=1)
+        drawn[task] = rows_RI[:, columns] @ counts_BI.T / len(columns)
+    return observed, drawn
+
+
 def sign_test(wins: int, losses: int) -> float:
     """One-sided p-value of the exact paired sign test: P(≥ wins of wins + losses fair coins); ties are left out."""
     from scipy.stats import binomtest

@@ -11,18 +11,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from search.campaign_file import SelectionEntry
+from search.fronts import crowding, front_of, thinned
 from search.space import Params, Space, Value
 
 
 @dataclass(frozen=True)
 class Searched:
-    """A scored candidate of the search (no baseline): its stage, point and shrunk estimate."""
+    """A scored candidate of the search (no baseline): its stage, point and shrunk estimate; of several objectives the
+    oriented values with their standard errors, and how far it is out of bounds."""
 
     number: int
     stage: int
     params: Params
     estimate: float
+    values: tuple[float, ...] = ()
+    errors: tuple[float, ...] = ()
+    violation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,10 @@ def nominate(
     means: Sequence[Sequence[Params]],
     rules: SelectionEntry,
 ) -> list[Nominee]:
-    """The nominees, means first. `means[stage]` holds the distribution's mean after every told cohort, oldest first."""
+    """The nominees, means first, then the front where there is one.
+
+    `means[stage]` holds the distribution's mean after every told cohort, oldest first.
+    """
     names = [stage.name for stage in space.stages]
     ranked = sorted(candidates, key=lambda entry: (-entry.estimate, entry.number))
     reached = [stage for stage, history in enumerate(means) if history]
@@ -53,10 +63,26 @@ def nominate(
     if len(space.stages) > 1:
         found += [Nominee(f"mean of {names[0]}", 0, "mean", means[0][-1])] if 0 in reached[:-1] else []
         found += [_promoted(entry) for entry in ranked if entry.stage == 0][:1]
+    found += [_promoted(entry) for entry in _spread_front(ranked, count=rules.front)]
     found += [_promoted(entry) for entry in ranked[: rules.top]]
     if rules.soup > 1 and len(ranked) > 1:
         found.append(_soup(space, ranked[: rules.soup]))
     return _distinct(found)
+
+
+def _spread_front(ranked: Sequence[Searched], *, count: int) -> list[Searched]:
+    """Up to `count` feasible members of the front of several objectives, thinned by noise, those far apart first."""
+    known = [entry for entry in ranked if len(entry.values) > 1]
+    if not known:
+        return []
+    values_CK = np.array([entry.values for entry in known])
+    members = front_of(values_CK, np.array([entry.violation for entry in known]))
+    if not members:
+        return []
+    alone = dict(zip(members, crowding(values_CK[members]), strict=True))
+    order = sorted(members, key=lambda index: (-alone[index], known[index].number))
+    kept = thinned(values_CK, np.median([entry.errors for entry in known], axis=0), order=order)
+    return [known[index] for index in kept[:count]]
 
 
 def _promoted(entry: Searched) -> Nominee:
@@ -86,3 +112,57 @@ def _distinct(nominees: Sequence[Nominee]) -> list[Nominee]:
         key = (nominee.stage, tuple(sorted(nominee.params.items())))
         found.setdefault(key, nominee)
     return list(found.values())
+
+
+# ------------------------------------------------------------------------------------------------ several objectives
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A nominee on selection items: oriented values with their standard errors, violation, score."""
+
+    number: int
+    score: float
+    values: tuple[float, ...] = ()
+    errors: tuple[float, ...] = ()
+    violation: float = 0.0
+
+
+def choose(contenders: Sequence[Contender], *, worth: Sequence[float]) -> tuple[int, list[int]]:
+    """The number of the winner, and those of the front (winner first; empty for one objective).
+
+    Feasible contenders come first; without any the least infeasible stands alone. `worth` is what a unit of each
+    objective is worth: of the front, thinned by one standard error, the member that is worth most wins.
+    """
+    least = min(contender.violation for contender in contenders)
+    feasible = [contender for contender in contenders if contender.violation <= max(0.0, least)]
+    if len(worth) < 2:
+        return min(feasible, key=lambda contender: (-contender.score, contender.number)).number, []
+    values_CK = np.array([contender.values for contender in feasible])
+    members = front_of(values_CK, np.zeros(len(feasible)))
+    total_C = values_CK @ np.array(worth)
+    order = sorted(members, key=lambda index: (-total_C[index], feasible[index].number))
+    errors_K = np.median([contender.errors for contender in feasible], axis=0)
+    kept = thinned(values_CK, errors_K, order=order)
+    return feasible[kept[0]].number, [feasible[index].number for index in kept]
+
+
+def worths(
+    weights: Sequence[float | None], parents: Sequence[Sequence[float]], contenders: Sequence[Sequence[float]]
+) -> list[float]:
+    """What a unit of each objective is worth: as the file says, else all ranges of the parents are worth the same.
+
+    An objective in which the parents do not differ is measured by the range of the contenders.
+    """
+    given = [weight for weight in weights if weight is not None]
+    if len(given) == len(weights):
+        return given
+    found = []
+    for column in range(len(weights)):
+        ranges = [
+            max(row[column] for row in rows) - min(row[column] for row in rows)
+            for rows in (parents, contenders)
+            if rows
+        ]
+        found.append(next((1.0 / width for width in ranges if width > 0), 1.0))
+    return found

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from engine.errors import EvaluationError
 from search import campaign as machine
-from search import schema
+from search import choosing, schema
 from search.desk import Desk, Entry
 from search.live import Point, winner_first
 from search.ports import Verdict
 from search.samplers.points import sobol_point
 from search.scores import Entrant, judge
-from search.select import Nominee, Searched, nominate
+from search.select import Nominee, nominate
 
 
 def propose(desk: Desk, ask: machine.Ask) -> None:
@@ -34,8 +34,11 @@ def propose(desk: Desk, ask: machine.Ask) -> None:
 
 
 def nominate_candidates(desk: Desk) -> None:
-    """Send the nominees to selection; means and soups enter as new candidates."""
-    for nominee in _nominees(desk):
+    """Send the nominees to selection; means and soups enter as new candidates.
+
+    Base and parents go with them where constraints or objectives are measured by them.
+    """
+    for nominee in (*_references(desk), *_nominees(desk)):
         if nominee.number is not None:
             desk.ask_row(nominee.number, "selection", sequence=desk.next_sequence())
             desk.live.apply(machine.Nominated(nominee.number))
@@ -47,20 +50,21 @@ def nominate_candidates(desk: Desk) -> None:
 
 
 def _nominees(desk: Desk) -> Sequence[Nominee]:
-    points = desk.live.points
-    searched = [
-        Searched(number, points[number].stage, points[number].params, estimate)
-        for number, estimate in desk.live.estimates().items()
-        if points[number].stage >= 0
-    ]
+    searched = choosing.searched(desk)
     if not searched:
         raise EvaluationError(f"campaign {desk.run.campaign.name!r}: no candidate of the search could be scored")
     means = desk.live.sampler.means()
     return nominate(desk.run.space, searched, means=means, rules=desk.run.campaign.selection)
 
 
+def _references(desk: Desk) -> Sequence[Nominee]:
+    return [Nominee("", -1, "sampler", {}, number) for number in choosing.references(desk)]
+
+
 def open_holdout(desk: Desk, entrants: tuple[tuple[int, str], ...]) -> None:
     """Write into the ledger who meets the sealed items, and only then let them."""
+    if not desk.gauge.goals.plain:
+        entrants = choosing.chosen_entrants(desk)
     entrants = tuple(sorted(entrants, key=winner_first))
     sequence = desk.next_sequence()
     facts = {"items": desk.run.pools.size("holdout"), "epoch": desk.run.store.epoch, "at": desk.services.now()}
@@ -78,7 +82,8 @@ def judge_entrants(desk: Desk) -> Verdict:
     lost = {entry.number: outcome.cause for entry, outcome in machine.outcomes(state, "holdout") if outcome.cause}
     if state.winner in lost:
         raise EvaluationError(f"the winner could not be scored on the holdout: {lost[state.winner]}")
-    entrants = [_entrant(desk, number) for number, _ in state.entrants if number not in lost]
+    others = (choosing.FRONT, choosing.REFERENCE)
+    entrants = [_entrant(desk, n) for n, reason in state.entrants if n not in lost and reason not in others]
     verdict = judge(
         entrants[0],
         entrants[1:],
@@ -86,8 +91,11 @@ def judge_entrants(desk: Desk) -> Verdict:
         weights=desk.run.campaign.task_weights,
         seed=desk.run.campaign.seed,
     )
-    unscored = tuple(points[number].label for number in lost)
-    return dataclasses.replace(verdict, unscored=unscored, notes=_notes(desk))
+    unscored = tuple(
+        points[number].label for number, reason in state.entrants if number in lost and reason not in others
+    )
+    verdict = dataclasses.replace(verdict, unscored=unscored, notes=_notes(desk))
+    return choosing.with_goals(desk, verdict)
 
 
 def _entrant(desk: Desk, number: int) -> Entrant:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from search.ports import Comparison, Verdict
+from search.ports import BoundKept, Comparison, FrontMember, Verdict
 
 
 def verdict_to_dict(verdict: Verdict) -> dict[str, Any]:
@@ -17,5 +17,12 @@ def verdict_to_dict(verdict: Verdict) -> dict[str, Any]:
 def verdict_from_dict(data: Mapping[str, Any]) -> Verdict:
     """The inverse of `verdict_to_dict`, also after a trip through JSON (which has no tuples)."""
     comparisons = [Comparison(**{**entry, "interval": tuple(entry["interval"])}) for entry in data["comparisons"]]
-    lists = {name: tuple(data[name]) for name in ("interval", "unscored", "notes")}
-    return Verdict(**{**data, **lists, "comparisons": tuple(comparisons)})
+    lists = {name: tuple(data.get(name, ())) for name in ("interval", "unscored", "notes", "objectives")}
+    front = [FrontMember(**{**entry, **_pairs(entry)}) for entry in data.get("front", ())]
+    bounds = [BoundKept(**{**entry, "interval": tuple(entry["interval"])}) for entry in data.get("bounds", ())]
+    parts = {"comparisons": tuple(comparisons), "front": tuple(front), "bounds": tuple(bounds)}
+    return Verdict(**{**data, **lists, **parts})
+
+
+def _pairs(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {"values": tuple(entry["values"]), "intervals": tuple(tuple(ends) for ends in entry["intervals"])}
