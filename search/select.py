@@ -15,6 +15,7 @@ import numpy as np
 
 from search.campaign_file import SelectionEntry
 from search.fronts import crowding, front_of, thinned
+from search.samplers.points import allowed
 from search.space import Params, Space, Value
 
 
@@ -102,7 +103,8 @@ def _soup(space: Space, best: Sequence[Searched]) -> Nominee:
     """The average of the best points, lifted to the finest stage among them."""
     stage = max(entry.stage for entry in best)
     lifted = [space.lift_to(entry.stage, stage, entry.params) for entry in best]
-    return Nominee(f"soup of the best {len(best)}", stage, "soup", space.stages[stage].average(lifted))
+    average = allowed(space, stage, space.stages[stage].average(lifted))
+    return Nominee(f"soup of the best {len(best)}", stage, "soup", average)
 
 
 def _distinct(nominees: Sequence[Nominee]) -> list[Nominee]:

@@ -26,7 +26,7 @@ def propose(desk: Desk, ask: machine.Ask) -> None:
         return
     stage = run.space.stages[ask.stage]
     if ask.origin == "sobol":
-        params = sobol_point(stage, ask.number - len(run.baselines), seed=run.campaign.seed)
+        params = sobol_point(run.space, ask.stage, ask.number - len(run.baselines), seed=run.campaign.seed)
     else:
         params = desk.live.sampler.ask(ask.stage, ask.number)
     point = Point(ask.stage, params, f"{stage.name} {ask.number}")

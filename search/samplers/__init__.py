@@ -76,7 +76,7 @@ def choose(name: str, setup: Setup) -> str:
         return "nsga2" if setup.objectives < MANY else "nsga3"
     if len(setup.space.stages) == 1 and Places(setup.space.stages[0]).conditional:
         return "tpe"
-    mixed = any(Places(stage).categories or Places(stage).integers for stage in setup.space.stages)
+    mixed = any(axis.kind != "float" for stage in setup.space.stages for axis in stage.axes)
     return "catcma" if mixed else "cma"
 
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from search.part import Part
 from search.samplers.contract import SEED_STEP, Floats, Sampler, Setup, Told, ranked
-from search.samplers.points import Places, Point
+from search.samplers.points import Places, allowed
+from search.space import Params, Value
 
 if TYPE_CHECKING:
     import cmaes
@@ -38,15 +39,15 @@ class StagedCatCma(Sampler):
         self._places = [Places(stage) for stage in setup.space.stages]
         self._optimisers: list[cmaes.CatCMAwM | None] = [None for _ in setup.space.stages]
         self._warm = {stage: max(elites, key=lambda pair: pair[1])[0] for stage, elites in setup.elites.items()}
-        self._first: Point = setup.space.stages[0].start()
-        self.history: list[list[Point]] = [[] for _ in setup.space.stages]
+        self._first: Params = setup.space.stages[0].start()
+        self.history: list[list[Params]] = [[] for _ in setup.space.stages]
 
-    def ask(self, stage: int, number: int) -> dict[str, float | int | str]:
+    def ask(self, stage: int, number: int) -> dict[str, Value]:
         """A draw from the stage's present distribution, on the grid."""
         optimiser = self._optimisers[stage] or self._make(stage)
         optimiser.reseed_rng((self.seed * SEED_STEP + number) % 2**32)
         drawn = optimiser.ask()
-        return self._read(stage, drawn.x, drawn.z, drawn.c)
+        return allowed(self.space, stage, self._read(stage, drawn.x, drawn.z, drawn.c))
 
     def tell(self, stage: int, results: Sequence[Told]) -> None:
         """Take in a complete cohort; one that was lost altogether teaches nothing."""
@@ -65,11 +66,11 @@ class StagedCatCma(Sampler):
         if best_first and best_first[0].score is not None:
             self._first = best_first[0].params
 
-    def means(self) -> Sequence[Sequence[Point]]:
+    def means(self) -> Sequence[Sequence[Params]]:
         """The numeric mean with the likeliest choices, after every cohort."""
         return self.history
 
-    def mean(self, stage: int) -> Point:
+    def mean(self, stage: int) -> Params:
         """The centre of the stage's distribution, on the grid."""
         optimiser = self._optimisers[stage]
         if optimiser is None:
@@ -78,7 +79,7 @@ class StagedCatCma(Sampler):
             stage, *self._split(stage, optimiser._mean), optimiser._q if optimiser.n_categorical else None
         )
 
-    def _start(self, stage: int) -> Point:
+    def _start(self, stage: int) -> Params:
         if stage in self._warm:
             return self._warm[stage]
         if stage == 0:
@@ -122,10 +123,10 @@ class StagedCatCma(Sampler):
         """Float axes and integer axes, in the order in which the optimiser has them."""
         names = set(self._places[stage].names)
         axes = [axis for axis in self.space.stages[stage].axes if axis.name in names]
-        integers = [axis for axis in axes if getattr(axis, "kind", "float") == "int"]
+        integers = [axis for axis in axes if axis.kind == "int"]
         return [axis for axis in axes if axis not in integers], integers
 
-    def _written(self, stage: int, params: Point) -> cmaes.CatCMAwM.Solution:
+    def _written(self, stage: int, params: Params) -> cmaes.CatCMAwM.Solution:
         """A point as the optimiser knows its draws: floats in the unit cube, integers as they are, choices one-hot."""
         import cmaes
 
@@ -140,7 +141,7 @@ class StagedCatCma(Sampler):
             c[row, choices.index(params[name])] = 1.0
         return cmaes.CatCMAwM.Solution(x, z, c, np.concatenate([x, z]) if len(x) + len(z) else None)
 
-    def _masked(self, stage: int, params: Point, optimiser: cmaes.CatCMAwM) -> cmaes.CatCMAwM.Solution:
+    def _masked(self, stage: int, params: Params, optimiser: cmaes.CatCMAwM) -> cmaes.CatCMAwM.Solution:
         """The point with what makes no difference replaced by the distribution's own mean and odds."""
         import cmaes
 
@@ -163,8 +164,7 @@ class StagedCatCma(Sampler):
         floats, integers = self._kinds(stage)
         unit = {axis.name: float(np.clip(u, 0, 1)) for axis, u in zip(floats, x if len(floats) else (), strict=True)}
         for axis, value in zip(integers, z if len(integers) else (), strict=True):
-            # whole numbers are the middles of equal parts of the unit interval (Axis.unit)
-            unit[axis.name] = float(np.clip((value - axis.low + 0.5) / (axis.high - axis.low + 1), 0, 1))
+            unit[axis.name] = float(np.clip(axis.unit(value), 0, 1))
         chosen = {
             name: choices[int(np.argmax(c[row, : len(choices)]))]
             for row, (name, choices) in enumerate(self._places[stage].categories.items())

@@ -19,9 +19,9 @@ from pydantic import Field
 from search.part import Part
 from search.samplers.contract import SEED_STEP, Floats, Sampler, Setup, Told, ranked
 from search.samplers.distributions import Distribution, lifted, started_at, warm_distribution
-from search.samplers.points import Point
+from search.samplers.points import allowed
 from search.samplers.restarts import SHRUNK, Trail, converged, stagnant
-from search.space import Value
+from search.space import Params, Value, coordinate_blocks
 
 if TYPE_CHECKING:
     import cmaes
@@ -59,11 +59,14 @@ class StagedCma(Sampler):
         self._first = stages[0].to_unit(stages[0].start())
         self.history: list[list[dict[str, Value]]] = [[] for _ in stages]
 
-    def ask(self, stage: int, number: int) -> dict[str, float | int | str]:
+    def ask(self, stage: int, number: int) -> dict[str, Value]:
         """A draw from the stage's present distribution, on the grid."""
         optimiser = self._optimisers[stage] or self._make(stage, self._start(stage))
         optimiser.reseed_rng((self.seed * SEED_STEP + number) % 2**32)
-        return dict(self.space.stages[stage].from_unit(optimiser.ask()))
+        unit = optimiser.ask()
+        if self.space.stages[stage].entry.blocks_at_a_time:
+            unit = self._in_blocks(stage, unit, optimiser.mean, np.random.default_rng([self.seed, number]))
+        return allowed(self.space, stage, self.space.stages[stage].from_unit(unit))
 
     def tell(self, stage: int, results: Sequence[Told]) -> None:
         """Take in a complete cohort; one that was lost altogether teaches nothing."""
@@ -95,13 +98,13 @@ class StagedCma(Sampler):
         """The stage's own population, doubled with every restart."""
         return self.space.stages[stage].population * int(2 ** self._restarts[stage])
 
-    def means(self) -> Sequence[Sequence[Point]]:
+    def means(self) -> Sequence[Sequence[Params]]:
         """The mean of every stage after every cohort."""
         return self.history
 
     def mean(self, stage: int) -> dict[str, Value]:
         """The centre of the stage's distribution, on the grid: a candidate of its own, usually the best."""
-        return self.space.stages[stage].rounded(self._centre(stage))
+        return allowed(self.space, stage, self.space.stages[stage].rounded(self._centre(stage)))
 
     def distribution(self, stage: int) -> Distribution:
         """The stage's present distribution, or the one that it would start with."""
@@ -110,6 +113,19 @@ class StagedCma(Sampler):
             return self._start(stage)
         # `cmaes` shows its mean only; these two belong to the pinned version, and a test compares them with draws
         return Distribution(optimiser.mean, optimiser._sigma, optimiser._C)
+
+    def _in_blocks(self, stage: int, unit_K: Floats, mean_K: Floats, draw: np.random.Generator) -> Floats:
+        """The draw in a few blocks of coordinates, the mean in all others: most layers stay as they are loaded.
+
+        The step is lengthened, so that the optimiser sees the length it expects of a draw and keeps its step size.
+        """
+        rule = self.space.stages[stage]
+        blocks = coordinate_blocks(rule)
+        count = min(rule.entry.blocks_at_a_time, len(blocks))
+        chosen = {name for index in draw.choice(len(blocks), count, replace=False) for name in blocks[index]}
+        moves_K = np.array([axis.name in chosen for axis in rule.numeric])
+        longer = np.sqrt(len(moves_K) / max(1, moves_K.sum()))
+        return np.clip(np.where(moves_K, mean_K + longer * (unit_K - mean_K), mean_K), 0.0, 1.0)
 
     def _centre(self, stage: int) -> dict[str, Value]:
         unit = np.clip(self.distribution(stage).mean, 0.0, 1.0)
@@ -135,7 +151,7 @@ class StagedCma(Sampler):
             mean=np.clip(start.mean, 0.0, 1.0),
             sigma=start.sigma,
             cov=None if start.covariance is None else start.covariance.copy(),
-            bounds=np.array([[0.0, 1.0]] * len(rule.axes)),
+            bounds=np.array([[0.0, 1.0]] * len(rule.numeric)),
             n_max_resampling=RESAMPLINGS,
             seed=self.seed % 2**32,
             population_size=self.population(stage),
@@ -167,12 +183,12 @@ class StagedCma(Sampler):
         if optimiser is None or self._restarts[stage] >= self.options.restarts or not trail.scores:
             return
         now = self.distribution(stage)
-        steps = [1.0 / (axis.grid * (axis.high - axis.low)) for axis in rule.axes]
+        steps = [1.0 / (axis.grid * (axis.high - axis.low)) for axis in rule.numeric]
         slow = now.sigma < SHRUNK * rule.entry.sigma
         done = (
             optimiser.should_stop()
             or converged(now.deviations, steps)
-            or (slow and stagnant(trail.levels, axes=len(rule.axes), population=self.population(stage)))
+            or (slow and stagnant(trail.levels, axes=len(rule.numeric), population=self.population(stage)))
         )
         if done:
             self._restarts[stage] += 1

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from search.samplers.points import Point
-from search.space import Space
+from search.space import Params, Space, Value
 
 Floats = NDArray[np.float64]
 SEED_STEP = 1_000_003
@@ -31,7 +30,7 @@ class Told:
     """
 
     number: int
-    params: Point
+    params: Params
     score: float | None
     values: tuple[float, ...] = ()
     violation: float = 0.0
@@ -59,7 +58,7 @@ class Setup:
     objectives: int = 1
     constrained: bool = False
     baselines: int = 0
-    elites: Mapping[int, Sequence[tuple[Point, float]]] = field(default_factory=dict)
+    elites: Mapping[int, Sequence[tuple[Params, float]]] = field(default_factory=dict)
 
     def drawn(self, number: int) -> int:
         """How many draws of the sampler came before candidate `number`."""
@@ -77,7 +76,7 @@ class Sampler(ABC):
     wants_items = False
 
     @abstractmethod
-    def ask(self, stage: int, number: int) -> dict[str, float | int | str]:
+    def ask(self, stage: int, number: int) -> dict[str, Value]:
         """The point of candidate `number`, on the grid."""
 
     @abstractmethod
@@ -91,7 +90,7 @@ class Sampler(ABC):
         """
         return None
 
-    def enter(self, stage: int, number: int, params: Point) -> None:
+    def enter(self, stage: int, number: int, params: Params) -> None:
         """Candidate `number` (the next one) runs now: proposed by this sampler, or by a replay, a list, a sequence."""
         return None
 
@@ -99,7 +98,7 @@ class Sampler(ABC):
         """How many candidates the next cohort of a stage takes, where the sampler has a say in it."""
         return None
 
-    def means(self) -> Sequence[Sequence[Point]]:
+    def means(self) -> Sequence[Sequence[Params]]:
         """Per stage the centre of the distribution after everything told, oldest first; empty where there is none."""
         return ()
 

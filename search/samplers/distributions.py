@@ -1,6 +1,6 @@
 """Where a CMA-ES stage starts: a Gaussian in the unit cube; lifted from a coarser stage, or made of elites. Pure.
 
-Legend: K axes of the coarse stage, F axes of the fine one.
+Legend: K axes of the coarse stage.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from search.samplers.points import Point
-from search.space import Space, Stage
+from search.space import Gaussian, Params, Space, Stage
 
 Floats = NDArray[np.float64]
 WARM_SHARE = 0.1
@@ -42,18 +41,15 @@ def started_at(mean: Floats, *, sigma: float) -> Distribution:
 def lifted(space: Space, stage: int, coarse: Distribution, *, mean: Floats) -> Distribution:
     """The start of stage + 1: what the coarse stage learned, and the fine stage's own width in all new directions.
 
-    Covariance: J Σ Jᵀ in the image of the lift (Σ with its step size: how far the coarse search has converged), and
-    sigma² times the projector on what the coarse stage could not say.
+    The covariance is lifted with its step size: how far the coarse search has converged belongs to what it learned.
     """
     sigma = space.stages[stage + 1].entry.sigma
-    map_FK = space.lift_matrix(stage)
     known_KK = coarse.sigma**2 * (np.eye(len(coarse.mean)) if coarse.covariance is None else coarse.covariance)
-    new_FF = np.eye(len(mean)) - map_FK @ np.linalg.pinv(map_FK)
-    covariance = map_FK @ known_KK @ map_FK.T / sigma**2 + new_FF
-    return Distribution(mean, sigma, (covariance + covariance.T) / 2)
+    fine = space.lift_gaussian(stage, Gaussian(coarse.mean, known_KK), spread=sigma)
+    return Distribution(mean, sigma, fine.covariance / sigma**2)
 
 
-def warm_distribution(stage: Stage, elites: Sequence[tuple[Point, float]], *, sigma: float) -> Distribution:
+def warm_distribution(stage: Stage, elites: Sequence[tuple[Params, float]], *, sigma: float) -> Distribution:
     """The start that points of earlier campaigns suggest (WS-CMA-ES, Nomura 2021: their best tenth's mean and spread).
 
     With fewer than 3 points in the best tenth, their mean alone (of the best 3), as wide as the stage says.

@@ -16,7 +16,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -24,8 +23,9 @@ from pydantic import Field
 from search.fronts import crowding, directions, sorted_ranks, worst_by_crowding, worst_by_niche
 from search.part import Part
 from search.samplers.contract import Floats, Sampler, Setup, Told
-from search.samplers.points import Places, Point, sobol_point
-from search.samplers.variation import CROSSOVER_RATE, inherited, polynomial_mutation, simulated_binary, split_point
+from search.samplers.points import Places, allowed, sobol_point
+from search.samplers.variation import CROSSOVER_RATE, drawn_anew, polynomial_mutation, simulated_binary
+from search.space import Params, Value, crossover
 
 FIRST = 4
 """Members below which there is nothing to cross: points of the Sobol sequence until then."""
@@ -47,9 +47,9 @@ class SteadyState(Sampler):
         self.options = options or EvolutionOptions()
         self._places = [Places(stage) for stage in setup.space.stages]
         self._archives: list[list[Told]] = [[] for _ in setup.space.stages]
-        self._lifted: dict[tuple[int, int], Point] = {}
+        self._lifted: dict[tuple[int, int], Params] = {}
 
-    def ask(self, stage: int, number: int) -> dict[str, float | int | str]:
+    def ask(self, stage: int, number: int) -> dict[str, Value]:
         """A child of two members, on the grid; first the elites of earlier campaigns, then Sobol points."""
         members, elites = self.members(stage), self.setup.elites.get(stage, ())
         drawn = self.setup.drawn(number)
@@ -57,9 +57,9 @@ class SteadyState(Sampler):
             return dict(elites[drawn][0])
         if len(members) < FIRST:
             index = number - self.setup.baselines
-            return sobol_point(self.setup.space.stages[stage], index, seed=self.setup.seed)
+            return sobol_point(self.setup.space, stage, index, seed=self.setup.seed)
         known = {tuple(member.params.items()) for member in members}
-        child: dict[str, Any] = {}
+        child: dict[str, Value] = {}
         for attempt in range(TRIES):
             child = self._child(stage, members, self.setup.random(number, salt=attempt))
             if tuple(child.items()) not in known:
@@ -87,16 +87,22 @@ class SteadyState(Sampler):
             self._lifted[key] = space.stages[stage].rounded(space.lift(stage - 1, member.params))
         return replace(member, params=self._lifted[key])
 
-    def _child(self, stage: int, members: Sequence[Told], draw: np.random.Generator) -> dict[str, Any]:
+    def _child(self, stage: int, members: Sequence[Told], draw: np.random.Generator) -> dict[str, Value]:
         places = self._places[stage]
         first, second = self._parents(members, draw)
-        unit = self._crossed(stage, places.unit(first.params), places.unit(second.params), draw)
+        crossed = self._crossed(stage, first.params, second.params, draw)
         rate = self.options.mutation or 1.0 / max(1, places.size)
-        chosen = inherited(first.params, second.params, places.categories, draw, rate=rate)
-        return places.point(polynomial_mutation(unit, draw, rate=rate), chosen)
+        unit = polynomial_mutation(places.unit(crossed), draw, rate=rate)
+        chosen = drawn_anew({name: crossed[name] for name in places.categories}, places.categories, draw, rate=rate)
+        return allowed(self.setup.space, stage, places.point(unit, chosen))
 
-    def _crossed(self, stage: int, first: Floats, second: Floats, draw: np.random.Generator) -> Floats:
-        return simulated_binary(first, second, draw) if draw.random() < CROSSOVER_RATE else first
+    def _crossed(self, stage: int, first: Params, second: Params, draw: np.random.Generator) -> Params:
+        """A point between two: numbers by SBX, each category from one of them."""
+        if draw.random() >= CROSSOVER_RATE:
+            return first
+        places = self._places[stage]
+        chosen = {name: (first if draw.random() < 0.5 else second)[name] for name in places.categories}
+        return places.point(simulated_binary(places.unit(first), places.unit(second), draw), chosen)
 
     def _kept(self, members: list[Told]) -> list[Told]:
         """At most μ of these, oldest first."""
@@ -167,18 +173,10 @@ class Niches(SteadyState):
         second = int(draw.choice(len(members), p=_odds(lacking_C if lacking_C.any() else others_C)))
         return members[first], members[second]
 
-    def _crossed(self, stage: int, first: Floats, second: Floats, draw: np.random.Generator) -> Floats:
-        return split_point(first, second, depths(self.setup.space.stages[stage]), draw)
-
-
-def depths(stage: Any) -> Floats:
-    """[N] how deep each numeric axis lies, 0 to 1; NaN where it holds for all layers."""
-    names = Places(stage).names
-    axes = {axis.name: axis for axis in stage.axes}
-    last = max((axis.index or 0 for axis in stage.axes), default=0)
-    return np.array(
-        [np.nan if axes[name].index is None or not last else axes[name].index / last for name in names], dtype=float
-    )
+    def _crossed(self, stage: int, first: Params, second: Params, draw: np.random.Generator) -> Params:
+        """One parent before a layer, the other from there on (M2N2 also mixes the two; here mutation does)."""
+        split = int(draw.integers(self.setup.space.layers + 1))
+        return crossover(self.setup.space, (stage, first), (stage, second), split=split, stage=stage)
 
 
 def _matrix(members: Sequence[Told]) -> tuple[Floats, Floats]:

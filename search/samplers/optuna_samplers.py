@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import CampaignError
 from search.samplers.contract import SEED_STEP, Sampler, Setup, Told
-from search.samplers.points import Places, Point
+from search.samplers.points import Places, allowed
+from search.space import Params, Value
 
 if TYPE_CHECKING:
     import optuna
@@ -27,7 +28,7 @@ VIOLATION = "violation"
 
 
 class OptunaSampler(Sampler):
-    """A study and `make(seed)`, which gives the sampler of one candidate. Knows one stage.
+    """A study and `make(seed)`, which gives the sampler of one candidate. Knows one stage, and its constraints.
 
     `redraw`: a replay asks again for what it knows, so that the sampler leaves in the study what it left before.
     """
@@ -38,54 +39,66 @@ class OptunaSampler(Sampler):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.setup = setup
         self._make, self._redraw = make, redraw
+        self._trials: dict[int, int] = {}  # candidate → trial
         self._places = Places(setup.space.stages[0])
         self._distributions = setup.space.stages[0].distributions()  # slow to make, and never changed
         self.study = optuna.create_study(study_name="campaign", directions=["maximize"] * setup.objectives)
 
-    def ask(self, stage: int, number: int) -> dict[str, float | int | str]:
+    def ask(self, stage: int, number: int) -> dict[str, Value]:
         """The point of trial `number`; elites of earlier campaigns before anything that the sampler draws."""
         elites, drawn = self.setup.elites.get(stage, ()), self.setup.drawn(number)
         if 0 <= drawn < len(elites):
             return dict(elites[drawn][0])
-        return dict(self.setup.space.stages[stage].rounded(self._drawn(number)))
-
-    def _drawn(self, number: int) -> dict[str, Any]:
-        """Trial `number` of the study: an axis that makes no difference is not drawn, and stands at its start."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that something is experimental is no news for whoever runs a campaign
             self.study.sampler = self._make((self.setup.seed * SEED_STEP + number) % 2**32)
-            return self._suggested(number)
+            return self._proposed(stage, number)
 
-    def _suggested(self, number: int) -> dict[str, Any]:
-        trial = self.study.ask({} if self._places.conditional else dict(self._distributions))
-        if trial.number != number:
-            raise AssertionError(f"trial {trial.number} stands for candidate {number}: the study lost its rows")
-        params = dict(trial.params)
-        while self._places.conditional:
+    def _proposed(self, stage: int, number: int) -> dict[str, Value]:
+        """What the sampler draws; where that may not be, the trial fails and the point that is scored gets another."""
+        trial, drawn = self._drawn()
+        space = self.setup.space
+        point = allowed(space, stage, space.stages[stage].rounded(drawn))
+        self._trials[number] = trial
+        if space.constrained and point != drawn:
+            self.study.tell(trial, state=_states().FAIL)
+            self._run(number, point)
+        return point
+
+    def _drawn(self) -> tuple[int, dict[str, Any]]:
+        """A new trial: an axis that makes no difference there is not drawn, and stands at its start."""
+        if not self._places.conditional:
+            trial = self.study.ask(dict(self._distributions))
+            return trial.number, dict(trial.params)
+        trial = self.study.ask()
+        params: dict[str, Any] = {}
+        while True:
             known = {axis.name: params.get(axis.name, axis.start) for axis in self._places.stage.axes}
-            missing = [
-                name for name in self._distributions if name not in self._places.idle(known) and name not in params
-            ]
-            if not missing:
-                return known
-            params[missing[0]] = _suggested_value(trial, missing[0], self._distributions[missing[0]])
-        return params
+            idle = self._places.idle(known)
+            missing = next((name for name in self._distributions if name not in idle and name not in params), None)
+            if missing is None:
+                return trial.number, known
+            params[missing] = _suggested(trial, missing, self._distributions[missing])
 
-    def enter(self, stage: int, number: int, params: Point) -> None:
+    def enter(self, stage: int, number: int, params: Params) -> None:
         """Add a running trial, unless asking has made it already."""
-        import optuna
-
-        if number < len(self.study.get_trials(deepcopy=False)):
+        if number in self._trials:
             return
         if self._redraw and params and self.setup.drawn(number) >= len(self.setup.elites.get(stage, ())):
-            self._refuse_others(number, dict(params), self.setup.space.stages[stage].rounded(self._drawn(number)))
+            self._refuse_others(number, dict(params), self.ask(stage, number))
             return
+        self._run(number, params)
+
+    def _run(self, number: int, params: Params) -> None:
+        import optuna
+
         drawn = {name: value for name, value in params.items() if name not in self._places.idle(params)}
         running = optuna.trial.create_trial(
             state=optuna.trial.TrialState.RUNNING,
             params=drawn,
             distributions={name: self._distributions[name] for name in drawn},
         )
+        self._trials[number] = len(self.study.get_trials(deepcopy=False))
         self.study.add_trial(running)
 
     def _refuse_others(self, number: int, then: dict[str, Any], now: dict[str, Any]) -> None:
@@ -99,18 +112,19 @@ class OptunaSampler(Sampler):
 
     def tell(self, stage: int, results: Sequence[Told]) -> None:
         """Close the trials; a lost candidate is a failed one, one that was stopped early is a pruned one."""
-        from optuna.trial import Trial, TrialState
+        from optuna.trial import Trial
 
         for result in results:
+            trial = self._trials[result.number]
             if result.score is None or result.stopped:
-                self.study.tell(result.number, state=TrialState.FAIL if result.score is None else TrialState.PRUNED)
+                self.study.tell(trial, state=_states().FAIL if result.score is None else _states().PRUNED)
                 continue
             if self.setup.constrained:
-                frozen = self.study.get_trials(deepcopy=False)[result.number]
+                frozen = self.study.get_trials(deepcopy=False)[trial]
                 Trial(self.study, frozen._trial_id).set_constraint(VIOLATION, result.violation)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # at every trial: that a sampler makes no use of constraints
-                self.study.tell(result.number, list(result.goals))
+                self.study.tell(trial, list(result.goals))
 
 
 def tpe(setup: Setup, options: Mapping[str, Any]) -> OptunaSampler:
@@ -148,7 +162,13 @@ def imported(path: str, *, origin: str) -> Callable[[Setup, Mapping[str, Any]], 
     return make
 
 
-def _suggested_value(trial: optuna.Trial, name: str, distribution: Any) -> Any:
+def _states() -> type[optuna.trial.TrialState]:
+    import optuna
+
+    return optuna.trial.TrialState
+
+
+def _suggested(trial: optuna.Trial, name: str, distribution: Any) -> Any:
     """One parameter of a trial that is defined as it runs."""
     from optuna.distributions import CategoricalDistribution, IntDistribution
 

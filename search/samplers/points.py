@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from search.space import Stage
+from search.space import Params, Space, Stage, Value
 
 Floats = NDArray[np.float64]
-Point = Mapping[str, Any]
 SOBOL_LOG2 = 10  # a scrambled Sobol sequence is balanced over powers of two
 
 
@@ -24,44 +21,35 @@ class Places:
 
     stage: Stage
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the numeric axes, in the order of unit coordinates."""
-        return tuple(axis.name for axis in getattr(self.stage, "numeric", self.stage.axes))
+        return tuple(axis.name for axis in self.stage.numeric)
 
-    @property
-    def integers(self) -> tuple[str, ...]:
-        """Those of the numeric axes that are whole numbers."""
-        return tuple(axis.name for axis in self.stage.axes if getattr(axis, "kind", "float") == "int")
-
-    @property
-    def categories(self) -> dict[str, tuple[Any, ...]]:
+    @cached_property
+    def categories(self) -> dict[str, tuple[Value, ...]]:
         """Categorical axis → its choices."""
-        return {axis.name: tuple(axis.choices) for axis in getattr(self.stage, "categorical", ())}
+        return {axis.name: axis.choices for axis in self.stage.categorical}
 
-    def unit(self, params: Point) -> Floats:
+    @cached_property
+    def conditional(self) -> bool:
+        """Whether some axes make a difference only where others have certain values."""
+        return any(axis.needs for axis in self.stage.axes)
+
+    @property
+    def size(self) -> int:
+        """All axes."""
+        return len(self.names) + len(self.categories)
+
+    def unit(self, params: Params) -> Floats:
         """[N] numeric coordinates of a point."""
         return self.stage.to_unit(params)
 
-    def point(self, unit_N: Floats, choices: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The nearest point of the grid; axes that make no difference there are at their start."""
-        found = {**self.stage.from_unit(unit_N), **(choices or {})}
-        stage: Any = self.stage
-        return dict(stage.canonical(found)) if self.conditional else found
+    def point(self, unit_N: Floats, choices: Mapping[str, Value] | None = None) -> dict[str, Value]:
+        """The nearest point of the grid."""
+        return self.stage.from_unit(unit_N, choices)
 
-    @property
-    def conditional(self) -> bool:
-        """Whether some axes make a difference only where others have certain values."""
-        return any(getattr(axis, "needs", ()) for axis in self.stage.axes)
-
-    def idle(self, params: Point) -> set[str]:
-        """The axes that make no difference at this point."""
-        if not self.conditional:
-            return set()
-        stage: Any = self.stage
-        return {axis.name for axis in stage.axes} - {axis.name for axis in stage.active(params)}
-
-    def spread(self, unit_N: Floats) -> dict[str, Any]:
+    def spread(self, unit_N: Floats) -> dict[str, Value]:
         """The point at unit coordinates of all axes: numeric ones, then one per category."""
         count = len(self.names)
         chosen = {
@@ -70,16 +58,24 @@ class Places:
         }
         return self.point(unit_N[:count], chosen)
 
-    @property
-    def size(self) -> int:
-        """All axes."""
-        return len(self.names) + len(self.categories)
+    def idle(self, params: Params) -> set[str]:
+        """The axes that make no difference at this point."""
+        if not self.conditional:
+            return set()
+        return {axis.name for axis in self.stage.axes} - {axis.name for axis in self.stage.active(params)}
 
 
-def sobol_point(stage: Stage, index: int, *, seed: int) -> dict[str, Any]:
+def allowed(space: Space, stage: int, params: Params) -> dict[str, Value]:
+    """The point that is scored for `params`: one that breaks no constraint, and one for every recipe."""
+    point = space.repair(stage, params) if space.constrained else dict(params)
+    rule = space.stages[stage]
+    return rule.canonical(point) if any(axis.needs for axis in rule.axes) else point
+
+
+def sobol_point(space: Space, stage: int, index: int, *, seed: int) -> dict[str, Value]:
     """Point `index` of a scrambled Sobol sequence over a stage."""
-    places = Places(stage)
-    return places.spread(_sequence(places.size, seed)[index % 2**SOBOL_LOG2])
+    places = Places(space.stages[stage])
+    return allowed(space, stage, places.spread(_sequence(places.size, seed)[index % 2**SOBOL_LOG2]))
 
 
 @lru_cache(maxsize=8)

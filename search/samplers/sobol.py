@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from search.part import Part
 from search.samplers.contract import Sampler, Setup, Told
 from search.samplers.points import sobol_point
+from search.space import Value
 
 
 class Sobol(Sampler):
@@ -15,10 +16,10 @@ class Sobol(Sampler):
     def __init__(self, setup: Setup, options: Part | None = None) -> None:
         self.setup = setup
 
-    def ask(self, stage: int, number: int) -> dict[str, float | int | str]:
+    def ask(self, stage: int, number: int) -> dict[str, Value]:
         """The point of candidate `number`."""
         index = number - self.setup.baselines
-        return sobol_point(self.setup.space.stages[stage], index, seed=self.setup.seed)
+        return sobol_point(self.setup.space, stage, index, seed=self.setup.seed)
 
     def tell(self, stage: int, results: Sequence[Told]) -> None:
         """Nothing to learn."""

@@ -1,4 +1,4 @@
-"""Children of two points: crossover and mutation in unit coordinates, choices inherited or drawn anew. Pure.
+"""Children of points: crossover and mutation in unit coordinates, choices drawn anew. Pure.
 
 Every function draws from the generator that it is given and from nothing else. Legend: N numeric axes.
 """
@@ -6,10 +6,11 @@ Every function draws from the generator that it is given and from nothing else. 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from search.space import Value
 
 Floats = NDArray[np.float64]
 CROSSOVER_ETA = 10.0
@@ -38,30 +39,15 @@ def polynomial_mutation(point_N: Floats, draw: np.random.Generator, *, rate: flo
     return np.clip(np.where(draw.random(len(point_N)) < rate, moved_N, point_N), 0.0, 1.0)
 
 
-def split_point(first_N: Floats, second_N: Floats, positions_N: Floats, draw: np.random.Generator) -> Floats:
-    """M2N2's crossover: left of a random depth mostly one parent, right of it mostly the other.
-
-    `positions_N` is the depth of every coordinate from 0 to 1; those that span all layers (NaN) are mixed half and
-    half. The paper interpolates weights on the sphere; here it is their coefficients, so the mix is linear.
-    """
-    split, share = draw.random(), draw.random()
-    share_N = np.where(positions_N < split, share, 1.0 - share)
-    share_N = np.where(np.isnan(positions_N), 0.5, share_N)
-    return share_N * first_N + (1.0 - share_N) * second_N
-
-
-def inherited(
-    first: Mapping[str, Any],
-    second: Mapping[str, Any],
-    choices: Mapping[str, Sequence[Any]],
+def drawn_anew(
+    chosen: Mapping[str, Value],
+    choices: Mapping[str, Sequence[Value]],
     draw: np.random.Generator,
     *,
     rate: float,
-) -> dict[str, Any]:
-    """Every category from one of the parents; with probability `rate` drawn anew."""
-    found = {}
-    for name, known in choices.items():
-        found[name] = first[name] if draw.random() < 0.5 else second[name]
-        if draw.random() < rate:
-            found[name] = known[int(draw.integers(len(known)))]
-    return found
+) -> dict[str, Value]:
+    """The choices, each replaced with probability `rate` by one drawn from all."""
+    return {
+        name: known[int(draw.integers(len(known)))] if draw.random() < rate else chosen[name]
+        for name, known in choices.items()
+    }

@@ -97,6 +97,7 @@ class StageEntry(Part):
     `by` says over what a parameter varies; `blocks` belongs to layer_block and module_layer, `knots` and `curve` to
     gradient and module_gradient, `patterns` (name → filter of tensor names, the first match wins) to patterns, which
     may have blocks or knots, too. `candidates` ends the stage (the last one ends with the budget).
+    `blocks_at_a_time`: every draw moves in so many blocks of coordinates only (0: in all; for cma).
     `sigma` is in units of the range's width; `population` 0 means 1.5 · dimensions, at least 6 and at most 60.
     """
 
@@ -111,6 +112,7 @@ class StageEntry(Part):
     sigma: float = Field(default=0.15, gt=0, le=1)
     sobol: int = Field(default=0, ge=0)
     candidates: int | None = Field(default=None, ge=1)
+    blocks_at_a_time: int = Field(default=0, ge=0)
 
     @field_validator("patterns")
     @classmethod

@@ -53,18 +53,21 @@ def block_move(
     return stage.rounded(moved)
 
 
-def crossover(space: Space, first: tuple[int, Params], second: tuple[int, Params], *, split: int) -> dict[str, Value]:
-    """The point of the finest stage with the values of `first` before layer `split` and those of `second` from it on.
+def crossover(
+    space: Space, first: tuple[int, Params], second: tuple[int, Params], *, split: int, stage: int | None = None
+) -> dict[str, Value]:
+    """The point with the values of `first` before layer `split` and those of `second` from it on.
 
-    Each parent is (stage, point) and is lifted. Values that belong to no layer (embeddings, norms, whole-merge
-    settings, the method) come from the parent with more layers. A knot counts for where it stands, a block of layers
-    for its first one; a layer sequence is split at the place, and keeps the depth of the parent with more layers.
+    Each parent is (stage, point) and is lifted to `stage`, the finest one where nothing is said. Values that belong to
+    no layer (embeddings, norms, whole-merge settings, the method) come from the parent with more layers. A knot counts
+    for where it stands, a block of layers for its first one; a layer sequence is split at the place, and keeps the
+    depth of the parent with more layers.
     """
-    finest = len(space.stages) - 1
-    stage = space.stages[finest]
-    before, after = (space.lift_to(number, finest, params) for number, params in (first, second))
+    target = len(space.stages) - 1 if stage is None else stage
+    rule = space.stages[target]
+    before, after = (space.lift_to(number, target, params) for number, params in (first, second))
     most = before if 2 * split >= space.layers else after
-    return stage.rounded({axis.name: _parent(space, stage, axis, split, (before, after, most)) for axis in stage.axes})
+    return rule.rounded({axis.name: _parent(space, rule, axis, split, (before, after, most)) for axis in rule.axes})
 
 
 def _parent(space: Space, stage: Stage, axis: Axis, split: int, parents: tuple[Params, Params, Params]) -> Value:

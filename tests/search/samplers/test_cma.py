@@ -113,7 +113,7 @@ def test_a_cohort_that_was_lost_altogether_teaches_nothing() -> None:
 
 def test_the_first_stage_starts_among_the_better_half_of_baselines_and_sobol_points() -> None:
     sampler = staged()
-    points = [sobol_point(sampler.space.stages[0], index, seed=0) for index in range(8)]
+    points = [sobol_point(sampler.space, 0, index, seed=0) for index in range(8)]
     scored = [Told(n, params, value(sampler.space, 0, params, 0.9)) for n, params in enumerate(points)]
     before = value(sampler.space, 0, sampler.mean(0), 0.9)
     sampler.tell_start(scored)
@@ -124,7 +124,7 @@ def test_the_first_stage_starts_among_the_better_half_of_baselines_and_sobol_poi
 def test_sobol_points_fill_the_cube_evenly() -> None:
     sampler = staged()
     units = np.array(
-        [sampler.space.stages[0].to_unit(sobol_point(sampler.space.stages[0], index, seed=0)) for index in range(64)]
+        [sampler.space.stages[0].to_unit(sobol_point(sampler.space, 0, index, seed=0)) for index in range(64)]
     )
     counts = np.stack([(units < 0.5).sum(axis=0), (units >= 0.5).sum(axis=0)])
     assert abs(counts - 32).max() <= 1  # rounding to the grid may carry one point over the middle
