@@ -1,6 +1,6 @@
 """Who proposes: the one table, name → sampler, and what each of them can do.
 
-`auto` chooses: several objectives → nsga2 (nsga3 from 4 on); categories → catcma; conditions → tpe (grouped); else cma.
+`auto` chooses: several objectives → nsga2 (nsga3 from 4 on); categories or whole numbers → catcma; else cma.
 Any other Optuna sampler is named by its import path, `optuna.samplers:TPESampler`, its arguments by `sampler_options`.
 
 Samplers that are told cohorts rank within a cohort, so that every cohort may see other items. The others compare all
@@ -74,8 +74,6 @@ def choose(name: str, setup: Setup) -> str:
         return name
     if setup.objectives > 1:
         return "nsga2" if setup.objectives < MANY else "nsga3"
-    if len(setup.space.stages) == 1 and Places(setup.space.stages[0]).conditional:
-        return "tpe"
     mixed = any(axis.kind != "float" for stage in setup.space.stages for axis in stage.axes)
     return "catcma" if mixed else "cma"
 
