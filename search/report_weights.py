@@ -32,6 +32,8 @@ def heat_maps(results: Results) -> list[HeatMap]:
 
     recipe = parse_recipe(dict(results.candidate(results.winner).recipe), origin="winner")
     sources = [source for part in recipe.all_slices for source in part.sources]
+    if any(source.layers is not None for source in sources):
+        return []  # a layer sequence: its layers are not those of the columns
     names = {name for source in sources for name in source.parameters}
     return [
         _heat_map(results, sources, parameter=name) for name in sorted(names, key=lambda name: (name != "weight", name))
@@ -51,9 +53,10 @@ def _heat_map(results: Results, sources: Sequence[Any], *, parameter: str) -> He
         if parameter not in source.parameters:
             continue
         setting = source.parameters[parameter]
-        for group, tensor in groups.items():
+        for group, pattern in groups.items():
             depths = [layer / max(1, layers - 1) for layer in range(layers)]
-            row = [evaluate(setting, f"model.layers.{n}.{tensor}", depth) for n, depth in enumerate(depths)]
+            chosen = _choice(setting, pattern)
+            row = [None if chosen is None else evaluate(chosen, "", depth) for depth in depths]
             row.append(evaluate(setting, "model.norm.weight", 1.0))
             label = labels.get(str(source.model), str(source.model).rsplit("/", 1)[-1])
             rows.append(f"{label} · {group}" if len(groups) > 1 else label)
@@ -62,11 +65,23 @@ def _heat_map(results: Results, sources: Sequence[Any], *, parameter: str) -> He
     return HeatMap(parameter, tuple(rows), columns, tuple(values))
 
 
-def _groups(results: Results, sources: Sequence[Any], parameter: str) -> dict[str, str]:
-    """Module group → a tensor name it matches; one nameless group where the recipe makes no difference by name."""
+def _choice(setting: Any, pattern: str | None) -> Any:
+    """What a setting says where this filter matches; None where it says nothing there."""
+    from engine.settings import ByName
+
+    if not isinstance(setting, ByName):
+        return setting
+    choices = dict(reversed(setting.choices))  # the first of two equal filters holds
+    return choices.get(pattern, choices.get(None))
+
+
+def _groups(results: Results, sources: Sequence[Any], parameter: str) -> dict[str, str | None]:
+    """Group of tensors → its filter; one nameless group where the recipe makes no difference by name."""
     from engine.settings import ByName
 
     settings = [source.parameters.get(parameter) for source in sources]
     filters = dict.fromkeys(text for s in settings if isinstance(s, ByName) for text, _ in s.choices if text)
-    names = {text: group for group, text in results.campaign.space.modules.items()}
-    return {names.get(text, text): f"{text}.weight" for text in filters} or {"": "self_attn.q_proj.weight"}
+    space = results.campaign.space
+    named = [space.modules, *(stage.patterns for stage in space.stages)]
+    names = {text: group for given in reversed(named) for group, text in given.items()}
+    return {names.get(text, text): text for text in filters} or {"": None}

@@ -24,6 +24,7 @@ from search.resident import open_evaluator
 from search.results import Results, read_results
 from search.run import RunDirectory, Services
 from search.sentinels import Rescorer
+from search.space import check_tensors, make_space
 from search.store import Store, store_url
 
 RUNS = Path("runs")
@@ -106,6 +107,7 @@ def open_session(
     plans = plans or Plans()
     base = plans.open(parse_model(campaign.base_model, KeyPath(campaign.origin).key("base_model")))
     layers = Layout.read(base.tensors, base.config, origin=campaign.base_model).layers
+    check_tensors(make_space(campaign, layers=layers), base.tensors)
     start = Start(directory=directory, layers=layers, resume=resume)
     services = Services(plans.hash_of, time.time, lease_s=lease_s, parameters_of=plans.parameters_of)
     return open_coordinator(campaign, inventory, start=start, services=services)
