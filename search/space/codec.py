@@ -89,7 +89,7 @@ class Space:
             else:
                 found |= self._chosen(rule, recipe)
                 active = rule.active(found)
-                found |= {axis.name: self._read(stage, axis, recipe) for axis in active if axis.name not in _OTHER}
+                found |= {axis.name: self._read(stage, axis, recipe) for axis in active if axis.parameter not in _OTHER}
             point = rule.rounded(found)
         except (KeyError, IndexError, TypeError, ValueError, StopIteration):
             raise CampaignError(f"the recipe is not a point of stage {rule.name!r}: it lacks an axis's value") from None

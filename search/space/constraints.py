@@ -30,9 +30,10 @@ _ARITHMETIC: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: lambda a, b: a + b,
     ast.Sub: lambda a, b: a - b,
     ast.Mult: lambda a, b: a * b,
-    ast.Div: lambda a, b: a / b,
+    ast.Div: lambda a, b: _quotient(a, b),
 }
 MAX_LENGTH = 500
+MAX_NUMBER = 1e18
 _ALLOWED = "numbers, + - * /, parentheses, <=, >=, sum, min and max"
 
 
@@ -99,7 +100,7 @@ class Constraint:
 
     def violation(self, values: Values) -> float:
         """By how much it is broken where it is broken most; 0 where it holds everywhere, inf for a division by 0."""
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             found = [np.asarray(excess, np.float64) for excess in self.excess(values)]
         worst = max(float(np.max(np.nan_to_num(excess, nan=np.inf))) for excess in found)
         return worst if worst > 1e-9 else 0.0
@@ -118,8 +119,6 @@ class Constraint:
             return -inner if isinstance(node.op, ast.USub) else inner
         if isinstance(node, ast.BinOp):
             left, right = self._value(node.left, values), self._value(node.right, values)
-            if not isinstance(left, Interval) and not isinstance(right, Interval):
-                left = np.asarray(left, np.float64)  # so that a division by 0 is inf and no exception
             return _ARITHMETIC[type(node.op)](left, right)
         assert isinstance(node, ast.Call)  # _checked let nothing else through
         assert isinstance(node.func, ast.Name)
@@ -154,6 +153,8 @@ def parse_constraint(text: str, names: Sequence[str], groups: Mapping[str, tuple
 def _checked(node: ast.expr, known: Mapping[str, str], groups: Mapping[str, tuple[str, ...]], text: str) -> list[str]:
     """The names below a node; ValueError for anything but arithmetic on them."""
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
+        if abs(node.value) > MAX_NUMBER:
+            raise ValueError(f"a number beyond {MAX_NUMBER:g}")
         return []
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
         return _checked(node.operand, known, groups, text)
@@ -171,7 +172,7 @@ def _checked(node: ast.expr, known: Mapping[str, str], groups: Mapping[str, tupl
             raise ValueError(f"{name!r} has a value for every source: write {groups[name][0]} or sum({name})")
         if name:
             return [name]
-        raise ValueError(f"unknown name {node.id!r}; {did_you_mean(node.id, known.values())}")
+        raise ValueError(_unknown(text, list(known.values())).removeprefix("; "))
     raise ValueError(f"only {_ALLOWED} are allowed{_unknown(text, list(known.values()))}")
 
 
@@ -179,6 +180,13 @@ def _unknown(text: str, every: Sequence[str]) -> str:
     """The first word that is no name of the space."""
     words = [word for word in re.findall(r"[A-Za-z_][\w./-]*", text) if word not in {*every, *_OVER_SOURCES}]
     return f"; unknown name {words[0]!r}, {did_you_mean(words[0], every)}" if words else ""
+
+
+def _quotient(a: Any, b: Any) -> Any:
+    """a / b, and NaN, which satisfies nothing, where b is 0."""
+    if isinstance(a, Interval) or isinstance(b, Interval):
+        return interval(a) / interval(b)
+    return np.asarray(a, np.float64) / np.where(np.asarray(b) == 0, np.nan, b)
 
 
 def _least(a: Any, b: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from simulated import make_campaign
 
+from engine.errors import CampaignError
 from engine.recipe_reader import parse_recipe
 from search.baselines import make_baselines
 
@@ -63,3 +64,27 @@ def test_weights_of_equivalent_task_arithmetic_are_those_of_the_recipe() -> None
     assert by_label["uniform"] == pytest.approx((1 / 3,) * 3)
     assert by_label["task arithmetic 0.85"] == (0.85,) * 3
     assert by_label["ties"] is None
+
+
+def test_a_search_has_to_beat_the_defaults_of_its_own_method() -> None:
+    stages = [{"name": "s"}]
+    t = {"low": 0, "high": 1, "start": 0.5}
+    slerp = {"method": "slerp", "parameters": {"t": t}, "stages": stages}
+    assert labels(space=slerp, sources=["m/a", "m/b"])[-1] == "slerp 0.5"
+    karcher = {"method": ["karcher", "model_stock"], "subset": True, "stages": stages}
+    assert labels(space=karcher)[-2:] == ["karcher", "model stock"]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("slerp", "'slerp' takes 1 to 2 sources, got 3"),
+        ("slerp:x", "a number above 0 after 'task_arithmetic:' and 'slerp:' expected"),
+        ("karcher:2", "a number above 0 after"),
+        ("karchr", "did you mean 'karcher'"),
+        ("fisher", "needs an `importance` for every source"),
+    ],
+)
+def test_a_baseline_that_cannot_be_is_refused(name: str, says: str) -> None:
+    with pytest.raises(CampaignError, match=rf"simulated.yml: baselines: .*{says}"):
+        make_campaign(baselines=[name])
