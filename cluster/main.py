@@ -216,6 +216,17 @@ def reproduce(
 
 
 @app.command()
+def migrate(
+    store: Annotated[str, typer.Argument(help="A campaign store: an SQLite file, or a URL of a database.")],
+    json: Json = False,
+) -> None:
+    """Bring a campaign STORE made by an older mergefleet to this version's tables; a copy of a file is kept."""
+    from cluster import campaign_command
+
+    campaign_command.migrate(store, as_json=json)
+
+
+@app.command()
 def demo(
     directory: Annotated[
         Path | None, typer.Argument(help="Where the demo works; default runs/demo, or the next free runs/demo-N.")

@@ -201,9 +201,9 @@ class Coordinator:
         """Store what is new, close the lease, and finish the assessments that are complete now."""
         desk, recipe_hash = self._desk, result.recipe_hash
         fresh = desk.board.take(recipe_hash, result.scores, result.measures)
-        key = {"eval_key": self.run.eval_key, "recipe_hash": recipe_hash, "lease": result.lease}
+        key, score_key_of = {"recipe_hash": recipe_hash, "lease": result.lease}, self.run.pools.score_key_of
         rows = [
-            {**key, "item": item, "measure": measure, "score": float(value)}
+            {**key, "item": item, "score_key": score_key_of[item], "measure": measure, "score": float(value)}
             for measure, values in ((SCORE, result.scores), *result.measures.items())
             for item, value in values.items()
             if item in fresh
@@ -262,10 +262,9 @@ class Coordinator:
     def _restore(self) -> None:
         """Rebuild memory from the rows, and send the leases of earlier epochs back to the queue."""
         desk, store = self._desk, self.run.store
-        for row in store.rows(schema.ITEM_SCORES, eval_key=self.run.eval_key):
-            desk.board.restore(row["recipe_hash"], row["item"], row["measure"], row["score"])
-        for row in store.rows(schema.CANDIDATES):
-            desk.recipes.append(row["recipe"])
+        candidates = store.rows(schema.CANDIDATES)
+        desk.recipes += [row["recipe"] for row in candidates]
+        desk.recall(sorted({row["recipe_hash"] for row in candidates}))
         for sequence, event, point in stored_events(store):
             desk.live.apply(event, point=point)
             desk.sequence = max(desk.sequence, sequence)
@@ -278,12 +277,9 @@ class Coordinator:
     def _restore_queue(self, leases: Sequence[Row]) -> None:
         """Queue what open assessments still need, with the attempts that their units have behind them."""
         desk, now = self._desk, self._services.now()
-        candidates = desk.live.state.candidates
         attempts: dict[tuple[int, str, int], list[str]] = {}
         for row in leases:
             attempts.setdefault((row["candidate"], row["split"], row["block"]), []).append(row["state"])
-            if row["weights_digest"] is not None:
-                desk.digests[candidates[row["candidate"]].recipe_hash] = row["weights_digest"]
             if row["state"] == "running":
                 self._end_lease(row["lease"], "lost", now=now, cause="its coordinator ended")
         places = {number: place for place, (number, _) in enumerate(desk.live.state.entrants)}

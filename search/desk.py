@@ -5,7 +5,8 @@ Every method changes memory and queues the same change as a row; `Coordinator` c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,11 @@ class Desk:
         self.live = LiveCampaign(run.campaign, run.space, baselines=run.baselines, items_of=self.search_items)
         self.board = Board(run.pools)
         self.queue = WorkQueue(lease_s=services.lease_s)
+        # the run's own file holds no other campaign: nothing to ask it before every candidate
+        self._shared = run.campaign.store is not None
+        self._items_of: dict[str, list[str]] = defaultdict(list)
+        for item, key in run.pools.score_key_of.items():
+            self._items_of[key].append(item)
         self.looks = run.campaign.items.early_stopping_looks
         self.recipes: list[Mapping[str, Any]] = []
         self.gauge = Gauge(run, self.board, services, self.recipes)
@@ -78,6 +84,8 @@ class Desk:
         self.add(schema.CANDIDATES, row)
         if cohort is not None and not cohort.members:
             self.add(schema.COHORTS, {name: getattr(cohort, name) for name in schema.COHORT_FIELDS})
+        if self._shared and recipe_hash not in self.board.scores:
+            self.recall([recipe_hash])
         self.recipes.append(entry.recipe)
         self.ask_row(event.number, event.split, sequence=self.next_sequence())
         self.live.apply(event, point=entry.point)
@@ -92,6 +100,13 @@ class Desk:
     def ask_row(self, number: int, split: Split, *, sequence: int) -> None:
         """Queue the row of an assessment that begins."""
         self.add(schema.ASSESSMENTS, {"number": number, "split": split, "asked": sequence, "state": "open"})
+
+    def recall(self, recipe_hashes: Sequence[str]) -> None:
+        """Learn what the store knows of these recipes, whichever campaign scored them."""
+        for row in self.run.store.shared_scores(recipe_hashes):
+            for item in self._items_of.get(row["score_key"], ()):
+                self.board.restore(row["recipe_hash"], item, row["measure"], row["score"])
+        self.digests |= self.run.store.weights_digests(recipe_hashes)
 
     def start(self, number: int, split: Split, *, lost: str | None = None) -> None:
         """Queue the units that an assessment needs; finished at once where all scores are known, or it is `lost`."""

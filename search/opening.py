@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from engine.errors import CampaignError, OutputExists
 from search import schema
@@ -16,7 +17,7 @@ from search.pools import Pools, make_pools
 from search.ports import SPLITS, Inventory
 from search.run import Run, RunDirectory, Services
 from search.space import make_space
-from search.store import LOCK_WAIT_S, CampaignFacts, Store, refuse_changes, store_url
+from search.store import LOCK_WAIT_S, CampaignFacts, Store, refuse_changes, shown_url, store_url
 
 FREE_KEYS = frozenset({"budget", "publish", "store"})
 """Keys of a campaign that may change between a run and its continuation (budget only while the search lasts)."""
@@ -70,7 +71,7 @@ def _take(store: Store, campaign: Campaign, inventory: Inventory, *, start: Star
     """Take the campaign over, if it may be; the seconds it has run before."""
     facts = CampaignFacts(
         name=campaign.name,
-        config=campaign_to_dict(campaign),
+        config=stored_config(campaign),
         eval_key=inventory.key,
         items_digest=items_digest(inventory),
         layers=start.layers,
@@ -78,7 +79,7 @@ def _take(store: Store, campaign: Campaign, inventory: Inventory, *, start: Star
     found = store.find(campaign.name)
     if found is not None and not start.resume:
         raise OutputExists(
-            f"{store.url}: holds a run of campaign {campaign.name!r}. Continue it with --resume, give the campaign "
+            f"{store.place}: holds a run of campaign {campaign.name!r}. Continue it with --resume, give the campaign "
             "another name, or remove the run's directory to start afresh.",
             name=campaign.name,
         )
@@ -88,13 +89,32 @@ def _take(store: Store, campaign: Campaign, inventory: Inventory, *, start: Star
     return 0.0 if found is None else float(found["seconds"])
 
 
+def stored_config(campaign: Campaign) -> dict[str, Any]:
+    """The campaign as its store keeps it: without the password of the store's URL."""
+    config = campaign_to_dict(campaign)
+    if campaign.store is not None and "://" in campaign.store:
+        config["store"] = shown_url(campaign.store)
+    return config
+
+
 def _note_items(store: Store, pools: Pools) -> None:
-    """Write down once which items belong to which split and task."""
-    if store.rows(schema.ITEMS):
+    """Write down once which items belong to which split and task, and under which keys scores are shared.
+
+    The keys of a run made by another version may be others, for the same items under the same settings (their digests
+    were compared): its scores move to the present ones.
+    """
+    noted = {row["item"]: row["score_key"] for row in store.rows(schema.ITEMS)}
+    if noted:
+        changed = {item: (old, new) for item, old in noted.items() if (new := pools.score_key_of[item]) != old}
+        with store.transaction() as transaction:
+            transaction.rekey(changed)
         return
     with store.transaction() as transaction:
         for split in SPLITS:
-            rows = [{"item": item, "split": split, "task": pools.task_of[item]} for item in pools.all(split)]
+            rows = [
+                {"item": item, "split": split, "task": pools.task_of[item], "score_key": pools.score_key_of[item]}
+                for item in pools.all(split)
+            ]
             transaction.add(schema.ITEMS, rows)
 
 

@@ -8,6 +8,8 @@ holdout are cut into the same blocks for every candidate, because the items of a
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -21,11 +23,12 @@ from search.ports import SPLITS, Inventory, Item, Split
 
 @dataclass(frozen=True)
 class Pools:
-    """Item keys by split and task, in fixed order; `task_of` for all of them."""
+    """Item keys by split and task, in fixed order; `task_of` for all of them, and the key that scores are stored by."""
 
     ordered: Mapping[Split, Mapping[str, tuple[str, ...]]]
     task_of: Mapping[str, str]
     block_size: int
+    score_key_of: Mapping[str, str]
 
     def size(self, split: Split) -> int:
         """Items of a split, over all tasks."""
@@ -89,8 +92,19 @@ def make_pools(campaign: Campaign, inventory: Inventory) -> Pools:
             task: stratified_order(items, seed=f"{campaign.seed}/{split}/{task}")[:cap]
             for task, items in by_task.items()
         }
-    task_of = {item.key: item.task for item in chain.from_iterable(inventory.items.values())}
-    return Pools(ordered, task_of, campaign.items.block_size)
+    items = list(chain.from_iterable(inventory.items.values()))
+    return Pools(
+        ordered=ordered,
+        task_of={item.key: item.task for item in items},
+        block_size=campaign.items.block_size,
+        score_key_of={item.key: item.score_key or _own_key(inventory.key, item) for item in items},
+    )
+
+
+def _own_key(evaluation_key: str, item: Item) -> str:
+    """A score key for an item that has none: only the same evaluator on the same item shares its scores."""
+    text = json.dumps([evaluation_key, item.key, item.content])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def stratified_order(items: Sequence[Item], *, seed: str) -> tuple[str, ...]:

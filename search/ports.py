@@ -27,12 +27,15 @@ class Item:
     task     the `name` of the campaign's task entry (not the per-split lm-eval name)
     content  digest of what is asked and what is right: equal content in two splits is a leak
     stratum  items of one task and stratum are exchangeable; "" where the task has no finer division
+    score_key  digest of all that its score depends on besides the weights: content, task settings, engine, machine;
+             campaigns of one store share the scores of equal ones. "" where an evaluator tells none
     """
 
     key: str
     task: str
     content: str
     stratum: str = ""
+    score_key: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Inventory:
     """What an evaluator measures: its evaluation key, and the items of each split in the order of the task's files.
 
     `key` digests everything that scores depend on besides weights and items: resolved task YAML, metric, few-shot and
-    generation settings, engine and its version, dtype, threads, batch size. Scores are stored under it.
+    generation settings, engine and its version, dtype, threads, batch size. Two evaluators that differ in it must not
+    work for one campaign; scores are stored under the `score_key` of each item.
     """
 
     key: str

@@ -24,7 +24,7 @@ from engine.sinks import LiveSink
 from search.audit import record_attempt
 from search.campaign_file import Campaign, EvaluatorEntry
 from search.evaluators import open_scorer
-from search.evaluators.contract import Scorer, Subject, evaluation_key, runtime_facts
+from search.evaluators.contract import Scorer, Subject, evaluation_key, keyed_items, runtime_facts
 from search.loading import filled_views, load_from_disk, load_tokenizer, make_skeleton
 from search.plans import Plans
 from search.ports import BlockResult, Failed, Inventory, Work
@@ -139,8 +139,8 @@ class ResidentEvaluator:
     def inventory(self) -> Inventory:
         """See search.ports.Evaluator; loads no model."""
         if self._inventory is None:
-            key = evaluation_key(self._scorer, runtime_facts(self._entry))
-            self._inventory = Inventory(key, self._scorer.items())
+            runtime = runtime_facts(self._entry)
+            self._inventory = Inventory(evaluation_key(self._scorer, runtime), keyed_items(self._scorer, runtime))
         return self._inventory
 
     def evaluate(self, work: Work) -> BlockResult | Failed:

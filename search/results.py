@@ -87,7 +87,8 @@ class HoldoutAccess:
 class Results:
     """Everything a report or `publish` needs. `winner` is None before the holdout opens.
 
-    `items_spent` counts the item evaluations that were paid for, by split; `seconds` is the time that all runs took.
+    `items_spent` counts the item evaluations that this campaign paid for, by split; `seconds` is the time that all runs
+    took.
     """
 
     campaign: Campaign
@@ -115,7 +116,7 @@ def read_results(url: str, *, name: str) -> Results:
     try:
         found = store.find(name)
         if found is None:
-            raise CampaignError(f"{url}: holds no run of campaign {name!r}", name=name)
+            raise CampaignError(f"{store.place}: holds no run of campaign {name!r}", name=name)
         return results_of(store, found)
     finally:
         store.close()
@@ -123,7 +124,7 @@ def read_results(url: str, *, name: str) -> Results:
 
 def results_of(store: Store, row: Row) -> Results:
     """The results of the campaign that `store` has found, whose row this is."""
-    campaign = parse_campaign(row["config"], origin=f"{store.url} ({row['name']})")
+    campaign = parse_campaign(row["config"], origin=f"{store.place} ({row['name']})")
     items = {item["item"]: item for item in store.rows(schema.ITEMS)}
     task_of = {key: item["task"] for key, item in items.items()}
     split_of: dict[str, Split] = {key: item["split"] for key, item in items.items()}
@@ -131,15 +132,13 @@ def results_of(store: Store, row: Row) -> Results:
     candidates = _candidates(store, campaign, outcomes)
     scores: dict[str, list[tuple[str, float, str]]] = defaultdict(list)
     measures: dict[str, list[tuple[str, str, float]]] = defaultdict(list)
-    for entry in store.rows(schema.ITEM_SCORES, eval_key=row["eval_key"]):
-        if entry["item"] in split_of and entry["measure"] == SCORE:
-            scores[entry["recipe_hash"]].append((entry["item"], entry["score"], entry["lease"]))
-        elif entry["item"] in split_of:
-            measures[entry["recipe_hash"]].append((entry["item"], entry["measure"], entry["score"]))
     spent = dict.fromkeys(SPLITS, 0)
-    for recipe_hash in {candidate.recipe_hash for candidate in candidates}:
-        for item, *_ in scores[recipe_hash]:
-            spent[split_of[item]] += 1
+    for entry, item in _named(store, candidates, items):
+        if entry["measure"] == SCORE:
+            scores[entry["recipe_hash"]].append((item, entry["score"], _lease(entry, row)))
+            spent[split_of[item]] += entry["campaign"] == row["id"]
+        else:
+            measures[entry["recipe_hash"]].append((item, entry["measure"], entry["score"]))
     matrix = tuple(
         ItemScore(candidate.number, split_of[item], task_of[item], item, score, lease)
         for candidate in candidates
@@ -170,13 +169,28 @@ def results_of(store: Store, row: Row) -> Results:
     )
 
 
+def _named(store: Store, candidates: Sequence[CandidateRow], items: Mapping[str, Row]) -> Iterator[tuple[Row, str]]:
+    """What is known of these candidates' recipes, whoever paid for it, by this campaign's names of the items."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for name, item in items.items():
+        names[item["score_key"]].append(name)
+    rows = store.shared_scores(sorted({candidate.recipe_hash for candidate in candidates}))
+    found = [(row, name) for row in rows for name in names.get(row["score_key"], ())]
+    yield from sorted(found, key=lambda pair: (pair[0]["recipe_hash"], pair[1], pair[0]["measure"]))
+
+
+def _lease(entry: Row, campaign: Row) -> str:
+    """The lease under which a score came in; another campaign's is told apart from an own one of the same number."""
+    lease: str = entry["lease"]
+    return lease if entry["campaign"] == campaign["id"] else f"{entry['campaign']}/{lease}"
+
+
 def _candidates(store: Store, campaign: Campaign, outcomes: Mapping[tuple[int, str], Row]) -> tuple[CandidateRow, ...]:
     rows = store.rows(schema.CANDIDATES)
     names = [stage.name for stage in campaign.space.stages]
     sizes = {row["number"]: row["size"] for row in store.rows(schema.COHORTS)}
     estimated = estimates(list(_windows(rows, outcomes, sizes)))
-    scored = [row for row in store.rows(schema.LEASES) if row["weights_digest"] is not None]
-    digests = {rows[row["candidate"]]["recipe_hash"]: row["weights_digest"] for row in scored}
+    digests = store.weights_digests(sorted({row["recipe_hash"] for row in rows}))
     found = []
     for row in rows:
         by_split = {split: outcomes.get((row["number"], split), {}) for split in SPLITS}

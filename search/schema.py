@@ -7,10 +7,13 @@ assessments   a candidate on a split; `asked` and `finished` are sequence number
               events that a restart replays
 events        what no other row tells: the search was ended, was reopened with a larger budget
 cohorts       search candidates that share a window
-item_scores   (evaluation key, recipe hash, item, measure) → value; the measure "score" is what is searched, the others
-              stand beside it; first write wins
+items         which items belong to which split and task, and the key under which their scores are shared
+item_scores   (recipe hash, score key, measure) → value; the measure "score" is what is searched, the others stand
+              beside it; first write wins. All campaigns of a store share them: `campaign` says who paid
 leases        every handing out of a work unit, and how it ended
 ledger        every candidate that was let onto the holdout, why and when
+wishes        what other processes ask of the running coordinator (`mergefleet stop`)
+schema_version  one row: VERSION of whoever made the tables; migration.py brings older stores here
 """
 
 from __future__ import annotations
@@ -20,6 +23,10 @@ from sqlalchemy import JSON, Column, Float, Integer, MetaData, String, Table, Te
 from search.ports import SCORE
 
 METADATA = MetaData()
+VERSION = 1
+"""Goes up with every change of a table. 0 had no table of its version and kept scores by campaign and item name."""
+
+SCHEMA_VERSION = Table("schema_version", METADATA, Column("version", Integer, primary_key=True))
 
 CAMPAIGNS = Table(
     "campaigns",
@@ -55,7 +62,7 @@ CANDIDATES = Table(
     Column("number", Integer, primary_key=True),
     Column("stage", Integer, nullable=False),
     Column("origin", String(20), nullable=False),
-    Column("label", String(200), nullable=False),
+    Column("label", Text, nullable=False),
     Column("cohort", Integer),
     Column("params", JSON, nullable=False),
     Column("recipe", JSON, nullable=False),
@@ -108,18 +115,28 @@ ITEMS = Table(
     Column("item", String(300), primary_key=True),
     Column("split", String(10), nullable=False),
     Column("task", String(200), nullable=False),
+    Column("score_key", String(64), nullable=False, index=True),
 )
 
 ITEM_SCORES = Table(
     "item_scores",
     METADATA,
-    Column("eval_key", String(200), primary_key=True),
     Column("recipe_hash", String(64), primary_key=True),
-    Column("item", String(300), primary_key=True),
+    Column("score_key", String(64), primary_key=True),
     Column("measure", String(100), primary_key=True, default=SCORE),
+    Column("item", String(300), nullable=False),  # what the campaign that scored it calls it
     Column("score", Float, nullable=False),  # the measure's value
+    Column("campaign", Integer, nullable=False, index=True),
     Column("lease", String(60), nullable=False),
     sqlite_with_rowid=False,
+)
+
+WISHES = Table(
+    "wishes",
+    METADATA,
+    Column("campaign", Integer, primary_key=True),
+    Column("wish", String(20), primary_key=True),  # stop
+    Column("at", Float, nullable=False),
 )
 
 LEASES = Table(

@@ -143,6 +143,18 @@ def run_campaign(
         evaluator.close()
 
 
+def migrate_store(place: str) -> tuple[int, Path | None]:
+    """Bring a store, a path or a URL, to this version: the version it had, and the copy that was kept of a file."""
+    url = store_url(place, default=Path())
+    if url.startswith("sqlite") and not Path(place.removeprefix("sqlite:///")).is_file():
+        raise CampaignError(f"{place}: is not there")
+    store = Store(url)
+    try:
+        return store.migrate()
+    finally:
+        store.close()
+
+
 def conclude(campaign: Campaign, directory: RunDirectory, *, rescorer: Callable[[], Rescorer] | None = None) -> Outcome:
     """Write the report, and publish the winner if there is one and it is not published yet.
 

@@ -114,6 +114,11 @@ def _notes(desk: Desk) -> tuple[str, ...]:
         if candidate.origin == "baseline" and outcome.cause is not None
     ]
     winner = state.candidates[state.entrants[0][0]]
+    keys = {desk.run.pools.score_key_of[item] for item in desk.run.pools.all("holdout")}
+    notes += [
+        f"{count} of the holdout's {len(keys)} items were met before by campaign {name!r} of this store"
+        for name, count in desk.run.store.holdouts_met(keys).items()
+    ]
     if len(state.rules.stages) > 1 and winner.stage == 0:
         notes.append("the winner is a global candidate: the finer stages found nothing better on selection")
     return tuple(notes)

@@ -10,23 +10,27 @@ on this host and can be identified, and else refuses, naming it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import sqlite3
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, insert, inspect, select, update
+from sqlalchemy import Connection, Engine, Table, create_engine, delete, event, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
 
 from engine.errors import Busy, CampaignError, InputsChanged, StaleEpoch
-from search import schema, takeover
+from search import migration, schema, takeover
+from search.campaign_file import campaign_to_dict, parse_campaign
 from search.takeover import ProcessIdentity
 
 LOCK_WAIT_S = 10.0
-IDLE_IN_TRANSACTION_MS = 10_000
+CHUNK = 500
+"""Recipe hashes per query: SQLite takes 32766 parameters, PostgreSQL 65535."""
 Row = Mapping[str, Any]
 
 
@@ -45,7 +49,7 @@ class Store:
     """One campaign in one database. `take_over` first; then `transaction` writes and `rows` reads."""
 
     def __init__(self, url: str, *, lock_wait_s: float = LOCK_WAIT_S) -> None:
-        self.url = url
+        self.place = shown_url(url)
         self._lock_wait_s = lock_wait_s
         self._engine = _connect(url, lock_wait_s)
         self._reader = self._engine.execution_options(write=False)
@@ -53,9 +57,12 @@ class Store:
         self.epoch = 0
 
     def find(self, name: str) -> Row | None:
-        """The campaign's row, or None where this database does not hold it. Only reads, and needs no lock."""
+        """The campaign's row, or None where this database does not hold it. Only reads, and needs no lock.
+
+        Raises CampaignError where the tables are of another version, with the command that migrates them.
+        """
         with self._reader.connect() as connection:
-            if not inspect(connection).has_table(schema.CAMPAIGNS.name):
+            if not migration.holds_campaigns(connection, place=self.place):
                 return None
         found = self.rows(schema.CAMPAIGNS, name=name)
         if found:
@@ -87,9 +94,67 @@ class Store:
         with self._reader.connect() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
+    def shared_scores(self, recipe_hashes: Sequence[str]) -> list[Row]:
+        """What any campaign of this store scored of these recipes."""
+        table = schema.ITEM_SCORES
+        return self._of_recipes(select(table).order_by(*table.primary_key.columns), table, recipe_hashes)
+
+    def weights_digests(self, recipe_hashes: Sequence[str]) -> dict[str, str]:
+        """Recipe hash → digest of the weights that were scored, as any campaign of this store noted it."""
+        leases, candidates = schema.LEASES, schema.CANDIDATES
+        query = (
+            select(candidates.c.recipe_hash, leases.c.weights_digest)
+            .join(leases, (leases.c.campaign == candidates.c.campaign) & (leases.c.candidate == candidates.c.number))
+            .where(leases.c.weights_digest.is_not(None))
+            .distinct()
+        )
+        found = self._of_recipes(query, candidates, recipe_hashes)
+        return {row["recipe_hash"]: row["weights_digest"] for row in found}
+
+    def _of_recipes(self, query: Any, table: Table, recipe_hashes: Sequence[str]) -> list[Row]:
+        found: list[Row] = []
+        with self._reader.connect() as connection:
+            for start in range(0, len(recipe_hashes), CHUNK):
+                chunk = query.where(table.c.recipe_hash.in_(recipe_hashes[start : start + CHUNK]))
+                found += [dict(row) for row in connection.execute(chunk).mappings()]
+        return found
+
+    def wish(self, wish: str, *, now: float) -> None:
+        """Ask the campaign's coordinator for something, from any process: no epoch is taken."""
+        table = schema.WISHES
+        with self._engine.begin() as connection:
+            row = {"campaign": self.campaign, "wish": wish, "at": now}
+            connection.execute(_upserting(connection).insert(table).on_conflict_do_nothing(), [row])
+
     def holdout_opened(self) -> bool:
         """Whether anybody of this campaign has met the sealed items."""
         return bool(self.rows(schema.LEDGER))
+
+    def migrate(self) -> tuple[int, Path | None]:
+        """Bring the tables to this version, all or nothing: the version they had, and the copy kept of a file."""
+        copy = None
+        with self._reader.connect() as connection:
+            before = migration.version_of(connection)
+        if self._engine.dialect.name == "sqlite" and before is not None and before < schema.VERSION:
+            file = Path(str(self._engine.url.database))
+            copy = file.with_name(f"{file.name}.version-{before}")
+            with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(copy)) as target:
+                source.backup(target)
+        with self._engine.begin() as connection:
+            return migration.migrate(connection, place=self.place), copy
+
+    def holdouts_met(self, score_keys: Collection[str]) -> dict[str, int]:
+        """Other campaigns of this store whose opened holdouts hold some of these items, and how many of them."""
+        items, ledger, campaigns = schema.ITEMS, schema.LEDGER, schema.CAMPAIGNS
+        opened = select(ledger.c.campaign).where(ledger.c.campaign != self.campaign).distinct()
+        query = (
+            select(campaigns.c.name, items.c.score_key)
+            .join(items, items.c.campaign == campaigns.c.id)
+            .where(items.c.split == "holdout", campaigns.c.id.in_(opened))
+        )
+        with self._reader.connect() as connection:
+            met = [name for name, key in connection.execute(query) if key in score_keys]
+        return dict(sorted(Counter(met).items()))
 
     def close(self) -> None:
         """Close all connections."""
@@ -97,8 +162,8 @@ class Store:
 
     def _next_epoch(self, facts: CampaignFacts, *, now: float) -> int:
         me = takeover.this_process()
-        schema.METADATA.create_all(self._engine)
         with self._engine.begin() as connection:
+            migration.prepare(connection, place=self.place)
             table = schema.CAMPAIGNS
             found = connection.execute(_locking(select(table).where(table.c.name == facts.name))).mappings().first()
             if found is None:
@@ -117,7 +182,7 @@ class Store:
         epoch = connection.execute(query).scalar()
         if epoch != self.epoch:
             raise StaleEpoch(
-                f"{self.url}: this coordinator has epoch {self.epoch}, a newer one took over with epoch {epoch}. "
+                f"{self.place}: this coordinator has epoch {self.epoch}, a newer one took over with epoch {epoch}. "
                 "Nothing was written; this process should end.",
                 epoch=self.epoch,
                 newest=epoch,
@@ -128,11 +193,11 @@ class Store:
         try:
             return act()
         except OperationalError as failure:
-            if "locked" not in str(failure):
+            if "locked" not in str(failure) and "lock timeout" not in str(failure):
                 raise
         owner = self._owner()
         if owner is None or not takeover.end(owner):
-            raise _busy(self.url, owner, self._lock_wait_s)
+            raise _busy(self.place, owner, self._lock_wait_s)
         return act()
 
     def _owner(self) -> ProcessIdentity | None:
@@ -162,10 +227,32 @@ class Transaction:
         self._connection.execute(statement.values(**values))
 
     def add_scores(self, rows: Sequence[Row]) -> None:
-        """Item scores; the first write of an (evaluation key, recipe hash, item) stays."""
+        """Item scores; the first write of a (recipe hash, score key, measure) stays."""
         if rows:
-            dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
-            self._connection.execute(dialect.insert(schema.ITEM_SCORES).on_conflict_do_nothing(), list(rows))
+            statement = _upserting(self._connection).insert(schema.ITEM_SCORES).on_conflict_do_nothing()
+            self._connection.execute(statement, [{**row, "campaign": self._campaign} for row in rows])
+
+    def rekey(self, keys: Mapping[str, tuple[str, str]]) -> None:
+        """Give items, by name, another score key: (old, new). Their scores move along, unless they are there."""
+        items, scores = schema.ITEMS, schema.ITEM_SCORES
+        for item, (old, new) in keys.items():
+            self.change(items, {"score_key": new}, item=item)
+            mine = (scores.c.score_key == old) & (scores.c.campaign == self._campaign)
+            moved = [
+                {**row, "score_key": new} for row in self._connection.execute(select(scores).where(mine)).mappings()
+            ]
+            self._connection.execute(delete(scores).where(mine))
+            self.add_scores(moved)
+
+
+def _upserting(connection: Connection) -> Any:
+    """The dialect's module: `insert(...).on_conflict_do_nothing()` is not in common SQL."""
+    return postgresql if connection.dialect.name == "postgresql" else sqlite
+
+
+def shown_url(url: str) -> str:
+    """A database's URL for people: without its password."""
+    return make_url(url).render_as_string(hide_password=True)
 
 
 def store_url(place: str | None, *, default: Path) -> str:
@@ -179,16 +266,18 @@ def store_url(place: str | None, *, default: Path) -> str:
     except ArgumentError:
         backend = "?"
     if backend not in ("sqlite", "postgresql"):
-        raise CampaignError(f"store: got {place!r}, a path or a URL of sqlite or postgresql expected")
+        scheme = place.partition("://")[0]
+        raise CampaignError(f"store: got {scheme}://..., a path or a URL of sqlite or postgresql expected")
     return place.replace("postgresql://", "postgresql+psycopg://", 1)
 
 
 def refuse_changes(found: Row, facts: CampaignFacts, *, free: frozenset[str]) -> None:
     """Raise InputsChanged where campaign, evaluator or items are not the stored run's; `free` keys may differ."""
+    then = _present(found["config"])
     changed = [
-        f"{key}: {found['config'].get(key)!r} then, {facts.config.get(key)!r} now"
-        for key in sorted({*found["config"], *facts.config} - free)
-        if found["config"].get(key) != facts.config.get(key)
+        f"{key}: {then.get(key)!r} then, {facts.config.get(key)!r} now"
+        for key in sorted({*then, *facts.config} - free)
+        if then.get(key) != facts.config.get(key)
     ]
     if found["eval_key"] != facts.eval_key:
         changed.append("the evaluation key (task files, evaluator settings or versions)")
@@ -204,12 +293,20 @@ def refuse_changes(found: Row, facts: CampaignFacts, *, free: frozenset[str]) ->
         )
 
 
+def _present(config: Row) -> Row:
+    """A stored campaign as this version writes it down: keys that did not exist then have their defaults."""
+    try:
+        return campaign_to_dict(parse_campaign(config, origin="store"))
+    except CampaignError:
+        return config
+
+
 def _connect(url: str, lock_wait_s: float) -> Engine:
     if url.startswith("sqlite"):
         return _connect_sqlite(url, lock_wait_s)
-    options = (
-        f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS} -c lock_timeout={int(lock_wait_s * 1000)}"
-    )
+    # A session stopped inside a transaction is ended by the server after `idle`; whoever waits for it waits longer.
+    idle_ms = int(lock_wait_s * 1000)
+    options = f"-c idle_in_transaction_session_timeout={idle_ms} -c lock_timeout={2 * idle_ms}"
     return create_engine(url, connect_args={"options": options}, pool_pre_ping=True)
 
 
@@ -235,7 +332,7 @@ def _locking(query: Any) -> Any:
     return query.with_for_update()
 
 
-def _busy(url: str, owner: ProcessIdentity | None, waited_s: float) -> Busy:
+def _busy(place: str, owner: ProcessIdentity | None, waited_s: float) -> Busy:
     ended = owner is None or (owner.host == takeover.this_host() and not takeover.is_running(owner))
     who = "by a program that is no coordinator of ours"
     if owner is not None and not ended:
@@ -243,6 +340,6 @@ def _busy(url: str, owner: ProcessIdentity | None, waited_s: float) -> Busy:
             f"by process {owner.pid} on {owner.host.split()[0]}, the last coordinator, which cannot be ended from here"
         )
     return Busy(
-        f"{url}: no lock within {waited_s:g} s; it is held {who}. End that process, then resume.",
+        f"{place}: no lock within {waited_s:g} s; it is held {who}. End that process, then resume.",
         owner=None if owner is None or ended else owner.pid,
     )

@@ -86,6 +86,26 @@ def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"s3://{name}"
 
 
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """A real PostgreSQL of this session: a URL with {name} for the database."""
+    from postgres_server import binaries, running_postgres
+
+    folder = binaries()
+    if folder is None:
+        pytest.skip("no PostgreSQL on this machine, and no wheel with its binaries (extra `dev`)")
+    with running_postgres(folder) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> str:
+    """The URL of an empty PostgreSQL database of this test, as a campaign's `store` says it."""
+    from postgres_server import make_database
+
+    return make_database(postgres_server, f"db{uuid.uuid4().hex[:12]}")
+
+
 def _guarded(connect: Any) -> Any:
     def guarded(self: socket.socket, address: Any) -> Any:
         if self.family in (socket.AF_INET, socket.AF_INET6) and self.type & socket.SOCK_STREAM:

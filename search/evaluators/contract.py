@@ -16,9 +16,9 @@ import importlib.metadata
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import getsource
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from engine.errors import CampaignError, EvaluationError
 from search.campaign_file import EvaluatorEntry
@@ -26,6 +26,8 @@ from search.ports import SPLITS, Item, Split
 
 IDENTITY_FIELDS = ("id",)  # they name a row and are no part of its content: the same question under two ids is a leak
 ENGINES = ("torch", "transformers", "tokenizers", "lm_eval")  # packages whose version may change a score
+
+SCORE_KEY_CHARS = 32  # 128 bits
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,14 @@ class Scorer(Protocol):
 
     def score(self, subject: Subject, keys: Sequence[str]) -> dict[str, float]:
         """One score per item key; EvaluationError where the model's answers cannot be scored."""
+
+
+@runtime_checkable
+class TellsSettings(Protocol):
+    """A scorer that knows which of its settings matter to which item."""
+
+    def settings(self) -> Mapping[str, str]:
+        """Item key → digest of all that its score depends on besides weights, its content and runtime."""
 
 
 class Suite:
@@ -72,6 +82,15 @@ class Suite:
 
     def facts(self) -> Mapping[str, Any]:
         return {"scorers": [scorer.facts() for scorer in self._scorers]}
+
+    def settings(self) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        for scorer in self._scorers:
+            rest = digest(scorer.facts())
+            found |= {key: rest for key, owner in self._owner.items() if owner is scorer}
+            if isinstance(scorer, TellsSettings):
+                found |= scorer.settings()
+        return found
 
     def score(self, subject: Subject, keys: Sequence[str]) -> dict[str, float]:
         """Scores of a block. Raises EvaluationError for an unknown item, a missing score, NaN or Inf."""
@@ -138,6 +157,19 @@ def evaluation_key(scorer: Scorer, runtime: Mapping[str, Any]) -> str:
         for split, found in scorer.items().items()
     }
     return digest({"scorer": scorer.facts(), "items": items, "runtime": dict(runtime)})
+
+
+def keyed_items(scorer: Scorer, runtime: Mapping[str, Any]) -> dict[Split, tuple[Item, ...]]:
+    """The scorer's items, each with its `score_key`: campaigns that share an item under equal settings share scores."""
+    settings = scorer.settings() if isinstance(scorer, TellsSettings) else {}
+    rest = digest(scorer.facts())  # of a scorer that does not tell its items apart, all settings count for each
+    how = digest(dict(runtime))
+
+    def keyed(item: Item) -> Item:
+        key = digest([settings.get(item.key, rest), item.content, how])
+        return replace(item, score_key=key[:SCORE_KEY_CHARS])
+
+    return {split: tuple(keyed(item) for item in found) for split, found in scorer.items().items()}
 
 
 def runtime_facts(entry: EvaluatorEntry) -> dict[str, Any]:

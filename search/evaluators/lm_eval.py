@@ -129,6 +129,14 @@ class LmEvalScorer:
             "tasks": {name: _task_facts(loaded) for name, loaded in sorted(self._loaded.items())},
         }
 
+    def settings(self) -> Mapping[str, str]:
+        """Per item the digest of its task's facts."""
+        by_task = {
+            name: digest(["lm_eval", self._chat_template, _task_facts(loaded)]) for name, loaded in self._loaded.items()
+        }
+        name_of = {id(loaded): name for name, loaded in self._loaded.items()}
+        return {key: by_task[name_of[id(loaded)]] for key, (loaded, _) in self._places.items()}
+
     def score(self, subject: Subject, keys: Sequence[str]) -> dict[str, float]:
         """Answer all requests of the block, batched over tasks, and read each item's metric."""
         model = self._language_model(subject)

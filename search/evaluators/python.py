@@ -17,7 +17,7 @@ from typing import Any
 
 from engine.errors import CampaignError, EvaluationError, did_you_mean
 from search.campaign_file import TaskEntry
-from search.evaluators.contract import Subject, content_digest, row_id, source_of
+from search.evaluators.contract import Subject, content_digest, digest, row_id, source_of
 from search.ports import SPLITS, Item, Split
 
 ScoreFunction = Callable[[Any, Any, list[dict[str, Any]]], Sequence[float]]
@@ -59,6 +59,11 @@ class PythonScorer:
     def facts(self) -> Mapping[str, Any]:
         """The functions' source text; what they call in turn is not followed."""
         return {"scorer": "python", "functions": {name: source_of(f) for name, f in sorted(self._functions.items())}}
+
+    def settings(self) -> Mapping[str, str]:
+        """Per item the digest of its function's source text."""
+        by_name = {name: digest(["python", source_of(function)]) for name, function in self._functions.items()}
+        return {key: by_name[name] for key, (name, _) in self._rows.items()}
 
     def score(self, subject: Subject, keys: Sequence[str]) -> dict[str, float]:
         """One call of each function concerned, with its rows of the block in the order of their keys."""

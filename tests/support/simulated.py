@@ -62,7 +62,13 @@ def make_inventory(counts: Mapping[Split, int] = COUNTS, *, skills: tuple[str, .
     """So many items per skill and split; two of five are easy."""
     items = {
         split: tuple(
-            Item(f"{skill}_{split}/{index:04d}", skill, f"{skill} {split} {index}", "easy" if index % 5 < 2 else "hard")
+            Item(
+                key=f"{skill}_{split}/{index:04d}",
+                task=skill,
+                content=f"{skill} {split} {index}",
+                stratum="easy" if index % 5 < 2 else "hard",
+                score_key=f"{skill} {split} {index}",
+            )
             for skill in skills
             for index in range(counts[split])
         )
