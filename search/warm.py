@@ -1,0 +1,139 @@
+"""Warm starts: the best points of earlier campaigns on the same sources, as points of this campaign's stages.
+
+Where a campaign is, its file says by a path (a run's directory, or its database) or by a name in the same store. A
+point is taken if it is the same model here and there: its recipe here has the hash that it had there, over the contents
+of the sources. Their scores may come from other tasks; they say which points are good, and are told to nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.errors import CampaignError
+from search import schema
+from search.baselines import Baseline
+from search.campaign_file import Campaign
+from search.results import CandidateRow, Results, read_results, results_of
+from search.space import Params, Space
+from search.store import Store
+
+SHARE = 0.1
+LEAST, MOST = 8, 200
+HashOf = Callable[[Mapping[str, Any]], str]
+Elites = dict[int, list[tuple[Params, float]]]
+
+
+def read_elites(
+    campaign: Campaign, space: Space, baselines: Sequence[Baseline], *, url: str | None, hash_of: HashOf
+) -> Elites:
+    """Stage → the best tenth of the points that earlier campaigns scored there (8 to 200), the best first.
+
+    `url` is the campaign's own store, None where that is a file of its own.
+
+    Raises CampaignError where a campaign is not there, has other sources, or no stage with the axes of one here.
+    """
+    found: Elites = {}
+    for index, place in enumerate(campaign.warm_start):
+        where = f"{campaign.origin}: warm_start[{index}]: {place}"
+        results = _results(place, url=url, where=where)
+        _refuse_others(results, baselines, hash_of=hash_of, where=where)
+        fitting = _fitting(results, space, hash_of=hash_of)
+        if not fitting:
+            theirs = ", ".join(stage.name for stage in results.campaign.space.stages)
+            raise CampaignError(
+                f"{where}: none of its stages ({theirs}) has points that are points here: method, parameters, ranges and "
+                "granularity of a stage have to be the same",
+                place=place,
+            )
+        for stage, points in fitting.items():
+            found[stage] = sorted([*found.get(stage, []), *points], key=lambda pair: -pair[1])
+    return {stage: points[: min(MOST, max(LEAST, int(SHARE * len(points))))] for stage, points in found.items()}
+
+
+def elites_to_rows(elites: Elites) -> list[list[Any]]:
+    """Plain data for the store: a continued run starts from the same points, whatever became of the earlier one."""
+    return [[stage, dict(params), score] for stage, points in elites.items() for params, score in points]
+
+
+def elites_from_rows(rows: Sequence[Sequence[Any]] | None) -> Elites:
+    """The inverse of `elites_to_rows`."""
+    found: Elites = {}
+    for stage, params, score in rows or ():
+        found.setdefault(int(stage), []).append((params, float(score)))
+    return found
+
+
+def _results(place: str, *, url: str | None, where: str) -> Results:
+    path = Path(place)
+    if not path.exists():
+        return _shared(place, url=url, where=where)
+    database = path / "campaign.sqlite" if path.is_dir() else path
+    if not database.is_file():
+        raise CampaignError(f"{where}: holds no campaign.sqlite; the directory of a run expected")
+    store = Store(f"sqlite:///{database}")
+    try:
+        names = [row["name"] for row in store.rows(schema.CAMPAIGNS)]
+    finally:
+        store.close()
+    if len(names) != 1:
+        raise CampaignError(f"{where}: holds {len(names)} campaigns ({', '.join(names)}), one expected")
+    return read_results(f"sqlite:///{database}", name=names[0])
+
+
+def _shared(name: str, *, url: str | None, where: str) -> Results:
+    """A campaign in the same store, where that is more than the run's own file."""
+    if url is None:
+        raise CampaignError(f"{where}: is no path; names are of campaigns in the same `store`, and this one has its own")
+    store = Store(url)
+    try:
+        found = store.find(name)
+        if found is None:
+            raise CampaignError(f"{where}: is neither a path nor a campaign in the store of this one")
+        return results_of(store, found)
+    finally:
+        store.close()
+
+
+def _refuse_others(results: Results, baselines: Sequence[Baseline], *, hash_of: HashOf, where: str) -> None:
+    """Base and parents are candidates of every campaign: their hashes say whether the sources are the same."""
+    known = {row.recipe_hash for row in results.candidates if row.origin == "baseline"}
+    other = [b.label for b in baselines if b.kind in ("base", "parent") and hash_of(b.recipe) not in known]
+    if other:
+        raise CampaignError(
+            f"{where}: was searched on other models: {', '.join(other)} of this campaign is not among its base and "
+            "parents (compared by content and dtype)",
+            other=other,
+        )
+
+
+def _fitting(results: Results, space: Space, *, hash_of: HashOf) -> Elites:
+    """Stage here → points of stages there that are the same models."""
+    found: Elites = {}
+    for name in dict.fromkeys(stage.name for stage in results.campaign.space.stages):
+        points = _best_first([row for row in results.candidates if row.stage == name and row.params])
+        for stage, rule in enumerate(space.stages):
+            names = [axis.name for axis in rule.axes]
+            same = [(row, score) for row, score in points if sorted(row.params) == sorted(names) and _inside(rule, row)]
+            if same and hash_of(space.recipe(stage, same[0][0].params)) == same[0][0].recipe_hash:
+                found.setdefault(stage, []).extend((row.params, score) for row, score in same)
+    return found
+
+
+def _inside(rule: Any, row: CandidateRow) -> bool:
+    try:
+        return bool(rule.rounded(row.params) == dict(row.params))
+    except KeyError:  # a choice that is none here
+        return False
+
+
+def _best_first(rows: Sequence[CandidateRow]) -> list[tuple[CandidateRow, float]]:
+    """Scored points by estimate; first of all the one that was best on selection, which may be a mean or a soup."""
+    known = [(row, row.estimate) for row in rows if row.estimate is not None]
+    known.sort(key=lambda pair: -pair[1])
+    selected = [row for row in rows if row.selection_score is not None]
+    if selected and known:
+        best = max(selected, key=lambda row: row.selection_score or 0.0)
+        known = [(best, known[0][1]), *((row, score) for row, score in known if row is not best)]
+    return known
