@@ -165,6 +165,7 @@ class Campaign(_Part):
     items: ItemsEntry = ItemsEntry()
     budget: BudgetEntry
     sampler: str = "auto"
+    warm_start: tuple[str, ...] = ()
     sampler_options: Mapping[str, Any] = {}
     objectives: tuple[ObjectiveEntry, ...] = ()
     constraints: tuple[ConstraintEntry, ...] = ()

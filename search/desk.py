@@ -38,7 +38,9 @@ class Desk:
     def __init__(self, run: Run, services: Services) -> None:
         self.run = run
         self.services = services
-        self.live = LiveCampaign(run.campaign, run.space, baselines=run.baselines, items_of=self.search_items)
+        self.live = LiveCampaign(
+            run.campaign, run.space, baselines=run.baselines, items_of=self.search_items, elites=run.elites
+        )
         self.board = Board(run.pools)
         self.queue = WorkQueue(lease_s=services.lease_s)
         # the run's own file holds no other campaign: nothing to ask it before every candidate

@@ -5,7 +5,7 @@ Live and replayed events take the same path (`apply`), so a restart continues ex
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -29,6 +29,9 @@ EVENT_KINDS: dict[type[Event], str] = {
 
 ItemsOf = Callable[[int], Mapping[str, float]]
 """Candidate → the scores of the items of its search window."""
+
+
+Elites = Mapping[int, Sequence[tuple[Params, float]]]
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,18 @@ class LiveCampaign:
     """`state` of the machine, `points` of all candidates by number, and the sampler."""
 
     def __init__(
-        self, campaign: Campaign, space: Space, *, baselines: tuple[Baseline, ...], items_of: ItemsOf | None = None
+        self,
+        campaign: Campaign,
+        space: Space,
+        *,
+        baselines: tuple[Baseline, ...],
+        items_of: ItemsOf | None = None,
+        elites: Elites | None = None,
     ) -> None:
         self.space = space
         self.objectives = campaign.objectives
         self.baselines = baselines
-        self.sampler: Sampler = sampler_of(campaign, space, baselines=len(baselines))
+        self.sampler: Sampler = sampler_of(campaign, space, baselines=len(baselines), elites=elites)
         rules = make_rules(campaign, space, baselines, by_cohort=self.sampler.by_cohort)
         self.state: State = machine.begin(rules)
         self._items_of = items_of or (lambda number: {})
@@ -132,7 +141,7 @@ class LiveCampaign:
         return Told(number, params, outcome.score, values, outcome.violation, stopped=outcome.stopped, items=items)
 
 
-def sampler_of(campaign: Campaign, space: Space, *, baselines: int) -> Sampler:
+def sampler_of(campaign: Campaign, space: Space, *, baselines: int, elites: Elites | None = None) -> Sampler:
     """The campaign's sampler. CampaignError where it does not fit the space, the objectives or its options."""
     setup = Setup(
         space,
@@ -140,6 +149,7 @@ def sampler_of(campaign: Campaign, space: Space, *, baselines: int) -> Sampler:
         objectives=max(1, len(campaign.objectives)),
         constrained=bool(campaign.constraints),
         baselines=baselines,
+        elites=elites or {},
     )
     return make_sampler(campaign.sampler, setup, campaign.sampler_options, origin=campaign.origin)
 

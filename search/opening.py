@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.errors import CampaignError, OutputExists
@@ -17,7 +17,8 @@ from search.pools import Pools, make_pools
 from search.ports import SPLITS, Inventory
 from search.run import Run, RunDirectory, Services
 from search.space import make_space
-from search.store import LOCK_WAIT_S, CampaignFacts, Store, refuse_changes, shown_url, store_url
+from search.store import LOCK_WAIT_S, CampaignFacts, Row, Store, refuse_changes, shown_url, store_url
+from search.warm import Elites, elites_from_rows, elites_to_rows, read_elites
 
 FREE_KEYS = frozenset({"budget", "publish", "store"})
 """Keys of a campaign that may change between a run and its continuation (budget only while the search lasts)."""
@@ -40,10 +41,10 @@ def open_coordinator(campaign: Campaign, inventory: Inventory, *, start: Start, 
     there and `resume` is False), InputsChanged (resumed with another campaign, evaluator or items), Busy (the store is
     locked by a process that cannot be ended from here).
     """
-    return Coordinator(open_run(campaign, inventory, start=start, now=services.now()), services)
+    return Coordinator(open_run(campaign, inventory, start=start, services=services), services)
 
 
-def open_run(campaign: Campaign, inventory: Inventory, *, start: Start, now: float) -> Run:
+def open_run(campaign: Campaign, inventory: Inventory, *, start: Start, services: Services) -> Run:
     """Everything but the coordinator; see `open_coordinator`."""
     pools = make_pools(campaign, inventory)
     space = make_space(campaign, layers=start.layers)
@@ -53,9 +54,7 @@ def open_run(campaign: Campaign, inventory: Inventory, *, start: Start, now: flo
     url = store_url(campaign.store, default=start.directory.database)
     start.directory.root.mkdir(parents=True, exist_ok=True)
     store = Store(url, lock_wait_s=start.lock_wait_s)
-    seconds_before = _take(store, campaign, inventory, start=start, now=now)
-    _note_items(store, pools)
-    return Run(
+    run = Run(
         campaign=campaign,
         directory=start.directory,
         space=space,
@@ -63,12 +62,15 @@ def open_run(campaign: Campaign, inventory: Inventory, *, start: Start, now: flo
         baselines=baselines,
         eval_key=inventory.key,
         store=store,
-        seconds_before=seconds_before,
     )
+    row = _take(run, inventory, start=start, services=services)
+    _note_items(store, pools)
+    return replace(run, seconds_before=float(row["seconds"]), elites=elites_from_rows(row["elites"]))
 
 
-def _take(store: Store, campaign: Campaign, inventory: Inventory, *, start: Start, now: float) -> float:
-    """Take the campaign over, if it may be; the seconds it has run before."""
+def _take(run: Run, inventory: Inventory, *, start: Start, services: Services) -> Row:
+    """Take the campaign over, if it may be; its row."""
+    campaign, store = run.campaign, run.store
     facts = CampaignFacts(
         name=campaign.name,
         config=stored_config(campaign),
@@ -85,8 +87,16 @@ def _take(store: Store, campaign: Campaign, inventory: Inventory, *, start: Star
         )
     if found is not None:
         refuse_changes(found, facts, free=FREE_KEYS - {"budget"} if store.holdout_opened() else FREE_KEYS)
-    store.take_over(facts, now=now)
-    return 0.0 if found is None else float(found["seconds"])
+    elif campaign.warm_start:
+        facts = replace(facts, elites=elites_to_rows(_elites(run, services)))
+    store.take_over(facts, now=services.now())
+    return store.rows(schema.CAMPAIGNS, name=campaign.name)[0]
+
+
+def _elites(run: Run, services: Services) -> Elites:
+    """What the search starts from. A store of its own, a new file, holds no earlier campaign to name."""
+    url = None if run.campaign.store is None else store_url(run.campaign.store, default=run.directory.database)
+    return read_elites(run.campaign, run.space, run.baselines, url=url, hash_of=services.hash_recipe)
 
 
 def stored_config(campaign: Campaign) -> dict[str, Any]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from search.baselines import Baseline
 from search.campaign_file import Campaign
 from search.pools import Pools
-from search.space import Space
+from search.space import Params, Space
 from search.store import Store
 
 
@@ -64,7 +64,8 @@ class Services:
 
 @dataclass(frozen=True)
 class Run:
-    """An open run; `search.opening.open_run` makes it. `seconds_before` is the time that earlier starts took."""
+    """An open run; `search.opening.open_run` makes it. `seconds_before` is the time that earlier starts took, `elites`
+    are points of earlier campaigns, by stage, with their scores there."""
 
     campaign: Campaign
     directory: RunDirectory
@@ -74,3 +75,4 @@ class Run:
     eval_key: str
     store: Store
     seconds_before: float = 0.0
+    elites: Mapping[int, Sequence[tuple[Params, float]]] = field(default_factory=dict)

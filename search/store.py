@@ -36,13 +36,14 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class CampaignFacts:
-    """What a run must have in common with the one it continues."""
+    """What a run must have in common with the one it continues; `elites` are written down when it is new."""
 
     name: str
     config: Mapping[str, Any]
     eval_key: str
     items_digest: str
     layers: int
+    elites: Sequence[Any] | None = None
 
 
 class Store:

@@ -43,8 +43,8 @@ def read_elites(
         if not fitting:
             theirs = ", ".join(stage.name for stage in results.campaign.space.stages)
             raise CampaignError(
-                f"{where}: none of its stages ({theirs}) has points that are points here: method, parameters, ranges and "
-                "granularity of a stage have to be the same",
+                f"{where}: none of its stages ({theirs}) has points that are points here: method, parameters, ranges "
+                "and granularity of a stage have to be the same",
                 place=place,
             )
         for stage, points in fitting.items():
@@ -85,7 +85,9 @@ def _results(place: str, *, url: str | None, where: str) -> Results:
 def _shared(name: str, *, url: str | None, where: str) -> Results:
     """A campaign in the same store, where that is more than the run's own file."""
     if url is None:
-        raise CampaignError(f"{where}: is no path; names are of campaigns in the same `store`, and this one has its own")
+        raise CampaignError(
+            f"{where}: is no path; names are of campaigns in the same `store`, and this one has its own"
+        )
     store = Store(url)
     try:
         found = store.find(name)

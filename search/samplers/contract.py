@@ -17,6 +17,7 @@ from search.space import Params, Space, Value
 
 Floats = NDArray[np.float64]
 SEED_STEP = 1_000_003
+FIRST_ELITES = 8
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,12 @@ class Setup:
     constrained: bool = False
     baselines: int = 0
     elites: Mapping[int, Sequence[tuple[Params, float]]] = field(default_factory=dict)
+
+    def first(self, stage: int, number: int) -> dict[str, Value] | None:
+        """The elite that candidate `number` repeats, where it is one of the first draws: a start for samplers that have
+        no distribution to start from."""
+        elites, drawn = self.elites.get(stage, ())[:FIRST_ELITES], self.drawn(number)
+        return dict(elites[drawn][0]) if 0 <= drawn < len(elites) else None
 
     def drawn(self, number: int) -> int:
         """How many draws of the sampler came before candidate `number`."""

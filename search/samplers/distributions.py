@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from search.space import Gaussian, Params, Space, Stage
 
 Floats = NDArray[np.float64]
-WARM_SHARE = 0.1
-WARM_LEAST = 3
 
 
 @dataclass(frozen=True)
@@ -50,15 +48,11 @@ def lifted(space: Space, stage: int, coarse: Distribution, *, mean: Floats) -> D
 
 
 def warm_distribution(stage: Stage, elites: Sequence[tuple[Params, float]], *, sigma: float) -> Distribution:
-    """The start that points of earlier campaigns suggest (WS-CMA-ES, Nomura 2021: their best tenth's mean and spread).
+    """The start that the best points of earlier campaigns suggest: their mean and their spread, and `sigma` on top
+    (WS-CMA-ES, Nomura 2021, with its α = sigma; `elites` are the best tenth already).
 
-    With fewer than 3 points in the best tenth, their mean alone (of the best 3), as wide as the stage says.
+    As `cmaes.get_warm_start_mgd`, without its determinant, which underflows from some 140 axes on.
     """
-    import cmaes
-
-    best = sorted(elites, key=lambda pair: -pair[1])
-    points = [(stage.to_unit(point), -score) for point, score in best]
-    if int(WARM_SHARE * len(points)) < WARM_LEAST:
-        return started_at(np.mean([point for point, _ in points[:WARM_LEAST]], axis=0), sigma=sigma)
-    mean, scale, covariance = cmaes.get_warm_start_mgd(points, gamma=WARM_SHARE, alpha=sigma)
-    return Distribution(mean, float(scale), covariance)
+    points = np.array([stage.to_unit(point) for point, _ in elites])
+    spread = np.atleast_2d(np.cov(points.T, bias=True)) / sigma**2
+    return Distribution(points.mean(axis=0), sigma, np.eye(points.shape[1]) + spread)

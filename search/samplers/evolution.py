@@ -51,10 +51,9 @@ class SteadyState(Sampler):
 
     def ask(self, stage: int, number: int) -> dict[str, Value]:
         """A child of two members, on the grid; first the elites of earlier campaigns, then Sobol points."""
-        members, elites = self.members(stage), self.setup.elites.get(stage, ())
-        drawn = self.setup.drawn(number)
-        if stage == 0 and 0 <= drawn < len(elites):
-            return dict(elites[drawn][0])
+        members, elite = self.members(stage), self.setup.first(stage, number)
+        if elite is not None:
+            return elite
         if len(members) < FIRST:
             index = number - self.setup.baselines
             return sobol_point(self.setup.space, stage, index, seed=self.setup.seed)

@@ -46,9 +46,9 @@ class OptunaSampler(Sampler):
 
     def ask(self, stage: int, number: int) -> dict[str, Value]:
         """The point of trial `number`; elites of earlier campaigns before anything that the sampler draws."""
-        elites, drawn = self.setup.elites.get(stage, ()), self.setup.drawn(number)
-        if 0 <= drawn < len(elites):
-            return dict(elites[drawn][0])
+        elite = self.setup.first(stage, number)
+        if elite is not None:
+            return elite
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that something is experimental is no news for whoever runs a campaign
             self.study.sampler = self._make((self.setup.seed * SEED_STEP + number) % 2**32)
@@ -84,7 +84,7 @@ class OptunaSampler(Sampler):
         """Add a running trial, unless asking has made it already."""
         if number in self._trials:
             return
-        if self._redraw and params and self.setup.drawn(number) >= len(self.setup.elites.get(stage, ())):
+        if self._redraw and self.setup.drawn(number) >= 0 and self.setup.first(stage, number) is None:
             self._refuse_others(number, dict(params), self.ask(stage, number))
             return
         self._run(number, params)

@@ -11,7 +11,7 @@ from simulated import LAYERS, make_campaign
 from search.samplers.cma import CmaOptions, StagedCma
 from search.samplers.contract import Setup, Told
 from search.samplers.points import sobol_point
-from search.space import Space, make_space
+from search.space import Space, coordinate_blocks, make_space
 
 
 def space_of(**stage: object) -> Space:
@@ -222,6 +222,29 @@ def test_cohorts_opened_before_a_restart_are_told_together_once_they_make_a_popu
     assert late.mean(0) == fresh
     late.tell(0, small[6:])
     assert late.mean(0) != fresh
+
+
+def test_a_stage_with_elites_starts_at_their_distribution_whatever_the_stage_before_found() -> None:
+    space = space_of()
+    elites = [
+        (space.stages[1].from_unit(np.full(len(space.stages[1].axes), 0.3 + step / 20)), 1.0) for step in range(5)
+    ]
+    sampler = StagedCma(Setup(space, elites={1: elites}))
+    run(sampler, cohorts=3)
+    assert sampler.distribution(1).mean == pytest.approx(0.4, abs=0.01)
+
+
+def test_draws_in_blocks_leave_all_other_coordinates_at_the_mean() -> None:
+    sampler = staged(space=space_of(blocks_at_a_time=1))
+    centre = sampler.mean(1)
+    blocks = [set(block) for block in coordinate_blocks(sampler.space.stages[1])]
+    for number in range(12):
+        drawn = sampler.ask(1, number)
+        moved = {name for name, value in drawn.items() if value != centre[name]}
+        assert any(moved <= block for block in blocks)
+    run(sampler, cohorts=10)
+    run(sampler, cohorts=25, stage=1, first=60)
+    assert value(sampler.space, 1, sampler.mean(1), 0.8) > value(sampler.space, 1, centre, 0.8) / 4
 
 
 def test_without_restarts_the_population_stays() -> None:
