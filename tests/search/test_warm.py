@@ -52,7 +52,7 @@ def test_a_warm_search_starts_from_the_best_tenth_and_keeps_it_when_the_earlier_
 def test_samplers_without_a_distribution_score_the_best_points_again_first(earlier: Path, tmp_path: Path) -> None:
     stages = [{"name": "any name", "by": "global", "population": 6, "sobol": 2}]
     space = {**campaign_data()["space"], "stages": stages}
-    campaign = make_campaign(space=space, sampler="niches", warm_start=[str(earlier)], budget={"candidates": 22})
+    campaign = make_campaign(space=space, sampler="niches", warm_start=[str(earlier)], budget={"candidates": 28})
     coordinator = open_simulated(tmp_path, campaign)
     run_inline(coordinator, SimulatedEvaluator())
     drawn = [row["params"] for row in coordinator.run.store.rows(schema.CANDIDATES) if row["origin"] == "sampler"]
