@@ -8,7 +8,7 @@ its best candidate too: the better of the two is the comparator that finer stage
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -68,7 +68,14 @@ def nominate(
     found += [_promoted(entry) for entry in ranked[: rules.top]]
     if rules.soup > 1 and len(ranked) > 1:
         found.append(_soup(space, ranked[: rules.soup]))
-    return _distinct(found)
+    return _distinct([_allowed(space, nominee) for nominee in found])
+
+
+def _allowed(space: Space, nominee: Nominee) -> Nominee:
+    """A mean of points that keep the space's constraints need not keep them itself."""
+    if nominee.number is not None or not space.constrained:
+        return nominee
+    return replace(nominee, params=space.repair(nominee.stage, nominee.params))
 
 
 def _spread_front(ranked: Sequence[Searched], *, count: int) -> list[Searched]:

@@ -68,3 +68,18 @@ def test_a_search_that_ended_in_the_global_stage_nominates_its_means_only() -> N
     found = nominate(SPACE, CANDIDATES[:5], means=[MEANS[0], []], rules=SelectionEntry())
     assert {nominee.stage for nominee in found} == {0}
     assert found[0].label == "mean of global"
+
+
+def test_means_and_soups_keep_the_constraints_of_the_space() -> None:
+    stages = [{"name": "s"}]
+    weight = {"low": 0, "high": 1.5, "start": 0.25}
+    text = "weight/letters * weight/numerals <= 0.25"  # not convex: what lies between two good points may break it
+    entry = {"parameters": {"weight": weight}, "constraints": [text], "stages": stages}
+    space = make_space(make_campaign(space=entry), layers=LAYERS)
+    ends = [{"weight/letters": a, "weight/numerals": b, "weight/plurals": 0.5} for a, b in ((1.5, 0.0), (0.0, 1.5))]
+    middle = {"weight/letters": 0.75, "weight/numerals": 0.75, "weight/plurals": 0.5}
+    searched = [Searched(number, 0, params, 0.5) for number, params in enumerate(ends)]
+    found = nominate(space, searched, means=[[middle]], rules=SelectionEntry(soup=2))
+    assert space.violation(0, middle) > 0
+    assert {nominee.origin for nominee in found} == {"mean", "sampler"}  # repaired, mean and soup are one point
+    assert all(space.violation(0, nominee.params) == 0 for nominee in found)
