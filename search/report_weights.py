@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,9 @@ class HeatMap:
 def heat_maps(results: Results) -> list[HeatMap]:
     """Layer by source, one map for every per-source parameter of the winner's recipe (weight first).
 
-    A campaign that searches modules apart has one row per source and module group. The last column is what all other
-    tensors get: embeddings, norms, head.
+    What belongs to the whole merge (slerp's t) has a row of its own, where it is not the same everywhere. A campaign
+    that searches modules apart has one row per source and module group. The last column is what all other tensors get:
+    embeddings, norms, head.
     """
     if results.winner is None:
         return []
@@ -34,31 +35,28 @@ def heat_maps(results: Results) -> list[HeatMap]:
     sources = [source for part in recipe.all_slices for source in part.sources]
     if any(source.layers is not None for source in sources):
         return []  # a layer sequence: its layers are not those of the columns
-    names = {name for source in sources for name in source.parameters}
-    return [
-        _heat_map(results, sources, parameter=name) for name in sorted(names, key=lambda name: (name != "weight", name))
-    ]
+    labels = dict(zip((entry.model for entry in results.campaign.sources), results.campaign.source_names, strict=True))
+    owners = [(labels.get(str(s.model), str(s.model).rsplit("/", 1)[-1]), s.parameters) for s in sources]
+    varied = {name: setting for name, setting in recipe.parameters.items() if not isinstance(setting, int | float)}
+    owners += [("all sources", varied)] if varied else []
+    names = dict.fromkeys(name for _, parameters in owners for name in parameters)
+    return [_heat_map(results, owners, parameter=name) for name in sorted(names, key=lambda n: (n != "weight", n))]
 
 
-def _heat_map(results: Results, sources: Sequence[Any], *, parameter: str) -> HeatMap:
+def _heat_map(results: Results, owners: Sequence[tuple[str, Mapping[str, Any]]], *, parameter: str) -> HeatMap:
     from engine.settings import evaluate
 
     layers = results.layers
-    labels = {
-        entry.model: name for entry, name in zip(results.campaign.sources, results.campaign.source_names, strict=True)
-    }
-    groups = _groups(results, sources, parameter)
+    owners = [(label, parameters) for label, parameters in owners if parameter in parameters]
+    groups = _groups(results, [parameters[parameter] for _, parameters in owners])
     rows, values = [], []
-    for source in sources:
-        if parameter not in source.parameters:
-            continue
-        setting = source.parameters[parameter]
+    for label, parameters in owners:
+        setting = parameters[parameter]
         for group, pattern in groups.items():
             depths = [layer / max(1, layers - 1) for layer in range(layers)]
             chosen = _choice(setting, pattern)
             row = [None if chosen is None else evaluate(chosen, "", depth) for depth in depths]
             row.append(evaluate(setting, "model.norm.weight", 1.0))
-            label = labels.get(str(source.model), str(source.model).rsplit("/", 1)[-1])
             rows.append(f"{label} · {group}" if len(groups) > 1 else label)
             values.append(tuple(math.nan if value is None else float(value) for value in row))
     columns = (*(f"layer {n}" for n in range(layers)), "rest")
@@ -75,11 +73,10 @@ def _choice(setting: Any, pattern: str | None) -> Any:
     return choices.get(pattern, choices.get(None))
 
 
-def _groups(results: Results, sources: Sequence[Any], parameter: str) -> dict[str, str | None]:
+def _groups(results: Results, settings: Sequence[Any]) -> dict[str, str | None]:
     """Group of tensors → its filter; one nameless group where the recipe makes no difference by name."""
     from engine.settings import ByName
 
-    settings = [source.parameters.get(parameter) for source in sources]
     filters = dict.fromkeys(text for s in settings if isinstance(s, ByName) for text, _ in s.choices if text)
     space = results.campaign.space
     named = [space.modules, *(stage.patterns for stage in space.stages)]

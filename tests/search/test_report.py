@@ -126,6 +126,19 @@ def test_a_gradient_with_fewer_knots_than_layers_is_interpolated(results):
     assert density.values == ((0.5,) * 6,)
 
 
+def test_a_setting_of_the_whole_merge_has_a_row_of_its_own_per_pattern_and_a_layer_sequence_has_no_map(results):
+    t = [{"filter": r"re:\.(q|k)_proj", "value": [0.0, 1.0]}, {"value": 0.5}]
+    models = [{"model": "family/letters"}, {"model": "family/plurals"}]
+    recipe = {"merge_method": "slerp", "base_model": "family/letters", "models": models, "parameters": {"t": t}}
+    rows = list(results.candidates)
+    rows[results.winner] = replace(rows[results.winner], recipe=recipe)
+    (heat,) = heat_maps(replace(results, candidates=tuple(rows), layers=3))
+    assert (heat.parameter, heat.rows, heat.values) == ("t", ("all sources",), ((0.0, 0.5, 1.0, 0.5),))
+    slices = [{"sources": [{"model": "family/letters", "layer_range": [0, 2]}]}]
+    rows[results.winner] = replace(rows[results.winner], recipe={"merge_method": "passthrough", "slices": slices})
+    assert heat_maps(replace(results, candidates=tuple(rows))) == []
+
+
 def test_a_value_that_the_recipe_does_not_give_is_a_gap_and_null(results):
     choices = [{"filter": "mlp", "value": 0.5}]
     recipe = {"merge_method": "linear", "models": [{"model": "family/letters", "parameters": {"weight": choices}}]}

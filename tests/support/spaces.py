@@ -85,9 +85,15 @@ def space_of(*kinds: str, method: str = "ties", entry: dict[str, Any] | None = N
     return bound(given | (entry or {}))
 
 
-def bound(entry: dict[str, Any], *, sources: tuple[Any, ...] = ("m/a", "m/b"), layers: int = LAYERS) -> Space:
+def bound(
+    entry: dict[str, Any],
+    *,
+    sources: tuple[Any, ...] = ("m/a", "m/b"),
+    base: str = "models/base",
+    layers: int = LAYERS,
+) -> Space:
     """The space of a campaign whose `space:` is this."""
-    data = campaign_data(sources=list(sources), space=entry, dtype="float32")
+    data = campaign_data(base_model=base, sources=list(sources), space=entry, dtype="float32")
     return make_space(parse_campaign(data, origin="c.yml"), layers=layers)
 
 
