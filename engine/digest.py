@@ -7,7 +7,7 @@ part can be checked alone; the digest of the weights is taken over those of all 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
@@ -67,7 +67,7 @@ def call_facts(tensor: OutputTensor, plan: Plan) -> dict[str, Any]:
         "dtype": tensor.dtype,
         "shape": list(tensor.shape),
         "row": tensor.row_dtype,
-        "inputs": [_input(view, lambda view: [view.source, view.tensor, view.rounded]) for view in tensor.inputs],
+        "inputs": [of_input(view, lambda view: [view.source, view.tensor, view.rounded]) for view in tensor.inputs],
     }
     call = tensor.call
     if call is not None:
@@ -81,9 +81,14 @@ def call_facts(tensor: OutputTensor, plan: Plan) -> dict[str, Any]:
     return facts
 
 
-def _input(view: View, facts: Callable[[View], list[Any]]) -> list[Any]:
+def of_input(view: View, facts: Callable[[View], list[Any]]) -> list[Any]:
     """The facts of a view, and of the one that it goes on with where its tensor ends."""
-    return facts(view) + ([view.elements, _input(view.beyond, facts)] if view.beyond else [])
+    return facts(view) + ([view.elements, of_input(view.beyond, facts)] if view.beyond else [])
+
+
+def of_content(view: View, plan: Plan, checkpoints: Mapping[ModelRef, Checkpoint]) -> list[Any]:
+    """What a view gives to read, whatever its source is called."""
+    return [checkpoints[plan.sources[view.source]].content_digest(view.tensor), view.stored, view.rounded]
 
 
 def recipe_hash(plan: Plan, checkpoints: Mapping[ModelRef, Checkpoint]) -> str:
@@ -92,13 +97,26 @@ def recipe_hash(plan: Plan, checkpoints: Mapping[ModelRef, Checkpoint]) -> str:
     Names and places of the sources do not enter, their bytes do (read once per checkpoint and remembered), so equal
     hashes mean equal weights; gradients are resolved and sources of weight 0 are gone by now.
     """
+    return of_tensor_recipes(plan, tensor_recipes(plan, checkpoints))
+
+
+def tensor_recipes(plan: Plan, checkpoints: Mapping[ModelRef, Checkpoint]) -> list[str]:
+    """The same of every output tensor: equal hashes mean equal bytes, in whatever plan."""
 
     def content(view: View) -> list[Any]:
-        return [checkpoints[plan.sources[view.source]].content_digest(view.tensor), view.stored, view.rounded]
+        return of_content(view, plan, checkpoints)
 
-    layers: dict[str, list[str]] = {}
+    found = []
     for tensor in plan.tensors:
         facts = call_facts(tensor, plan)
-        facts["inputs"] = [_input(view, content) for view in tensor.inputs]
-        layers.setdefault(str(tensor.layer), []).append(of_json(facts))
-    return of_json({layer: of_json(sorted(tensors)) for layer, tensors in layers.items()})
+        facts["inputs"] = [of_input(view, content) for view in tensor.inputs]
+        found.append(of_json(facts))
+    return found
+
+
+def of_tensor_recipes(plan: Plan, tensors: Sequence[str]) -> str:
+    """The root over layers over tensors."""
+    layers: dict[str, list[str]] = {}
+    for tensor, recipe in zip(plan.tensors, tensors, strict=True):
+        layers.setdefault(str(tensor.layer), []).append(recipe)
+    return of_json({layer: of_json(sorted(recipes)) for layer, recipes in layers.items()})

@@ -21,6 +21,7 @@ from engine import digest, failpoints
 from engine.checkpoint import Checkpoint
 from engine.device import Device
 from engine.errors import PlanError
+from engine.known_facts import KnownFacts
 from engine.methods.contract import Array, Call, Facts, Stage
 from engine.open_files import allow_open_files
 from engine.plan import OutputTensor, Plan, Tile
@@ -42,6 +43,7 @@ class Work:
         tiles: numbers of the tiles to make (and of `tensors`, where both are given); default: all.
         done: digests of the blocks of tiles that earlier runs finished, by tile number: not made again.
         facts: facts that earlier runs measured, by tensor index.
+        known: facts that other plans over the same sources measured, and where those of this one are kept.
         allow_nonfinite: NaN and Inf are counted but do not end the run.
         pool: where held rows lie; whoever executes often gives the same one, and its memory stays warm.
     """
@@ -54,6 +56,7 @@ class Work:
     tiles: Collection[int] | None = None
     done: Mapping[int, list[bytes]] = field(default_factory=dict)
     facts: Mapping[int, Facts] = field(default_factory=dict)
+    known: KnownFacts | None = None
     allow_nonfinite: bool = False
     pool: RowPool = field(default_factory=RowPool, compare=False)
 
@@ -148,6 +151,7 @@ class _Run:
         self.blocks: dict[int, list[bytes]] = {}
         self.facts: dict[int, Facts] = dict(work.facts)
         self.missing = work.missing(plan)
+        self._checkpoints = checkpoints
         self._local = threading.local()
         self._started: set[int] = set()
 
@@ -205,15 +209,29 @@ class _Run:
         """
         thread, tensor = self.thread(), self.plan.tensors[index]
         again = self.plan.passes[index].at_most == 1 and thread.streams(tensor)
-        held = not again and self.plan.held_bytes(index) <= self.budget
         self._begin(tiles)
+        known = index in self.facts or self._recall(index, thread)
+        held = not (again or known) and self.plan.held_bytes(index) <= self.budget
         thread.hold(tensor if held else None)
-        if index not in self.facts:
+        if not known:
             self._finish_stages(index, partial(thread.measure, tensor, blocks=range(tensor.blocks)))
         for tile in tiles:
             self._tile(tile)
         thread.hold(None)
         del self.facts[index]  # with coefficients for every row those of a large model are hundreds of megabytes
+
+    def _recall(self, index: int, thread: Worker) -> bool:
+        """Take the facts of a tensor from what is known, measuring what is not; whether they are all there now."""
+        if self.work.known is None:
+            return False
+
+        def look(tensor: OutputTensor, stage: Stage, facts: Facts) -> Array:
+            return thread.measure(tensor, stage, facts, blocks=range(tensor.blocks))
+
+        facts = self.work.known.facts(self.plan, index, self._checkpoints, look)
+        if facts is not None:
+            self.facts[index] = facts
+        return facts is not None
 
     def _measure_together(self, pool: ThreadPoolExecutor, index: int) -> None:
         if index in self.facts:

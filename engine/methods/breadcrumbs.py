@@ -34,7 +34,8 @@ def _ks(call: Call, counts: Array) -> list[list[int]]:
 
 
 def _stages(call: Call) -> tuple[Stage, ...]:
-    return () if all(density >= 1 for density in call.sources["density"]) else magnitude.Cuts(_ks, cuts=2).stages()
+    cuts = magnitude.Cuts(_ks, ("density", "gamma"), cuts=2)
+    return () if all(density >= 1 for density in call.sources["density"]) else cuts.stages()
 
 
 TRIM = Trim(magnitude.kept, ElementKernels(magnitude.keep), stages=_stages, parameters=(DENSITY, GAMMA))

@@ -34,6 +34,9 @@ Scope = Literal["element", "row", "tensor"]
 Partial = Literal["counts", "per_block", "in_order"]
 """How partials of blocks are put together: integers are added, in any order; floats keep one slot per block, or, where
 that would be large, are added in block order by the one worker that measures the tensor from its first block on."""
+Reuse = Literal["never", "inputs", "source", "way"]
+"""What of a stage is the same in another call (`known_facts`): nothing; its partial, wherever the inputs are the same;
+its fact for each source by itself; or nothing that is of use once a later stage's fact for each source is known."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,10 @@ class Stage:
             all could be read, or is not finite: then what is in `out` means nothing.
         only: earlier facts → the blocks worth looking at; None for all.
         seldom: as a rule `only` leaves few blocks or none, so that nobody plans for a pass over all of them.
+        reuse: "inputs": the partial depends on the inputs and `settings` alone. "source": the fact's last axis counts
+            the sources, and an entry depends on the base, its source and that one's `settings` alone (where the method
+            is random, on seed, tensor name and source id too). "way": earlier than such a stage, and of no other use.
+        settings: names of those that a fact which is used again depends on.
     """
 
     name: str
@@ -153,6 +160,8 @@ class Stage:
     stream: Callable[[Call, Stream, int, Array], bool] | None = None
     only: Callable[[Facts], Collection[int] | None] | None = None
     seldom: bool = False
+    reuse: Reuse = "never"
+    settings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

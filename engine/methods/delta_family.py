@@ -168,8 +168,17 @@ def _mass(call: Call, trim: Trim) -> tuple[Stage, ...]:
         kept = [lane_sum(delta.abs()) for delta in trim.kept(call, block, facts)]
         return torch.stack([torch.stack(whole), torch.stack(kept)])
 
-    shape = (2, len(call.source_ids))
-    return (Stage("mass", _finish_mass, lambda call: shape, measure=measure, kernel=trim.kernels.masses),)
+    return (
+        Stage(
+            "mass",
+            _finish_mass,
+            lambda call: (2, len(call.source_ids)),
+            measure=measure,
+            kernel=trim.kernels.masses,
+            reuse="source",
+            settings=tuple(parameter.name for parameter in trim.parameters),
+        ),
+    )
 
 
 def _finish_mass(call: Call, partial: Any, facts: Facts) -> Array:

@@ -103,7 +103,9 @@ METHOD = Method(
     merge=merge,
     kernel=kernel,
     parameters=parameters(Parameter("weight", "model", default=1.0), LAMBDA),
-    stages=lambda call: (Stage("coefficients", _finish, _shape, measure=_measure, kernel=_kernel_measure),),
+    stages=lambda call: (
+        Stage("coefficients", _finish, _shape, measure=_measure, kernel=_kernel_measure, reuse="inputs"),
+    ),
     base="required",
     drops_zero_weights=False,
     check=weights_cancel,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from engine.methods import guess
-from engine.methods.contract import Array, Block, Call, Facts, RawBlock, Stage, numbers
+from engine.methods.contract import Array, Block, Call, Facts, RawBlock, Reuse, Stage, numbers
 from engine.methods.deltas import deltas
 from engine.numerics import kth_from_above
 
@@ -38,6 +38,7 @@ class Cuts:
 
     Attributes:
         ks: (call, counts[S, bins] of the first histogram) → how many are counted off, [P][S].
+        settings: of each source, that its `ks` depend on; none where rows are not those of the sources.
         guessed: `ks` does not look at the counts, so that thresholds can be guessed before.
         cuts: P.
         rows: call → S.
@@ -46,6 +47,7 @@ class Cuts:
     """
 
     ks: Callable[[Call, Array], Sequence[Sequence[int]]]
+    settings: tuple[str, ...] = ()
     guessed: bool = True
     cuts: int = 1
     rows: Callable[[Call], int] = lambda call: len(call.source_ids)
@@ -55,13 +57,17 @@ class Cuts:
     def stages(self) -> tuple[Stage, ...]:
         """The stages that lead to "trim"."""
         ints = np.int64
+        way: Reuse = "way" if self.settings else "never"
         guesses = (
             Stage(
-                "guess", self._finish_guess, self._shape_high, ints, "counts", self._measure_guess, self._kernel_guess
+                *("guess", self._finish_guess, self._shape_high, ints, "counts"),
+                *(self._measure_guess, self._kernel_guess),
+                reuse=way,
             ),
             Stage(
                 *("counted", self._finish_counted, self._shape_counted, ints, "per_block"),
                 *(self._measure_counted, self._kernel_counted),
+                reuse=way,
             ),
         )
         return (
@@ -70,21 +76,26 @@ class Cuts:
                 *("high", self._finish_high, self._shape_high, ints, "counts", self._measure_high, self._kernel_high),
                 only=lambda facts: _unless_settled(facts, guess.HIGH),
                 seldom=self.guessed,
+                reuse=way,
             ),
             Stage(
                 *("low", _finish_low, self._shape_low, ints, "counts", self._measure_low, self._kernel_low),
                 only=lambda facts: _unless_settled(facts, guess.LOW),
                 seldom=self.guessed,
+                reuse=way,
             ),
             Stage(
                 *("ties", _finish_ties, self._shape, ints, "per_block", self._measure_ties, self._kernel_ties),
                 only=_need_ties,
                 seldom=True,
+                reuse=way,
             ),
             Stage(
                 *("trim", _finish_trim, self._shape, ints, "counts", self._measure_last, self._kernel_last),
                 only=_need_last,
                 seldom=True,
+                reuse="source" if self.settings else "never",
+                settings=self.settings,
             ),
         )
 

@@ -59,6 +59,12 @@ METHOD = Method(
         Parameter("alpha", "global", default=0.2, low=0.0),
         ram.EPSILON,
     ),
-    stages=lambda call: (Stage("factors", _finish, _shape, np.int64, "counts", _measure, _kernel_measure),),
+    stages=lambda call: (
+        Stage(
+            *("factors", _finish, _shape, np.int64, "counts", _measure, _kernel_measure),
+            reuse="inputs",
+            settings=("epsilon",),
+        ),
+    ),
     base="required",
 )

@@ -60,6 +60,7 @@ METHOD = Method(
             measure=_measure,
             kernel=_kernel_measure,
             stream=_stream_measure,
+            reuse="inputs",
         ),
     ),
     base="required",

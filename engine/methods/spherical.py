@@ -42,6 +42,7 @@ def whole(finish: Callable[[Call, list[float]], Sequence[float]]) -> Stage:
         measure=_measure,
         kernel=_kernel_measure,
         stream=_stream_products,
+        reuse="inputs",
     )
 
 
@@ -52,7 +53,7 @@ def by_row(finish: Callable[[Call, Array], Array]) -> Stage:
         rows = call.elements // call.columns
         return origin_first(call, finish(call, partial.reshape(-1, partial.shape[-1])[:rows]))
 
-    return Stage("coefficients", coefficients, _rows_shape, measure=_measure_rows, kernel=_kernel_rows)
+    return Stage("coefficients", coefficients, _rows_shape, measure=_measure_rows, kernel=_kernel_rows, reuse="inputs")
 
 
 def by_column(finish: Callable[[Call, Array], Array]) -> Stage:
@@ -71,6 +72,7 @@ def by_column(finish: Callable[[Call, Array], Array]) -> Stage:
         partial="in_order",
         measure=_measure_columns,
         kernel=_kernel_columns,
+        reuse="inputs",
     )
 
 
