@@ -12,6 +12,17 @@ from engine.plan import OutputTensor, Plan
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from engine.methods.contract import Array
+
+# safetensors dtype -> torch's, as safetensors.torch has it
+TORCH_DTYPES = {
+    **{"BOOL": "bool", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64", "C64": "complex64"},
+    **{"U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64", "F8_E8M0": "float8_e8m0fnu"},
+    **{"F8_E4M3": "float8_e4m3fn", "F8_E4M3FNUZ": "float8_e4m3fnuz"},
+    **{"F8_E5M2": "float8_e5m2", "F8_E5M2FNUZ": "float8_e5m2fnuz"},
+    **{"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"},
+}
+
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 
@@ -22,6 +33,7 @@ class Binding:
         """`parts`: of every output tensor the live memory that it fills; `shapes`: their names and shapes."""
         self._parts = parts
         self._shapes = shapes
+        self._memory = [_memory(part) for part in parts]
 
     @classmethod
     def build(cls, model: nn.Module, plan: Plan, *, views: Mapping[str, Sequence[Tensor]] | None = None) -> Binding:
@@ -55,6 +67,19 @@ class Binding:
         """Whether `plan` makes the same tensors in the same order and shapes as the bound one."""
         return _shapes(plan) == self._shapes
 
+    def memory(self, index: int, dtype: str) -> Array | None:
+        """The live bytes of output tensor number `index`, uint8[n], where they are just its values in torch's `dtype`.
+
+        None where its values are cast, lie apart or on another device: then `fill` takes them there.
+        """
+        known, memory = self._memory[index]
+        return memory if known == dtype else None
+
+    def is_plain(self, plan: Plan) -> bool:
+        """Whether the live model holds the outputs' own bytes, and no others: nothing is cast or lies apart."""
+        places = zip(self._parts, self._memory, plan.tensors, strict=True)
+        return all(not parts or known == TORCH_DTYPES[tensor.dtype] for parts, (known, _), tensor in places)
+
     def fill(self, index: int, start: int, values: Tensor) -> None:
         """Elements start … start + n of output tensor number `index` = values[n]; casts to the live dtype."""
         for part in self._parts[index]:
@@ -63,6 +88,15 @@ class Binding:
                 _copy_into(part, start, values[:count])
                 values = values[count:]
             start = max(0, start - part.numel())
+
+
+def _memory(parts: Sequence[Tensor]) -> tuple[str, Array | None]:
+    """Torch's name of the format, and the bytes, of what fills one part without gaps; none on another device."""
+    import torch
+
+    if len(parts) != 1 or not parts[0].is_contiguous() or parts[0].device.type != "cpu":
+        return "", None
+    return str(parts[0].dtype).removeprefix("torch."), parts[0].reshape(-1).view(torch.uint8).numpy()
 
 
 def _shapes(plan: Plan) -> Shapes:

@@ -90,11 +90,12 @@ class Executed:
     blocks: Mapping[int, list[bytes]]
     nonfinite: Mapping[tuple[str, str], int]
 
-    def tensor_digests(self, plan: Plan) -> dict[str, str]:
-        """Digest of every output tensor, by name; all tiles must be there."""
+    def tensor_digests(self, plan: Plan, tensors: Collection[int] | None = None) -> dict[str, str]:
+        """Digest of every output tensor (or of `tensors`), by name; all their tiles must be there."""
         by_tensor: dict[int, list[bytes]] = {}
         for tile in plan.tiles:
-            by_tensor.setdefault(tile.tensor, []).extend(self.blocks[tile.number])
+            if tensors is None or tile.tensor in tensors:
+                by_tensor.setdefault(tile.tensor, []).extend(self.blocks[tile.number])
         return {plan.tensors[i].name: digest.of_tensor(plan.tensors[i], blocks) for i, blocks in by_tensor.items()}
 
 

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from engine import failpoints
+from engine import digest, failpoints
+from engine.binding import TORCH_DTYPES
 from engine.errors import MergefleetError
 from engine.plan import OutputTensor, Plan
 from engine.tensorfile import writer
 from engine.tensorfile.header import ITEMSIZE
-from engine.views import as_bytes
+from engine.views import STORED, as_bytes
 
 if TYPE_CHECKING:
     from engine.binding import Binding
     from engine.methods.contract import Array
-
-# safetensors dtype -> torch's, as safetensors.torch has it
-_TORCH_DTYPES = {
-    **{"BOOL": "bool", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64", "C64": "complex64"},
-    **{"U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64", "F8_E8M0": "float8_e8m0fnu"},
-    **{"F8_E4M3": "float8_e4m3fn", "F8_E4M3FNUZ": "float8_e4m3fnuz"},
-    **{"F8_E5M2": "float8_e5m2", "F8_E5M2FNUZ": "float8_e5m2fnuz"},
-    **{"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"},
-}
 
 
 class Sink(Protocol):
@@ -72,8 +65,29 @@ class LiveSink:
     def __init__(self, binding: Binding) -> None:
         self._binding = binding
 
+    def target(self, index: int, tensor: OutputTensor, block: int) -> Array | None:
+        """Live memory where the stored bits of a block can be made, so that `write` has nothing to do; else None."""
+        memory = self._binding.memory(index, TORCH_DTYPES[tensor.dtype])
+        if memory is None or tensor.dtype not in STORED:
+            return None
+        return memory.view(STORED[tensor.dtype])[block * tensor.block : (block + 1) * tensor.block]
+
     def write(self, index: int, tensor: OutputTensor, block: int, data: Array) -> None:
+        target = self.target(index, tensor, block)
+        if target is not None:
+            if target.ctypes.data != data.ctypes.data:
+                target[:] = data.view(target.dtype)
+            return
         import torch
 
         bits = torch.from_numpy(data.view(np.uint8))
-        self._binding.fill(index, block * tensor.block, bits.view(getattr(torch, _TORCH_DTYPES[tensor.dtype])))
+        self._binding.fill(index, block * tensor.block, bits.view(getattr(torch, TORCH_DTYPES[tensor.dtype])))
+
+    def digests(self, plan: Plan) -> Iterator[tuple[str, str]]:
+        """Name and digest of every output tensor that the model uses, as it lies in memory now (`Binding.is_plain`)."""
+        for index, tensor in enumerate(plan.tensors):
+            memory = self._binding.memory(index, TORCH_DTYPES[tensor.dtype])
+            if memory is not None:
+                step = tensor.block * ITEMSIZE[tensor.dtype]
+                blocks = (digest.of_block(memory[first : first + step].data) for first in range(0, memory.size, step))
+                yield tensor.name, digest.of_tensor(tensor, blocks)

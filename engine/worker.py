@@ -18,7 +18,7 @@ from engine.errors import MergefleetError, NotFinite
 from engine.methods.contract import Array, Call, Facts, Stage
 from engine.numerics import BLOCK
 from engine.plan import OutputTensor, Plan
-from engine.sinks import Sink
+from engine.sinks import LiveSink, Sink
 from engine.tensorfile.header import ITEMSIZE
 from engine.views import STORED, RowReader, View, as_bytes
 
@@ -76,6 +76,12 @@ class Shared:
     stop: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
     bad: dict[tuple[str, str, int], int] = field(default_factory=dict)
+
+    def target(self, index: int, tensor: OutputTensor, block: int) -> Array | None:
+        """Where a block can be made, so that the sink need not copy it; None where it cannot."""
+        if self.device != "cpu" or not isinstance(self.sink, LiveSink):
+            return None
+        return self.sink.target(index, tensor, block)
 
     def nonfinite(self) -> dict[tuple[str, str], int]:
         """NaN and Inf by (origin, tensor)."""
@@ -162,7 +168,8 @@ class Worker:
         tensor = self.job.plan.tensors[index]
         call = tensor.call
         if call is not None:
-            data = self._merged(tensor, call, number, facts)
+            target = self.job.target(index, tensor, number)
+            data = self._merged(tensor, call, number, facts, target)
         else:
             data = self._cast(tensor, number) if tensor.cast else self._copied(tensor, number)
         self.job.sink.write(index, tensor, number, data)
@@ -176,9 +183,10 @@ class Worker:
         if self.job.stop.is_set():
             raise MergefleetError("stopped, because another thread failed.")
 
-    def _merged(self, tensor: OutputTensor, call: Call, number: int, facts: Facts) -> Array:
+    def _merged(self, tensor: OutputTensor, call: Call, number: int, facts: Facts, target: Array | None) -> Array:
+        """One block, made where `target` says, or else in memory of this thread's own."""
         at = number, min(tensor.block, tensor.elements - number * tensor.block)
-        out = self._output(tensor)[: at[1]]
+        out = self._output(tensor)[: at[1]] if target is None else target
         if not self._streamed(tensor, call, at, facts, out):
             rows, _ = self.rows(tensor, number)
             self.arithmetic(tensor).merge(call, rows, at, facts=facts, out=out)

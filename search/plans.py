@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.checkpoint import Checkpoint, open_checkpoint
-from engine.digest import recipe_hash
+from engine.digest import of_tensor_recipes, tensor_recipes
 from engine.plan import Plan
 from engine.planner import make_plan
 from engine.recipe import ModelRef
@@ -20,10 +20,11 @@ KEPT = 64
 
 @dataclass(frozen=True)
 class Planned:
-    """A recipe's plan, and its canonical hash over the contents of its sources."""
+    """A recipe's plan, its canonical hash over the contents of its sources, and that of every output tensor."""
 
     plan: Plan
     recipe_hash: str
+    tensors: tuple[str, ...]
 
 
 class Plans:
@@ -41,7 +42,8 @@ class Plans:
             for ref in parsed.opened:
                 self.open(ref)
             plan = make_plan(parsed, self.checkpoints)
-            self._planned[key] = Planned(plan, recipe_hash(plan, self.checkpoints))
+            tensors = tensor_recipes(plan, self.checkpoints)
+            self._planned[key] = Planned(plan, of_tensor_recipes(plan, tensors), tuple(tensors))
             while len(self._planned) > KEPT:
                 self._planned.popitem(last=False)
         return self._planned[key]

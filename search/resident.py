@@ -4,7 +4,8 @@
 
 The model is *dirty* from the first copied block until the last; only then does it carry a recipe hash. A score counts
 only if the hash is the candidate's before and after scoring, and if the parameters' bytes are still those that were
-merged: a fingerprint of them (5 GB/s on one core, a small part of one forward pass) is compared after every block.
+merged: their digests (5 GB/s on one core, a small part of one forward pass) are compared after every block. Tensors
+that are the same in the candidate before are not merged again; facts about the sources are measured once.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ from engine.binding import Binding
 from engine.errors import CampaignError, EvaluationError, MergefleetError
 from engine.execute import Work as MergeWork
 from engine.execute import execute
+from engine.known_facts import KnownFacts
 from engine.recipe import ModelRef
 from engine.sinks import LiveSink
+from engine.worker import RowPool
 from search.audit import record_attempt
 from search.campaign_file import Campaign, EvaluatorEntry
 from search.evaluators import open_scorer
 from search.evaluators.contract import Scorer, Subject, evaluation_key, keyed_items, runtime_facts
 from search.loading import filled_views, load_from_disk, load_tokenizer, make_skeleton
-from search.plans import Plans
+from search.plans import Planned, Plans
 from search.ports import BlockResult, Failed, Inventory, Work
 
 if TYPE_CHECKING:
@@ -41,11 +44,17 @@ _PASSING_ERRORS = (OSError, MemoryError)  # another attempt, elsewhere or later,
 
 @dataclass(frozen=True)
 class Loaded:
-    """What the live model holds: whose recipe, which weights (digest of the published form), which live bytes."""
+    """What the live model holds: whose recipe, and which weights (digest of the published form).
+
+    `tensors`: of every output tensor the hash of its recipe and the digest of its values, by name. `fingerprint`: of
+    the live bytes, where these are not simply the published ones.
+    """
 
     recipe_hash: str
     weights_digest: str
-    fingerprint: str
+    plan: Plan
+    tensors: Mapping[str, tuple[str, str]]
+    fingerprint: str | None
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,8 @@ class ResidentModel:
         self._entry = entry
         self._plans = plans or Plans()
         self._skeleton: _Skeleton | None = None
+        self._known = KnownFacts()
+        self._rows = RowPool()
         self.loaded: Loaded | None = None
 
     @property
@@ -82,30 +93,59 @@ class ResidentModel:
         With `expected_hash`, a recipe that hashes otherwise on this machine is refused before a byte is merged.
         Raises EvaluationError then, NotFinite for NaN or Inf, InputError where recipe and sources do not fit.
         """
-        if self.loaded is not None and self.loaded.recipe_hash == expected_hash and self.is_intact():
-            return self.loaded
+        if self.loaded is not None and self.loaded.recipe_hash == expected_hash:
+            if self.is_intact():
+                return self.loaded
+            self.loaded = None  # somebody wrote into the model: nothing in it counts
         planned = self._plans(recipe)
-        plan, recipe_hash = planned.plan, planned.recipe_hash
-        if expected_hash is not None and recipe_hash != expected_hash:
+        if expected_hash is not None and planned.recipe_hash != expected_hash:
             raise EvaluationError(
-                f"the recipe's hash is {recipe_hash[:12]} here, {expected_hash[:12]} was asked for: the sources on "
-                "this machine are not those of the campaign",
-                got=recipe_hash,
+                f"the recipe's hash is {planned.recipe_hash[:12]} here, {expected_hash[:12]} was asked for: the "
+                "sources on this machine are not those of the campaign",
+                got=planned.recipe_hash,
                 expected=expected_hash,
             )
-        return self._merge(plan, recipe_hash)
+        return self._merge(planned)
 
-    def _merge(self, plan: Plan, recipe_hash: str) -> Loaded:
+    def _merge(self, planned: Planned) -> Loaded:
+        plan = planned.plan
         skeleton = self._skeleton_for(plan)
+        recipes = {tensor.name: recipe for tensor, recipe in zip(plan.tensors, planned.tensors, strict=True)}
+        digests = self._unchanged(recipes)
+        changed = {index for index, tensor in enumerate(plan.tensors) if tensor.name not in digests}
         self.loaded = None  # dirty from here on
-        merged = execute(plan, self._plans.checkpoints, LiveSink(skeleton.binding), work=MergeWork(self._entry.threads))
-        weights_digest = digest.of_weights(merged.tensor_digests(plan))
-        self.loaded = Loaded(recipe_hash, weights_digest, fingerprint(skeleton.subject.model))
+        sink = LiveSink(skeleton.binding)
+        work = MergeWork(self._entry.threads, tensors=changed, known=self._known, pool=self._rows)
+        digests |= execute(plan, self._plans.checkpoints, sink, work=work).tensor_digests(plan, changed)
+        plain = skeleton.binding.is_plain(plan)
+        self.loaded = Loaded(
+            planned.recipe_hash,
+            digest.of_weights(digests),
+            plan,
+            tensors={name: (recipe, digests[name]) for name, recipe in recipes.items()},
+            fingerprint=None if plain else fingerprint(skeleton.subject.model),
+        )
         return self.loaded
+
+    def _unchanged(self, recipes: Mapping[str, str]) -> dict[str, str]:
+        """Digests, by name, of the tensors that are in the live model already as these recipes have them.
+
+        Published bytes are looked at after scoring, all of them against these digests; what was cast on its way into
+        the model gets its fingerprint from the model, so that it must be intact now.
+        """
+        before = self.loaded
+        if before is None or (before.fingerprint is not None and not self.is_intact()):
+            return {}
+        return {name: made for name, (recipe, made) in before.tensors.items() if recipes.get(name) == recipe}
 
     def is_intact(self) -> bool:
         """Whether the live parameters still hold, bit for bit, what `load` merged into them."""
-        return self.loaded is not None and fingerprint(self.subject.model) == self.loaded.fingerprint
+        loaded, skeleton = self.loaded, self._skeleton
+        if loaded is None or skeleton is None:
+            return False
+        if loaded.fingerprint is not None:
+            return fingerprint(skeleton.subject.model) == loaded.fingerprint
+        return all(loaded.tensors[name][1] == made for name, made in LiveSink(skeleton.binding).digests(loaded.plan))
 
     def _skeleton_for(self, plan: Plan) -> _Skeleton:
         shape = digest.of_json({**plan.config, "dtype": None, "torch_dtype": None})
@@ -157,6 +197,7 @@ class ResidentEvaluator:
             return Failed(work.lease, _cause(error), retryable=False)
         after = self.resident.loaded
         if after is None or after.recipe_hash != work.recipe_hash or not self.resident.is_intact():
+            self.resident.loaded = None
             cause = "the weights in the live model changed while they were scored: the scores were thrown away"
             return Failed(work.lease, cause, retryable=True)
         return BlockResult(work.lease, loaded.recipe_hash, loaded.weights_digest, scores)

@@ -213,6 +213,47 @@ def test_a_recipe_that_is_loaded_already_is_not_merged_again(family, evaluator, 
     assert evaluator.evaluate(work(recipe, family.keys(), lease="l2")).scores == first.scores
 
 
+def with_second_layer(recipe: dict[str, Any], weight: float) -> dict[str, Any]:
+    """The recipe with another weight of model b in layer 1."""
+    a, b = recipe["models"]
+    choices = [{"filter": "layers.1.", "value": weight}, {"value": b["parameters"]["weight"]}]
+    return recipe | {"models": [a, {**b, "parameters": {"weight": choices}}]}
+
+
+@pytest.mark.parametrize("out_dtype", ["float32", "bfloat16"])
+def test_only_tensors_that_differ_from_the_candidate_before_are_merged(family, tmp_path, monkeypatch, out_dtype):
+    evaluator = ResidentEvaluator(family.scorer, ENTRY, audit=tmp_path / "audit.jsonl")
+    first = family.recipe(0.7, 0.3, dtype="float32", out_dtype=out_dtype)
+    second = with_second_layer(first, 0.6)
+    alone = ResidentEvaluator(family.scorer, ENTRY, audit=tmp_path / "audit.jsonl").evaluate(
+        work(second, family.keys())
+    )
+    evaluator.evaluate(work(first, family.keys()))
+    merged: set[str] = set()
+
+    def spy(plan, *rest, **more):
+        merged.update(plan.tensors[index].name for index in more["work"].tensors)
+        return execute(plan, *rest, **more)
+
+    monkeypatch.setattr("search.resident.execute", spy)
+    assert evaluator.evaluate(work(second, family.keys())) == alone
+    assert merged
+    assert all(".layers.1." in name for name in merged)
+
+
+def test_a_tensor_that_was_kept_but_written_to_by_others_is_found_out(family, evaluator):
+    first = family.recipe(0.7, 0.3)
+    second = with_second_layer(first, 0.6)
+    evaluator.evaluate(work(first, family.keys()))
+    with torch.no_grad():
+        evaluator.resident.subject.model.model.layers[0].mlp.up_proj.weight[0, 0] += 1e-3
+    spoiled = evaluator.evaluate(work(second, family.keys()))
+    assert isinstance(spoiled, Failed)
+    assert spoiled.retryable
+    evaluator.evaluate(work(first, family.keys()))
+    assert isinstance(evaluator.evaluate(work(second, family.keys())), BlockResult)
+
+
 def test_a_recipe_that_hashes_otherwise_here_is_refused_before_anything_is_scored(family, evaluator, tmp_path):
     result = evaluator.evaluate(work(family.recipe(0.7, 0.3), family.keys(), recipe_hash="ab" * 32))
     assert isinstance(result, Failed)
