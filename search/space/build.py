@@ -104,8 +104,9 @@ class _Builder:
             names = tuple(method.name for method in self.methods)
             yield Axis(METHOD, METHOD, start=names[0], kind="category", choices=names)
         if USE in searched and self.entry.subset:
+            most = self.methods[0].most or len(self.campaign.sources)  # so that the start is one that may be
             for number, source in enumerate(self.campaign.source_names):
-                yield Axis(f"{USE}/{source}", USE, number, start=True, kind="category", choices=(True, False))
+                yield Axis(f"{USE}/{source}", USE, number, start=number < most, kind="category", choices=(True, False))
 
     def _axes(
         self, name: str, shape: Shape, owners: list[MergeMethod], chosen: tuple[MergeMethod, ...]

@@ -35,8 +35,10 @@ def check_entry(campaign: Campaign) -> tuple[MergeMethod, ...]:
     """The methods of a campaign's space. Raises CampaignError for what does not fit the engine's table of them."""
     entry, where = campaign.space, KeyPath(campaign.origin, "space", CampaignError)
     methods = tuple(merge_method(name, use_base=entry.use_base, origin=campaign.origin) for name in entry.methods)
-    if entry.layers is not None and entry.methods != ("passthrough",):
-        raise where.key("layers").error("stacks layers, which passthrough does: write method: passthrough.")
+    if entry.layers is not None:
+        _check_alone(campaign, where)
+    if entry.use_base and not any(method.engine.base == "optional" for method in methods):
+        raise where.key("use_base").error(f"is for methods that can do without a base; {_named(methods)} cannot.")
     _check_names(campaign, methods, where)
     for method in methods:
         _check_sources(campaign, method, where)
@@ -55,6 +57,20 @@ def check_entry(campaign: Campaign) -> tuple[MergeMethod, ...]:
     return methods
 
 
+def _check_alone(campaign: Campaign, where: KeyPath) -> None:
+    """A layer sequence is the whole space: nothing else of it would have an effect."""
+    entry = campaign.space
+    if entry.methods != ("passthrough",):
+        raise where.key("layers").error("stacks layers, which passthrough does: write method: passthrough.")
+    for key in ("parameters", "fixed", "subset", "constraints"):
+        if getattr(entry, key):
+            raise where.key(key).error("has no effect on a layer sequence; leave it out.")
+    for index, stage in enumerate(entry.stages):
+        if stage.by != "global":
+            place = where.key("stages").item(index).key("by")
+            raise place.error(f"got {stage.by}; a layer sequence has its own places, leave it out.")
+
+
 def _chosen(campaign: Campaign) -> list[str]:
     entry = campaign.space
     there = (len(entry.methods) > 1, entry.subset, entry.layers, entry.layers and entry.layers.scale)
@@ -70,8 +86,9 @@ def _check_names(campaign: Campaign, methods: tuple[MergeMethod, ...], where: Ke
             place = where.key(key).key(name)
             if not owners:
                 known = sorted({name for method in methods for name in method.parameters})
-                named = " and ".join(method.name for method in methods)
-                raise place.error(f"{named} has no {name}; {did_you_mean(name, known) if known else 'it has none.'}")
+                raise place.error(
+                    f"{_named(methods)} has no {name}; {did_you_mean(name, known) if known else 'it has none.'}"
+                )
             if len({method.parameters[name].scope for method in owners}) > 1:
                 told = ", ".join(f"{method.parameters[name].scope} for {method.name}" for method in owners)
                 raise place.error(f"means different things ({told}): search these methods in campaigns of their own.")
@@ -85,7 +102,7 @@ def _check_names(campaign: Campaign, methods: tuple[MergeMethod, ...], where: Ke
 def _check_bounds(value: Range | Choice | float | bool, row: Parameter, method: str, place: KeyPath) -> None:
     switch = isinstance(row.default, bool)
     if isinstance(value, Range):
-        numbers: Iterable[float | bool] = (value.low, value.high)
+        numbers: Iterable[float | bool] = (value.low, value.high, value.start)
     else:
         numbers = value.choices if isinstance(value, Choice) else (value,)
     if switch and (isinstance(value, Range) or any(number not in (True, False) for number in numbers)):
@@ -116,12 +133,16 @@ def _check_sources(campaign: Campaign, method: MergeMethod, where: KeyPath) -> N
 
 def _has(methods: tuple[MergeMethod, ...]) -> str:
     names = sorted({name for method in methods for name in method.parameters})
-    named = " and ".join(method.name for method in methods)
-    return f"{named} has {', '.join(names)}." if names else f"{named} has no parameter; `subset` searches its sources."
+    found = f"has {', '.join(names)}." if names else "has no parameter; `subset` searches its sources."
+    return f"{_named(methods)} {found}"
+
+
+def _named(methods: tuple[MergeMethod, ...]) -> str:
+    return " and ".join(method.name for method in methods)
 
 
 def check_run(entry: LayersEntry, layers: int, origin: str) -> None:
-    """Raise CampaignError where the layers of the models are no whole number of runs, or nothing can be chosen."""
+    """Raise CampaignError where the layers of the models are no whole number of runs."""
     where = KeyPath(origin, "space.layers", CampaignError)
     if layers % entry.run:
         raise where.key("run").error(f"got {entry.run}, the models have {layers} layers, which is no multiple of it.")
@@ -190,8 +211,8 @@ def _check_start(space: Space, where: KeyPath) -> None:
     searched = "method" in space.stages[0].by_name
     for method in space.methods if searched else space.methods[:1]:
         point = start | ({"method": method.name} if searched else {})
-        if not method.accepts(len(space.sources)) and space.sequence is None:
-            continue  # of a subset: which one, the search finds out
+        if not method.accepts(len(space.taking_part(point))) and method is not space.methods[0]:
+            continue  # it takes another number of sources than the first one, where the search starts
         if feasible.violation(space, 0, point):
             raise where.key("parameters").error(f"{method.name} refuses the `start` values of its parameters.")
         try:

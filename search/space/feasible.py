@@ -6,6 +6,7 @@ whose start breaks a constraint is refused), and lets go as late as it can.
 
 from __future__ import annotations
 
+import random
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -116,12 +117,32 @@ def repair(space: Space, stage: int, params: Params) -> dict[str, Value]:
     point = rule.rounded(params)
     if violation(space, stage, point) == 0:
         return point
+    point = _counted(space, stage, point)
+    if violation(space, stage, point) == 0:
+        return point
     start = rule.start()
     kept = {**start, **{axis.name: point[axis.name] for axis in rule.categorical}}
     for anchor in (kept, start):  # with its own method and sources, if these can be had at all
         if violation(space, stage, anchor) == 0:
             return _between(space, stage, anchor, {**point, **{a.name: anchor[a.name] for a in rule.categorical}})
     return start
+
+
+def _counted(space: Space, stage: int, point: dict[str, Value]) -> dict[str, Value]:
+    """The point with as many sources as its method takes. Which are switched is drawn, so that none is preferred, and
+    drawn from the point itself, so that a restart draws the same."""
+    method, names = space.method_at(point), [f"use/{source}" for source in space.sources]
+    if not all(name in space.stages[stage].by_name for name in names):
+        return point
+    order = sorted(names)
+    random.Random(repr(sorted(point.items()))).shuffle(order)
+    found = dict(point)
+    for name in order:
+        count = len(space.taking_part(found))
+        if method.accepts(count):
+            return found
+        found[name] = count < method.least
+    return found
 
 
 def _between(space: Space, stage: int, anchor: Params, point: Params) -> dict[str, Value]:

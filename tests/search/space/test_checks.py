@@ -65,6 +65,15 @@ BAD = [
     (entry(method="passthrough", parameters={}), "sources: passthrough takes exactly 1 source, got 2. To stack layers"),
     (entry(method="fisher", parameters=W), "space.parameters.weight: got -0.5; fisher takes numbers from 0 to inf"),
     (entry(method="fisher", parameters={"weight": T}), "sources[0]: has no `importance`, which fisher needs"),
+    (entry(method="passthrough", layers={}), "space.parameters: has no effect on a layer sequence; leave it out"),
+    (entry(method="passthrough", parameters={}, layers={}, subset=True), "space.subset: has no effect"),
+    (
+        entry(method="passthrough", parameters={}, layers={}, stages=[{"name": "s", "by": "module"}]),
+        "space.stages[0].by: got module; a layer sequence has its own places",
+    ),
+    (entry(use_base=True), "space.use_base: is for methods that can do without a base; ties cannot"),
+    (entry(method="tsvm", parameters={"lambda": {"low": 0, "high": 1}}), "space.parameters.lambda.start: is missing"),
+    (entry(method="consensus_ta", parameters={"k": {"low": 1, "high": 3, "start": 1.5}}), "takes whole numbers from 1"),
     (entry(constraint=[]), "space.constraint: unknown key; did you mean 'constraints'"),
     (entry(method="linear", parameters={"weight": WEIGHT | {"start": 0}}), "linear refuses the `start` values"),
 ]
@@ -87,11 +96,17 @@ def test_three_sources_are_too_many_for_slerp_unless_a_subset_is_searched() -> N
     with pytest.raises(CampaignError, match=r"c\.yml: sources: slerp takes 1 to 2 sources, got 3\. Search a `subset`"):
         bound(pair, sources=three)
     space = bound(pair | {"subset": True}, sources=three)
-    everybody = space.stages[0].start()
+    start = space.stages[0].start()
+    assert space.violation(0, start) == 0  # of the first two
+    everybody = start | {"use/c": True}
     assert space.violation(0, everybody) == 1
     two = space.recipe(0, everybody | {"use/b": False})
     assert [model["model"] for model in two["models"]] == ["m/a", "m/c"]
     assert two["base_model"] == "m/a"
+    repaired = [space.repair(0, everybody | {"t": t / 256}) for t in range(60)]
+    chosen = [space.taking_part(point) for point in repaired]
+    assert {*chosen} == {(0, 1), (0, 2), (1, 2)}  # no source is preferred
+    assert [point["t"] for point in repaired] == [t / 256 for t in range(60)]  # and the rest is left alone
 
 
 GPT2 = ["wte.weight", "h.0.attn.c_attn.weight", "h.0.mlp.c_fc.weight", "ln_f.weight"]
