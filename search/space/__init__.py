@@ -18,7 +18,7 @@ Besides, `method` and `use/SOURCE` are categories, and `layers/...` a sequence o
     axes.py         axes, stages, grid, unit cube    depth.py        values → layers, as matrices
     codec.py        Space: points ↔ recipes          lifting.py      points and Gaussians to a finer stage
     sequence.py     layer sequences                  feasible.py     constraints.py: what may be; repair
-    known.py        baselines that are points        moves.py        block steps and crossover
+    known.py        baselines that are points        moves.py        blocks of axes, crossover
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from search.space.build import make_space
 from search.space.checks import check_tensors
 from search.space.codec import Space
 from search.space.lifting import Gaussian
-from search.space.moves import block_move, coordinate_blocks, crossover
+from search.space.moves import coordinate_blocks, crossover
 
 __all__ = [
     "Axis",
@@ -38,7 +38,6 @@ __all__ = [
     "Space",
     "Stage",
     "Value",
-    "block_move",
     "check_tensors",
     "coordinate_blocks",
     "crossover",

@@ -1,16 +1,13 @@
-"""Proposals made of known points: a step in one block of coordinates, and a crossover at a layer. Pure.
+"""What proposals are made of: coordinates that belong together, and a crossover of two points at a layer. Pure.
 
-Block moves change a few coordinates at a time: where most layers are right already, a step in all of them is mostly a
-step away. The crossover is M2N2's (natural niches, GECCO 2025): of two good points one gives the values up to a layer
-and the other those from there on. Both return rounded points; whether these may be, `Space.violation` says.
+Moving a few coordinates at a time (`coordinate_blocks`) pays where most layers are right already: a step in all of them
+is mostly a step away. The crossover is M2N2's (natural niches, GECCO 2025): of two good points one gives the values up
+to a layer and the other those from there on. Whether a child may be, `Space.violation` says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from search.space.axes import ALL, Axis, Params, Stage, Value
 from search.space.sequence import PREFIX
@@ -33,24 +30,6 @@ def coordinate_blocks(stage: Stage) -> tuple[tuple[str, ...], ...]:
     if not found:
         return (tuple(stage.by_name),)
     return tuple(tuple(names) for names in found.values())
-
-
-def block_move(
-    stage: Stage, centre: Params, block: Sequence[str], *, sigma: float, rng: np.random.Generator
-) -> dict[str, Value]:
-    """`centre` with the axes of one block moved: numbers by a normal step of `sigma` of their range, reflected at the
-    bounds; a category is drawn anew with probability `sigma`."""
-    moved = dict(centre)
-    for name in block:
-        axis = stage.by_name[name]
-        step, draw = rng.normal(), rng.random()  # both always, so that one axis's kind never shifts another's numbers
-        if axis.kind == "category":
-            if draw < sigma:
-                moved[name] = axis.choices[rng.integers(len(axis.choices))]
-            continue
-        unit = abs(axis.unit(centre[name]) + sigma * step) % 2
-        moved[name] = axis.at(2 - unit if unit > 1 else unit)
-    return stage.rounded(moved)
 
 
 def crossover(

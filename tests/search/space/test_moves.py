@@ -1,14 +1,11 @@
-"""Block steps change one block and nothing else; a crossover takes layers before the split from one parent only."""
+"""Blocks of axes follow layers and groups; a crossover takes layers before the split from one parent only."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from spaces import KINDS, LAYERS, WEIGHT, bound, points, space_of
+from spaces import KINDS, LAYERS, WEIGHT, bound, space_of
 
-from search.space import block_move, coordinate_blocks, crossover
+from search.space import coordinate_blocks, crossover
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -19,29 +16,6 @@ def test_blocks_cover_every_axis_and_follow_layers_and_groups(kind: str) -> None
     for block in blocks if len(blocks) > 1 else ():
         axes = [stage.by_name[name] for name in block]
         assert len({axis.index for axis in axes}) == 1 or len({axis.group for axis in axes}) == 1
-
-
-@settings(max_examples=25, deadline=None)
-@given(data=st.data(), seed=st.integers(0, 2**32))
-def test_a_block_move_leaves_all_other_axes_alone(data: st.DataObject, seed: int) -> None:
-    stages = [{"name": "s", **KINDS["module_blocks2"]}]
-    space = bound({"method": ["ties", "linear"], "subset": True, "parameters": {"weight": WEIGHT}, "stages": stages})
-    stage = space.stages[0]
-    centre = stage.rounded(data.draw(points(space)))
-    block = data.draw(st.sampled_from(coordinate_blocks(stage)))
-    moved = block_move(stage, centre, block, sigma=0.3, rng=np.random.default_rng(seed))
-    assert {name for name in moved if moved[name] != centre[name]} <= {*block}
-    assert moved == stage.rounded(moved)
-    assert moved == block_move(stage, centre, block, sigma=0.3, rng=np.random.default_rng(seed))
-
-
-def test_steps_have_the_size_asked_for() -> None:
-    stage = space_of("module_blocks2").stages[0]
-    block, rng = coordinate_blocks(stage)[0], np.random.default_rng(1)
-    centre = stage.from_unit(np.full(len(stage.numeric), 0.5))
-    steps = [stage.to_unit(block_move(stage, centre, block, sigma=0.1, rng=rng)) - 0.5 for _ in range(400)]
-    spread = np.std(steps, axis=0)[[stage.numeric.index(stage.by_name[name]) for name in block]]
-    np.testing.assert_allclose(spread, 0.1, rtol=0.15)
 
 
 @pytest.mark.parametrize("split", range(LAYERS + 1))
