@@ -15,10 +15,24 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, create_engine, delete, event, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Insert,
+    Table,
+    Update,
+    bindparam,
+    create_engine,
+    delete,
+    event,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
@@ -178,9 +192,7 @@ class Store:
         return epoch
 
     def _check_epoch(self, connection: Connection) -> None:
-        table = schema.CAMPAIGNS
-        query = _locking(select(table.c.epoch).where(table.c.id == self.campaign))
-        epoch = connection.execute(query).scalar()
+        epoch = connection.execute(_present_epoch(), {"campaign": self.campaign}).scalar()
         if epoch != self.epoch:
             raise StaleEpoch(
                 f"{self.place}: this coordinator has epoch {self.epoch}, a newer one took over with epoch {epoch}. "
@@ -219,13 +231,13 @@ class Transaction:
     def add(self, table: Table, rows: Sequence[Row]) -> None:
         """Insert rows of this campaign in one statement."""
         if rows:
-            self._connection.execute(insert(table), [{**row, "campaign": self._campaign} for row in rows])
+            self._connection.execute(_inserting(table), [{**row, "campaign": self._campaign} for row in rows])
 
     def change(self, table: Table, values: Row, **key: Any) -> None:
         """Update this campaign's rows that match `key`."""
-        own = table.c.id if table is schema.CAMPAIGNS else table.c.campaign
-        statement = update(table).where(own == self._campaign, *(table.c[name] == value for name, value in key.items()))
-        self._connection.execute(statement.values(**values))
+        statement = _updating(table, tuple(key), tuple(values))
+        keys = {f"key_{name}": value for name, value in key.items()}
+        self._connection.execute(statement, {**keys, **values, "key_campaign": self._campaign})
 
     def add_scores(self, rows: Sequence[Row]) -> None:
         """Item scores; the first write of a (recipe hash, score key, measure) stays."""
@@ -244,6 +256,26 @@ class Transaction:
             ]
             self._connection.execute(delete(scores).where(mine))
             self.add_scores(moved)
+
+
+@lru_cache(64)  # building a statement takes longer than running it
+def _updating(table: Table, keys: tuple[str, ...], values: tuple[str, ...]) -> Update:
+    """UPDATE of these columns of a campaign's rows, by these keys; parameters of keys are called `key_...`."""
+    own = table.c.id if table is schema.CAMPAIGNS else table.c.campaign
+    matching = [table.c[name] == bindparam(f"key_{name}") for name in keys]
+    statement = update(table).where(own == bindparam("key_campaign"), *matching)
+    return statement.values({name: bindparam(name) for name in values})
+
+
+@lru_cache(64)
+def _inserting(table: Table) -> Insert:
+    return insert(table)
+
+
+@lru_cache(1)
+def _present_epoch() -> Any:
+    """The epoch of a campaign, held until the transaction ends."""
+    return _locking(select(schema.CAMPAIGNS.c.epoch).where(schema.CAMPAIGNS.c.id == bindparam("campaign")))
 
 
 def _upserting(connection: Connection) -> Any:

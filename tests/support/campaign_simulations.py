@@ -1,0 +1,329 @@
+"""Whole campaigns without models, by the hundred: is the verdict's level what it says, and is what workers do used?
+
+    python tests/support/campaign_simulations.py null --repetitions 1000      (make simulate)
+    python tests/support/campaign_simulations.py power --repetitions 200
+    python tests/support/campaign_simulations.py fleet
+
+Everything but the models is real: machine, sampler, queue, coordinator, store, selection, ledger, verdict. Seeded.
+
+    null    every candidate answers every item right with the same probability, independently (T10)
+    power   as null, but the distribution's mean is better by 3 points
+    fleet   64 evaluators of which half are preempted every minute (T3), and 256 that stay (T4), on a simulated clock
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from simulated import LAYERS, Clock, campaign_data, hash_recipe, make_inventory
+
+from search.campaign_file import Campaign, parse_campaign
+from search.coordinator import Coordinator
+from search.inline import run_inline
+from search.opening import Start, open_coordinator
+from search.ports import SPLITS, BlockResult, Failed, Finished, Inventory, Split, Verdict, Wait, Work
+from search.run import RunDirectory, Services
+
+P = 0.6
+GAIN = 0.03
+SHARED = 0.8
+"""Power: how much of an answer is the item's own (correlation of two candidates' latent answers)."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Items per skill and split (three skills), and the search's budget of items."""
+
+    search: int = 120
+    selection: int = 60
+    holdout: int = 200
+    budget: int = 1500
+
+    @property
+    def counts(self) -> dict[Split, int]:
+        return {"search": self.search, "selection": self.selection, "holdout": self.holdout}
+
+
+def make_simulated(folder: Path, size: Size, *, seed: int, **services: Any) -> Coordinator:
+    """A coordinator with 12 baselines, two stages, small windows at first and windows with rungs later."""
+    campaign = parse_campaign(
+        campaign_data(
+            seed=seed,
+            items={"window": {0: 15, 500: 60}, "block_size": 60},
+            budget={"items": size.budget},
+            selection={"top": 2, "means": 2, "soup": 3},
+        ),
+        origin="simulation",
+    )
+    return open_with(folder, campaign, make_inventory(size.counts), **services)
+
+
+def open_with(folder: Path, campaign: Campaign, inventory: Inventory, **services: Any) -> Coordinator:
+    """A coordinator of these, on a clock that stands still unless one is given."""
+    given = {"hash_recipe": hash_recipe, "now": Clock()} | services
+    return open_coordinator(campaign, inventory, start=Start(RunDirectory(folder), LAYERS), services=Services(**given))
+
+
+class Chance:
+    """An evaluator in which a candidate is right with probability P (one that `favours` says: P + GAIN).
+
+    `shared` 0: all answers are independent. Else a candidate's answer to an item is partly the item's own: two
+    candidates agree more often, as models that were merged of the same sources do.
+    """
+
+    def __init__(self, inventory: Inventory, *, seed: int, shared: float = 0.0) -> None:
+        from scipy.stats import norm
+
+        keys = [item.key for split in SPLITS for item in inventory.items[split]]
+        self.places = {key: place for place, key in enumerate(keys)}
+        self.seed = seed
+        self.shared = shared
+        self.bars = norm.ppf([1 - P, 1 - P - GAIN])
+        self.ease = np.random.default_rng([seed, 0]).normal(size=len(keys))
+        self.known: dict[tuple[str, bool], np.ndarray] = {}
+        self.favours = lambda work: False
+
+    def evaluate(self, work: Work) -> BlockResult | Failed:
+        better = bool(self.favours(work))
+        right = self.known.setdefault((work.recipe_hash, better), self._answers(work.recipe_hash, better))
+        scores = {item: float(right[self.places[item]]) for item in work.items}
+        return BlockResult(work.lease, work.recipe_hash, work.recipe_hash, scores)
+
+    def _answers(self, recipe_hash: str, better: bool) -> np.ndarray:
+        if (recipe_hash, better) in self.known:
+            return self.known[recipe_hash, better]
+        own = np.random.default_rng([self.seed, int(recipe_hash[:15], 16)]).normal(size=len(self.ease))
+        latent = np.sqrt(self.shared) * self.ease + np.sqrt(1 - self.shared) * own
+        return latent > self.bars[int(better)]
+
+    def inventory(self) -> Inventory:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+# ----------------------------------------------------------------------------------------------------- T10: the verdict
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What came of one campaign: is a winner named, was it the planted one, which parents does it beat."""
+
+    named: bool
+    planted: bool
+    parents: tuple[bool, ...]
+    stopped: int
+
+
+def judge_once(repetition: int, *, size: Size, planted: bool, shared: float) -> Judged:
+    """One campaign to its verdict, in memory."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        coordinator = make_simulated(Path(folder), size, seed=repetition)
+        chance = Chance(make_inventory(size.counts), seed=repetition, shared=shared)
+        state = lambda: coordinator._desk.live.state  # noqa: E731
+        if planted:
+            chance.favours = lambda work: state().candidates[work.candidate].origin == "mean"
+        verdict = run_inline(coordinator, chance)
+        coordinator.run.store.close()
+    assert verdict is not None
+    return Judged(
+        named=verdict.significant,
+        planted=state().candidates[verdict.winner].origin == "mean",
+        parents=tuple(entry.beaten for entry in _parents(verdict)),
+        stopped=sum(c.outcomes["search"].stopped for c in state().candidates if "search" in c.outcomes),
+    )
+
+
+def _parents(verdict: Verdict) -> Iterator[Any]:
+    return (entry for entry in verdict.comparisons if entry.label.startswith("parent "))
+
+
+def judged(repetitions: int, *, size: Size, planted: bool = False, shared: float = 0.0, first: int = 0) -> list[Judged]:
+    """So many campaigns, on as many processors as there are for it."""
+    once = partial(judge_once, size=size, planted=planted, shared=shared)
+    if repetitions < 20:
+        return [once(first + number) for number in range(repetitions)]
+    with ProcessPoolExecutor(2) as pool:
+        return list(pool.map(once, range(first, first + repetitions), chunksize=5))
+
+
+# --------------------------------------------------------------------------------------------------------- T3, T4: work
+
+
+@dataclass
+class Fleet:
+    """Workers on a simulated clock: unit times are lognormal, some are preempted at the end of every minute.
+
+    A preempted one is gone without a word (its lease runs out) or, `graceful`, gives its lease back; another starts in
+    its place after `start_s`.
+    """
+
+    coordinator: Coordinator
+    clock: Clock
+    workers: int
+    seed: int = 0
+    mean_s: float = 10.0
+    preempted: float = 0.0
+    graceful: bool = False
+    start_s: float = 15.0
+    heartbeat_s: float = 6.0
+    used_s: float = 0.0
+    alive_s: float = 0.0
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def run(self, evaluator: Chance, *, until: str) -> None:
+        """Until the campaign reaches the phase `until`."""
+        self._rng = random.Random(self.seed)
+        self._events: list[tuple[float, int, str, str]] = []
+        self._born: dict[str, float] = {}
+        self._work: dict[str, tuple[Work, float]] = {}
+        self._number = 0
+        for _ in range(self.workers):
+            self._start(self.clock.time)
+        self._at(self.clock.time + 60, "minute", "")
+        self._at(self.clock.time + self.heartbeat_s, "heartbeat", "")
+        while self.coordinator._desk.live.state.phase != until and self._events:
+            self.clock.time, _, kind, worker = heapq.heappop(self._events)
+            getattr(self, f"_on_{kind}")(worker, evaluator)
+        for born in self._born.values():
+            self.alive_s += self.clock.time - born
+
+    def _at(self, when: float, kind: str, worker: str) -> None:
+        self._number += 1
+        heapq.heappush(self._events, (when, self._number, kind, worker))
+
+    def _start(self, when: float) -> None:
+        self._number += 1
+        self._at(when, "ready", f"node{self._number}-1")
+
+    def _on_ready(self, worker: str, evaluator: Chance) -> None:
+        self._born[worker] = self.clock.time
+        self._on_ask(worker, evaluator)
+
+    def _on_ask(self, worker: str, evaluator: Chance) -> None:
+        if worker not in self._born:
+            return
+        work = self.coordinator.next_work(worker)
+        if isinstance(work, Wait):
+            self.counts["waits"] += 1
+            self._at(self.clock.time + work.after_s, "ask", worker)
+        elif isinstance(work, Work):
+            took = self.mean_s * self._rng.lognormvariate(-0.06, 0.35)
+            self._work[worker] = work, took
+            self._at(self.clock.time + took, "done", worker)
+        else:
+            assert isinstance(work, Finished)
+
+    def _on_done(self, worker: str, evaluator: Chance) -> None:
+        if worker not in self._work:
+            return
+        work, took = self._work.pop(worker)
+        self.coordinator.submit(worker, evaluator.evaluate(work))
+        self.used_s += took
+        self.counts["units"] += 1
+        self._on_ask(worker, evaluator)
+
+    def _on_heartbeat(self, worker: str, evaluator: Chance) -> None:
+        for busy in self._work:
+            self.coordinator.heartbeat(busy)
+        self._at(self.clock.time + self.heartbeat_s, "heartbeat", "")
+
+    def _on_minute(self, worker: str, evaluator: Chance) -> None:
+        for gone in self._rng.sample(sorted(self._born), int(self.preempted * len(self._born))):
+            self.alive_s += self.clock.time - self._born.pop(gone)
+            work = self._work.pop(gone, None)
+            self.counts["preempted"] += 1
+            if work is not None and self.graceful:
+                self.coordinator.submit(gone, Failed(work[0].lease, "preempted", retryable=True))
+            self._start(self.clock.time + self.start_s)
+        self._at(self.clock.time + 60, "minute", "")
+
+
+def fleet(folder: Path, *, workers: int, budget: int, **changes: Any) -> Fleet:
+    """A search by such a fleet, to its end."""
+    size, clock = Size(budget=budget), Clock()
+    coordinator = make_simulated(folder, size, seed=1, now=clock, lease_s=30.0)
+    made = Fleet(coordinator, clock, workers, **changes)
+    made.run(Chance(make_inventory(size.counts), seed=1), until="selection")
+    return made
+
+
+def used_share(coordinator: Coordinator) -> float:
+    """Scored search candidates that the sampler was told, of all that were scored."""
+    state = coordinator._desk.live.state
+    told = sum(len(cohort.members) for cohort in state.cohorts if cohort.told)
+    return told / sum("search" in candidate.outcomes for candidate in state.candidates)
+
+
+# -------------------------------------------------------------------------------------------------------------- command
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["null", "power", "fleet"])
+    parser.add_argument("--repetitions", type=int, default=1000)
+    arguments = parser.parse_args()
+    started = time.process_time()
+    {"null": _print_null, "power": _print_power, "fleet": _print_fleet}[arguments.what](arguments.repetitions)
+    print(f"{time.process_time() - started:.0f} CPU-s in this process")
+
+
+def _print_null(repetitions: int) -> None:
+    size = Size()
+    found = judged(repetitions, size=size)
+    named = sum(entry.named for entry in found) / repetitions
+    print(f"null: {repetitions} campaigns, holdout of {3 * size.holdout} items, nominal 5 %")
+    print(f"  a winner named: {named:.1%}")
+    for place, name in enumerate(("letters", "numerals", "plurals")):
+        print(f"  parent {name} beaten: {sum(entry.parents[place] for entry in found) / repetitions:.1%}")
+    print(f"  candidates stopped early per campaign: {sum(entry.stopped for entry in found) / repetitions:.1f}")
+
+
+def _print_power(repetitions: int) -> None:
+    for shared in (0.0, SHARED):
+        for holdout in (1000, 2000):
+            size = Size(selection=500, holdout=holdout)
+            found = judged(repetitions, size=size, planted=True, shared=shared)
+            named = sum(entry.named and entry.planted for entry in found) / repetitions
+            chosen = sum(entry.planted for entry in found) / repetitions
+            print(
+                f"power: +{GAIN:.0%}, shared {shared}, selection {3 * size.selection}, holdout {3 * holdout} items: "
+                f"chosen on selection {chosen:.1%}, declared {named:.1%} of {repetitions}",
+                flush=True,
+            )
+
+
+def _print_fleet(repetitions: int) -> None:
+    for graceful in (False, True):
+        with tempfile.TemporaryDirectory() as folder:
+            found = fleet(Path(folder), workers=64, budget=100_000, preempted=0.5, graceful=graceful)
+            share = found.used_s / found.alive_s
+            print(
+                f"T3: half of 64 preempted a minute, graceful {graceful}: {share:.1%} of what survives, {found.counts}"
+            )
+            lost = sum(c.outcomes["search"].cause is not None for c in found.coordinator._desk.live.state.candidates)
+            print(f"    candidates lost: {lost}, results used {used_share(found.coordinator):.1%}")
+    with tempfile.TemporaryDirectory() as folder:
+        found = fleet(Path(folder), workers=256, budget=100_000)
+        print(f"T4: 256 workers: {used_share(found.coordinator):.1%} of results used, {found.counts}")
+
+
+if __name__ == "__main__":
+    main()
