@@ -1,10 +1,73 @@
-"""What happens to campaigns besides running them: `mergefleet migrate`."""
+"""What happens to campaigns besides running them: forecast, fork, stop, migrate."""
 
 from __future__ import annotations
 
-from cluster.output import print_json
-from search import schema
-from search.session import migrate_store
+from dataclasses import asdict
+from pathlib import Path
+
+from cluster.output import human_seconds, print_json
+from search import ends, schema
+from search.campaign_file import Campaign, load_campaign
+from search.session import (
+    ask_to_stop,
+    fork_campaign,
+    migrate_store,
+    rules_of,
+    run_directory,
+    stored_results,
+)
+
+
+def plan(campaign: Path, *, run_dir: Path | None, as_json: bool) -> None:
+    """Say what a search will take: cohorts and items by stage, and when it ends, where a run tells how fast it goes."""
+    loaded = load_campaign(campaign)
+    rules = rules_of(loaded)
+    rows = ends.forecast(rules, tuple(stage.name for stage in loaded.space.stages))
+    items = sum(row.items for row in rows)
+    rate, done = _measured(loaded, run_dir)
+    left = None if rate is None else max(0, items - done) / rate
+    if as_json:
+        stages = [asdict(row) for row in rows]
+        print_json(
+            {"stages": stages, "items": items, "items_done": done, "items_per_s": rate, "search_seconds_left": left}
+        )
+        return
+    for row in rows:
+        print(f"{row.stage:12} {row.cohorts:4} cohorts {row.candidates:6} candidates {row.items:8} items")
+    print(f"{'search':12} {'':4}         {sum(row.candidates for row in rows):6} candidates {items:8} items at most")
+    if left is not None:
+        print(f"{done} items are scored, {rate:.1f} items/s so far: {human_seconds(left)} of search are left")
+    print("selection and holdout come on top; early stopping and repeated recipes save some")
+
+
+def _measured(campaign: Campaign, run_dir: Path | None) -> tuple[float | None, int]:
+    """Items per second of the run that is there, and the search items it has scored."""
+    directory = run_directory(campaign, run_dir)
+    if campaign.store is None and not directory.database.is_file():
+        return None, 0
+    found = stored_results(campaign, directory)
+    paid = sum(found.items_spent.values())
+    return (paid / found.seconds if paid and found.seconds else None), found.items_spent["search"]
+
+
+def fork(campaign: Path, name: str, *, at: int | None, run_dir: Path | None) -> Path:
+    """Make the fork, and say by which file it is resumed."""
+    file, candidates = fork_campaign(campaign, name, at=at, root=run_dir, new_root=None)
+    print(f"{name} begins with {candidates} candidates; if it is paused: mergefleet search {file} --resume")
+    return file
+
+
+def stop(campaign: Path, *, run_dir: Path | None, as_json: bool) -> None:
+    """Ask for the end of the search."""
+    running = ask_to_stop(campaign, root=run_dir)
+    if as_json:
+        print_json({"asked": True, "running_here": running})
+    elif running:
+        print("asked: the search ends within seconds, and selection begins when what runs is scored")
+    else:
+        print(
+            f"asked: no process of this machine runs it; `mergefleet search {campaign} --resume` goes on with selection"
+        )
 
 
 def migrate(store: str, *, as_json: bool) -> None:

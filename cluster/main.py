@@ -133,6 +133,9 @@ def doctor(json: Json = False) -> None:
 def search(
     campaign: Annotated[Path, typer.Argument(help="A campaign YAML file.")],
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that is there.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what it will take; nothing is run.")] = False,
+    fork: Annotated[str | None, typer.Option(help="Go on under this name, from the rows of the run there is.")] = None,
+    at: Annotated[int | None, typer.Option(help="With --fork: the last candidate to take over.", min=0)] = None,
     run_dir: RunDir = None,
     address: Address = None,
     workers: Workers = None,
@@ -140,9 +143,17 @@ def search(
     json: Json = False,
 ) -> None:
     """Run a CAMPAIGN: search, select, judge on the holdout, publish the winner. Ctrl-C pauses, --resume continues."""
-    from cluster import search_command
+    from cluster import campaign_command, search_command
 
     _check_workers(address, workers)
+    if plan:
+        campaign_command.plan(campaign, run_dir=run_dir, as_json=json)
+        return
+    if fork is not None:
+        campaign, resume = campaign_command.fork(campaign, fork, at=at, run_dir=run_dir), True
+        run_dir = campaign.parent
+    elif at is not None:
+        raise InputError("--at: says where a fork begins; give --fork NAME too.")
     outcome = search_command.run(
         campaign, run_dir=run_dir, resume=resume, address=address, workers=workers, quiet=quiet or json
     )
@@ -213,6 +224,18 @@ def reproduce(
 
     if not publish_command.reproduce(published, sources or [], to=to, as_json=json):
         raise typer.Exit(1)
+
+
+@app.command()
+def stop(
+    campaign: Annotated[Path, typer.Argument(help="The campaign YAML file of a run.")],
+    run_dir: RunDir = None,
+    json: Json = False,
+) -> None:
+    """End the search of a CAMPAIGN now; selection, holdout and verdict follow. (To pause instead: ctrl-C.)"""
+    from cluster import campaign_command
+
+    campaign_command.stop(campaign, run_dir=run_dir, as_json=json)
 
 
 @app.command()

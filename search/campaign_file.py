@@ -103,16 +103,20 @@ class ItemsEntry(_Part):
 
 
 class BudgetEntry(_Part):
-    """When the search ends, whichever comes first; selection and holdout come on top."""
+    """When the search ends, whichever comes first; selection and holdout come on top.
+
+    `gpu_hours` count the time for which evaluators held work, times the GPUs of one evaluator.
+    """
 
     items: int | None = Field(default=None, ge=1)
     candidates: int | None = Field(default=None, ge=1)
     hours: float | None = Field(default=None, gt=0)
+    gpu_hours: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _bounded(self) -> BudgetEntry:
-        if self.items is None and self.candidates is None and self.hours is None:
-            raise ValueError("a budget needs items, candidates or hours")
+        if all(part is None for part in (self.items, self.candidates, self.hours, self.gpu_hours)):
+            raise ValueError("a budget needs items, candidates, hours or gpu_hours")
         return self
 
 

@@ -18,18 +18,19 @@ from contextlib import contextmanager
 
 from engine.errors import EvaluationError
 from search import campaign as machine
-from search import schema, steps
+from search import ends, schema, steps
 from search.desk import Desk
 from search.live import stored_events
 from search.ports import SCORE, BlockResult, CampaignStatus, Failed, Finished, Verdict, Wait, Work
 from search.progress import Progress
 from search.queue import Lease, Unit
 from search.run import Run, Services
-from search.store import Row
+from search.store import Row, stored_config
 from search.verdicts import verdict_from_dict, verdict_to_dict
 
 WAIT_S = 0.2
 NOTE_TIME_EVERY_S = 5.0
+WISHES_EVERY_S = 2.0
 
 
 class Coordinator:
@@ -42,6 +43,8 @@ class Coordinator:
         self._progress = Progress(started=services.now(), seconds_before=run.seconds_before)
         self._noted = services.now()
         self._leases = 0
+        self._taken: dict[str, float] = {}  # running leases, since when
+        self._asked_for_wishes: float | None = None
         self._paused = False
         self._broken: BaseException | None = None
         self._verdict: Verdict | None = None
@@ -123,7 +126,7 @@ class Coordinator:
         now = self._services.now()
         self._progress.saw(worker, now=now)
         self._expire(now)
-        self._check_hours(now)
+        self._check_end(now)
         while not self._paused:
             key = f"{self.run.store.epoch}.{self._leases + 1}"
             lease = self._desk.queue.take(worker, key=key, now=now)
@@ -149,6 +152,7 @@ class Coordinator:
 
     def _hand_out(self, lease: Lease, now: float) -> Work:
         self._leases += 1
+        self._taken[lease.key] = now
         unit, epoch = lease.unit, self.run.store.epoch
         row = {"lease": lease.key, "candidate": unit.candidate, "split": unit.split, "block": unit.block}
         row |= {"worker": lease.worker, "attempt": unit.attempts, "epoch": epoch, "state": "running", "taken": now}
@@ -166,6 +170,7 @@ class Coordinator:
         )
 
     def _end_lease(self, key: str, state: str, *, now: float, **facts: str) -> None:
+        self._progress.used(now - self._taken.pop(key, now))
         self._desk.change(schema.LEASES, {"state": state, "ended": now, **facts}, lease=key)
 
     def _expire(self, now: float) -> None:
@@ -244,11 +249,35 @@ class Coordinator:
         self._note_time(every_s=0.0)
         self._desk.live.apply(machine.Judged())
 
-    def _check_hours(self, now: float) -> None:
-        hours, state = self.run.campaign.budget.hours, self._desk.live.state
-        if hours is None or state.ended or state.phase != "search" or self._progress.seconds(now) <= hours * 3600:
+    def _check_end(self, now: float) -> None:
+        state = self._desk.live.state
+        if state.ended or state.phase != "search":
             return
-        self._desk.note(machine.SearchEnded(f"the budget of {hours:g} hours is spent"))
+        budget, progress = self.run.campaign.budget, self._progress
+        device_seconds = progress.lease_seconds * ends.devices(self.run.campaign)
+        wished = self._stop_is_wished(now)
+        seconds = progress.seconds(now)
+        reason = ends.reason_to_end(budget, seconds=seconds, device_seconds=device_seconds, wished=wished)
+        if reason is not None:
+            self._desk.note(machine.SearchEnded(reason))
+            self._desk.writes.append(lambda transaction: transaction.remove(schema.WISHES))
+
+    def _stop_is_wished(self, now: float) -> bool:
+        """Whether another process said so; the store is asked every few seconds."""
+        if self._asked_for_wishes is not None and now - self._asked_for_wishes < WISHES_EVERY_S:
+            return False
+        self._asked_for_wishes = now
+        return any(row["wish"] == ends.STOP for row in self.run.store.rows(schema.WISHES))
+
+    def _reopen(self) -> None:
+        """Note what this start may change; a larger budget opens a search again that had ended."""
+        config, state = stored_config(self.run.campaign), self._desk.live.state
+        if config == self.run.stored_config:
+            return
+        self._desk.change(schema.CAMPAIGNS, {"config": config})
+        further = ends.reaches_further(self.run.campaign.budget, self.run.stored_config.get("budget", {}))
+        if further and (state.phase == "selection" or (state.phase == "search" and state.ended)):
+            self._desk.note(machine.Reopened())
 
     def _note_time(self, *, every_s: float = NOTE_TIME_EVERY_S) -> None:
         """Write the campaign's running time down, if that is `every_s` ago: a kill loses no more than that."""
@@ -268,6 +297,7 @@ class Coordinator:
         for sequence, event, point in stored_events(store):
             desk.live.apply(event, point=point)
             desk.sequence = max(desk.sequence, sequence)
+        self._reopen()
         self._restore_queue(store.rows(schema.LEASES))
         verdict = store.rows(schema.CAMPAIGNS, id=store.campaign)[0]["verdict"]
         if verdict is not None:
@@ -279,6 +309,8 @@ class Coordinator:
         desk, now = self._desk, self._services.now()
         attempts: dict[tuple[int, str, int], list[str]] = {}
         for row in leases:
+            if row["ended"] is not None and row["state"] != "lost":  # nobody knows how long a lost one was worked at
+                self._progress.used(row["ended"] - row["taken"])
             attempts.setdefault((row["candidate"], row["split"], row["block"]), []).append(row["state"])
             if row["state"] == "running":
                 self._end_lease(row["lease"], "lost", now=now, cause="its coordinator ended")

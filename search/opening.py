@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from typing import Any
 
 from engine.errors import CampaignError, OutputExists
 from search import schema
 from search.baselines import make_baselines
-from search.campaign_file import Campaign, campaign_to_dict
+from search.campaign_file import Campaign
 from search.coordinator import Coordinator
+from search.ends import devices
 from search.live import sampler_of
 from search.pools import Pools, make_pools
 from search.ports import SPLITS, Inventory
 from search.run import Run, RunDirectory, Services
 from search.space import make_space
-from search.store import LOCK_WAIT_S, CampaignFacts, Row, Store, refuse_changes, shown_url, store_url
+from search.store import LOCK_WAIT_S, CampaignFacts, Row, Store, refuse_changes, store_url, stored_config
 from search.warm import Elites, elites_from_rows, elites_to_rows, read_elites
 
 FREE_KEYS = frozenset({"budget", "publish", "store"})
@@ -65,7 +65,12 @@ def open_run(campaign: Campaign, inventory: Inventory, *, start: Start, services
     )
     row = _take(run, inventory, start=start, services=services)
     _note_items(store, pools)
-    return replace(run, seconds_before=float(row["seconds"]), elites=elites_from_rows(row["elites"]))
+    return replace(
+        run,
+        seconds_before=float(row["seconds"]),
+        elites=elites_from_rows(row["elites"]),
+        stored_config=row["config"],
+    )
 
 
 def _take(run: Run, inventory: Inventory, *, start: Start, services: Services) -> Row:
@@ -99,14 +104,6 @@ def _elites(run: Run, services: Services) -> Elites:
     return read_elites(run.campaign, run.space, run.baselines, url=url, hash_of=services.hash_recipe)
 
 
-def stored_config(campaign: Campaign) -> dict[str, Any]:
-    """The campaign as its store keeps it: without the password of the store's URL."""
-    config = campaign_to_dict(campaign)
-    if campaign.store is not None and "://" in campaign.store:
-        config["store"] = shown_url(campaign.store)
-    return config
-
-
 def _note_items(store: Store, pools: Pools) -> None:
     """Write down once which items belong to which split and task, and under which keys scores are shared.
 
@@ -137,6 +134,10 @@ def items_digest(inventory: Inventory) -> str:
 def check_budget(campaign: Campaign, baselines: int, *, population: int) -> None:
     """Raise CampaignError where the budget does not reach beyond the first cohort after the baselines."""
     first = baselines + campaign.space.stages[0].sobol
+    if campaign.budget.gpu_hours is not None and not devices(campaign):
+        raise CampaignError(
+            f"{campaign.origin}: budget.gpu_hours: the evaluator runs on {campaign.evaluator.device}: give hours"
+        )
     size = campaign.items.window_size(0)
     items = first * size + population * campaign.items.window_size(first * size)
     for name, got, needed in (

@@ -21,6 +21,7 @@ class Progress:
         self._seconds_before = seconds_before
         self._recent: deque[tuple[float, int]] = deque()
         self._workers: dict[str, float] = {}
+        self.lease_seconds = 0.0  # for which workers held work, over the campaign's life
 
     def saw(self, worker: str, *, now: float) -> None:
         """A worker was heard of."""
@@ -29,6 +30,10 @@ class Progress:
     def count(self, items: int, *, now: float) -> None:
         """So many item scores came in."""
         self._recent.append((now, items))
+
+    def used(self, seconds: float) -> None:
+        """A worker held a lease for so long."""
+        self.lease_seconds += seconds
 
     def seconds(self, now: float) -> float:
         """How long the campaign has run, earlier runs included."""

@@ -65,7 +65,8 @@ class Services:
 @dataclass(frozen=True)
 class Run:
     """An open run; `search.opening.open_run` makes it. `seconds_before` is the time that earlier starts took, `elites`
-    are points of earlier campaigns, by stage, with their scores there."""
+    are points of earlier campaigns, by stage, with their scores there; `stored_config` is the campaign as the store has
+    it, before what this start may change."""
 
     campaign: Campaign
     directory: RunDirectory
@@ -76,3 +77,4 @@ class Run:
     store: Store
     seconds_before: float = 0.0
     elites: Mapping[int, Sequence[tuple[Params, float]]] = field(default_factory=dict)
+    stored_config: Mapping[str, Any] = field(default_factory=dict)

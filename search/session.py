@@ -12,12 +12,15 @@ from engine.architecture import Layout
 from engine.errors import Busy, CampaignError, SourceError
 from engine.keypath import KeyPath
 from engine.model_ref import parse_model
-from search import schema, takeover
-from search.campaign_file import Campaign, load_campaign
+from search import ends, forking, schema, takeover
+from search.baselines import make_baselines
+from search.campaign import Rules
+from search.campaign_file import Campaign, campaign_to_dict, load_campaign, parse_campaign
 from search.coordinator import Coordinator
 from search.destination import Destination
 from search.inline import run_inline
-from search.opening import Start, open_coordinator
+from search.live import make_rules, sampler_of
+from search.opening import Start, check_budget, open_coordinator
 from search.plans import Plans
 from search.ports import CampaignStatus, Inventory, Verdict
 from search.resident import open_evaluator
@@ -141,6 +144,64 @@ def run_campaign(
         return conclude(campaign, directory, rescorer=lambda: evaluator)
     finally:
         evaluator.close()
+
+
+def rules_of(campaign: Campaign) -> Rules:
+    """The machine's rules for a campaign, from the headers of its base alone. Raises what opening it would raise."""
+    plans = Plans()
+    try:
+        base = plans.open(parse_model(campaign.base_model, KeyPath(campaign.origin).key("base_model")))
+        layers = Layout.read(base.tensors, base.config, origin=campaign.base_model).layers
+    finally:
+        plans.close()
+    space, baselines = make_space(campaign, layers=layers), make_baselines(campaign)
+    check_budget(campaign, len(baselines), population=space.stages[0].population)
+    sampler = sampler_of(campaign, space, baselines=len(baselines))
+    return make_rules(campaign, space, baselines, by_cohort=sampler.by_cohort)
+
+
+def fork_campaign(
+    path: str | Path, name: str, *, at: int | None, root: Path | None, new_root: Path | None
+) -> tuple[Path, int]:
+    """Make a campaign `name` of the run of another one: its own campaign file, and with how many candidates it begins.
+
+    See `search.forking.fork` for what is copied and refused.
+    """
+    campaign = load_campaign(path)
+    new = parse_campaign({**campaign_to_dict(campaign), "name": name}, origin=f"--fork {name}")
+    if name == campaign.name:
+        raise CampaignError(f"--fork: got {name!r}, another name than the campaign's own expected")
+    directory, new_directory = run_directory(campaign, root), run_directory(new, new_root)
+    stored_results(campaign, directory)  # is there one?
+    old = Store(store_url(campaign.store, default=directory.database))
+    target = forking.fork_store(new, new_directory.database)
+    try:
+        old.find(campaign.name)
+        begun = forking.fork(old, new, target, at=at, now=time.time())
+    finally:
+        old.close()
+        target.close()
+    forking.write_campaign(new, new_directory.root / "campaign.yml")
+    return new_directory.root / "campaign.yml", begun
+
+
+def ask_to_stop(path: str | Path, *, root: Path | None) -> bool:
+    """Ask for the end of a campaign's search, from any process that reaches its store; whether one here runs it.
+
+    Raises CampaignError where there is no such run, or its search is over.
+    """
+    campaign = load_campaign(path)
+    directory = run_directory(campaign, root)
+    found = stored_results(campaign, directory)
+    if found.phase != "search":
+        raise CampaignError(f"campaign {campaign.name!r} is past its search: it is in phase {found.phase}")
+    store = Store(store_url(campaign.store, default=directory.database))
+    try:
+        store.find(campaign.name)
+        store.wish(ends.STOP, now=time.time())
+    finally:
+        store.close()
+    return _owner(campaign, directory) is not None
 
 
 def migrate_store(place: str) -> tuple[int, Path | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import chain, count
 
 from engine.errors import EvaluationError
 from search import campaign as machine
@@ -38,15 +39,29 @@ def nominate_candidates(desk: Desk) -> None:
 
     Base and parents go with them where constraints or objectives are measured by them.
     """
+    before = desk.live.state.candidates
+    labels = {point.label for point in desk.live.points}
     for nominee in (*_references(desk), *_nominees(desk)):
+        if nominee.number is not None and "selection" in before[nominee.number].outcomes:
+            continue  # it was there before the search was reopened
         if nominee.number is not None:
             desk.ask_row(nominee.number, "selection", sequence=desk.next_sequence())
             desk.live.apply(machine.Nominated(nominee.number))
             desk.start(nominee.number, "selection")
             continue
         event = machine.Proposed(len(desk.live.state.candidates), nominee.stage, nominee.origin, "", "selection")
-        point = Point(nominee.stage, nominee.params, nominee.label)
+        point = Point(nominee.stage, nominee.params, _free_label(nominee.label, labels))
         desk.enter(event, Entry(point, desk.run.space.recipe(nominee.stage, nominee.params)))
+    if desk.live.state.phase == "search":
+        desk.note(machine.SelectionOpened())
+
+
+def _free_label(label: str, taken: set[str]) -> str:
+    """The label, with a number where a nominee of an earlier end of the search has it."""
+    names = chain([label], (f"{label} ({again})" for again in count(2)))
+    free = next(name for name in names if name not in taken)
+    taken.add(free)
+    return free
 
 
 def _nominees(desk: Desk) -> Sequence[Nominee]:

@@ -39,7 +39,7 @@ from sqlalchemy.exc import ArgumentError, OperationalError
 
 from engine.errors import Busy, CampaignError, InputsChanged, StaleEpoch
 from search import migration, schema, takeover
-from search.campaign_file import campaign_to_dict, parse_campaign
+from search.campaign_file import Campaign, campaign_to_dict, parse_campaign
 from search.takeover import ProcessIdentity
 
 LOCK_WAIT_S = 10.0
@@ -239,11 +239,17 @@ class Transaction:
         keys = {f"key_{name}": value for name, value in key.items()}
         self._connection.execute(statement, {**keys, **values, "key_campaign": self._campaign})
 
-    def add_scores(self, rows: Sequence[Row]) -> None:
-        """Item scores; the first write of a (recipe hash, score key, measure) stays."""
+    def remove(self, table: Table, **key: Any) -> None:
+        """Delete this campaign's rows that match `key`."""
+        matching = [table.c[name] == value for name, value in key.items()]
+        self._connection.execute(delete(table).where(table.c.campaign == self._campaign, *matching))
+
+    def add_scores(self, rows: Sequence[Row], *, campaign: int | None = None) -> None:
+        """Item scores, paid by this campaign or another; the first write of a (recipe, score key, measure) stays."""
         if rows:
+            payer = self._campaign if campaign is None else campaign
             statement = _upserting(self._connection).insert(schema.ITEM_SCORES).on_conflict_do_nothing()
-            self._connection.execute(statement, [{**row, "campaign": self._campaign} for row in rows])
+            self._connection.execute(statement, [{**row, "campaign": payer} for row in rows])
 
     def rekey(self, keys: Mapping[str, tuple[str, str]]) -> None:
         """Give items, by name, another score key: (old, new). Their scores move along, unless they are there."""
@@ -302,6 +308,14 @@ def store_url(place: str | None, *, default: Path) -> str:
         scheme = place.partition("://")[0]
         raise CampaignError(f"store: got {scheme}://..., a path or a URL of sqlite or postgresql expected")
     return place.replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+def stored_config(campaign: Campaign) -> dict[str, Any]:
+    """The campaign as its store keeps it: without the password of the store's URL."""
+    config = campaign_to_dict(campaign)
+    if campaign.store is not None and "://" in campaign.store:
+        config["store"] = shown_url(campaign.store)
+    return config
 
 
 def refuse_changes(found: Row, facts: CampaignFacts, *, free: frozenset[str]) -> None:

@@ -1,0 +1,239 @@
+"""The life of a campaign: ended early, extended, forked, with budgets of every kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simulated import Clock, SimulatedEvaluator, make_campaign, open_simulated
+
+from engine.errors import CampaignError, InputsChanged, OutputExists
+from search import ends, schema
+from search.campaign import Rules, StageRule
+from search.campaign_file import BudgetEntry
+from search.coordinator import Coordinator
+from search.forking import fork
+from search.inline import run_inline, work_once
+from search.opening import check_budget
+from search.store import Store, store_url
+
+SMALL = {
+    "budget": {"items": 600},
+    "items": {"window": {0: 15}, "block_size": 40, "selection": 10, "holdout": 20},
+    "selection": {"top": 2, "means": 1, "soup": 2},
+}
+
+
+def small(**changes: Any) -> Any:
+    return make_campaign(**(SMALL | changes))
+
+
+def worked(coordinator: Coordinator, until: Callable[[Coordinator], bool]) -> Coordinator:
+    """Work, a second of the clock per unit, until something holds."""
+    evaluator, clock = SimulatedEvaluator(), coordinator._services.now
+    while not until(coordinator):
+        assert work_once(coordinator, evaluator, worker="w") is None
+        if isinstance(clock, Clock):
+            clock.time += 1
+    return coordinator
+
+
+def in_phase(phase: str) -> Callable[[Coordinator], bool]:
+    return lambda coordinator: coordinator.status().phase == phase
+
+
+def decided(coordinator: Coordinator) -> list[Any]:
+    return [coordinator.run.store.rows(table) for table in (schema.CANDIDATES, schema.COHORTS)]
+
+
+# ------------------------------------------------------------------------------------------------------ stop and extend
+
+
+def test_a_wish_to_stop_ends_the_search_and_the_rest_follows(tmp_path: Path) -> None:
+    coordinator = worked(open_simulated(tmp_path, small()), lambda c: c.status().candidates == 25)
+    other = Store(store_url(None, default=tmp_path / "campaign.sqlite"))
+    other.find("simulated")
+    other.wish(ends.STOP, now=1.0)
+    worked(coordinator, in_phase("selection"))
+    assert coordinator.status().items_done < 600
+    events = coordinator.run.store.rows(schema.EVENTS)
+    assert [(row["kind"], row["reason"]) for row in events] == [("ended", "somebody said `mergefleet stop`")]
+    assert coordinator.run.store.rows(schema.WISHES) == []
+    assert run_inline(coordinator, SimulatedEvaluator()) is not None
+
+
+def test_a_wish_waits_for_the_next_start(tmp_path: Path) -> None:
+    coordinator = worked(open_simulated(tmp_path, small()), lambda c: c.status().candidates == 25)
+    coordinator.run.store.wish(ends.STOP, now=1.0)
+    coordinator.close()
+    again = open_simulated(tmp_path, small(), resume=True)
+    work_once(again, SimulatedEvaluator(), worker="w")
+    assert again._desk.live.state.ended is not None
+    assert len(outcomes(again, "search")) == 25
+
+
+@pytest.mark.parametrize("began", ["selection", "search"])
+def test_a_larger_budget_opens_an_ended_search_again(began: str, tmp_path: Path) -> None:
+    """As long as the holdout is closed; the campaign then holds the candidates of one that had that budget at once."""
+    first = open_simulated(tmp_path / "a", small())
+    worked(first, in_phase("selection"))
+    if began == "search":
+        first.close()
+        first = open_simulated(tmp_path / "a", small(budget={"items": 600, "candidates": 10_000}), resume=True)
+    else:
+        worked(first, lambda c: any(o.open is False for o in outcomes(c, "selection")))
+    first.close()
+    extended = open_simulated(tmp_path / "a", small(budget={"items": 1000}), resume=True)
+    assert extended.status().phase == "search"
+    verdict = run_inline(extended, SimulatedEvaluator())
+    assert verdict is not None
+    whole = open_simulated(tmp_path / "b", small(budget={"items": 1000}))
+    run_inline(whole, SimulatedEvaluator())
+    searched = [[row["recipe"] for row in c.run.store.rows(schema.CANDIDATES) if row["cohort"] is not None]
+                for c in (extended, whole)]  # fmt: skip
+    assert len(searched[0]) > 45
+    assert len(searched[0]) == len(searched[1])
+    labels = [row["label"] for row in extended.run.store.rows(schema.CANDIDATES)]
+    assert len(set(labels)) == len(labels)
+    config = extended.run.store.rows(schema.CAMPAIGNS, name="simulated")[0]["config"]
+    assert config["budget"]["items"] == 1000
+
+
+def outcomes(coordinator: Coordinator, split: Any) -> list[Any]:
+    return [c.outcomes[split] for c in coordinator._desk.live.state.candidates if split in c.outcomes]
+
+
+def test_a_reopened_search_is_replayed_as_it_was(tmp_path: Path) -> None:
+    first = worked(open_simulated(tmp_path, small()), in_phase("selection"))
+    first.close()
+    extended = open_simulated(tmp_path, small(budget={"items": 900}), resume=True)
+    worked(extended, lambda c: c.status().phase == "selection")
+    state = extended._desk.live.state
+    extended.close()
+    again = open_simulated(tmp_path, small(budget={"items": 900}), resume=True)
+    assert again._desk.live.state == state
+
+
+def test_a_smaller_budget_or_the_same_one_opens_nothing(tmp_path: Path) -> None:
+    worked(open_simulated(tmp_path, small()), in_phase("selection")).close()
+    for budget in ({"items": 600}, {"items": 500}):
+        again = open_simulated(tmp_path, small(budget=budget), resume=True)
+        assert again.status().phase == "selection"
+        again.close()
+
+
+@pytest.mark.parametrize(
+    ("now", "then", "further"),
+    [
+        ({"items": 10}, {"items": 9}, True),
+        ({"items": 10}, {"items": 10}, False),
+        ({"items": 9}, {"items": 10}, False),
+        ({"candidates": 5}, {"items": 10}, True),  # the items have no end any more
+        ({"items": 10, "hours": 1}, {"items": 10, "hours": 2}, False),
+        ({"items": 10, "hours": 3}, {"items": 10, "hours": 2}, True),
+    ],
+)
+def test_what_counts_as_a_larger_budget(now: Any, then: Any, further: bool) -> None:
+    assert ends.reaches_further(BudgetEntry(**now), then) is further
+
+
+# -------------------------------------------------------------------------------------------------------------- budgets
+
+
+def test_gpu_hours_count_the_time_for_which_workers_held_work(tmp_path: Path) -> None:
+    campaign = small(budget={"gpu_hours": 40 / 3600}, evaluator={"device": "cuda"})
+    clock, evaluator = Clock(), SimulatedEvaluator()
+    coordinator = open_simulated(tmp_path, campaign, now=clock)
+    while not coordinator._desk.live.state.ended:
+        work = coordinator.next_work("w")
+        clock.time += 2.0  # of work
+        coordinator.submit("w", evaluator.evaluate(work))  # type: ignore[arg-type]
+        clock.time += 7.0  # of nothing
+        if coordinator.status().candidates == 10:  # what was used survives a restart
+            coordinator.close()
+            coordinator = open_simulated(tmp_path, campaign, now=clock, resume=True)
+    assert len(outcomes(coordinator, "search")) == 21
+    assert "0.0111111 GPU-hours" in coordinator.run.store.rows(schema.EVENTS)[0]["reason"]
+
+
+def test_a_budget_of_gpu_hours_on_a_cpu_is_refused_at_start() -> None:
+    with pytest.raises(CampaignError, match=r"budget\.gpu_hours: the evaluator runs on cpu"):
+        check_budget(small(budget={"gpu_hours": 1}), 12, population=6)
+
+
+def test_the_forecast_is_what_the_search_then_takes(tmp_path: Path) -> None:
+    campaign = small(
+        budget={"items": 1500}, items=SMALL["items"] | {"window": {0: 15, 500: 30}, "early_stopping": False}
+    )
+    coordinator = worked(open_simulated(tmp_path, campaign), in_phase("selection"))
+    state = coordinator._desk.live.state
+    rows = ends.forecast(state.rules, ("global", "layers"))
+    assert [row.stage for row in rows] == ["baselines", "global", "layers"]
+    assert sum(row.cohorts for row in rows) == len(state.cohorts)
+    assert sum(row.items for row in rows) == state.spent
+    assert sum(row.candidates for row in rows) == sum(len(cohort.members) for cohort in state.cohorts)
+
+
+def test_a_search_that_only_hours_end_has_a_forecast_of_its_baselines() -> None:
+    rules = Rules(kinds=("base", "parent"), sobol=2, stages=(StageRule(5),), window={0: 10})
+    assert ends.forecast(rules, ("only",)) == [ends.Planned("baselines", 1, 4, 40)]
+
+
+# ---------------------------------------------------------------------------------------------------------------- forks
+
+
+def forked(coordinator: Coordinator, folder: Path, *, at: int | None, **changes: Any) -> Coordinator:
+    """A fork of a closed run in `folder`, opened."""
+    old, campaign = Store(coordinator.run.store._engine.url.render_as_string()), small(name="fork", **changes)
+    old.find("simulated")
+    folder.mkdir()
+    new = Store(store_url(None, default=folder / "campaign.sqlite"))
+    fork(old, campaign, new, at=at, now=5.0)
+    old.close()
+    new.close()
+    return open_simulated(folder, campaign, resume=True)
+
+
+@pytest.mark.parametrize("at", [None, 20, 5])
+def test_a_fork_without_changes_repeats_what_its_origin_does(at: int | None, tmp_path: Path) -> None:
+    whole = open_simulated(tmp_path / "whole", small())
+    run_inline(whole, SimulatedEvaluator())
+    origin = worked(open_simulated(tmp_path / "a", small()), lambda c: c.status().candidates == 30)
+    origin.close()
+    evaluator = SimulatedEvaluator()
+    branch = forked(origin, tmp_path / "b", at=at)
+    verdict = run_inline(branch, evaluator)
+    assert decided(branch) == decided(whole)
+    assert verdict == whole.verdict()
+    kept = 28 if at is None else at
+    known = {row["recipe_hash"] for row in origin.run.store.rows(schema.CANDIDATES) if row["number"] <= kept}
+    hashes = [row["recipe_hash"] for row in branch.run.store.rows(schema.CANDIDATES)]
+    assert not {hashes[number] for number, item in evaluator.seen if item.split("_")[1].startswith("search")} & known
+
+
+def test_a_fork_may_go_on_with_another_sampler_but_not_with_other_items(tmp_path: Path) -> None:
+    origin = worked(open_simulated(tmp_path / "a", small()), lambda c: c.status().candidates == 25)
+    origin.close()
+    branch = forked(origin, tmp_path / "b", at=None, budget={"items": 700})
+    assert branch.status().candidates >= 24
+    with pytest.raises(InputsChanged, match="seed: 1 then, 9 now"):
+        forked(origin, tmp_path / "c", at=None, seed=9)
+    with pytest.raises(CampaignError, match=r"--at: got 99, a candidate of the search expected, 0 to 24"):
+        forked(origin, tmp_path / "d", at=99)
+    with pytest.raises(OutputExists, match="holds a campaign 'fork' already"):
+        fork(found(origin), small(name="fork"), Store(f"sqlite:///{tmp_path}/b/campaign.sqlite"), at=None, now=1.0)
+
+
+def found(coordinator: Coordinator) -> Store:
+    store = Store(coordinator.run.store._engine.url.render_as_string())
+    store.find("simulated")
+    return store
+
+
+def test_once_the_holdout_was_opened_there_is_no_fork(tmp_path: Path) -> None:
+    origin = open_simulated(tmp_path / "a", small())
+    run_inline(origin, SimulatedEvaluator())
+    with pytest.raises(CampaignError, match="has opened its holdout"):
+        forked(origin, tmp_path / "b", at=10)
