@@ -67,18 +67,22 @@ def block_of(layer: int, blocks: int, layers: int) -> int:
     return layer * blocks // layers
 
 
+@lru_cache(maxsize=256)
 def lift(coarse: Depth, fine: Depth, layers: int) -> Matrix | None:
     """J with basis_fine · J = basis_coarse, so that fine values J · v say exactly what v says; None where none does.
 
     A candidate is the coarse curve, looked up where the fine values lie; the equation is then checked, not believed.
     """
     found = coarse.rows(fine.places(layers), layers)
+    found.setflags(write=False)  # it is remembered
     return found if np.abs(fine.basis(layers) @ found - coarse.basis(layers)).max() <= EXACT else None
 
 
 @lru_cache(maxsize=256)
 def _basis(depth: Depth, layers: int) -> Matrix:
-    return depth.rows(tuple(layer / max(1, layers - 1) for layer in range(layers)), layers)
+    rows = depth.rows(tuple(layer / max(1, layers - 1) for layer in range(layers)), layers)
+    rows.setflags(write=False)
+    return rows
 
 
 def _between(depth: float, knots: int) -> tuple[int, float]:
@@ -98,4 +102,5 @@ def _cubic(knots: int, depths: tuple[float, ...]) -> Matrix:
     rows: Matrix = spline(np.array(depths))
     rows[np.abs(rows) < EXACT] = 0.0  # exactly 0 and 1 at the knots, so that a lift there is a plain copy
     rows[np.abs(rows - 1.0) < EXACT] = 1.0
+    rows.setflags(write=False)
     return rows

@@ -8,7 +8,7 @@ cube, because its rows sum to 1 and a parameter has the same bounds in all stage
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from search.space import depth
 from search.space.axes import ALL, REST, Axis, Params, Shape, Stage, Value
+from search.space.depth import Depth
 
 Matrix = NDArray[np.float64]
 Terms = tuple[tuple[str, float], ...]
@@ -72,39 +73,45 @@ class Lift:
 
 def make_lift(coarse: Stage, fine: Stage, layers: int) -> Lift:
     """The lift between two stages of which the fine one contains the coarse one (`contained`)."""
-    terms: dict[str, Terms] = {}
-    for axis in fine.axes:
-        found = _terms(axis, coarse, fine, layers)
-        terms[axis.name] = found or ()
-    return Lift(coarse, fine, terms)
+    return Lift(coarse, fine, {name: terms or () for name, terms in _all_terms(coarse, fine, layers).items()})
 
 
 def contained(coarse: Stage, fine: Stage, layers: int) -> str | None:
     """None where the fine stage can say everything that the coarse one can; else the parameter that it cannot."""
+    terms = _all_terms(coarse, fine, layers)
+    kept = {(axis.parameter, axis.source): True for axis in fine.axes}
+    for axis in fine.axes:
+        kept[axis.parameter, axis.source] &= terms[axis.name] is not None
+    lost = [axis.parameter for axis in coarse.axes if not kept.get((axis.parameter, axis.source), False)]
+    return lost[0] if lost else None
+
+
+def _all_terms(coarse: Stage, fine: Stage, layers: int) -> dict[str, Terms | None]:
+    """What every fine axis is made of; () where the coarse stage does not search it, None where it cannot be said."""
+    names: dict[tuple[str, int | None, str], list[str]] = {}
     for axis in coarse.axes:
-        mine = [other for other in fine.axes if (other.parameter, other.source) == (axis.parameter, axis.source)]
-        if not mine or any(_terms(other, coarse, fine, layers) is None for other in mine):
-            return axis.parameter
-    return None
+        names.setdefault((axis.parameter, axis.source, axis.group), []).append(axis.name)
+    searched = {(parameter, source) for parameter, source, _ in names}
+    found: dict[str, Terms | None] = {}
+    for axis in fine.axes:
+        shape = coarse.shapes.get(axis.parameter)
+        if shape is None:  # method, sources and layer sequence: the same axes in every stage
+            found[axis.name] = ((axis.name, 1.0),) if axis.name in coarse.by_name else ()
+        elif (axis.parameter, axis.source) not in searched:
+            found[axis.name] = ()
+        else:
+            finer = fine.shapes[axis.parameter]
+            group = parent(axis.group, shape, finer)
+            there = names.get((axis.parameter, axis.source, group or ""), [])
+            found[axis.name] = None if group is None else _terms(axis, shape.depth_of(group), finer, layers, there)
+    return found
 
 
-def _terms(axis: Axis, coarse: Stage, fine: Stage, layers: int) -> Terms | None:
-    """What a fine axis is made of; () where the coarse stage does not search it, None where it cannot be said."""
-    if axis.parameter not in coarse.shapes:  # method, sources and layer sequence: the same axes in every stage
-        return ((axis.name, 1.0),) if axis.name in coarse.by_name else ()
-    before = [other for other in coarse.axes if (other.parameter, other.source) == (axis.parameter, axis.source)]
-    if not before:
-        return ()
-    shape, finer = coarse.shapes[axis.parameter], fine.shapes[axis.parameter]
-    group = parent(axis.group, shape, finer)
-    if group is None:
-        return None
-    matrix = depth.lift(shape.depth_of(group), finer.depth_of(axis.group), layers)
+def _terms(axis: Axis, coarse: Depth, finer: Shape, layers: int, names: Sequence[str]) -> Terms | None:
+    matrix = depth.lift(coarse, finer.depth_of(axis.group), layers)
     if matrix is None:
         return None
-    names = [other.name for other in before if other.group == group]
-    row = matrix[axis.index or 0]
-    return tuple((name, float(weight)) for name, weight in zip(names, row, strict=True) if weight)
+    return tuple((name, float(weight)) for name, weight in zip(names, matrix[axis.index or 0], strict=True) if weight)
 
 
 def parent(group: str, coarse: Shape, fine: Shape) -> str | None:
