@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from simulated import LAYERS, make_campaign
 
 from search.campaign_file import SelectionEntry
-from search.select import Nominee, Searched, nominate
+from search.select import Contender, Nominee, Searched, choose, nominate, worths
 from search.space import Space, make_space
 
 SPACE: Space = make_space(make_campaign(), layers=LAYERS)
@@ -83,3 +84,50 @@ def test_means_and_soups_keep_the_constraints_of_the_space() -> None:
     assert space.violation(0, middle) > 0
     assert {nominee.origin for nominee in found} == {"mean", "sampler"}  # repaired, mean and soup are one point
     assert all(space.violation(0, nominee.params) == 0 for nominee in found)
+
+
+def contender(number: int, *values: float, violation: float = 0.0, score: float = 0.0) -> Contender:
+    return Contender(number, score, values, (0.01,) * len(values), violation)
+
+
+def test_the_winner_of_one_objective_is_the_best_feasible_contender() -> None:
+    ranked = [contender(1, score=0.9, violation=0.1), contender(2, score=0.5), contender(3, score=0.7)]
+    assert choose(ranked, worth=[1.0]) == (3, [])
+    assert choose(ranked[:1], worth=[1.0]) == (1, [])
+
+
+def test_without_a_feasible_contender_the_least_infeasible_one_stands() -> None:
+    ranked = [contender(1, score=0.9, violation=0.2), contender(2, score=0.5, violation=0.1)]
+    assert choose(ranked, worth=[1.0]) == (2, [])
+
+
+def test_the_front_has_no_dominated_and_no_indistinguishable_members_and_the_worthiest_wins() -> None:
+    ranked = [
+        contender(1, 0.9, -30.0),
+        contender(2, 0.5, -10.0),
+        contender(3, 0.5, -20.0),
+        contender(4, 0.895, -29.995),
+        contender(5, 1.0, -5.0, violation=0.5),
+    ]
+    assert choose(ranked, worth=[1.0, 0.001]) == (1, [1, 2])
+    assert choose(ranked, worth=[1.0, 0.1]) == (2, [2, 1])
+
+
+def test_a_unit_is_worth_what_the_file_says_or_one_range_of_the_parents() -> None:
+    parents, contenders = [(0.2, 10.0), (0.6, 10.0)], [(0.1, 5.0), (0.2, 10.0)]
+    assert worths([2.0, 0.5], parents, contenders) == [2.0, 0.5]
+    assert worths([None, None], parents, contenders) == pytest.approx([1 / 0.4, 1 / 5.0])
+    assert worths([None], [], [(1.0,), (1.0,)]) == [1.0]
+
+
+def test_of_several_objectives_the_ends_of_the_front_and_points_between_are_nominated() -> None:
+    front = [
+        Searched(number, 1, point(1, 0.25 + number / 64), 0.1, (number / 10, 1 - number / 10), (0.01, 0.01))
+        for number in range(11)
+    ]
+    dominated = Searched(11, 1, point(1, 0.5), 0.9, (0.1, 0.1), (0.01, 0.01))
+    found = nominate(SPACE, [*front, dominated], means=[[], []], rules=SelectionEntry(front=4, top=1, soup=0))
+    numbers = [nominee.number for nominee in found]
+    assert {0, 10} <= set(numbers[:4])
+    assert 11 in numbers  # as the best by score, not as a member of the front
+    assert len(numbers) == 5

@@ -1,0 +1,119 @@
+"""Whole campaigns with objectives and constraints, on simulated items: front, winner, holdout, restarts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simulated import SimulatedEvaluator, campaign_data, make_campaign, open_simulated, resolved_weights
+
+from engine.errors import CampaignError
+from search import schema
+from search.coordinator import Coordinator
+from search.inline import run_inline
+from search.ports import BlockResult, Failed, Verdict, Work
+from search.verdicts import verdict_from_dict, verdict_to_dict
+
+TOKENS = {"of": "measure:tokens", "direction": "minimize"}
+TOKENS_BOUND = {"of": "measure:tokens", "at_most": 18.0}
+
+
+class Counting(SimulatedEvaluator):
+    """Also counts tokens: the larger the weights, the longer the answers."""
+
+    def evaluate(self, work: Work) -> BlockResult | Failed:
+        result = super().evaluate(work)
+        assert isinstance(result, BlockResult)
+        tokens = 5.0 + float(resolved_weights(work.recipe).sum())
+        return BlockResult(
+            result.lease,
+            result.recipe_hash,
+            result.weights_digest,
+            result.scores,
+            {"tokens": {item: tokens + len(item) % 3 for item in work.items}},
+        )
+
+
+def campaign(**changes: Any) -> Any:
+    stages = [{"name": "global", "population": 6, "sobol": 4}]
+    data = {"space": {**campaign_data()["space"], "stages": stages}, "items": {"window": {0: 60}}}
+    return make_campaign(**(data | {"budget": {"candidates": 41}} | changes))
+
+
+def judged(folder: Path, **changes: Any) -> tuple[Coordinator, Verdict]:
+    coordinator = open_simulated(folder, campaign(**changes))
+    run_inline(coordinator, Counting())
+    verdict = coordinator.verdict()
+    assert verdict is not None
+    return coordinator, verdict
+
+
+def test_two_objectives_give_a_front_whose_members_meet_the_holdout_beside_the_winner(tmp_path: Path) -> None:
+    coordinator, verdict = judged(tmp_path, objectives=[{"of": "score"}, TOKENS])
+    assert verdict.objectives == ("score", "tokens")
+    ledger = {row["candidate"]: row["reason"] for row in coordinator.run.store.rows(schema.LEDGER)}
+    members = [number for number, reason in ledger.items() if reason in ("winner", "front")]
+    assert verdict.winner == verdict.front[0].number
+    assert {member.number for member in verdict.front} == set(members)
+    assert 2 <= len(members) <= 8
+    values = [member.values for member in verdict.front]
+    assert max(score for score, _ in values) - min(score for score, _ in values) > 0.05
+    assert sorted(values, key=lambda pair: pair[0]) != sorted(values, key=lambda pair: -pair[1])
+    assert {comparison.comparator for comparison in verdict.comparisons}.isdisjoint(members)
+    assert verdict_from_dict(verdict_to_dict(verdict)) == verdict
+    coordinator.close()
+
+
+def test_a_campaign_with_objectives_goes_on_after_a_kill_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"objectives": [{"of": "score"}, {"of": "worst"}], "constraints": [{**TOKENS_BOUND}]}
+    whole, verdict = judged(tmp_path / "whole", **changes)
+    expected = whole.run.store.rows(schema.CANDIDATES)
+    whole.close()
+    resume, steps = False, 0
+    while True:
+        coordinator = open_simulated(tmp_path / "killed", campaign(**changes), resume=resume)
+        evaluator, resume = Counting(), True
+        for step in range(41):  # then the process is gone: no close, and a result that nobody handed in
+            work = coordinator.next_work("w")
+            if not isinstance(work, Work):
+                break
+            result = evaluator.evaluate(work)
+            steps += 1
+            if step < 40:
+                coordinator.submit("w", result)
+        if coordinator.verdict() is not None:
+            break
+    assert steps > 40
+    assert coordinator.run.store.rows(schema.CANDIDATES) == expected
+    assert coordinator.verdict() == verdict
+    coordinator.close()
+
+
+def test_a_constraint_keeps_the_winner_within_its_bound_and_costs_it_some_score(tmp_path: Path) -> None:
+    free, unbound = judged(tmp_path / "free", sampler="cma", items={"window": {0: 60}})
+    bound, held = judged(tmp_path / "bound", sampler="cma", items={"window": {0: 60}}, constraints=[TOKENS_BOUND])
+    assert unbound.bounds == ()
+    assert [(entry.title, entry.kept) for entry in held.bounds] == [("tokens at most 18", True)]
+    assert held.score < unbound.score
+    for coordinator in (free, bound):
+        coordinator.close()
+
+
+def test_a_winner_that_breaks_a_constraint_on_the_holdout_is_none(tmp_path: Path) -> None:
+    keep = [{"of": "task:letters", "at_least": 0.4, "relative_to": "best_parent"}]
+    coordinator, verdict = judged(tmp_path, sampler="cma", constraints=keep, comparators=["base"])
+    assert all(comparison.beaten for comparison in verdict.comparisons)
+    assert verdict.bounds[0].reference == "parent letters"
+    assert not verdict.significant
+    assert verdict.sentence.endswith("does not keep letters at least best parent +0.4")
+    reasons = {row["reason"] for row in coordinator.run.store.rows(schema.LEDGER)}
+    assert reasons == {"winner", "base", "reference"}
+    coordinator.close()
+
+
+def test_a_measure_that_the_evaluator_does_not_report_is_an_error_at_the_first_score(tmp_path: Path) -> None:
+    coordinator = open_simulated(tmp_path, campaign(objectives=[{"of": "score"}, {**TOKENS, "of": "measure:token"}]))
+    with pytest.raises(CampaignError, match="no measure 'token'; did you mean 'tokens'"):
+        run_inline(coordinator, Counting())
+    assert len(coordinator.run.store.rows(schema.CANDIDATES)) == 1
