@@ -7,12 +7,14 @@ The file is an export: nothing reads it back. It is written by one bulk insert p
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, MetaData, create_engine, insert, select
 
+from search.objectives import Direction
 from search.results import CandidateRow, Results
 from search.space import make_space
 
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 
 
 def make_trials(results: Results) -> list[optuna.trial.FrozenTrial]:
-    """One finished trial per candidate of the search, with its window score; a lost one is a failed trial."""
+    """One finished trial per candidate of the search, with its window score, or the values of its objectives; a lost
+    one is a failed trial, one out of bounds an infeasible one."""
     import optuna
 
     states = optuna.trial.TrialState
@@ -33,13 +36,20 @@ def make_trials(results: Results) -> list[optuna.trial.FrozenTrial]:
         lost = row.search_score is None
         trial = optuna.trial.create_trial(
             state=states.FAIL if lost else states.COMPLETE if row.stopped_after is None else states.PRUNED,
-            value=row.search_score,
+            values=None if row.search_score is None else row.values or (row.search_score,),
             params=dict(row.params),
             distributions=dict(distributions),
             user_attrs={"label": row.label, "stage": row.stage, "origin": row.origin, "recipe_hash": row.recipe_hash},
         )
+        if results.campaign.constraints and not lost:
+            trial.set_constraint("violation", row.violation)
         trials.append(trial)
     return trials
+
+
+def directions_of(results: Results) -> list[Direction]:
+    """One per objective; without objectives the score is maximized."""
+    return ["maximize" if entry.sign > 0 else "minimize" for entry in results.campaign.objectives] or ["maximize"]
 
 
 def make_study(results: Results) -> optuna.Study:
@@ -47,7 +57,7 @@ def make_study(results: Results) -> optuna.Study:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="maximize", study_name=results.campaign.name)
+    study = optuna.create_study(directions=directions_of(results), study_name=results.campaign.name)
     study.add_trials(make_trials(results))
     return study
 
@@ -61,7 +71,10 @@ def write_mirror(path: Path, results: Results) -> None:
     partial.unlink(missing_ok=True)
     url = f"sqlite:///{partial}"
     storage = optuna.storages.RDBStorage(url)
-    optuna.create_study(storage=storage, study_name=results.campaign.name, direction="maximize")
+    study = optuna.create_study(storage=storage, study_name=results.campaign.name, directions=directions_of(results))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # names of metrics are an experimental feature of Optuna
+        study.set_metric_names([entry.title for entry in results.campaign.objectives] or ["score"])
     storage.engine.dispose()
     engine = create_engine(url)
     with engine.begin() as connection:
@@ -79,14 +92,14 @@ def _insert_trials(connection: Connection, trials: Sequence[optuna.trial.FrozenT
     tables = metadata.tables
     study = connection.execute(select(tables["studies"].c.study_id)).scalar_one()
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ("trials", "trial_values", "trial_params")}
-    rows["trial_user_attributes"] = []
+    rows |= {"trial_user_attributes": [], "trial_system_attributes": []}
     for key, trial in enumerate(trials, start=1):
         times = {"datetime_start": trial.datetime_start, "datetime_complete": trial.datetime_complete}
         state = {"trial_id": key, "number": key - 1, "study_id": study, "state": trial.state.name}
         rows["trials"].append(state | times)
-        if trial.value is not None:
-            value = {"trial_id": key, "objective": 0, "value": trial.value, "value_type": "FINITE"}
-            rows["trial_values"].append(value)
+        for objective, value in enumerate(trial.values or ()):
+            entry = {"trial_id": key, "objective": objective, "value": value, "value_type": "FINITE"}
+            rows["trial_values"].append(entry)
         for name, number in trial.params.items():
             distribution = distribution_to_json(trial.distributions[name])
             inner = trial.distributions[name].to_internal_repr(number)  # a category's place among its choices
@@ -94,6 +107,8 @@ def _insert_trials(connection: Connection, trials: Sequence[optuna.trial.FrozenT
             rows["trial_params"].append(param)
         for name, attribute in trial.user_attrs.items():
             rows["trial_user_attributes"].append({"trial_id": key, "key": name, "value_json": json.dumps(attribute)})
+        for name, attribute in trial.system_attrs.items():  # constraints
+            rows["trial_system_attributes"].append({"trial_id": key, "key": name, "value_json": json.dumps(attribute)})
     for name, entries in rows.items():
         if entries:
             connection.execute(insert(tables[name]), entries)

@@ -24,6 +24,8 @@ class CandidateRow:
     stage          name of the stage whose axes `params` are; "" for baselines
     params         the sampler's coordinates, name → value; {} for a baseline
     search_score   mean score on the candidate's own search window (None: not scored there, or failed)
+    values         one per objective of the campaign, in its units; () where it names none
+    violation      how far out of the constraints' bounds, on the search window; 0: feasible
     stopped_after  items of that window after which it was stopped, its score being the mean of these (None: it was not)
     estimate       shrunk estimate, comparable between candidates whatever window they saw
     order          when its search score came in, counted over all events (None: it has none)
@@ -46,6 +48,8 @@ class CandidateRow:
     order: int | None
     failure: str | None
     stopped_after: int | None = None
+    values: tuple[float, ...] = ()
+    violation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -213,6 +217,8 @@ def _candidates(store: Store, campaign: Campaign, outcomes: Mapping[tuple[int, s
                 order=by_split["search"].get("finished"),
                 failure=causes[0] if causes else None,
                 stopped_after=by_split["search"].get("items"),
+                values=tuple(by_split["search"].get("objectives") or ()),
+                violation=by_split["search"].get("violation") or 0.0,
             )
         )
     return tuple(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from simulated import SimulatedEvaluator, campaign_data, make_campaign, open_simulated, resolved_weights
 
@@ -63,6 +64,11 @@ def test_two_objectives_give_a_front_whose_members_meet_the_holdout_beside_the_w
     assert {comparison.comparator for comparison in verdict.comparisons}.isdisjoint(members)
     assert verdict_from_dict(verdict_to_dict(verdict)) == verdict
     coordinator.close()
+    study = optuna.load_study(study_name="simulated", storage=f"sqlite:///{tmp_path}/optuna.sqlite")
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert study.metric_names == ["score", "tokens"]
+    rows = {row["number"]: row["objectives"] for row in coordinator.run.store.rows(schema.ASSESSMENTS, split="search")}
+    assert sorted(trial.values for trial in study.get_trials()) == sorted(rows.values())
 
 
 def test_a_campaign_with_objectives_goes_on_after_a_kill_as_if_nothing_had_happened(tmp_path: Path) -> None:
@@ -92,12 +98,15 @@ def test_a_campaign_with_objectives_goes_on_after_a_kill_as_if_nothing_had_happe
 
 def test_a_constraint_keeps_the_winner_within_its_bound_and_costs_it_some_score(tmp_path: Path) -> None:
     free, unbound = judged(tmp_path / "free", sampler="cma", items={"window": {0: 60}})
+    free.close()
     bound, held = judged(tmp_path / "bound", sampler="cma", items={"window": {0: 60}}, constraints=[TOKENS_BOUND])
+    bound.close()
     assert unbound.bounds == ()
+    study = optuna.load_study(study_name="simulated", storage=f"sqlite:///{tmp_path}/bound/optuna.sqlite")
+    infeasible = [trial for trial in study.get_trials() if max(trial.constraints.values()) > 0]
+    assert 0 < len(infeasible) < len(study.get_trials())
     assert [(entry.title, entry.kept) for entry in held.bounds] == [("tokens at most 18", True)]
     assert held.score < unbound.score
-    for coordinator in (free, bound):
-        coordinator.close()
 
 
 def test_a_winner_that_breaks_a_constraint_on_the_holdout_is_none(tmp_path: Path) -> None:
