@@ -34,8 +34,8 @@ def names(space: Space) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def values(space: Space, stage: int, params: Params) -> dict[str, Array]:
-    """See Space.values. A source that is switched off has weight 0."""
+def values(space: Space, stage: int, params: Params, *, on_grid: bool = False) -> dict[str, Array]:
+    """See Space.values. A source that is switched off has weight 0. `on_grid`: splines are rounded, as in recipes."""
     rule = space.stages[stage]
     on = {space.sources[number] for number in space.taking_part(params)}
     found: dict[str, Array] = {}
@@ -46,21 +46,24 @@ def values(space: Space, stage: int, params: Params) -> dict[str, Array]:
             if parameter == "weight" and source is not None and space.sources[source] not in on:
                 found[name] = np.zeros((1, space.layers))
             elif axes:
-                found[name] = _layer_values(space, rule, axes, params)
+                found[name] = _layer_values(space, rule, axes, params, on_grid=on_grid)
             else:
                 constant = space.fixed[parameter] if parameter in space.fixed else space.ranges[parameter].start
                 found[name] = np.full((1, space.layers), float(constant))
     return found
 
 
-def _layer_values(space: Space, rule: Stage, axes: list[Axis], params: Params) -> Array:
+def _layer_values(space: Space, rule: Stage, axes: list[Axis], params: Params, *, on_grid: bool) -> Array:
     shape = rule.shapes[axes[0].parameter]
     rows = []
     for group in shape.groups:
         mine = [axis for axis in axes if axis.group == group]
-        basis = shape.depth_of(group).basis(space.layers)
-        row = basis @ np.array([float(params[axis.name]) for axis in mine])
-        rows.append(row if mine[0].kind == "category" else np.clip(row, mine[0].low, mine[0].high))
+        depth = shape.depth_of(group)
+        row = depth.basis(space.layers) @ np.array([float(params[axis.name]) for axis in mine])
+        if depth.kind == "cubic":
+            row = np.clip(row, mine[0].low, mine[0].high)
+            row = np.array([float(mine[0].rounded(value)) for value in row.tolist()]) if on_grid else row
+        rows.append(row)
     return np.array(rows)
 
 
@@ -79,7 +82,7 @@ def violation(space: Space, stage: int, params: Params) -> float:
     if not method.accepts(len(taking_part)):
         most = len(space.sources) if method.most is None else method.most
         return float(max(method.least - len(taking_part), len(taking_part) - most))
-    found = values(space, stage, point)
+    found = values(space, stage, point, on_grid=True)
     meant = {name for parameter, full in names(space).items() if parameter in method.parameters for name in full}
     broken = [entry.violation(found) for entry in space.constraints if {*entry.names} <= meant]
     return sum(broken) + _refused(space, stage, point, found)
@@ -131,10 +134,9 @@ def repair(space: Space, stage: int, params: Params) -> dict[str, Value]:
 def _counted(space: Space, stage: int, point: dict[str, Value]) -> dict[str, Value]:
     """The point with as many sources as its method takes. Which are switched is drawn, so that none is preferred, and
     drawn from the point itself, so that a restart draws the same."""
-    method, names = space.method_at(point), [f"use/{source}" for source in space.sources]
-    if not all(name in space.stages[stage].by_name for name in names):
+    method, order = space.method_at(point), [f"use/{source}" for source in space.sources]
+    if not all(name in space.stages[stage].by_name for name in order):
         return point
-    order = sorted(names)
     random.Random(repr(sorted(point.items()))).shuffle(order)
     found = dict(point)
     for name in order:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spaces import DENSITY, LAYERS, WEIGHT, bound, points, space_of
+from spaces import DENSITY, LAYERS, TENSORS, WEIGHT, bound, points, resolved, space_of
 
 from engine.errors import CampaignError
 from search.space.constraints import Interval, parse_constraint
@@ -114,6 +114,17 @@ def test_a_repaired_point_keeps_the_constraints_and_a_good_one_is_left_alone(dat
     assert space.violation(0, repaired) == 0
     assert (repaired == point) == (space.violation(0, point) == 0)
     assert repaired == space.stages[0].rounded(repaired)
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_what_the_recipe_says_of_every_layer_keeps_the_constraint(data: st.DataObject) -> None:
+    space = constrained("weight/a + weight/b <= 1.5", "weight/a >= -0.25", kind="cubic5")
+    values = resolved(space.recipe(0, space.repair(0, data.draw(points(space)))))
+    for tensor in TENSORS:
+        a, b = values[0, "weight", tensor], values[1, "weight", tensor]
+        assert a + b <= 1.5
+        assert a >= -0.25
 
 
 def test_a_repair_goes_no_further_than_it_has_to() -> None:
