@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from simulated import campaign_data
 from spaces import TENSORS, bound
 
 from search.baselines import AUTO
+from search.campaign_file import campaign_to_dict, parse_campaign
 from search.space import check_tensors
 from search.space.entry import LayersEntry, SpaceEntry, StageEntry
 
@@ -28,6 +31,14 @@ def test_every_example_is_a_space(example: dict[str, Any]) -> None:
         assert space.violation(stage, point) == 0
         assert space.recipe(stage, point)["merge_method"] == space.methods[0].name
         point = space.lift(stage, point) if stage + 1 < len(space.stages) else point
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=[str(number) for number in range(len(EXAMPLES))])
+def test_every_example_survives_the_trip_through_the_store(example: dict[str, Any]) -> None:
+    data = campaign_data(sources=example.get("sources", ["m/a", "m/b"]), space=example["space"])
+    campaign = parse_campaign(data, origin="c.yml")
+    stored = json.loads(json.dumps(campaign_to_dict(campaign)))
+    assert parse_campaign(stored, origin="c.yml") == campaign
 
 
 def test_the_page_names_every_key() -> None:
