@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -155,3 +156,25 @@ def test_optuna_sees_categories_and_whole_numbers_as_such() -> None:
 def test_a_users_own_method_is_looked_for_and_an_unknown_one_refused() -> None:
     with pytest.raises(CampaignError, match=r"c\.yml: space\.method: unknown method 'tiess'; did you mean 'ties'"):
         space_of("global", method="tiess")
+
+
+def test_a_users_own_method_is_searched_over_its_own_parameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "def swap(base, models, weight: list[float], t: float = 0.25, hard: bool = False):\n    return base\n"
+    (tmp_path / "my_methods.py").write_text(code)
+    info = tmp_path / "mine-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[mergefleet.methods]\nmy_swap = my_methods:swap\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    parameters = {"weight": WEIGHT, "t": {"low": 0, "high": 1, "start": 0.25}, "hard": [False, True]}
+    space = bound({"method": "my_swap", "parameters": parameters, "stages": [{"name": "s"}]})
+    assert {*space.stages[0].by_name} == {"weight/a", "weight/b", "t", "hard"}
+    recipe = space.recipe(0, space.stages[0].start() | {"hard": True})
+    assert (recipe["merge_method"], recipe["base_model"]) == ("my_swap", "models/base")
+    assert recipe["parameters"] == {"t": 0.25, "hard": True}
+    with pytest.raises(
+        CampaignError, match=r"space\.parameters\.lambda: my_swap has no lambda; known: hard, t, weight"
+    ):
+        bound({"method": "my_swap", "parameters": {"lambda": WEIGHT}, "stages": [{"name": "s"}]})
