@@ -83,7 +83,7 @@ class CoordinatorActor:
         work = self._out.pop(worker, None)
         if work is not None and not self._closed:
             cause = f"worker {worker} died while it scored this"
-            self._opened().submit(worker, Failed(work.lease, cause, retryable=True))
+            self._opened().submit(worker, Failed(work.lease, cause, retryable=True, blameless=True))
 
     def report(self) -> Report:
         now = time.monotonic()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster import ray_session
-from cluster.evaluator_worker import EvaluatorWorker, Ready, SearchTask
+from cluster.evaluator_worker import PREEMPTED, EvaluatorWorker, Ready, SearchTask
 from cluster.placement import Post, Request, posts
 from cluster.ray_session import Session
 from engine.errors import ClusterError, MergefleetError, WorkerLost
@@ -188,6 +188,10 @@ class Crew:
             if member.ready is None and "creation task" in str(failure):
                 raise ray_session.cannot_start(member.post.node.host, str(failure)) from None
             self._lose(name, str(failure))
+            return False
+        if member.ready is not None and answer == PREEMPTED:
+            self.dismiss([name])  # no loss: its node was taken away, and it gave its work back
+            self._looked = 0.0
             return False
         if member.ready is not None:
             member.reason = answer

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from cluster.actors import check_shared
@@ -17,6 +18,10 @@ from engine.errors import MergefleetError
 
 if TYPE_CHECKING:
     from search.ports import Evaluator, Inventory, WorkSource
+
+PREEMPTED = "preempted"
+GRACE_S = 10.0
+"""Kubernetes kills 30 s after SIGTERM, spot machines as soon after it: time for the next heartbeat or two is left."""
 
 
 @dataclass(frozen=True)
@@ -72,19 +77,27 @@ class EvaluatorWorker:
         return self._evaluator.inventory()
 
     def work(self, coordinator: Any) -> str:
-        """Score until the campaign is done or paused, and say which; `coordinator` is the handle of its actor."""
+        """Score until the campaign is done or paused, and say which; `coordinator` is the handle of its actor.
+
+        SIGTERM (a preempted node) ends it after the present block, or without it if that takes too long: "preempted".
+        """
         from cluster.coordinator import RemoteCoordinator
-        from search.inline import work_once
         from search.ports import Finished, Wait
 
         source = RemoteCoordinator(coordinator)
-        with _heartbeats(source, self._name, every_s=self._task.lease_s / 5):
-            while True:
-                outcome = work_once(source, self._evaluator, worker=self._name)
-                if isinstance(outcome, Finished):
-                    return outcome.reason
-                if isinstance(outcome, Wait):
-                    time.sleep(outcome.after_s)
+        with _heartbeats(source, self._name, every_s=self._task.lease_s / 5), leaving(source, self._name) as leave:
+            while not leave.asked.is_set():
+                work = source.next_work(self._name)
+                if isinstance(work, Finished):
+                    return work.reason
+                if isinstance(work, Wait):
+                    leave.asked.wait(work.after_s)
+                    continue
+                leave.lease = work.lease
+                result = self._evaluator.evaluate(work)
+                leave.lease = None
+                source.submit(self._name, result)
+        return PREEMPTED
 
     def _open(self) -> Evaluator:
         from search.campaign_file import parse_campaign
@@ -93,6 +106,46 @@ class EvaluatorWorker:
 
         campaign = parse_campaign(self._task.campaign, origin=self._task.origin)
         return open_evaluator(campaign, audit=RunDirectory(self._task.root).audit)
+
+
+@dataclass
+class Leave:
+    """Whether this worker was asked to go, and the lease that it has in hand."""
+
+    asked: threading.Event
+    lease: str | None = None
+
+
+@contextmanager
+def leaving(source: WorkSource, name: str, *, grace_s: float = GRACE_S) -> Iterator[Leave]:
+    """SIGTERM asks to leave; a lease still in hand after `grace_s` is given back, so that others have it at once.
+
+    A result that comes later is taken all the same, if the process lives that long.
+    """
+    from search.ports import Failed
+
+    leave = Leave(threading.Event())
+
+    def give_back() -> None:
+        if leave.lease is not None:
+            with suppress(MergefleetError):
+                source.submit(name, Failed(leave.lease, f"worker {name} was preempted", retryable=True, blameless=True))
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if not leave.asked.is_set():
+            leave.asked.set()
+            timer = threading.Timer(grace_s, give_back)
+            timer.daemon = True
+            timer.start()
+
+    if threading.current_thread() is not threading.main_thread():  # Python takes handlers from there only
+        yield leave
+        return
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield leave
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from search.verdicts import verdict_from_dict, verdict_to_dict
 WAIT_S = 0.2
 NOTE_TIME_EVERY_S = 5.0
 WISHES_EVERY_S = 2.0
+CORDONED_WAIT_S = 30.0
 
 
 class Coordinator:
@@ -127,9 +128,14 @@ class Coordinator:
         self._progress.saw(worker, now=now)
         self._expire(now)
         self._check_end(now)
+        cordoned = self._desk.blame.cordoned()
+        if worker in cordoned and not self._paused and self._desk.live.state.phase != "done":
+            return Wait(CORDONED_WAIT_S)
         while not self._paused:
             key = f"{self.run.store.epoch}.{self._leases + 1}"
-            lease = self._desk.queue.take(worker, key=key, now=now)
+            others = self._progress.others(worker, now=now) - cordoned.keys()
+            avoid = self._desk.blame.failed_by(worker) if others else ()  # somebody else shall try these
+            lease = self._desk.queue.take(worker, key=key, now=now, avoid=avoid)
             if lease is not None:
                 return self._hand_out(lease, now)
             after = self._plan()
@@ -145,10 +151,11 @@ class Coordinator:
             refusal = self._refusal(result, unit)
             if refusal is None:
                 self._take_scores(result, unit, now)
+                self._desk.blame.succeed(worker, result.recipe_hash)
                 return
             result = Failed(result.lease, refusal, retryable=True)
         if unit is not None:
-            self._fail(unit, result, now)
+            self._fail(unit, result, worker=worker, now=now)
 
     def _hand_out(self, lease: Lease, now: float) -> Work:
         self._leases += 1
@@ -177,13 +184,24 @@ class Coordinator:
         for lease in self._desk.queue.run_out(now=now):
             cause = f"worker {lease.worker} was not heard of for {self._services.lease_s:g} s"
             self._end_lease(lease.key, "expired", now=now, cause=cause)
-            if not self._desk.queue.retry(lease.unit):
+            if not self._desk.queue.retry(lease.unit, lost=True):
                 self._desk.lose(lease.unit.recipe_hash, cause)
 
-    def _fail(self, unit: Unit, failed: Failed, now: float) -> None:
-        self._end_lease(failed.lease, "failed", now=now, cause=failed.cause)
-        if not failed.retryable or not self._desk.queue.retry(unit):
-            self._desk.lose(unit.recipe_hash, failed.cause)
+    def _fail(self, unit: Unit, failed: Failed, *, worker: str, now: float) -> None:
+        """Another attempt, here or elsewhere, or the end of the candidate: see blame.py."""
+        desk, recipe_hash = self._desk, unit.recipe_hash
+        self._end_lease(failed.lease, "returned" if failed.blameless else "failed", now=now, cause=failed.cause)
+        if failed.blameless:
+            if not desk.queue.retry(unit, lost=True):
+                desk.lose(recipe_hash, failed.cause)
+            return
+        desk.blame.fail(worker, recipe_hash, failed.cause)
+        quarantine = desk.blame.quarantine(recipe_hash)
+        others = self._progress.others(worker, now=now) - desk.blame.cordoned().keys()
+        # what no other attempt can mend here may still be this worker's fault, as long as there are others
+        again = quarantine is None and (failed.retryable or bool(others))
+        if not again or not desk.queue.retry(unit):
+            desk.lose(recipe_hash, quarantine or failed.cause)
 
     def _refusal(self, result: BlockResult, unit: Unit | None) -> str | None:
         """Why these scores cannot be taken, or None."""
@@ -311,6 +329,7 @@ class Coordinator:
         for row in leases:
             if row["ended"] is not None and row["state"] != "lost":  # nobody knows how long a lost one was worked at
                 self._progress.used(row["ended"] - row["taken"])
+            desk.remember(row)
             attempts.setdefault((row["candidate"], row["split"], row["block"]), []).append(row["state"])
             if row["state"] == "running":
                 self._end_lease(row["lease"], "lost", now=now, cause="its coordinator ended")
@@ -320,6 +339,7 @@ class Coordinator:
             desk.start(row["number"], row["split"])
         for unit in list(desk.queue.pending):
             states = attempts.get((unit.candidate, unit.split, unit.block), [])
-            unit.attempts, unit.failures = len(states), sum(state in ("failed", "expired") for state in states)
+            unit.attempts, unit.failures = len(states), states.count("failed")
+            unit.losses = states.count("expired") + states.count("returned")
             if unit.spent:
                 desk.lose(unit.recipe_hash, "its work units failed, or ended their process, too often")

@@ -15,6 +15,7 @@ from sqlalchemy import Table
 from engine.errors import MergefleetError
 from search import campaign as machine
 from search import schema, stopping
+from search.blame import Blame
 from search.board import Assessment, Board
 from search.gauge import Gauge, Measured
 from search.live import EVENT_KINDS, LiveCampaign, Point
@@ -43,6 +44,7 @@ class Desk:
         )
         self.board = Board(run.pools)
         self.queue = WorkQueue(lease_s=services.lease_s)
+        self.blame = Blame()
         # the run's own file holds no other campaign: nothing to ask it before every candidate
         self._shared = run.campaign.store is not None
         self._items_of: dict[str, list[str]] = defaultdict(list)
@@ -109,6 +111,14 @@ class Desk:
             for item in self._items_of.get(row["score_key"], ()):
                 self.board.restore(row["recipe_hash"], item, row["measure"], row["score"])
         self.digests |= self.run.store.weights_digests(recipe_hashes)
+
+    def remember(self, lease: Row) -> None:
+        """Whose fault an earlier failure was."""
+        recipe_hash = self.live.state.candidates[lease["candidate"]].recipe_hash
+        if lease["state"] == "failed":
+            self.blame.fail(lease["worker"], recipe_hash, lease["cause"])
+        elif lease["state"] == "done":
+            self.blame.succeed(lease["worker"], recipe_hash)
 
     def start(self, number: int, split: Split, *, lost: str | None = None) -> None:
         """Queue the units that an assessment needs; finished at once where all scores are known, or it is `lost`."""

@@ -90,11 +90,15 @@ class BlockResult:
 
 @dataclass(frozen=True)
 class Failed:
-    """A work unit without scores: why, and whether another attempt may do better (a lost worker, not a NaN)."""
+    """A work unit without scores: why, and whether another attempt may do better (out of memory, not a NaN).
+
+    `blameless`: the worker went away (it was killed or preempted); that says nothing about the candidate or the worker.
+    """
 
     lease: str
     cause: str
     retryable: bool
+    blameless: bool = False
 
 
 @dataclass(frozen=True)

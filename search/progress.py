@@ -27,6 +27,10 @@ class Progress:
         """A worker was heard of."""
         self._workers[worker] = now
 
+    def others(self, worker: str, *, now: float) -> set[str]:
+        """Other workers heard of in the last minute."""
+        return {name for name, seen in self._workers.items() if name != worker and seen > now - RECENT_S}
+
     def count(self, items: int, *, now: float) -> None:
         """So many item scores came in."""
         self._recent.append((now, items))
@@ -61,6 +65,7 @@ class Progress:
         done, total = _items(desk)
         best = desk.live.best()
         rate = self.rate(now)
+        cordoned = ", ".join(desk.blame.cordoned())
         stage = desk.run.space.stages[machine.stage_of(state)].name
         return CampaignStatus(
             name=desk.run.campaign.name,
@@ -77,7 +82,7 @@ class Progress:
             workers=sum(seen > now - RECENT_S for seen in self._workers.values()),
             epoch=desk.run.store.epoch,
             paused=paused,
-            note="" if state.phase != "done" else "judged",
+            note="judged" if state.phase == "done" else cordoned and f"cordoned: {cordoned}",
         )
 
 

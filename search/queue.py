@@ -1,25 +1,31 @@
 """Work units and their leases: who scores what, until when, for the how-manieth time. Pure: the time is an argument.
 
 A unit belongs to a *recipe*, not to a candidate: two candidates with the same recipe share its scores. A worker goes on
-with the recipe it has in its model; else it gets the oldest unit. A lease that runs out, or whose worker failed for a
-passing reason, sends its unit back, at most `RETRIES` times. A restart sends all running leases back and counts none,
-up to `MAX_ATTEMPTS`: a unit that takes the whole process down every time must end, too.
+with the recipe it has in its model; else it gets the oldest unit. A unit goes back when its worker failed for a passing
+reason, at most `RETRIES` times, and when its worker went away (the lease ran out, it was preempted), at most `LOSSES`
+times. A restart sends all running leases back and counts none, up to `MAX_ATTEMPTS`: a unit that takes the whole
+process down every time must end, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from search.ports import Split
 
 RETRIES = 2
+LOSSES = 4
+"""With half of all workers preempted every minute a unit of 10 s is lost 5 times in a row once in 300 000."""
 MAX_ATTEMPTS = 12
 
 
 @dataclass
 class Unit:
-    """Items of one recipe to be scored together; `attempts` were handed out, `failures` of them went wrong."""
+    """Items of one recipe to be scored together.
+
+    `attempts` were handed out; `failures` of them went wrong, and `losses` went away with their worker.
+    """
 
     candidate: int
     recipe_hash: str
@@ -28,11 +34,12 @@ class Unit:
     items: tuple[str, ...]
     attempts: int = 0
     failures: int = 0
+    losses: int = 0
 
     @property
     def spent(self) -> bool:
         """No further attempt is due."""
-        return self.failures > RETRIES or self.attempts >= MAX_ATTEMPTS
+        return self.failures > RETRIES or self.losses > LOSSES or self.attempts >= MAX_ATTEMPTS
 
 
 @dataclass
@@ -63,33 +70,36 @@ class WorkQueue:
         running = [lease.unit for lease in self.leases.values()]
         return {item for unit in (*self.pending, *running) if unit.recipe_hash == recipe_hash for item in unit.items}
 
-    def take(self, worker: str, *, key: str, now: float) -> Lease | None:
-        """A lease on the next unit for this worker, or None where nothing is pending."""
-        if not self.pending:
+    def take(self, worker: str, *, key: str, now: float, avoid: Collection[str] = ()) -> Lease | None:
+        """A lease on the next unit for this worker, or None where nothing is pending but recipes to `avoid`."""
+        place = self._best_for(worker, avoid)
+        if place is None:
             return None
-        unit = self.pending.pop(self._best_for(worker))
+        unit = self.pending.pop(place)
         unit.attempts += 1
         lease = Lease(key, worker, unit, None if self.lease_s is None else now + self.lease_s)
         self.leases[key] = lease
         self._loaded[worker] = unit.recipe_hash
         return lease
 
-    def _best_for(self, worker: str) -> int:
+    def _best_for(self, worker: str, avoid: Collection[str]) -> int | None:
         """Place in the queue: the recipe that the worker has loaded, else one that no other worker is busy with."""
         loaded = self._loaded.get(worker)
         elsewhere = {lease.unit.recipe_hash for lease in self.leases.values()}
-        choices = [index for index, unit in enumerate(self.pending) if unit.recipe_hash == loaded]
-        choices += [index for index, unit in enumerate(self.pending) if unit.recipe_hash not in elsewhere][:1]
-        return choices[0] if choices else 0
+        places = [index for index, unit in enumerate(self.pending) if unit.recipe_hash not in avoid]
+        choices = [index for index in places if self.pending[index].recipe_hash == loaded]
+        choices += [index for index in places if self.pending[index].recipe_hash not in elsewhere][:1]
+        return next(iter((*choices, *places)), None)
 
     def release(self, key: str) -> Unit | None:
         """End a lease; None where it is not running (answered, or run out)."""
         lease = self.leases.pop(key, None)
         return None if lease is None else lease.unit
 
-    def retry(self, unit: Unit) -> bool:
-        """Count a failure and put the unit first in the queue; False where it has failed too often."""
-        unit.failures += 1
+    def retry(self, unit: Unit, *, lost: bool = False) -> bool:
+        """Count a failure (or a loss) and put the unit first in the queue; False where there were too many."""
+        unit.losses += lost
+        unit.failures += not lost
         if unit.spent:
             return False
         self.pending.insert(0, unit)

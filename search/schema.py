@@ -10,7 +10,8 @@ cohorts       search candidates that share a window
 items         which items belong to which split and task, and the key under which their scores are shared
 item_scores   (recipe hash, score key, measure) → value; the measure "score" is what is searched, the others stand
               beside it; first write wins. All campaigns of a store share them: `campaign` says who paid
-leases        every handing out of a work unit, and how it ended
+leases        every handing out of a work unit, and how it ended: done, failed, expired (no heartbeat), returned (the
+              worker went away), lost (the coordinator ended)
 ledger        every candidate that was let onto the holdout, why and when
 wishes        what other processes ask of the running coordinator (`mergefleet stop`)
 schema_version  one row: VERSION of whoever made the tables; migration.py brings older stores here
@@ -150,7 +151,7 @@ LEASES = Table(
     Column("worker", String(200), nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("epoch", Integer, nullable=False),
-    Column("state", String(10), nullable=False),  # running, done, failed, expired, lost (its coordinator ended)
+    Column("state", String(10), nullable=False),  # running, done, failed, expired, returned, lost
     Column("cause", Text),
     Column("weights_digest", String(128)),
     Column("taken", Float, nullable=False),

@@ -251,7 +251,7 @@ class Fleet:
             work = self._work.pop(gone, None)
             self.counts["preempted"] += 1
             if work is not None and self.graceful:
-                self.coordinator.submit(gone, Failed(work[0].lease, "preempted", retryable=True))
+                self.coordinator.submit(gone, Failed(work[0].lease, "preempted", retryable=True, blameless=True))
             self._start(self.clock.time + self.start_s)
         self._at(self.clock.time + 60, "minute", "")
 
