@@ -297,17 +297,16 @@ def _print_null(repetitions: int) -> None:
 
 
 def _print_power(repetitions: int) -> None:
-    for shared in (0.0, SHARED):
-        for holdout in (1000, 2000):
-            size = Size(selection=500, holdout=holdout)
-            found = judged(repetitions, size=size, planted=True, shared=shared)
-            named = sum(entry.named and entry.planted for entry in found) / repetitions
-            chosen = sum(entry.planted for entry in found) / repetitions
-            print(
-                f"power: +{GAIN:.0%}, shared {shared}, selection {3 * size.selection}, holdout {3 * holdout} items: "
-                f"chosen on selection {chosen:.1%}, declared {named:.1%} of {repetitions}",
-                flush=True,
-            )
+    for shared, holdout in ((SHARED, 500), (SHARED, 1000), (0.0, 2000)):
+        size = Size(selection=500, holdout=holdout)
+        found = judged(repetitions, size=size, planted=True, shared=shared)
+        named = sum(entry.named and entry.planted for entry in found) / repetitions
+        chosen = sum(entry.planted for entry in found) / repetitions
+        print(
+            f"power: +{GAIN:.0%}, shared {shared}, selection {3 * size.selection}, holdout {3 * holdout} items: "
+            f"chosen on selection {chosen:.1%}, declared {named:.1%} of {repetitions}",
+            flush=True,
+        )
 
 
 def _print_fleet(repetitions: int) -> None:
