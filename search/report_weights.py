@@ -23,7 +23,8 @@ class HeatMap:
 def heat_maps(results: Results) -> list[HeatMap]:
     """Layer by source, one map for every per-source parameter of the winner's recipe (weight first).
 
-    What belongs to the whole merge (slerp's t) has a row of its own, where it is not the same everywhere. A campaign
+    What belongs to the whole merge (slerp's t) has a row of its own, where it is not the same everywhere; a layer
+    sequence has one map, of the number of the layer that each source gives to each layer of the output. A campaign
     that searches modules apart has one row per source and module group. The last column is what all other tensors get:
     embeddings, norms, head.
     """
@@ -34,8 +35,8 @@ def heat_maps(results: Results) -> list[HeatMap]:
     recipe = parse_recipe(dict(results.candidate(results.winner).recipe), origin="winner")
     sources = [source for part in recipe.all_slices for source in part.sources]
     if any(source.layers is not None for source in sources):
-        return []  # a layer sequence: its layers are not those of the columns
-    labels = dict(zip((entry.model for entry in results.campaign.sources), results.campaign.source_names, strict=True))
+        return [_sequence_map(results, sources)]
+    labels = _labels(results)
     owners = [(labels.get(str(s.model), str(s.model).rsplit("/", 1)[-1]), s.parameters) for s in sources]
     varied = {name: setting for name, setting in recipe.parameters.items() if not isinstance(setting, int | float)}
     owners += [("all sources", varied)] if varied else []
@@ -61,6 +62,20 @@ def _heat_map(results: Results, owners: Sequence[tuple[str, Mapping[str, Any]]],
             values.append(tuple(math.nan if value is None else float(value) for value in row))
     columns = (*(f"layer {n}" for n in range(layers)), "rest")
     return HeatMap(parameter, tuple(rows), columns, tuple(values))
+
+
+def _sequence_map(results: Results, sources: Sequence[Any]) -> HeatMap:
+    labels = _labels(results)
+    places = [(str(source.model), layer) for source in sources for layer in source.span]
+    rows = tuple(name for model, name in labels.items() if any(given == model for given, _ in places))
+    models = [model for model, name in labels.items() if name in rows]
+    values = tuple(tuple(float(n) if given == model else math.nan for given, n in places) for model in models)
+    return HeatMap("layer taken", rows, tuple(f"layer {n}" for n in range(len(places))), values)
+
+
+def _labels(results: Results) -> dict[str, str]:
+    """Source as recipes have it → its short name."""
+    return dict(zip((entry.model for entry in results.campaign.sources), results.campaign.source_names, strict=True))
 
 
 def _choice(setting: Any, pattern: str | None) -> Any:

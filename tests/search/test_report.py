@@ -126,7 +126,7 @@ def test_a_gradient_with_fewer_knots_than_layers_is_interpolated(results):
     assert density.values == ((0.5,) * 6,)
 
 
-def test_a_setting_of_the_whole_merge_has_a_row_of_its_own_per_pattern_and_a_layer_sequence_has_no_map(results):
+def test_a_setting_of_the_whole_merge_has_a_row_of_its_own_and_a_layer_sequence_a_map_of_layers(results):
     t = [{"filter": r"re:\.(q|k)_proj", "value": [0.0, 1.0]}, {"value": 0.5}]
     models = [{"model": "family/letters"}, {"model": "family/plurals"}]
     recipe = {"merge_method": "slerp", "base_model": "family/letters", "models": models, "parameters": {"t": t}}
@@ -134,9 +134,12 @@ def test_a_setting_of_the_whole_merge_has_a_row_of_its_own_per_pattern_and_a_lay
     rows[results.winner] = replace(rows[results.winner], recipe=recipe)
     (heat,) = heat_maps(replace(results, candidates=tuple(rows), layers=3))
     assert (heat.parameter, heat.rows, heat.values) == ("t", ("all sources",), ((0.0, 0.5, 1.0, 0.5),))
-    slices = [{"sources": [{"model": "family/letters", "layer_range": [0, 2]}]}]
+    ranges = (("letters", [0, 2]), ("plurals", [1, 2]), ("letters", [2, 3]))
+    slices = [{"sources": [{"model": f"family/{name}", "layer_range": layers}]} for name, layers in ranges]
     rows[results.winner] = replace(rows[results.winner], recipe={"merge_method": "passthrough", "slices": slices})
-    assert heat_maps(replace(results, candidates=tuple(rows))) == []
+    (heat,) = heat_maps(replace(results, candidates=tuple(rows)))
+    assert (heat.rows, heat.columns) == (("letters", "plurals"), ("layer 0", "layer 1", "layer 2", "layer 3"))
+    assert str(heat.values) == "((0.0, 1.0, nan, 2.0), (nan, nan, 1.0, nan))"
 
 
 def test_a_value_that_the_recipe_does_not_give_is_a_gap_and_null(results):
