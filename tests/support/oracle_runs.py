@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def assert_merge_is_formula(recipe: Recipe, family: Family, formula: Formula, ou
     """Merge `recipe`, over the family's models, and compare every tensor with the formula, rounded once."""
     merge(recipe, out)
     merged = read_model(out)
-    sources = [read_model(model) for model in family.models]
+    sources = [_read(model) for model in family.models]
     assert merged.keys() == sources[0].keys()
     for name, (stored_as, stored) in merged.items():
         inputs = [source[name] for source in sources]
@@ -33,7 +34,7 @@ def assert_merge_is_formula(recipe: Recipe, family: Family, formula: Formula, ou
             assert np.array_equal(stored, inputs[0][1])
             continue
         assert stored_as == (CODES[recipe.dtype] if recipe.dtype else inputs[0][0])
-        base, *others = (_rounded(values, code, stored_as) for code, values in inputs)
+        base, *others = (_rounded(model, name, stored_as) for model in family.models)
         _assert_rounded(decode(stored, stored_as), formula(name, base, others), stored_as, name)
 
 
@@ -42,14 +43,23 @@ def source(path: str, **parameters: Any) -> dict[str, Any]:
     return {"model": path, "parameters": parameters} if parameters else {"model": path}
 
 
-def _rounded(stored: Array, code: str, dtype: str) -> Values:
-    """A source's values rounded to the recipe's dtype, in float64."""
+@cache
+def _read(model: Path) -> dict[str, tuple[str, Array]]:
+    return read_model(model)
+
+
+@cache
+def _rounded(model: Path, name: str, dtype: str) -> Values:
+    """A source's values rounded to the recipe's dtype, in float64; kept, because every method is tried on them."""
+    code, stored = _read(model)[name]
     values = decode(np.asarray(stored), code)
     if dtype == "BF16":
         values = from_bf16(to_bf16(values.astype(np.float32)))
     elif dtype in ("F16", "F32"):
         values = values.astype(np.float16 if dtype == "F16" else np.float32)
-    return values.astype(np.float64)
+    wide = np.array(values, np.float64)
+    wide.flags.writeable = False
+    return wide
 
 
 def _assert_rounded(got: Array, expected: Expected, dtype: str, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from method_oracles import Expected, Mask, Values
 from oracle_runs import DTYPES, assert_merge_is_formula, source
 
+from bench.arrays import Array
 from bench.families import Family
 from engine import parse_recipe, randomness
 from engine.recipe import Recipe
@@ -108,10 +110,17 @@ def _masks(recipe: Recipe, method: str, tensor: str, base: Values) -> list[Mask]
         return []
     masks = []
     for tune, density in zip(recipe.slices[0].sources, METHODS[method][0]["density"], strict=True):
-        keys = randomness.block_keys(recipe.seed, tensor, (recipe.source_ids[tune.model],), 0)
-        bits = randomness.bits_tensor(0, base.size, keys[0]).numpy().reshape(base.shape)
-        masks.append(bits < randomness.threshold(density))
+        bits = _bits(recipe.seed, tensor, recipe.source_ids[tune.model], base.size)
+        masks.append(bits.reshape(base.shape) < randomness.threshold(density))
     return masks
+
+
+@cache
+def _bits(seed: int, tensor: str, source_id: int, elements: int) -> Array:
+    """The same for every dtype and density."""
+    keys = randomness.block_keys(seed, tensor, (source_id,), 0)
+    bits: Array = randomness.bits_tensor(0, elements, keys[0]).numpy()
+    return bits
 
 
 def _weighted(deltas: Sequence[Values]) -> list[Values]:
