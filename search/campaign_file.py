@@ -263,7 +263,9 @@ def campaign_to_dict(campaign: Campaign) -> dict[str, Any]:
 
 def _explained(failure: ValidationError, origin: str) -> CampaignError:
     """The first error of pydantic as one line: file, key, what was found and what is known."""
-    first = failure.errors()[0]
+    errors = failure.errors()
+    # a misspelt key is missing, too, and the misspelling is what helps
+    first = next((error for error in errors if error["type"] == "extra_forbidden"), errors[0])
     place = [part for part in first["loc"] if not (isinstance(part, str) and "[" in part)]
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
     if first["type"] == "extra_forbidden":

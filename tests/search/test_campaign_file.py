@@ -40,6 +40,11 @@ def changed(path: str, value: Any) -> dict[str, Any]:
             {"wieght": {"low": 0, "high": 1, "start": 0}},
             ["space.parameters.wieght", "'weight'"],
         ),
+        (
+            "space.parameters.weight",
+            {"low": 0, "hihg": 1, "start": 0},
+            ["weight.hihg: unknown key", "did you mean 'high'"],
+        ),
         ("space.parameters.weight.start", 7, ["space.parameters.weight", "low <= start <= high"]),
         ("space.stages.1.blocks", 0, ["space.stages[1]", "module_layer needs `blocks`"]),
         ("budget", {}, ["budget", "items, candidates or hours"]),
