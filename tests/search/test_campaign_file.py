@@ -47,7 +47,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ),
         ("space.parameters.weight.start", 7, ["space.parameters.weight", "low <= start <= high"]),
         ("space.stages.1.blocks", 0, ["space.stages[1]", "module_layer needs `blocks`"]),
-        ("budget", {}, ["budget", "items, candidates or hours"]),
+        ("budget", {}, ["budget", "items, candidates, hours or gpu_hours"]),
         ("budget.items", -4, ["budget.items", "-4"]),
         ("baselines", ["base", "tie"], ["baselines", "'tie'", "did you mean 'ties'"]),
         ("baselines", ["task_arithmetic:no"], ["a number above 0"]),
