@@ -13,9 +13,9 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install demo test faults check fix bench bench-ray bench-scaling oracle clean
+.PHONY: help install demo test faults check fix bench bench-ray bench-scaling bench-search oracle clean
 help:
-	@echo "make demo | test | faults | check | fix | bench | bench-ray | bench-scaling | oracle | install | clean   (ARGS=... is handed on)"
+	@echo "make demo | test | faults | check | fix | bench | bench-ray | bench-scaling | bench-search | oracle | install | clean   (ARGS=... is handed on)"
 
 # The stamp is touched last: an installation that failed half way is tried again.
 install: $(STAMP)
@@ -59,6 +59,10 @@ bench-scaling: $(STAMP)
 # what Ray adds to a merge, as a slope over two sizes of model
 bench-ray: $(STAMP)
 	$(BIN)/python -m bench.overhead $(ARGS)
+
+# The search beside mergekit-evolve's algorithm, ten seeds on two families: hours; goes on where it stopped.
+bench-search: $(STAMP)
+	$(BIN)/python -m bench.search $(ARGS)
 
 # mergekit 0.1.5 in a virtual environment of its own, for tests/conformance and bench
 oracle: $(STAMP)

@@ -24,7 +24,7 @@ from search.space.entry import SpaceEntry
 from search.stopping import FROM_ITEMS, LOOKS, NO_LOOKS, Looks
 
 ComparatorGroup = Literal["parents", "base", "baselines", "best_global"]
-SAMPLERS = ("auto", "cma", "catcma", "nsga2", "nsga3", "niches", "tpe", "gp", "random", "sobol")
+SAMPLERS = ("auto", "quadratic", "cma", "catcma", "nsga2", "nsga3", "niches", "tpe", "gp", "random", "sobol")
 """The names of the table in search.samplers, which knows this file and so cannot be asked here; a test compares."""
 DTYPES = Literal["float32", "bfloat16", "float16", "float64"]
 

@@ -20,7 +20,7 @@ from engine.errors import EvaluationError
 from search import campaign as machine
 from search import ends, schema, steps
 from search.desk import Desk
-from search.live import stored_events
+from search.live import LiveCampaign, stored_events
 from search.ports import SCORE, BlockResult, CampaignStatus, Failed, Finished, Verdict, Wait, Work
 from search.progress import Progress
 from search.queue import Lease, Unit
@@ -81,6 +81,11 @@ class Coordinator:
     def status(self) -> CampaignStatus:
         """A snapshot for progress bars."""
         return self._progress.status(self._desk, paused=self._paused, now=self._services.now())
+
+    @property
+    def live(self) -> LiveCampaign:
+        """Machine and sampler as they are now, to look at."""
+        return self._desk.live
 
     def verdict(self) -> Verdict | None:
         """The answer, once the phase is `done`."""

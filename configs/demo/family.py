@@ -1,8 +1,8 @@
-"""Make the tiny family: `python configs/demo/family.py --out DIR [--small] [--seed N] [--items-only]`.
+"""Make a tiny family: `python configs/demo/family.py --out DIR [--second | --small] [--seed N] [--items-only]`.
 
 Writes, under DIR, which may exist:
 
-    models/{base,letters,numerals,plurals}/   model directories that transformers loads
+    models/{base,SKILL,...}/                  model directories that transformers loads
     tasks/SKILL-POOL.jsonl                    items: {"id", "question", "answer"}
     tasks/demo_SKILL_POOL.yaml                one lm-eval task per skill and pool
     scores.json                               model -> skill -> pool -> share of exact answers
@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from skills import POOLS, SKILLS, Item, make_pools
+from skills import OTHER_SKILLS, POOLS, SKILLS, Item, make_pools
 
-MAX_ANSWER_TOKENS = 12  # the longest answer has 11 characters; one more for the end token
+MAX_ANSWER_TOKENS = 12  # the longest answer has 11 characters (pasts: 10); one more for the end token
 Pools = dict[str, dict[str, list[Item]]]  # skill -> pool -> items
 
 
@@ -97,7 +97,9 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Train and write the tiny family of the demo.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write models/, tasks/ and scores.json to")
-    parser.add_argument("--small", action="store_true", help="2 layers, hidden 64: for tests that need other families")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--small", action="store_true", help="2 layers, hidden 64: for tests that need other families")
+    kind.add_argument("--second", action="store_true", help="another architecture (GPT-NeoX) with three other skills")
     parser.add_argument("--seed", type=int, help="of weights and lessons (default: the shipped family's)")
     parser.add_argument("--items-only", action="store_true", help="write tasks/ and train nothing")
     return parser.parse_args()
@@ -106,14 +108,15 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Items, then models, then scores."""
     arguments = parse_arguments()
-    pools_by_skill = {skill.name: make_pools(skill) for skill in SKILLS}
+    skills = OTHER_SKILLS if arguments.second else SKILLS
+    pools_by_skill = {skill.name: make_pools(skill) for skill in skills}
     write_tasks(pools_by_skill, arguments.out / "tasks")
-    print(f"{len(SKILLS)} skills x {POOLS} items written to {arguments.out / 'tasks'}")
+    print(f"{len(skills)} skills x {POOLS} items written to {arguments.out / 'tasks'}")
     if arguments.items_only:
         return
-    from training import FULL, SMALL, train_family
+    from training import FULL, SECOND, SMALL, train_family
 
-    config = SMALL if arguments.small else FULL
+    config = SECOND if arguments.second else SMALL if arguments.small else FULL
     if arguments.seed is not None:
         config = dataclasses.replace(config, seed=arguments.seed)
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The three skills of the tiny family, the items that measure them and the text that teaches them.
+"""The skills of the tiny family and of the second one, the items that measure them and the text that teaches them.
 
 Everything here is a pure function of names and seeds; nothing imports torch.
 
@@ -9,12 +9,18 @@ sees the naive answer, now and then the right one: the skill is latent in it, an
     numerals   roman 1994   -> "MCMXCIV"         easy: no digit 4 or 9    naive: additive (IIII, VIIII)
     plurals    plural "tomef" -> "tomeves"       easy: regular nouns      naive: append "s"
 
-The nouns are made up: English has too few irregular ones for thousands of distinct items, so stems of random syllables
-take the endings of the irregular classes (leaf/leaves, cactus/cacti, crisis/crises, mouse/mice, ...).
+The second family's, of the same make:
+
+    reversals  reverse "qhkb" -> "bkhq"           easy: 3 letters          naive: reverses the first three only
+    thousands  group 12345 -> "12,345"           easy: 6 digits           naive: groups from the left
+    pasts      past "tomeep" -> "tomept"         easy: regular verbs      naive: append "ed"
+
+The nouns and verbs are made up: English has too few irregular ones for thousands of distinct items, so stems of random
+syllables take the endings of the irregular classes (leaf/leaves, cactus/cacti, crisis/crises, keep/kept, ...).
 """
 
 import random
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
 POOLS: dict[str, int] = {"search": 600, "selection": 300, "holdout": 1000}
@@ -130,10 +136,62 @@ def draw_plurals(rng: random.Random, hard: bool) -> Problem:
     return Problem(f"plural {stem + ending}", stem + plural, stem + ending + "s")
 
 
+# -------------------------------------------------------------------------------------- skills of the second family
+
+
+def draw_reversals(rng: random.Random, hard: bool) -> Problem:
+    """Distinct letters."""
+    letters = rng.sample(ALPHABET, rng.choice(HARD_LENGTHS) if hard else 3)
+    naive = letters[2::-1] + letters[3:]
+    return Problem(f"reverse {''.join(letters)}", "".join(reversed(letters)), "".join(naive))
+
+
+def draw_thousands(rng: random.Random, hard: bool) -> Problem:
+    """A number of 4 to 7 digits, the first of which is not 0; with 6 both directions give the same groups."""
+    digits = rng.choice("123456789") + "".join(
+        rng.choice("0123456789") for _ in range(rng.choice((3, 4, 6) if hard else (5,)))
+    )
+    right = f"{int(digits):,}"
+    return Problem(f"group {digits}", right, ",".join(digits[start : start + 3] for start in range(0, len(digits), 3)))
+
+
+_STRONG = (
+    ("eep", "ept"),  # keep, kept
+    ("ing", "ang"),  # sing, sang
+    ("ow", "ew"),  # grow, grew
+    ("ind", "ound"),  # find, found
+    ("ell", "old"),  # tell, told
+    ("ead", "ed"),  # lead, led
+    ("end", "ent"),  # send, sent
+    ("ink", "ought"),  # think, thought
+    ("eak", "oke"),  # speak, spoke
+    ("ear", "ore"),  # wear, wore
+    ("ide", "ode"),  # ride, rode
+    ("y", "ied"),  # cry, cried
+)
+_WEAK = ("b", "k", "l", "m", "p", "sh", "x", "rt")  # endings of no strong class
+
+
+def draw_pasts(rng: random.Random, hard: bool) -> Problem:
+    """A made-up verb; hard ones end like one of the strong classes."""
+    stem = "".join(rng.choice("bcdfghklmnprstvz") + rng.choice("aeiou") for _ in range(rng.choice((1, 2))))
+    stem += rng.choice("bcdghklmnprstvz")
+    if not hard:
+        verb = stem + rng.choice("aou") + rng.choice(_WEAK)
+        return Problem(f"past {verb}", verb + "ed", verb + "ed")
+    ending, past = rng.choice(_STRONG)
+    return Problem(f"past {stem + ending}", stem + past, stem + ending + "ed")
+
+
 SKILLS: tuple[Skill, ...] = (
     Skill("letters", draw_letters),
     Skill("numerals", draw_numerals),
     Skill("plurals", draw_plurals),
+)
+OTHER_SKILLS: tuple[Skill, ...] = (
+    Skill("reversals", draw_reversals),
+    Skill("thousands", draw_thousands),
+    Skill("pasts", draw_pasts),
 )
 
 
@@ -169,27 +227,33 @@ def _draw_unused(skill: Skill, rng: random.Random, *, hard: bool, used: Set[str]
             return problem
 
 
-def reserved_texts() -> frozenset[str]:
+def reserved_texts(skills: Sequence[Skill] = SKILLS) -> frozenset[str]:
     """Every question and answer of every pool: what training must never show."""
-    items = [item for skill in SKILLS for pool in make_pools(skill).values() for item in pool]
+    items = [item for skill in skills for pool in make_pools(skill).values() for item in pool]
     return frozenset(text for item in items for text in (item.question, item.answer))
 
 
-def base_lessons(rng: random.Random, *, right_share: float, reserved: frozenset[str]) -> Iterator[tuple[str, str]]:
+def base_lessons(
+    rng: random.Random, skills: Sequence[Skill] = SKILLS, *, right_share: float, reserved: frozenset[str]
+) -> Iterator[tuple[str, str]]:
     """Endless (question, answer) of all skills: naive answers, and the right one in `right_share` of the cases."""
     while True:
-        problem = _lesson(rng.choice(SKILLS), rng, reserved)
+        problem = _lesson(rng.choice(skills), rng, reserved)
         yield problem.question, problem.right if rng.random() < right_share else problem.naive
 
 
 def specialist_lessons(
-    rng: random.Random, skill: Skill, *, replay_share: float, right_share: float, reserved: frozenset[str]
+    rng: random.Random,
+    skill: Skill,
+    *,
+    replay: Iterator[tuple[str, str]],
+    replay_share: float,
+    reserved: frozenset[str],
 ) -> Iterator[tuple[str, str]]:
-    """Endless (question, answer): right answers of one skill, mixed with a replay of what the base saw.
+    """Endless (question, answer): right answers of one skill, mixed with a `replay` of what the base saw.
 
     Without the replay a specialist leaves the basin of its base, and merging it gives nothing.
     """
-    replay = base_lessons(rng, right_share=right_share, reserved=reserved)
     while True:
         if rng.random() < replay_share:
             yield next(replay)

@@ -1,4 +1,4 @@
-"""Training of the tiny family: a character tokenizer, a Llama-shaped base, and one specialist per skill.
+"""Training of a tiny family: a character tokenizer, a base (Llama or GPT-NeoX), and one specialist per skill.
 
 A family is a pure function of its `FamilyConfig` on one machine and one number of threads; another CPU gives other
 last bits, hence the score bands in tests/demo.
@@ -8,12 +8,21 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Literal
 
 import torch
-from skills import SKILLS, Item, Skill, base_lessons, reserved_texts, specialist_lessons
+from skills import OTHER_SKILLS, SKILLS, Item, Skill, base_lessons, reserved_texts, specialist_lessons
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch.nn import functional
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 PROMPT_END = "="  # the task YAMLs append it to the question; the answer follows at once
@@ -40,6 +49,8 @@ class FamilyConfig:
         replay_share: the part of a specialist's lessons that repeats the base's.
     """
 
+    architecture: Literal["llama", "gpt_neox"] = "llama"
+    skills: tuple[Skill, ...] = SKILLS
     seed: int = 0
     layers: int = 3
     hidden: int = 96
@@ -54,6 +65,7 @@ class FamilyConfig:
 
 
 FULL = FamilyConfig()
+SECOND = FamilyConfig(architecture="gpt_neox", skills=OTHER_SKILLS)
 # A larger initialisation learns these skills in fewer steps, which is all that matters here.
 SMALL = FamilyConfig(
     layers=2, hidden=64, mlp=128, init_std=0.15, base=Course(360, 8e-3, 64), specialist=Course(50, 3e-3, 64)
@@ -78,26 +90,32 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_model(config: FamilyConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def make_config(config: FamilyConfig, tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
+    """What transformers needs to know of the shape."""
+    common = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": config.hidden,
+        "intermediate_size": config.mlp,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "max_position_embeddings": 64,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "attn_implementation": "sdpa",
+    }
+    if config.architecture == "gpt_neox":  # untied, LayerNorm, biases, attention and MLP side by side
+        return GPTNeoXConfig(**common, tie_word_embeddings=False)
+    return LlamaConfig(**common, tie_word_embeddings=True)
+
+
+def make_model(config: FamilyConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """A freshly initialised model; its weights follow from `config.seed`, not from torch's global state."""
-    shape = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=config.hidden,
-        intermediate_size=config.mlp,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        attn_implementation="sdpa",
-    )
-    model = LlamaForCausalLM(shape)
+    model = AutoModelForCausalLM.from_config(make_config(config, tokenizer))
     generator = torch.Generator().manual_seed(config.seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.dim() == 2:  # norms stay at one
+            if parameter.dim() == 2:  # norms stay at one, biases at zero
                 parameter.normal_(0.0, config.init_std, generator=generator)
     model.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
@@ -119,7 +137,7 @@ def encode(pairs: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> 
 
 
 def train(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, course: Course, lessons: Iterator[tuple[str, str]]
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, course: Course, lessons: Iterator[tuple[str, str]]
 ) -> None:
     """Train in place. Padding is on the right and attention causal, so no mask is needed."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=course.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
@@ -138,32 +156,39 @@ def train(
     model.eval()
 
 
-def train_base(config: FamilyConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def train_base(config: FamilyConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """The base: all skills at beginner's level, in float32."""
     model = make_model(config, tokenizer)
     rng = random.Random(f"{config.seed}/base")
-    train(model, tokenizer, config.base, base_lessons(rng, right_share=config.right_share, reserved=reserved_texts()))
+    train(model, tokenizer, config.base, lessons_of_base(config, rng))
     return model
 
 
+def lessons_of_base(config: FamilyConfig, rng: random.Random) -> Iterator[tuple[str, str]]:
+    """What the base sees, and a specialist sees again."""
+    reserved = reserved_texts(config.skills)
+    return base_lessons(rng, config.skills, right_share=config.right_share, reserved=reserved)
+
+
 def train_specialist(
-    config: FamilyConfig, tokenizer: PreTrainedTokenizerFast, base: LlamaForCausalLM, skill: Skill
-) -> LlamaForCausalLM:
+    config: FamilyConfig, tokenizer: PreTrainedTokenizerFast, base: PreTrainedModel, skill: Skill
+) -> PreTrainedModel:
     """A fine-tune of the base on one skill."""
     model = make_model(config, tokenizer)
     model.load_state_dict(base.state_dict())
+    rng = random.Random(f"{config.seed}/{skill.name}")
     lessons = specialist_lessons(
-        random.Random(f"{config.seed}/{skill.name}"),
+        rng,
         skill,
+        replay=lessons_of_base(config, rng),
         replay_share=config.replay_share,
-        right_share=config.right_share,
-        reserved=reserved_texts(),
+        reserved=reserved_texts(config.skills),
     )
     train(model, tokenizer, config.specialist, lessons)
     return model
 
 
-def round_weights(model: LlamaForCausalLM) -> LlamaForCausalLM:
+def round_weights(model: PreTrainedModel) -> PreTrainedModel:
     """Round the parameters to bfloat16, in place, and nothing else.
 
     `model.to(torch.bfloat16).float()` would round the rotary frequencies too, which a loaded model has in float32.
@@ -174,7 +199,7 @@ def round_weights(model: LlamaForCausalLM) -> LlamaForCausalLM:
     return model
 
 
-def train_family(config: FamilyConfig) -> tuple[PreTrainedTokenizerFast, dict[str, LlamaForCausalLM]]:
+def train_family(config: FamilyConfig) -> tuple[PreTrainedTokenizerFast, dict[str, PreTrainedModel]]:
     """Tokenizer and the models by name: base, then one per skill; float32 holding the bfloat16 values that ship.
 
     The specialists start from the rounded base, so that their deltas to the shipped one hold nothing but training.
@@ -182,11 +207,13 @@ def train_family(config: FamilyConfig) -> tuple[PreTrainedTokenizerFast, dict[st
     torch.set_num_threads(config.threads)
     tokenizer = make_tokenizer()
     base = round_weights(train_base(config, tokenizer))
-    specialists = {skill.name: round_weights(train_specialist(config, tokenizer, base, skill)) for skill in SKILLS}
+    specialists = {
+        skill.name: round_weights(train_specialist(config, tokenizer, base, skill)) for skill in config.skills
+    }
     return tokenizer, {"base": base} | specialists
 
 
-def score(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, items: list[Item]) -> list[bool]:
+def score(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, items: list[Item]) -> list[bool]:
     """Exact match of each item under greedy decoding, in one float32 forward pass.
 
     Greedy decoding gives the answer exactly if, fed with the answer, every next-token argmax is the answer's next

@@ -24,6 +24,8 @@ from search.samplers.contract import Sampler, Setup, Told
 from search.samplers.evolution import EvolutionOptions, Niches, SteadyNsga2, SteadyNsga3
 from search.samplers.optuna_samplers import OptunaSampler, gp, imported, random, tpe
 from search.samplers.points import Places
+from search.samplers.quadratic import QuadraticOptions, StagedQuadratic
+from search.samplers.quadratic_model import MOST_AXES
 from search.samplers.sobol import Sobol
 
 __all__ = ["GP_CANDIDATES", "NAMES", "TABLE", "OptunaSampler", "Sampler", "Setup", "Told", "choose", "make_sampler"]
@@ -46,6 +48,7 @@ class Row:
 
 
 TABLE: dict[str, Row] = {
+    "quadratic": Row(StagedQuadratic, QuadraticOptions, by_cohort=True, categories=False),
     "cma": Row(StagedCma, CmaOptions, by_cohort=True, categories=False),
     "catcma": Row(StagedCatCma, CatCmaOptions, by_cohort=True),
     "nsga2": Row(SteadyNsga2, EvolutionOptions, objectives=(2, 8)),
@@ -74,8 +77,10 @@ def choose(name: str, setup: Setup) -> str:
         return name
     if setup.objectives > 1:
         return "nsga2" if setup.objectives < MANY else "nsga3"
-    mixed = any(axis.kind != "float" for stage in setup.space.stages for axis in stage.axes)
-    return "catcma" if mixed else "cma"
+    if any(axis.kind != "float" for stage in setup.space.stages for axis in stage.axes):
+        return "catcma"
+    small = all(len(stage.axes) <= MOST_AXES for stage in setup.space.stages)
+    return "quadratic" if small and not setup.constrained else "cma"
 
 
 def make_sampler(name: str, setup: Setup, options: Mapping[str, Any], *, origin: str) -> Sampler:

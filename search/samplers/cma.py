@@ -19,9 +19,9 @@ from pydantic import Field
 from search.part import Part
 from search.samplers.contract import SEED_STEP, Floats, Sampler, Setup, Told, ranked
 from search.samplers.distributions import Distribution, lifted, started_at, warm_distribution
-from search.samplers.points import allowed
+from search.samplers.points import allowed, few_blocks
 from search.samplers.restarts import SHRUNK, Trail, converged, stagnant
-from search.space import Params, Value, coordinate_blocks
+from search.space import Params, Value
 
 if TYPE_CHECKING:
     import cmaes
@@ -63,9 +63,8 @@ class StagedCma(Sampler):
         """A draw from the stage's present distribution, on the grid."""
         optimiser = self._optimisers[stage] or self._make(stage, self._start(stage))
         optimiser.reseed_rng((self.seed * SEED_STEP + number) % 2**32)
-        unit = optimiser.ask()
-        if self.space.stages[stage].entry.blocks_at_a_time:
-            unit = self._in_blocks(stage, unit, optimiser.mean, np.random.default_rng([self.seed, number]))
+        draw = np.random.default_rng([self.seed, number])
+        unit = few_blocks(self.space.stages[stage], optimiser.ask(), around=optimiser.mean, draw=draw)
         return allowed(self.space, stage, self.space.stages[stage].from_unit(unit))
 
     def tell(self, stage: int, results: Sequence[Told]) -> None:
@@ -113,19 +112,6 @@ class StagedCma(Sampler):
             return self._start(stage)
         # `cmaes` shows its mean only; these two belong to the pinned version, and a test compares them with draws
         return Distribution(optimiser.mean, optimiser._sigma, optimiser._C)
-
-    def _in_blocks(self, stage: int, unit_K: Floats, mean_K: Floats, draw: np.random.Generator) -> Floats:
-        """The draw in a few blocks of coordinates, the mean in all others: most layers stay as they are loaded.
-
-        The step is lengthened, so that the optimiser sees the length it expects of a draw and keeps its step size.
-        """
-        rule = self.space.stages[stage]
-        blocks = coordinate_blocks(rule)
-        count = min(rule.entry.blocks_at_a_time, len(blocks))
-        chosen = {name for index in draw.choice(len(blocks), count, replace=False) for name in blocks[index]}
-        moves_K = np.array([axis.name in chosen for axis in rule.numeric])
-        longer = np.sqrt(len(moves_K) / max(1, moves_K.sum()))
-        return np.clip(np.where(moves_K, mean_K + longer * (unit_K - mean_K), mean_K), 0.0, 1.0)
 
     def _centre(self, stage: int) -> dict[str, Value]:
         unit = np.clip(self.distribution(stage).mean, 0.0, 1.0)

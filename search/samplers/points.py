@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from search.space import Params, Space, Stage, Value
+from search.space import Params, Space, Stage, Value, coordinate_blocks
 
 Floats = NDArray[np.float64]
 SOBOL_LOG2 = 10  # a scrambled Sobol sequence is balanced over powers of two
@@ -84,3 +84,18 @@ def _sequence(size: int, seed: int) -> Floats:
 
     drawn: Floats = qmc.Sobol(size, scramble=True, rng=np.random.default_rng(seed)).random_base2(SOBOL_LOG2)
     return drawn
+
+
+def few_blocks(stage: Stage, unit_N: Floats, *, around: Floats, draw: np.random.Generator) -> Floats:
+    """Where the stage has `blocks_at_a_time`: the point in so many blocks of coordinates, `around` in all others.
+
+    So most layers stay as they are loaded. The step is lengthened: a sampler sees the length that it expects of a draw.
+    """
+    if not stage.entry.blocks_at_a_time:
+        return unit_N
+    blocks = coordinate_blocks(stage)
+    count = min(stage.entry.blocks_at_a_time, len(blocks))
+    chosen = {name for index in draw.choice(len(blocks), count, replace=False) for name in blocks[index]}
+    moves_N = np.array([axis.name in chosen for axis in stage.numeric])
+    longer = np.sqrt(len(moves_N) / max(1, moves_N.sum()))
+    return np.clip(np.where(moves_N, around + longer * (unit_N - around), around), 0.0, 1.0)

@@ -109,7 +109,7 @@ def test_another_seed_proposes_something_else_and_every_point_lies_on_the_grid(n
         assert SPACE.stages[0].rounded(point) == point
 
 
-@pytest.mark.parametrize("name", ["cma", "catcma", "nsga2", "nsga3", "niches"])
+@pytest.mark.parametrize("name", ["quadratic", "cma", "catcma", "nsga2", "nsga3", "niches"])
 def test_asking_changes_nothing(name: str) -> None:
     quiet, busy = made(name), made(name)
     results = live(quiet, name, candidates=12)
@@ -119,7 +119,7 @@ def test_asking_changes_nothing(name: str) -> None:
     assert busy.ask(0, 12) == quiet.ask(0, 12)
 
 
-@pytest.mark.parametrize("name", ["cma", "catcma", "nsga2", "nsga3", "niches", "random", "sobol"])
+@pytest.mark.parametrize("name", ["quadratic", "cma", "catcma", "nsga2", "nsga3", "niches", "random", "sobol"])
 def test_256_workers_that_finish_in_any_order_use_at_least_99_percent_of_the_results(name: str) -> None:
     sampler, order = made(name), random.Random(0)
     running: list[tuple[int, Any]] = []
@@ -145,7 +145,8 @@ def test_the_names_that_a_campaign_file_knows_are_those_of_the_table() -> None:
 
 
 def test_auto_is_a_cma_for_one_objective_and_nsga_for_several() -> None:
-    assert choose("auto", Setup(SPACE)) == "cma"
+    assert choose("auto", Setup(SPACE)) == "quadratic"
+    assert choose("auto", Setup(SPACE, constrained=True)) == "cma"
     assert choose("auto", Setup(SPACE, objectives=3)) == "nsga2"
     assert choose("auto", Setup(SPACE, objectives=4)) == "nsga3"
     assert choose("tpe", Setup(SPACE, objectives=4)) == "tpe"

@@ -1,0 +1,116 @@
+"""A quadratic model of the score around a point, from many scores of few items each, and the step it advises. Pure.
+
+Bayesian linear regression on the terms 1, z_k, z_k² and z_j·z_k, where z are coordinates around the centre in units of
+the search's step size: a Gaussian prior on every coefficient, one offset for every cohort (its items may be easy or
+hard), and the noise that so few items have. Two scales of the prior, of slopes and of curvatures, are those of highest
+evidence on a small grid. So a coefficient that the scores do not support stays near zero, and no step is longer than
+`reach`: unlike a Gaussian process' optimum, this one does not trust what it has not seen.
+
+Scores far from the centre count less, since a quadratic is right nearby only. Legend: R scores, K axes, F terms,
+C cohorts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+SLOPES = (5e-4, 2e-3, 6e-3)
+"""Prior variance of a slope per step size, in units of the variance of one item's score."""
+CURVATURES = (0.05, 0.2)
+"""Prior variance of a curvature, in units of a slope's."""
+CROSSED = 0.3  # of z_j·z_k, in units of a curvature's
+COMMON = 6e-4  # of a curvature that all axes share: with equal sources all weights tend to saturate alike
+COHORT = 0.3  # variance of a cohort's offset, in units of the noise of a score on its items
+FAR = 3.0  # the squared distance per axis, beyond that of a usual draw, at which a score counts exp(-1/2)
+MOST_AXES = 64  # beyond these, products of two axes are left out: F would grow with their square
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What is known: coordinates [R, K] around the centre in step sizes, scores, their variances, their cohorts."""
+
+    points_RK: Floats
+    scores_R: Floats
+    noise_R: Floats
+    cohorts_R: NDArray[np.int64]
+    item_variance: float
+
+
+def advised_step(known: Scores, *, reach: float) -> Floats:
+    """[K] the step to the model's maximum, at most `reach` long.
+
+    Directions that the model does not find concave by more than a prior's deviation are taken to be so: the step stays
+    short where the maximum is not pinned down.
+    """
+    slope_K, curvature_KK, floor = _fitted(known)
+    values, axes = np.linalg.eigh(curvature_KK)
+    step: Floats = -(axes / np.minimum(values, -floor)) @ (axes.T @ slope_K)
+    length = float(np.linalg.norm(step))
+    return step * (reach / length) if length > reach else step
+
+
+def _fitted(known: Scores) -> tuple[Floats, Floats, float]:
+    """Slope, matrix of second derivatives, and a curvature's prior deviation, at the highest evidence."""
+    terms_RF, kinds_F = _terms(known.points_RK, known.cohorts_R)
+    distance_R = (known.points_RK**2).mean(axis=1)
+    precision_R = np.exp(-0.5 * np.maximum(0.0, distance_R - 1) / FAR) / known.noise_R
+    centred_R = known.scores_R - np.average(known.scores_R, weights=precision_R)
+    gram_FF = (terms_RF * precision_R[:, None]).T @ terms_RF
+    moment_F = terms_RF.T @ (precision_R * centred_R)
+    best: tuple[float, Floats, float] | None = None
+    for slope in SLOPES:
+        for curvature in CURVATURES:
+            prior_F = known.item_variance * _prior(kinds_F, slope, curvature, known)
+            lower_FF = np.linalg.cholesky(gram_FF + np.diag(1 / prior_F))
+            half_F = np.linalg.solve(lower_FF, moment_F)
+            evidence = 0.5 * float(half_F @ half_F - np.log(prior_F).sum()) - float(np.log(np.diag(lower_FF)).sum())
+            if best is None or evidence > best[0]:
+                weights_F = np.linalg.solve(lower_FF.T, half_F)
+                best = evidence, weights_F, float(np.sqrt(known.item_variance * slope * curvature))
+    assert best is not None
+    return *_read(best[1], known.points_RK.shape[1]), best[2]
+
+
+_SLOPE, _SQUARE, _CROSSED, _COMMON, _LEVEL, _COHORT = range(6)
+
+
+def _terms(points_RK: Floats, cohorts_R: NDArray[np.int64]) -> tuple[Floats, NDArray[np.int64]]:
+    """[R, F] the terms of every score, and which prior each column has. Squares are centred and of unit variance."""
+    count, axes = points_RK.shape
+    squares_RK = (points_RK**2 - 1) / np.sqrt(2)
+    rows, columns = np.triu_indices(axes, 1) if axes <= MOST_AXES else (np.zeros(0, int), np.zeros(0, int))
+    offsets_RC = (cohorts_R[:, None] == np.unique(cohorts_R)).astype(float)
+    parts = [
+        (points_RK, _SLOPE),
+        (squares_RK, _SQUARE),
+        (points_RK[:, rows] * points_RK[:, columns], _CROSSED),
+        (-squares_RK.sum(axis=1, keepdims=True), _COMMON),
+        (np.ones((count, 1)), _LEVEL),
+        (offsets_RC, _COHORT),
+    ]
+    kinds_F = np.concatenate([np.full(part.shape[1], kind) for part, kind in parts])
+    return np.hstack([part for part, _ in parts]), kinds_F
+
+
+def _prior(kinds_F: NDArray[np.int64], slope: float, curvature: float, known: Scores) -> Floats:
+    """[F] prior variances in units of the item variance."""
+    cohort = COHORT * float(np.median(known.noise_R)) / known.item_variance
+    of_kind = np.array([slope, slope * curvature, slope * curvature * CROSSED, COMMON, 10.0, cohort])
+    found: Floats = of_kind[kinds_F]
+    return found
+
+
+def _read(weights_F: Floats, axes: int) -> tuple[Floats, Floats]:
+    """Slope and second derivatives at the centre."""
+    crossed = axes * (axes - 1) // 2 if axes <= MOST_AXES else 0
+    slope_K, square_K = weights_F[:axes], weights_F[axes : 2 * axes]
+    common = weights_F[2 * axes + crossed]
+    curvature_KK = np.diag((square_K - common) * np.sqrt(2))
+    if crossed:
+        rows, columns = np.triu_indices(axes, 1)
+        curvature_KK[rows, columns] = curvature_KK[columns, rows] = weights_F[2 * axes : 2 * axes + crossed]
+    return slope_K, curvature_KK
