@@ -149,9 +149,17 @@ def sampler_of(campaign: Campaign, space: Space, *, baselines: int, elites: Elit
         objectives=max(1, len(campaign.objectives)),
         constrained=bool(campaign.constraints),
         baselines=baselines,
+        candidates=_most_candidates(campaign),
         elites=elites or {},
     )
     return make_sampler(campaign.sampler, setup, campaign.sampler_options, origin=campaign.origin)
+
+
+def _most_candidates(campaign: Campaign) -> int | None:
+    """How many candidates the budget has room for, where all are scored on the first window."""
+    items = campaign.budget.items
+    limits = [campaign.budget.candidates, None if items is None else items // campaign.items.window_size(0)]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _ends_search(event: Event) -> TypeGuard[Scored | Stopped | Lost]:

@@ -24,7 +24,10 @@ class Table:
 
 def tables(results: Results) -> list[Table]:
     """All tables of the report, in order; those without rows are left out."""
-    made = [comparison_table(results), skill_table(results), cost_table(results), leader_table(results)]
+    from search.report_goals import goal_tables  # its tables are made of this module's cells
+
+    made = [comparison_table(results), *goal_tables(results.verdict), skill_table(results)]
+    made += [cost_table(results), leader_table(results)]
     made += [ledger_table(results), provenance_table(results)]
     return [table for table in made if table.rows]
 

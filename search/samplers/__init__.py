@@ -45,6 +45,7 @@ class Row:
     stages: bool = True
     objectives: tuple[int, int] = (1, 1)
     categories: bool = True
+    most: int | None = None  # candidates
 
 
 TABLE: dict[str, Row] = {
@@ -55,7 +56,7 @@ TABLE: dict[str, Row] = {
     "nsga3": Row(SteadyNsga3, EvolutionOptions, objectives=(2, 8)),
     "niches": Row(Niches, EvolutionOptions),
     "tpe": Row(tpe, stages=False, objectives=(1, 8)),
-    "gp": Row(gp, stages=False, objectives=(1, 4)),
+    "gp": Row(gp, stages=False, objectives=(1, 4), most=GP_CANDIDATES),
     "random": Row(random, stages=False, objectives=(1, 8)),
     "sobol": Row(Sobol, Part, stages=False, objectives=(1, 8)),
 }
@@ -104,6 +105,11 @@ def refuse_misfit(name: str, row: Row, setup: Setup, *, origin: str) -> None:
         )
     if setup.objectives > many > 1:
         raise CampaignError(f"{origin}: sampler: {name} knows {many} objectives at most, got {setup.objectives}")
+    if row.most is not None and (setup.candidates or 0) > row.most:
+        raise CampaignError(
+            f"{origin}: sampler: {name} takes seconds a proposal beyond {row.most} candidates, and the budget allows "
+            f"{setup.candidates}; set budget.candidates to {row.most} at most, or take cma or tpe"
+        )
     categories = [name for stage in setup.space.stages for name in Places(stage).categories]
     if categories and not row.categories:
         raise CampaignError(

@@ -52,13 +52,14 @@ class Told:
 @dataclass(frozen=True)
 class Setup:
     """What a sampler is made from. `elites` are points of earlier campaigns, per stage, the best first; `baselines`
-    counts the candidates before the first point of the space."""
+    counts the candidates before the first point of the space; `candidates` is the most that the budget allows."""
 
     space: Space
     seed: int = 0
     objectives: int = 1
     constrained: bool = False
     baselines: int = 0
+    candidates: int | None = None
     elites: Mapping[int, Sequence[tuple[Params, float]]] = field(default_factory=dict)
 
     def first(self, stage: int, number: int) -> dict[str, Value] | None:

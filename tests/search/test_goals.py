@@ -14,6 +14,8 @@ from search import schema
 from search.coordinator import Coordinator
 from search.inline import run_inline
 from search.ports import BlockResult, Failed, Verdict, Work
+from search.report_tables import tables
+from search.results import Results, read_results
 from search.verdicts import verdict_from_dict, verdict_to_dict
 
 TOKENS = {"of": "measure:tokens", "direction": "minimize"}
@@ -50,6 +52,10 @@ def judged(folder: Path, **changes: Any) -> tuple[Coordinator, Verdict]:
     return coordinator, verdict
 
 
+def stored(folder: Path) -> Results:
+    return read_results(f"sqlite:///{folder}/campaign.sqlite", name="simulated")
+
+
 def test_two_objectives_give_a_front_whose_members_meet_the_holdout_beside_the_winner(tmp_path: Path) -> None:
     coordinator, verdict = judged(tmp_path, objectives=[{"of": "score"}, TOKENS])
     assert verdict.objectives == ("score", "tokens")
@@ -64,6 +70,9 @@ def test_two_objectives_give_a_front_whose_members_meet_the_holdout_beside_the_w
     assert {comparison.comparator for comparison in verdict.comparisons}.isdisjoint(members)
     assert verdict_from_dict(verdict_to_dict(verdict)) == verdict
     coordinator.close()
+    front = next(table for table in tables(stored(tmp_path)) if table.title == "Front")
+    assert front.columns == ("model", "score", "tokens", "chance")
+    assert [row[0] for row in front.rows] == [member.label for member in verdict.front]
     study = optuna.load_study(study_name="simulated", storage=f"sqlite:///{tmp_path}/optuna.sqlite")
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
     assert study.metric_names == ["score", "tokens"]
@@ -116,6 +125,9 @@ def test_a_winner_that_breaks_a_constraint_on_the_holdout_is_none(tmp_path: Path
     assert verdict.bounds[0].reference == "parent letters"
     assert not verdict.significant
     assert verdict.sentence.endswith("does not keep letters at least best parent +0.4")
+    told = next(table for table in tables(stored(tmp_path)) if table.title == "Constraints")
+    assert told.rows[0][0] == "letters at least best parent +0.4"
+    assert told.rows[0][-1] == "no"
     reasons = {row["reason"] for row in coordinator.run.store.rows(schema.LEDGER)}
     assert reasons == {"winner", "base", "reference"}
     coordinator.close()

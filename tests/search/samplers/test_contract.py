@@ -25,6 +25,19 @@ def one_stage() -> Space:
     return make_space(make_campaign(space=space), layers=LAYERS)
 
 
+def mixed(**entry: Any) -> Space:
+    """Three methods, two of them with densities that only they have."""
+    data = {
+        "method": ["task_arithmetic", "ties", "dare_ties"],
+        "parameters": {
+            "weight": {"low": 0, "high": 1.2, "start": 0.5},
+            "density": {"low": 0.1, "high": 1, "start": 0.5},
+        },
+        "stages": [{"name": "mixed", "population": 12, "sigma": 0.2}],
+    }
+    return make_space(make_campaign(space=data | entry), layers=LAYERS)
+
+
 SPACE = one_stage()
 
 
@@ -158,6 +171,8 @@ def test_auto_is_a_cma_for_one_objective_and_nsga_for_several() -> None:
         ("nsga", {}, {}, "sampler: got 'nsga', did you mean 'nsga"),
         ("nsga2", {}, {}, "nsga2 looks for a front of 2 objectives or more, the campaign has 1"),
         ("gp", {}, {"objectives": 5}, "gp knows 4 objectives at most, got 5"),
+        ("gp", {}, {"candidates": 800}, "beyond 300 candidates, and the budget allows 800"),
+        ("cma", {}, {"space": mixed()}, "cma knows numbers only, 'method' is a category"),
         ("cma", {"restart": 1}, {}, "sampler_options.restart: got 1: did you mean 'restarts'?"),
         ("cma", {"restarts": -1}, {}, "sampler_options.restarts: got -1"),
         ("json:JSONDecoder", {}, {}, "'json:JSONDecoder' is no Optuna sampler"),
@@ -169,5 +184,63 @@ def test_a_sampler_that_cannot_work_is_refused_with_the_reason(
     name: str, options: dict[str, Any], facts: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(CampaignError, match=r"^c\.yml: ") as caught:
-        make_sampler(name, Setup(SPACE, **facts), options, origin="c.yml")
+        make_sampler(name, Setup(**{"space": SPACE, **facts}), options, origin="c.yml")
     assert says in caught.value.message
+
+
+MIXED = mixed()
+TIED = mixed(
+    method="task_arithmetic",
+    parameters={"weight": {"low": 0, "high": 1.2, "start": 0.2}},
+    constraints=["weight/letters + weight/numerals <= 0.8"],
+)
+
+
+def planted(space: Space, number: int, params: Any, objectives: int) -> Told:
+    """Best with dare_ties, weights of .7 and densities of .3; what a method does not have makes no difference."""
+    axes = [axis for axis in space.stages[0].active(params) if axis.kind == "float"]
+    aim = {"weight": 0.7, "density": 0.3}
+    lost = sum((axis.unit(params[axis.name]) - aim[axis.parameter]) ** 2 for axis in axes) / len(axes)
+    score = float(params.get("method") == "dare_ties") * 0.2 - lost
+    items = {f"i{k}": float(score > k / 40 - 0.2) for k in range(9)}
+    return Told(number, params, score, (score, -score) if objectives > 1 else (), items=items)
+
+
+@pytest.mark.parametrize("space", [MIXED, TIED], ids=["mixed", "constrained"])
+@pytest.mark.parametrize("name", [name for name in TABLE if name not in ("gp", "cma")])
+def test_points_are_canonical_and_allowed_and_a_replay_proposes_the_same(name: str, space: Space) -> None:
+    facts = Setup(space, seed=2, objectives=TABLE[name].objectives[0])
+    live, replayed = (make_sampler(name, facts, {}, origin="c.yml") for _ in range(2))
+    results: list[Told] = []
+    for number in range(24):
+        params = live.ask(0, number)
+        assert space.stages[0].canonical(params) == params
+        assert space.violation(0, params) == 0
+        live.enter(0, number, params)
+        replayed.enter(0, number, params)
+        results.append(planted(space, number, params, facts.objectives))
+        size = 12 if live.by_cohort else 1
+        for sampler in (live, replayed):
+            if len(results) % size == 0:
+                sampler.tell(0, results[-size:])
+    assert replayed.ask(0, 24) == live.ask(0, 24)
+
+
+@pytest.mark.parametrize("name", ["catcma", "tpe"])
+def test_a_planted_method_is_found_with_the_settings_that_only_it_has(name: str) -> None:
+    sampler = make_sampler(name, Setup(MIXED, seed=3), {}, origin="c.yml")
+    results: list[Told] = []
+    for number in range(180 if sampler.by_cohort else 60):
+        params = sampler.ask(0, number)
+        sampler.enter(0, number, params)
+        results.append(planted(MIXED, number, params, 1))
+        size = 12 if sampler.by_cohort else 1
+        if len(results) % size == 0:
+            sampler.tell(0, results[-size:])
+    best = max(results, key=lambda result: result.score or 0.0)
+    assert best.params["method"] == "dare_ties"
+    assert sum(result.params["method"] == "dare_ties" for result in results[-24:]) > 12
+    assert (best.score or 0.0) > 0.17
+    for mean in sampler.means():
+        found = planted(MIXED, 0, mean[-1], 1)
+        assert (found.score or 0.0) > 0.18
