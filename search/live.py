@@ -15,7 +15,7 @@ from search.baselines import Baseline
 from search.campaign import Cohort, Event, HoldoutOpened, Lost, Proposed, Scored, State, Stopped
 from search.campaign_file import Campaign
 from search.samplers import Sampler, Setup, Told, make_sampler
-from search.scores import WindowScore, estimates
+from search.scores import WindowScore, estimates, window_numbers
 from search.space import Params, Space
 from search.store import Row, Store
 
@@ -94,11 +94,12 @@ class LiveCampaign:
 
     def estimates(self) -> dict[int, float]:
         """Shrunk estimates of all candidates scored in the search on all of their window."""
+        alike = window_numbers([(cohort.start, cohort.size) for cohort in self.state.cohorts])
         windows = [
             WindowScore(
                 entry.number,
                 entry.stage,
-                entry.cohort,
+                alike[entry.cohort],
                 self.state.cohorts[entry.cohort].size,
                 score,
                 stopped=entry.outcomes["search"].stopped,

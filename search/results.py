@@ -12,7 +12,7 @@ from search import schema
 from search.campaign import Origin
 from search.campaign_file import Campaign, parse_campaign
 from search.ports import SCORE, SPLITS, Phase, Split, Verdict
-from search.scores import WindowScore, estimates
+from search.scores import WindowScore, estimates, window_numbers
 from search.store import Row, Store
 from search.verdicts import verdict_from_dict
 
@@ -192,8 +192,8 @@ def _lease(entry: Row, campaign: Row) -> str:
 def _candidates(store: Store, campaign: Campaign, outcomes: Mapping[tuple[int, str], Row]) -> tuple[CandidateRow, ...]:
     rows = store.rows(schema.CANDIDATES)
     names = [stage.name for stage in campaign.space.stages]
-    sizes = {row["number"]: row["size"] for row in store.rows(schema.COHORTS)}
-    estimated = estimates(list(_windows(rows, outcomes, sizes)))
+    windows = [(row["start"], row["size"]) for row in store.rows(schema.COHORTS)]
+    estimated = estimates(list(_windows(rows, outcomes, windows)))
     digests = store.weights_digests(sorted({row["recipe_hash"] for row in rows}))
     found = []
     for row in rows:
@@ -225,14 +225,20 @@ def _candidates(store: Store, campaign: Campaign, outcomes: Mapping[tuple[int, s
 
 
 def _windows(
-    rows: Sequence[Row], outcomes: Mapping[tuple[int, str], Row], sizes: Mapping[int, int]
+    rows: Sequence[Row], outcomes: Mapping[tuple[int, str], Row], windows: Sequence[tuple[int, int]]
 ) -> Iterator[WindowScore]:
+    alike = window_numbers(windows)
     for row in rows:
         outcome = outcomes.get((row["number"], "search"))
         if outcome is not None and outcome["score"] is not None:
             stopped = outcome["state"] == "stopped"
             yield WindowScore(
-                row["number"], row["stage"], row["cohort"], sizes[row["cohort"]], outcome["score"], stopped=stopped
+                row["number"],
+                row["stage"],
+                alike[row["cohort"]],
+                windows[row["cohort"]][1],
+                outcome["score"],
+                stopped=stopped,
             )
 
 

@@ -43,6 +43,12 @@ class WindowScore:
     stopped: bool = False
 
 
+def window_numbers(windows: Sequence[tuple[int, int]]) -> list[int]:
+    """Cohort → the first one with the same window (start, size): what saw the same items is compared as one cohort."""
+    first: dict[tuple[int, int], int] = {}
+    return [first.setdefault(window, number) for number, window in enumerate(windows)]
+
+
 NEIGHBOURS = 2  # cohorts on each side that steady a cohort's level
 
 

@@ -27,7 +27,7 @@ from search.resident import open_evaluator
 from search.results import Results, read_results
 from search.run import RunDirectory, Services
 from search.sentinels import Rescorer
-from search.space import check_tensors, make_space
+from search.space import Space, check_tensors, make_space
 from search.store import Store, store_url
 
 RUNS = Path("runs")
@@ -95,6 +95,15 @@ def check_start(campaign: Campaign, directory: RunDirectory, plans: Plans) -> No
             plans.open(parse_model(name, KeyPath(campaign.origin).key(key)))
         except SourceError as error:
             raise SourceError(f"{campaign.origin}: {key}: {error.message}", **error.facts) from error
+    sampler_of(campaign, _space(campaign, plans), baselines=0)
+
+
+def _space(campaign: Campaign, plans: Plans) -> Space:
+    """The campaign's space on its real base: layers and tensors' names from the headers."""
+    base = plans.open(parse_model(campaign.base_model, KeyPath(campaign.origin).key("base_model")))
+    space = make_space(campaign, layers=Layout.read(base.tensors, base.config, origin=campaign.base_model).layers)
+    check_tensors(space, base.tensors)
+    return space
 
 
 def open_session(
@@ -108,10 +117,7 @@ def open_session(
 ) -> Coordinator:
     """The coordinator of a campaign on real models: hashes through the engine, layers from the base's headers."""
     plans = plans or Plans()
-    base = plans.open(parse_model(campaign.base_model, KeyPath(campaign.origin).key("base_model")))
-    layers = Layout.read(base.tensors, base.config, origin=campaign.base_model).layers
-    check_tensors(make_space(campaign, layers=layers), base.tensors)
-    start = Start(directory=directory, layers=layers, resume=resume)
+    start = Start(directory=directory, layers=_space(campaign, plans).layers, resume=resume)
     services = Services(plans.hash_of, time.time, lease_s=lease_s, parameters_of=plans.parameters_of)
     return open_coordinator(campaign, inventory, start=start, services=services)
 

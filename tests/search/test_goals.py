@@ -70,6 +70,9 @@ def test_two_objectives_give_a_front_whose_members_meet_the_holdout_beside_the_w
     assert {comparison.comparator for comparison in verdict.comparisons}.isdisjoint(members)
     assert verdict_from_dict(verdict_to_dict(verdict)) == verdict
     coordinator.close()
+    rows = [row for row in stored(tmp_path).candidates if row.stage and row.estimate is not None]
+    by_estimate = [row.search_score for row in sorted(rows, key=lambda row: -(row.estimate or 0.0))]
+    assert by_estimate == sorted(by_estimate, reverse=True)  # all saw the same items: nothing to correct
     front = next(table for table in tables(stored(tmp_path)) if table.title == "Front")
     assert front.columns == ("model", "score", "tokens", "chance")
     assert [row[0] for row in front.rows] == [member.label for member in verdict.front]
