@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from search.campaign_file import SelectionEntry
-from search.fronts import crowding, front_of, thinned
+from search.fronts import crowding, front_of, knee, thinned
 from search.samplers.points import allowed
 from search.space import Params, Space, Value
 
@@ -79,7 +79,8 @@ def _allowed(space: Space, nominee: Nominee) -> Nominee:
 
 
 def _spread_front(ranked: Sequence[Searched], *, count: int) -> list[Searched]:
-    """Up to `count` feasible members of the front of several objectives, thinned by noise, those far apart first."""
+    """Up to `count` feasible members of the front of several objectives, thinned by noise: the knee, then those far
+    apart first."""
     known = [entry for entry in ranked if len(entry.values) > 1]
     if not known:
         return []
@@ -88,7 +89,8 @@ def _spread_front(ranked: Sequence[Searched], *, count: int) -> list[Searched]:
     if not members:
         return []
     alone = dict(zip(members, crowding(values_CK[members]), strict=True))
-    order = sorted(members, key=lambda index: (-alone[index], known[index].number))
+    middle = members[knee(values_CK[members])]
+    order = sorted(members, key=lambda index: (index != middle, -alone[index], known[index].number))
     kept = thinned(values_CK, np.median([entry.errors for entry in known], axis=0), order=order)
     return [known[index] for index in kept[:count]]
 

@@ -23,6 +23,7 @@ from search.campaign import (
     OpenHoldout,
     Outcome,
     Proposed,
+    Resized,
     Rules,
     Scored,
     SearchEnded,
@@ -130,6 +131,42 @@ def test_the_budget_is_never_passed_and_no_cohort_is_left_half_full(workers: int
     assert driver.state.spent > 2000 - 5 * 20
     assert all(cohort.full for cohort in driver.state.cohorts)
     assert sorted(driver.told) == [cohort.number for cohort in driver.state.cohorts]
+
+
+def test_a_restarted_sampler_gets_larger_cohorts_and_the_open_one_keeps_its_size() -> None:
+    driver = Driver(begin(rules(stages=(StageRule(4),), budget_items=None, budget_candidates=40)))
+    for _ in range(8):  # the first cohort has 6 members, and the second one 2 of 4
+        plan = plan_next(driver.state)
+        assert isinstance(plan, Ask)
+        driver.feed(Proposed(plan.number, plan.stage, plan.origin, "h", "search", plan.cohort))
+        driver.running.append((plan.number, "search"))
+    driver.feed(Resized(0, 8))
+    driver.search()
+    capacities = [cohort.capacity for cohort in driver.state.cohorts]
+    assert capacities == [6, 4, 8, 8, 8]
+    assert sorted(driver.told) == [0, 1, 2, 3, 4]
+
+
+def test_parents_on_selection_are_no_contenders() -> None:
+    state = selected({7: 0.6, 20: 0.9})
+    before = plan_next(state)
+    for number in (0, 1):
+        state, _ = advance(state, Nominated(number))
+        state, _ = advance(state, Scored(number, "selection", 0.99))
+    assert plan_next(state) == before
+    state, _ = advance(searched().state, Nominated(1))
+    state, _ = advance(state, Scored(1, "selection", 0.99))
+    state, _ = advance(state, Nominated(20))
+    state, _ = advance(state, Lost(20, "selection", "no memory"))
+    assert plan_next(state) == GiveUp("no memory")
+
+
+def test_values_and_violations_stay_with_the_outcome() -> None:
+    state = searched().state
+    state, _ = advance(state, Nominated(20))
+    state, _ = advance(state, Scored(20, "selection", 0.5, (0.5, 12.0), 0.1))
+    outcome = state.candidates[20].outcomes["selection"]
+    assert (outcome.score, outcome.values, outcome.violation) == (0.5, (0.5, 12.0), 0.1)
 
 
 def test_a_budget_of_candidates_ends_the_search_too() -> None:

@@ -120,14 +120,15 @@ def test_a_unit_is_worth_what_the_file_says_or_one_range_of_the_parents() -> Non
     assert worths([None], [], [(1.0,), (1.0,)]) == [1.0]
 
 
-def test_of_several_objectives_the_ends_of_the_front_and_points_between_are_nominated() -> None:
+def test_of_several_objectives_the_knee_the_ends_of_the_front_and_points_between_are_nominated() -> None:
     front = [
-        Searched(number, 1, point(1, 0.25 + number / 64), 0.1, (number / 10, 1 - number / 10), (0.01, 0.01))
+        Searched(number, 1, point(1, 0.25 + number / 64), 0.1, (number / 10, 1 - (number / 10) ** 2), (0.01, 0.01))
         for number in range(11)
-    ]
+    ]  # an arc, whose knee is number 5
     dominated = Searched(11, 1, point(1, 0.5), 0.9, (0.1, 0.1), (0.01, 0.01))
     found = nominate(SPACE, [*front, dominated], means=[[], []], rules=SelectionEntry(front=4, top=1, soup=0))
     numbers = [nominee.number for nominee in found]
+    assert numbers[0] == 5
     assert {0, 10} <= set(numbers[:4])
     assert 11 in numbers  # as the best by score, not as a member of the front
     assert len(numbers) == 5
