@@ -22,7 +22,7 @@ from engine.execute import Work, execute
 from engine.known_facts import KnownFacts
 from engine.methods.contract import Array
 from engine.plan import OutputTensor
-from search.campaign_file import EvaluatorEntry
+from search.evaluators.entries import EvaluatorEntry
 from search.plans import Plans
 from search.resident import ResidentModel
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -16,17 +16,15 @@ from engine.errors import CampaignError, did_you_mean
 from engine.keypath import shown
 from engine.yamlfile import read_yaml
 from search.baselines import check_baseline
+from search.evaluators.entries import DTYPES, EvaluatorEntry, ItemsEntry, TaskEntry
 from search.objectives import ConstraintEntry, ObjectiveEntry, refuse_unknown
 from search.part import Part as _Part
-from search.ports import Split
 from search.space.checks import check_entry
 from search.space.entry import SpaceEntry
-from search.stopping import FROM_ITEMS, LOOKS, NO_LOOKS, Looks
 
 ComparatorGroup = Literal["parents", "base", "baselines", "best_global"]
 SAMPLERS = ("auto", "quadratic", "cma", "catcma", "nsga2", "nsga3", "niches", "tpe", "gp", "random", "sobol")
 """The names of the table in search.samplers, which knows this file and so cannot be asked here; a test compares."""
-DTYPES = Literal["float32", "bfloat16", "float16", "float64"]
 
 
 class SourceEntry(_Part):
@@ -38,68 +36,6 @@ class SourceEntry(_Part):
     model: str
     name: str = ""
     importance: str | None = None
-
-
-class TaskEntry(_Part):
-    """One skill: the lm-eval task of each split, the per-item metric, and its weight in the score."""
-
-    name: str
-    search: str
-    selection: str
-    holdout: str
-    metric: str = "exact_match"
-    weight: float = Field(default=1.0, gt=0)
-
-    @model_validator(mode="after")
-    def _splits_differ(self) -> TaskEntry:
-        for first, second in (("search", "selection"), ("search", "holdout"), ("selection", "holdout")):
-            if getattr(self, first) == getattr(self, second):
-                raise ValueError(
-                    f"{second} is the same task as {first}: a winner is judged on items nobody searched on"
-                )
-        return self
-
-    def task_of(self, split: Split) -> str:
-        """The lm-eval task that holds this skill's items of `split`."""
-        return {"search": self.search, "selection": self.selection, "holdout": self.holdout}[split]
-
-
-class ItemsEntry(_Part):
-    """How many items. `window` maps search items spent so far to items per candidate; the last three cap each task.
-
-    `early_stopping`: windows of `looks_from` items and more are scored in parts, and losers are stopped at the shares
-    of the window that `looks` names.
-    """
-
-    window: Mapping[int, Annotated[int, Field(ge=1)]] = {0: 15, 5000: 30, 12000: 75, 30000: 150}
-    block_size: int = Field(default=60, ge=1)
-    early_stopping: bool = True
-    looks: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = LOOKS
-    looks_from: int = Field(default=FROM_ITEMS, ge=1)
-    fresh: bool = True
-    search: int | None = Field(default=None, ge=1)
-    selection: int | None = Field(default=None, ge=1)
-    holdout: int | None = Field(default=None, ge=1)
-
-    @field_validator("window")
-    @classmethod
-    def _starts_at_zero(cls, value: Mapping[int, int]) -> Mapping[int, int]:
-        if 0 not in value or min(value) < 0:
-            raise ValueError("the schedule needs an entry for 0 items spent, and none below 0")
-        return value
-
-    def window_size(self, spent: int) -> int:
-        """Items per candidate after `spent` search items."""
-        return self.window[max(mark for mark in self.window if mark <= spent)]
-
-    @property
-    def early_stopping_looks(self) -> Looks:
-        """When a candidate of the search may be stopped."""
-        return Looks(self.looks, self.looks_from) if self.early_stopping else NO_LOOKS
-
-    def cap(self, split: Split) -> int | None:
-        """Most items per task that `split` may use; None for all."""
-        return {"search": self.search, "selection": self.selection, "holdout": self.holdout}[split]
 
 
 class BudgetEntry(_Part):
@@ -132,17 +68,6 @@ class SelectionEntry(_Part):
     soup: int = Field(default=5, ge=0)
 
 
-class EvaluatorEntry(_Part):
-    """The resident model; all of it is part of the evaluation key."""
-
-    engine: Literal["hf"] = "hf"
-    dtype: DTYPES = "float32"
-    threads: int = Field(default=1, ge=1)
-    batch_size: int = Field(default=60, ge=1)
-    attention: Literal["eager", "sdpa"] = "eager"
-    device: str = "cpu"
-
-
 class PublishEntry(_Part):
     """Where the winner goes: a directory that does not exist yet (None: `published` in the run), hub:ORG/NAME[@BRANCH],
     or s3://, gs://, az://BUCKET/PREFIX. `public`: a repository made for it is seen by all. `license`: instead of what
@@ -166,6 +91,8 @@ class Campaign(_Part):
     space: SpaceEntry
     tasks: tuple[TaskEntry, ...] = Field(min_length=1)
     include_path: str | None = None
+    contamination: str | None = None
+    allow_public_test_sets: bool = False
     items: ItemsEntry = ItemsEntry()
     budget: BudgetEntry
     sampler: str = "auto"

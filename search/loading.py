@@ -16,8 +16,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import EvaluationError, SourceError
-from search.campaign_file import EvaluatorEntry
 from search.evaluators.contract import Subject
+from search.evaluators.entries import EvaluatorEntry
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

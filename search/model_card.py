@@ -113,7 +113,7 @@ def _model_index(published: Published) -> list[dict[str, Any]]:
                     dataset_type=task.task_of("holdout"),
                     dataset_name=task.name,
                     dataset_split="holdout",
-                    **_metric(task.metric, mean, (mean - half, mean + half), items=met[task.name]),
+                    **_metric(task.metrics[0], mean, (mean - half, mean + half), items=met[task.name]),
                 )
             )
     verdict = results.verdict

@@ -62,6 +62,7 @@ def open_run(campaign: Campaign, inventory: Inventory, *, start: Start, services
         baselines=baselines,
         eval_key=inventory.key,
         store=store,
+        notes=inventory.notes,
     )
     row = _take(run, inventory, start=start, services=services)
     _note_items(store, pools)

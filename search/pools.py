@@ -121,7 +121,7 @@ def stratified_order(items: Sequence[Item], *, seed: str) -> tuple[str, ...]:
 
 
 def check_overlap(inventory: Inventory, *, origin: str) -> None:
-    """Raise CampaignError where one key, or one content, occurs in two splits, naming the items."""
+    """Raise CampaignError where one key, or one text (but for case and white space), is in two splits, naming items."""
     seen: dict[str, tuple[Split, str]] = {}
     keys: set[str] = set()
     shared: list[str] = []
@@ -132,7 +132,7 @@ def check_overlap(inventory: Inventory, *, origin: str) -> None:
                     f"{origin}: item key {item.key!r} occurs twice: keys must be unique over all splits"
                 )
             keys.add(item.key)
-            earlier, key = seen.setdefault(item.content, (split, item.key))
+            earlier, key = seen.setdefault(item.text or item.content, (split, item.key))
             if earlier != split:
                 shared.append(f"{item.key} ({split}) = {key} ({earlier})")
     if shared:

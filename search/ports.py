@@ -29,6 +29,8 @@ class Item:
     stratum  items of one task and stratum are exchangeable; "" where the task has no finer division
     score_key  digest of all that its score depends on besides the weights: content, task settings, engine, machine;
              campaigns of one store share the scores of equal ones. "" where an evaluator tells none
+    text     digest of what the item says, case and white space apart: equal texts in two splits are a leak, too; ""
+             where it is not known
     """
 
     key: str
@@ -36,6 +38,7 @@ class Item:
     content: str
     stratum: str = ""
     score_key: str = ""
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,13 @@ class Inventory:
 
     `key` digests everything that scores depend on besides weights and items: resolved task YAML, metric, few-shot and
     generation settings, engine and its version, dtype, threads, batch size. Two evaluators that differ in it must not
-    work for one campaign; scores are stored under the `score_key` of each item.
+    work for one campaign; scores are stored under the `score_key` of each item. `notes`
+    are what a reader of the verdict should know of the items: near copies between splits, public test sets.
     """
 
     key: str
     items: Mapping[Split, tuple[Item, ...]]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,10 @@ from engine.recipe import ModelRef
 from engine.sinks import LiveSink
 from engine.worker import RowPool
 from search.audit import record_attempt
-from search.campaign_file import Campaign, EvaluatorEntry
-from search.evaluators import open_scorer
-from search.evaluators.contract import Scorer, Subject, evaluation_key, keyed_items, runtime_facts
+from search.campaign_file import Campaign
+from search.evaluators.contract import Scored, Scorer, Subject, evaluation_key, keyed_items, runtime_facts
+from search.evaluators.entries import EvaluatorEntry
+from search.evaluators.opening import open_scorer
 from search.loading import filled_views, load_from_disk, load_tokenizer, make_skeleton
 from search.plans import Planned, Plans
 from search.ports import BlockResult, Failed, Inventory, Work
@@ -180,7 +181,8 @@ class ResidentEvaluator:
         """See search.ports.Evaluator; loads no model."""
         if self._inventory is None:
             runtime = runtime_facts(self._entry)
-            self._inventory = Inventory(evaluation_key(self._scorer, runtime), keyed_items(self._scorer, runtime))
+            key, items = evaluation_key(self._scorer, runtime), keyed_items(self._scorer, runtime)
+            self._inventory = Inventory(key, items, tuple(self._scorer.notes()))
         return self._inventory
 
     def evaluate(self, work: Work) -> BlockResult | Failed:
@@ -188,7 +190,7 @@ class ResidentEvaluator:
         try:
             loaded = self.resident.load(work.recipe, expected_hash=work.recipe_hash)
             record_attempt(self._audit, work)
-            scores = self._score(self.resident.subject, work.items)
+            scored = self._score(self.resident.subject, work.items)
         except CampaignError:
             raise
         except _PASSING_ERRORS as error:
@@ -200,7 +202,9 @@ class ResidentEvaluator:
             self.resident.loaded = None
             cause = "the weights in the live model changed while they were scored: the scores were thrown away"
             return Failed(work.lease, cause, retryable=True)
-        return BlockResult(work.lease, loaded.recipe_hash, loaded.weights_digest, scores)
+        return BlockResult(
+            work.lease, loaded.recipe_hash, loaded.weights_digest, scored.scores, measures=scored.measures
+        )
 
     def rescore(self, directory: Path, blocks: Iterable[Sequence[str]]) -> dict[str, float]:
         """Scores of a model on disk, by item, from the same blocks of items as in the campaign.
@@ -212,10 +216,10 @@ class ResidentEvaluator:
         subject = load_from_disk(directory, self._entry)
         scores: dict[str, float] = {}
         for block in blocks:
-            scores |= self._score(subject, block)
+            scores |= self._score(subject, block).scores
         return scores
 
-    def _score(self, subject: Subject, keys: Sequence[str]) -> dict[str, float]:
+    def _score(self, subject: Subject, keys: Sequence[str]) -> Scored:
         import torch
 
         torch.set_num_threads(self._entry.threads)  # each time: Ray and other libraries change it behind our back

@@ -66,7 +66,7 @@ class Services:
 class Run:
     """An open run; `search.opening.open_run` makes it. `seconds_before` is the time that earlier starts took, `elites`
     are points of earlier campaigns, by stage, with their scores there; `stored_config` is the campaign as the store has
-    it, before what this start may change."""
+    it, before what this start may change; `notes` are what the verdict should tell of the items (Inventory.notes)."""
 
     campaign: Campaign
     directory: RunDirectory
@@ -78,3 +78,4 @@ class Run:
     seconds_before: float = 0.0
     elites: Mapping[int, Sequence[tuple[Params, float]]] = field(default_factory=dict)
     stored_config: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

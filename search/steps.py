@@ -137,4 +137,4 @@ def _notes(desk: Desk) -> tuple[str, ...]:
     notes += [f"evaluator {worker} was cordoned: {why}" for worker, why in desk.blame.cordoned().items()]
     if len(state.rules.stages) > 1 and winner.stage == 0:
         notes.append("the winner is a global candidate: the finer stages found nothing better on selection")
-    return tuple(notes)
+    return (*notes, *desk.run.notes)

@@ -4,10 +4,13 @@ A *scorer* turns (model, tokenizer, items) into per-item scores and keeps no sta
 
     items()    the items of each split, in file order
     facts()    all that scores depend on besides weights, items and runtime; JSON-able, the same in every process
+    texts()    what the items say
+    notes()    what a reader of the verdict should know of the items
     score()    one block: the same block always makes the same batches, whatever was scored before
 
-lm_eval.py scores lm-eval tasks, python.py calls a function of the user's; `Suite` joins scorers, so that one campaign
-may use both. A block may span tasks. Scores are finite floats; larger is better.
+lm_eval.py scores lm-eval tasks, python.py calls a function of the user's, perplexity.py reads text files;
+`Suite` joins scorers, so that one campaign may use all. A block may span tasks. Scores are finite
+floats; larger is better.
 """
 
 from __future__ import annotations
@@ -15,14 +18,19 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from inspect import getsource
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from engine.errors import CampaignError, EvaluationError
-from search.campaign_file import EvaluatorEntry
-from search.ports import SPLITS, Item, Split
+from search.evaluators.entries import EvaluatorEntry, TaskEntry
+from search.ports import SCORE, SPLITS, Item, Measures, Split
 
 IDENTITY_FIELDS = ("id",)  # they name a row and are no part of its content: the same question under two ids is a leak
 ENGINES = ("torch", "transformers", "tokenizers", "lm_eval")  # packages whose version may change a score
@@ -38,16 +46,53 @@ class Subject:
     tokenizer: Any
 
 
+@dataclass(frozen=True)
+class Scored:
+    """Scores of a block by item, and what else was measured: measure → item → value."""
+
+    scores: Mapping[str, float]
+    measures: Measures = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a campaign's tasks look for their items.
+
+    `folder` is the campaign's include_path (files are relative to it, or to the working directory without one), `seed`
+    decides how one place is cut in three, `origin` is the campaign file, for messages and as the home of its modules,
+    `allow_public` lets a search use public test sets.
+    """
+
+    folder: str | None = None
+    seed: int = 0
+    origin: str = "<campaign>"
+    allow_public: bool = False
+
+    def path(self, place: str) -> Path:
+        """A file that a task names."""
+        return Path(self.folder or "") / place
+
+    def where(self, entry: TaskEntry, place: str) -> str:
+        """The key of the campaign file that names `place`, for messages."""
+        return f"{self.origin}: task {entry.name!r}, {entry.key_of(place)}"
+
+
 class Scorer(Protocol):
     """See the head of this file; tests/search/evaluators/test_contract.py runs one suite over all of them."""
 
     def items(self) -> Mapping[Split, tuple[Item, ...]]:
         """The items of each split, in file order."""
 
+    def texts(self) -> Mapping[str, str]:
+        """What each item says, by key: for the check of contamination, and as prompts of the floor check."""
+
     def facts(self) -> Mapping[str, Any]:
         """All that scores depend on besides weights, items and runtime."""
 
-    def score(self, subject: Subject, keys: Sequence[str]) -> dict[str, float]:
+    def notes(self) -> Sequence[str]:
+        """What a reader of the verdict should know of the items."""
+
+    def score(self, subject: Subject, keys: Sequence[str]) -> Scored:
         """One score per item key; EvaluationError where the model's answers cannot be scored."""
 
 
@@ -62,8 +107,9 @@ class TellsSettings(Protocol):
 class Suite:
     """Several scorers as one. Raises CampaignError if two of them claim one item key."""
 
-    def __init__(self, scorers: Sequence[Scorer]) -> None:
+    def __init__(self, scorers: Sequence[Scorer], *, notes: Sequence[str] = ()) -> None:
         self._scorers = tuple(scorers)
+        self._notes = tuple(notes)
         parts = [scorer.items() for scorer in self._scorers]
         self._items = {split: tuple(item for part in parts for item in part[split]) for split in SPLITS}
         self._owner: dict[str, Scorer] = {}
@@ -77,8 +123,15 @@ class Suite:
                     )
                 self._owner[item.key] = scorer
 
+    def with_notes(self, notes: Sequence[str]) -> Suite:
+        """The same scorers with these notes besides their own."""
+        return Suite(self._scorers, notes=notes)
+
     def items(self) -> Mapping[Split, tuple[Item, ...]]:
         return self._items
+
+    def texts(self) -> Mapping[str, str]:
+        return {key: text for scorer in self._scorers for key, text in scorer.texts().items()}
 
     def facts(self) -> Mapping[str, Any]:
         return {"scorers": [scorer.facts() for scorer in self._scorers]}
@@ -92,26 +145,34 @@ class Suite:
                 found |= scorer.settings()
         return found
 
-    def score(self, subject: Subject, keys: Sequence[str]) -> dict[str, float]:
+    def notes(self) -> Sequence[str]:
+        return [*self._notes, *(note for scorer in self._scorers for note in scorer.notes())]
+
+    def score(self, subject: Subject, keys: Sequence[str]) -> Scored:
         """Scores of a block. Raises EvaluationError for an unknown item, a missing score, NaN or Inf."""
         unknown = [key for key in keys if key not in self._owner]
         if unknown:
             raise EvaluationError(f"item {unknown[0]!r} is in no task of this evaluator", item=unknown[0])
         scores: dict[str, float] = {}
+        measures: dict[str, dict[str, float]] = defaultdict(dict)
         for scorer in self._scorers:
             mine = sorted(key for key in keys if self._owner[key] is scorer)
-            if mine:
-                scores |= _checked(scorer.score(subject, mine), mine)
-        return scores
+            if not mine:
+                continue
+            scored = scorer.score(subject, mine)
+            scores |= _checked(SCORE, scored.scores, mine)
+            for name, values in scored.measures.items():
+                measures[name] |= _checked(name, values, sorted(values))
+        return Scored(scores, dict(measures))
 
 
-def _checked(scores: Mapping[str, float], keys: Sequence[str]) -> dict[str, float]:
+def _checked(name: str, values: Mapping[str, float], keys: Sequence[str]) -> dict[str, float]:
     for key in keys:
-        if key not in scores:
-            raise EvaluationError(f"no score came back for item {key!r}", item=key)
-        if not math.isfinite(scores[key]):
-            raise EvaluationError(f"item {key!r} scored {scores[key]}: a score must be a finite number", item=key)
-    return {key: float(scores[key]) for key in keys}
+        if key not in values:
+            raise EvaluationError(f"no {name} came back for item {key!r}", item=key)
+        if not math.isfinite(values[key]):
+            raise EvaluationError(f"item {key!r} has {name} {values[key]}: it must be a finite number", item=key)
+    return {key: float(values[key]) for key in keys}
 
 
 def row_id(row: Mapping[str, Any], index: int) -> str:
@@ -122,6 +183,33 @@ def row_id(row: Mapping[str, Any], index: int) -> str:
 def content_digest(row: Mapping[str, Any]) -> str:
     """BLAKE3 (hex) of the row as canonical JSON, without its id."""
     return digest({name: value for name, value in row.items() if name not in IDENTITY_FIELDS})
+
+
+def text_of(row: Any) -> str:
+    """All that a row says, in the order of its keys, without its id: strings and numbers, one a line."""
+    return "\n".join(_said(row))
+
+
+def _said(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for name in sorted(value, key=str):
+            if name not in IDENTITY_FIELDS:
+                yield from _said(value[name])
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _said(part)
+    elif value is not None:
+        yield str(value)
+
+
+def normalised(text: str) -> str:
+    """The text without the differences that make no other question of it: Unicode form, case, white space."""
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+def text_digest(text: str) -> str:
+    """SHA-256 (hex) of the normalised text: what a list of known texts may hold in their place."""
+    return sha256(normalised(text).encode()).hexdigest()
 
 
 def digest(value: Any) -> str:

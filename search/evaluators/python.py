@@ -1,9 +1,14 @@
 """A user's own Python function as a scorer: `metric: package.module:function`, items from JSONL files.
 
-    def score(model, tokenizer, rows: list[dict]) -> list[float]
+    def score(model, tokenizer, rows: list[dict]) -> list[float] | list[dict[str, float]]
 
-gets the live model, its tokenizer and the rows of one block (each a JSON object), and returns one finite number per
-row, larger is better. It must keep no state about the model: the next call brings other weights in the same object.
+gets the live model, its tokenizer and the rows of one block (each a JSON object), and returns for each row one finite
+number, larger is better, or a dict of them: `score`, and measures under names of its own. It must keep no state about
+the model: the next call brings other weights in the same object.
+
+The module is looked for on Python's path, and then in the folder of the campaign file. That folder stands at the end of
+the path while the module is imported and while its function runs, and at no other time: no file of the folder can take
+the place of an installed package.
 """
 
 from __future__ import annotations
@@ -11,50 +16,58 @@ from __future__ import annotations
 import copy
 import importlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import numbers
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from engine.errors import CampaignError, EvaluationError, did_you_mean
-from search.campaign_file import TaskEntry
-from search.evaluators.contract import Subject, content_digest, digest, row_id, source_of
-from search.ports import SPLITS, Item, Split
+from search.evaluators.contract import (
+    Places,
+    Scored,
+    Subject,
+    content_digest,
+    digest,
+    row_id,
+    source_of,
+    text_digest,
+    text_of,
+)
+from search.evaluators.entries import TaskEntry
+from search.evaluators.splitting import items_of
+from search.ports import SCORE, Item, Split
 
-ScoreFunction = Callable[[Any, Any, list[dict[str, Any]]], Sequence[float]]
+ScoreFunction = Callable[[Any, Any, list[dict[str, Any]]], Sequence[Any]]
 
-
-def is_python(entry: TaskEntry) -> bool:
-    """Whether this task is scored by a function of the user's: its metric has a colon, as no lm-eval metric has."""
-    return ":" in entry.metric
+# What a user's module may raise while it is imported.
+_IMPORT_ERRORS = (ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, LookupError, OSError)
 
 
 class PythonScorer:
     """Scores rows of JSONL files with the user's functions.
 
     Args:
-        entries: tasks whose `metric` is `package.module:function`; `search`, `selection` and `holdout` are JSONL files,
-            relative to `include_path` (the working directory without one).
-        include_path: folder of the JSONL files.
-        origin: the campaign file, for messages.
+        entries: tasks whose `metric` is `package.module:function`; their places are JSONL files.
+        places: where the files and modules are.
 
     Raises CampaignError where a function or a file cannot be read.
     """
 
-    def __init__(
-        self, entries: Sequence[TaskEntry], *, include_path: str | None = None, origin: str = "<campaign>"
-    ) -> None:
-        folder = Path(include_path) if include_path is not None else Path()
-        self._functions = {entry.name: load_function(entry, origin) for entry in entries}
+    def __init__(self, entries: Sequence[TaskEntry], places: Places | None = None) -> None:
+        self._places = places or Places()
+        self._home = Path(self._places.origin).parent
+        self._functions = {entry.name: load_function(entry, self._places.origin) for entry in entries}
         self._rows: dict[str, tuple[str, dict[str, Any]]] = {}
-        self._items: dict[Split, tuple[Item, ...]] = {
-            split: tuple(
-                item for entry in entries for item in self._read(entry, folder / entry.task_of(split), origin=origin)
-            )
-            for split in SPLITS
-        }
+        self._items = items_of(entries, self._read, seed=self._places.seed, origin=self._places.origin)
 
     def items(self) -> Mapping[Split, tuple[Item, ...]]:
         return self._items
+
+    def texts(self) -> Mapping[str, str]:
+        return {key: text_of(row) for key, (_, row) in self._rows.items()}
 
     def facts(self) -> Mapping[str, Any]:
         """The functions' source text; what they call in turn is not followed."""
@@ -65,48 +78,87 @@ class PythonScorer:
         by_name = {name: digest(["python", source_of(function)]) for name, function in self._functions.items()}
         return {key: by_name[name] for key, (name, _) in self._rows.items()}
 
-    def score(self, subject: Subject, keys: Sequence[str]) -> dict[str, float]:
+    def notes(self) -> Sequence[str]:
+        return []
+
+    def score(self, subject: Subject, keys: Sequence[str]) -> Scored:
         """One call of each function concerned, with its rows of the block in the order of their keys."""
         scores: dict[str, float] = {}
+        measures: dict[str, dict[str, float]] = defaultdict(dict)
         for name, function in self._functions.items():
             mine = sorted(key for key in keys if self._rows[key][0] == name)
             if not mine:
                 continue
             rows = copy.deepcopy([self._rows[key][1] for key in mine])  # the function may write into them
-            values = list(function(subject.model, subject.tokenizer, rows))
-            if len(values) != len(mine):
+            with importable(self._home):
+                returned = list(function(subject.model, subject.tokenizer, rows))
+            if len(returned) != len(mine):
                 raise EvaluationError(
-                    f"task {name!r}: its function returned {len(values)} scores for {len(mine)} items", task=name
+                    f"task {name!r}: its function returned {len(returned)} scores for {len(mine)} items", task=name
                 )
-            scores |= dict(zip(mine, map(float, values), strict=True))
-        return scores
+            for key, value in zip(mine, returned, strict=True):
+                values = _named(value, name)
+                scores[key] = values.pop(SCORE)
+                for measure, number in values.items():
+                    measures[measure][key] = number
+        return Scored(scores, dict(measures))
 
-    def _read(self, entry: TaskEntry, path: Path, *, origin: str) -> list[Item]:
+    def _read(self, entry: TaskEntry, place: str) -> list[Item]:
+        path = self._places.path(place)
         items = []
-        for index, row in enumerate(read_rows(path, f"{origin}: task {entry.name!r}")):
+        for index, row in enumerate(read_rows(path, self._places.where(entry, place))):
             key = f"{entry.name}/{path.stem}/{row_id(row, index)}"
             if key in self._rows:
                 raise CampaignError(
                     f"{path}: two rows with id {row_id(row, index)!r}: give every row its own", item=key
                 )
             self._rows[key] = (entry.name, row)
-            items.append(Item(key, entry.name, content_digest(row), str(row.get("stratum", ""))))
+            stratum = str(row.get("stratum", ""))
+            items.append(Item(key, entry.name, content_digest(row), stratum, text=text_digest(text_of(row))))
         return items
+
+
+def _named(value: Any, task: str) -> dict[str, float]:
+    """What a function said of one row, as score and measures. EvaluationError for what is no number."""
+    values = dict(value) if isinstance(value, Mapping) else {SCORE: value}
+    if SCORE not in values:
+        raise EvaluationError(
+            f"task {task!r}: its function returned a dict without 'score': {sorted(values)}", task=task
+        )
+    for name, number in values.items():
+        if not (isinstance(number, numbers.Number) or getattr(number, "ndim", None) == 0):
+            raise EvaluationError(
+                f"task {task!r}: its function returned a {type(number).__name__} for {name!r}, a number expected",
+                task=task,
+            )
+    return {str(name): float(number) for name, number in values.items()}
+
+
+@contextmanager
+def importable(folder: Path) -> Iterator[None]:
+    """Within it Python also finds modules in `folder`, after all other places."""
+    place = str(folder.resolve())
+    sys.path.append(place)
+    try:
+        yield
+    finally:
+        del sys.path[len(sys.path) - 1 - sys.path[::-1].index(place)]  # the last one: ours
 
 
 def load_function(entry: TaskEntry, origin: str) -> ScoreFunction:
     """The function that `entry.metric` names. Raises CampaignError if it is not there or cannot be called."""
-    where = f"{origin}: task {entry.name!r}, metric"
-    module_name, _, name = entry.metric.partition(":")
+    where, written = f"{origin}: task {entry.name!r}, metric", entry.metrics[0]
+    module_name, _, name = written.partition(":")
     try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise CampaignError(f"{where}: cannot import {module_name!r}: {error}", metric=entry.metric) from error
+        with importable(Path(origin).parent):
+            module = importlib.import_module(module_name)
+    except _IMPORT_ERRORS as error:
+        raise CampaignError(f"{where}: cannot import {module_name!r}: {error}", metric=written) from error
     function = getattr(module, name, None)
     if not callable(function):
         known = [known for known, value in vars(module).items() if callable(value) and not known.startswith("_")]
         raise CampaignError(
-            f"{where}: {module_name} has no function {name!r}, {did_you_mean(name, known)}", metric=entry.metric
+            f"{where}: {module_name} has no function {name!r}, {did_you_mean(name, known)}", metric=written
         )
     found: ScoreFunction = function
     return found
@@ -116,8 +168,10 @@ def read_rows(path: Path, where: str) -> list[dict[str, Any]]:
     """JSON objects, one a line; empty lines are skipped. Raises CampaignError naming file and line."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise CampaignError(f"{where}: cannot read {path}: {error.strerror}", path=str(path)) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise CampaignError(
+            f"{where}: cannot read {path}: {getattr(error, 'strerror', None) or error}", path=str(path)
+        ) from error
     rows = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -131,4 +185,6 @@ def read_rows(path: Path, where: str) -> list[dict[str, Any]]:
                 f"{where}: {path}, line {number} is a {type(row).__name__}, want an object", path=str(path)
             )
         rows.append(row)
+    if not rows:
+        raise CampaignError(f"{where}: {path} has no rows", path=str(path))
     return rows

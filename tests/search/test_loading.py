@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from engine.errors import EvaluationError
-from search.campaign_file import EvaluatorEntry
+from search.evaluators.entries import EvaluatorEntry
 from search.loading import filled_views, make_skeleton
 
 BY_NAME = {architecture.name: architecture for architecture in ARCHITECTURES}

@@ -20,8 +20,8 @@ from engine.recipe_reader import parse_recipe
 from engine.sinks import FileSink
 from engine.tokenizer import write_small_files
 from search.audit import read_attempts
-from search.campaign_file import EvaluatorEntry
-from search.evaluators.contract import Suite
+from search.evaluators.contract import Places, Suite
+from search.evaluators.entries import EvaluatorEntry
 from search.evaluators.lm_eval import LmEvalScorer
 from search.loading import load_from_disk
 from search.ports import BlockResult, Failed, Work
@@ -64,7 +64,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
     for name, model in models.items():
         model.save_pretrained(root / name)
         bench.a.tokenizer.save_pretrained(root / name)
-    scorer = Suite([LmEvalScorer(bench.entries, include_path=str(bench.folder))])
+    scorer = Suite([LmEvalScorer(bench.entries, Places(str(bench.folder)))])
     return Family(bench, {name: root / name for name in models}, scorer)
 
 
@@ -109,7 +109,7 @@ def test_a_merge_of_one_model_alone_scores_what_that_model_scores(family, evalua
     for name, subject in (("a", family.bench.a), ("b", family.bench.b)):
         result = evaluator.evaluate(work(family.recipe_of(name), family.keys()))
         assert isinstance(result, BlockResult)
-        assert result.scores == family.scorer.score(subject, family.keys())
+        assert result.scores == family.scorer.score(subject, family.keys()).scores
 
 
 def test_a_then_b_then_a_gives_scores_and_digests_of_a_twice(family, evaluator):
@@ -161,7 +161,7 @@ def test_generation_settings_of_the_donor_apply_live_as_they_do_on_disk(family, 
     made = ResidentEvaluator(family.scorer, ENTRY, audit=tmp_path / "audit.jsonl")
     recipe = {"merge_method": "linear", "models": [{"model": str(strict), "parameters": {"weight": 1}}]}
     live = made.evaluate(work(recipe, family.keys())).scores
-    assert live != family.scorer.score(family.bench.a, family.keys())
+    assert live != family.scorer.score(family.bench.a, family.keys()).scores
     publish(recipe, tmp_path / "out")
     assert made.rescore(tmp_path / "out", [family.keys()]) == live
 
@@ -170,7 +170,8 @@ class Tampering:
     """A scorer that does something to the evaluator after the answers are in, before they are handed back."""
 
     def __init__(self, family: Family, action: Callable[[], None]) -> None:
-        self.items, self.facts = family.scorer.items, family.scorer.facts
+        self.items, self.facts, self.notes = family.scorer.items, family.scorer.facts, family.scorer.notes
+        self.texts = family.scorer.texts
         self._family, self._action = family, action
 
     def score(self, subject, keys):
@@ -319,7 +320,7 @@ def test_another_depth_or_an_untied_head_gets_another_skeleton_and_back(family, 
     changed = evaluator.evaluate(work(family.recipe_of(other), family.keys()))
     assert isinstance(changed, BlockResult)
     subject = load_from_disk(family.folders[other], ENTRY)
-    assert changed.scores == family.scorer.score(subject, family.keys())
+    assert changed.scores == family.scorer.score(subject, family.keys()).scores
     assert evaluator.evaluate(a) == first
 
 

@@ -21,7 +21,7 @@ from engine import merge, parse_recipe
 from engine.errors import MergefleetError
 from engine.job import MergeResult
 from engine.output_config import INDEX_LISTS
-from search.campaign_file import EvaluatorEntry
+from search.evaluators.entries import EvaluatorEntry
 from search.loading import load_from_disk
 from search.resident import ResidentModel, fingerprint
 

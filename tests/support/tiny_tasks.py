@@ -14,8 +14,8 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from search.campaign_file import TaskEntry
-from search.evaluators.contract import Subject
+from search.evaluators.contract import Scorer, Subject
+from search.evaluators.entries import TaskEntry
 
 ANSWER_TOKENS = 4  # max_gen_toks below
 CHOICES = ["ab", "c", "dcba"]
@@ -161,3 +161,22 @@ def oracle_scores(bench: Bench, subject: Subject, keys: Iterable[str]) -> dict[s
         else:
             scores[key] = float(best_choice(subject, row["question"]) == row["gold"])
     return scores
+
+
+def folder_with(
+    folder: Path, bench: Bench, name: str, *changes: tuple[str, str], template: str = "spell_search"
+) -> str:
+    """A task folder that also has the task `name`: a template of the bench with some text replaced."""
+    text = (bench.folder / f"{template}.yaml").read_text()
+    for old, new in ((f"task: {template}", f"task: {name}"), *changes):
+        assert old in text
+        text = text.replace(old, new)
+    for path in bench.folder.glob("*.yaml"):
+        (folder / path.name).write_text(path.read_text())
+    (folder / "data").symlink_to(bench.folder / "data")
+    (folder / f"{name}.yaml").write_text(text)
+    return str(folder)
+
+
+def keys_of(scorer: Scorer, split: str = "search") -> list[str]:
+    return [item.key for item in scorer.items()[split]]

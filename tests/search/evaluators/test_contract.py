@@ -8,9 +8,10 @@ import pytest
 from tiny_tasks import Bench
 
 from engine.errors import CampaignError, EvaluationError
-from search.campaign_file import Campaign, TaskEntry, parse_campaign
-from search.evaluators import open_scorer
-from search.evaluators.contract import Suite, content_digest, digest, evaluation_key, row_id
+from search.campaign_file import Campaign, parse_campaign
+from search.evaluators.contract import Scored, Suite, content_digest, digest, evaluation_key, row_id
+from search.evaluators.entries import TaskEntry
+from search.evaluators.opening import open_scorer
 from search.ports import SPLITS, Item
 
 USER_CODE = """
@@ -45,7 +46,7 @@ def scorer(request: pytest.FixtureRequest, bench: Bench, user_entry: TaskEntry) 
 
 def test_a_block_gets_one_finite_number_per_item_and_nothing_else(bench, scorer):
     keys = [item.key for item in scorer.items()["search"]]
-    scores = scorer.score(bench.a, keys[::3])
+    scores = scorer.score(bench.a, keys[::3]).scores
     assert sorted(scores) == sorted(keys[::3])
     assert all(math.isfinite(score) for score in scores.values())
 
@@ -88,19 +89,25 @@ class Constant:
     def facts(self):
         return {}
 
+    def texts(self):
+        return {}
+
+    def notes(self):
+        return []
+
     def score(self, subject, keys):
-        return dict.fromkeys(keys, self._score)
+        return Scored(dict.fromkeys(keys, self._score))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_score_that_is_no_finite_number_is_an_error_that_names_its_item(bench, bad):
-    with pytest.raises(EvaluationError, match="'c/search' scored"):
+    with pytest.raises(EvaluationError, match="'c/search' has score"):
         Suite([Constant(bad)]).score(bench.a, ["c/search"])
 
 
 def test_a_missing_score_is_an_error(bench):
     silent = Constant(1.0)
-    silent.score = lambda subject, keys: {}
+    silent.score = lambda subject, keys: Scored({})
     with pytest.raises(EvaluationError, match="no score came back for item 'c/search'"):
         Suite([silent]).score(bench.a, ["c/search"])
 

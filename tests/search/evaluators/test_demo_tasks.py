@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from search.campaign_file import EvaluatorEntry, TaskEntry
+from search.evaluators.contract import Places
+from search.evaluators.entries import EvaluatorEntry, TaskEntry
 from search.evaluators.lm_eval import LmEvalScorer
 from search.resident import ResidentEvaluator
 
@@ -18,7 +19,7 @@ TOLERANCE = 0.02  # 6 of 300 items: near ties fall the other way with a cache, a
 def scorer() -> LmEvalScorer:
     splits = ("search", "selection", "holdout")
     entries = [TaskEntry(name=s, **{split: f"demo_{s}_{split}" for split in splits}) for s in SKILLS]
-    return LmEvalScorer(entries, include_path=str(DEMO / "tasks"), batch_size=150)
+    return LmEvalScorer(entries, Places(str(DEMO / "tasks")), batch_size=150)
 
 
 @pytest.mark.parametrize("name", ["base", "numerals"])

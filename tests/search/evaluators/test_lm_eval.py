@@ -2,51 +2,31 @@
 
 import logging
 import random
-from pathlib import Path
 
 import pytest
 import torch
-from tiny_tasks import SIZES, Bench, make_model, oracle_scores
+from tiny_tasks import SIZES, Bench, folder_with, keys_of, make_model, oracle_scores
 
 from engine.errors import CampaignError
-from search.campaign_file import TaskEntry
-from search.evaluators.contract import Subject, evaluation_key
+from search.evaluators.contract import Places, Subject, evaluation_key
+from search.evaluators.entries import TaskEntry
 from search.evaluators.lm_eval import LmEvalScorer
 from search.ports import SPLITS
 
 
 @pytest.fixture(scope="module")
 def scorer(bench: Bench) -> LmEvalScorer:
-    return LmEvalScorer(bench.entries, include_path=str(bench.folder))
-
-
-def keys_of(scorer: LmEvalScorer, split: str = "search") -> list[str]:
-    return [item.key for item in scorer.items()[split]]
+    return LmEvalScorer(bench.entries, Places(str(bench.folder)))
 
 
 def spell(bench: Bench, **changes: str) -> TaskEntry:
     return bench.entries[0].model_copy(update=changes)
 
 
-def folder_with(
-    folder: Path, bench: Bench, name: str, *changes: tuple[str, str], template: str = "spell_search"
-) -> str:
-    """A task folder that also has the task `name`: a template of the bench with some text replaced."""
-    text = (bench.folder / f"{template}.yaml").read_text()
-    for old, new in ((f"task: {template}", f"task: {name}"), *changes):
-        assert old in text
-        text = text.replace(old, new)
-    for path in bench.folder.glob("*.yaml"):
-        (folder / path.name).write_text(path.read_text())
-    (folder / "data").symlink_to(bench.folder / "data")
-    (folder / f"{name}.yaml").write_text(text)
-    return str(folder)
-
-
 @pytest.mark.parametrize("which", ["a", "b"])
 def test_a_block_over_two_kinds_of_task_scores_what_decoding_one_prompt_at_a_time_says(bench, scorer, which):
     subject, keys = getattr(bench, which), keys_of(scorer)
-    scores = scorer.score(subject, keys)
+    scores = scorer.score(subject, keys).scores
     assert scores == oracle_scores(bench, subject, keys)
     for skill in ("spell", "pick"):
         assert which == "b" or {scores[key] for key in keys if key.startswith(skill)} == {0.0, 1.0}
@@ -104,14 +84,14 @@ def test_the_same_question_under_another_id_has_the_same_content(bench, tmp_path
     copied = (bench.folder / "data" / "spell_search.jsonl").read_text().replace('"id": "0', '"id": "9')
     (tmp_path / "other.jsonl").write_text(copied)
     folder = folder_with(tmp_path, bench, "leak", ("data/spell_search.jsonl", "other.jsonl"))
-    items = LmEvalScorer([spell(bench, holdout="leak")], include_path=folder).items()
+    items = LmEvalScorer([spell(bench, holdout="leak")], Places(folder)).items()
     assert [item.content for item in items["search"]] == [item.content for item in items["holdout"]]
     assert not {item.key for item in items["search"]} & {item.key for item in items["holdout"]}
 
 
 def test_data_files_are_found_beside_their_yaml_from_any_working_directory(bench, scorer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    elsewhere = LmEvalScorer(bench.entries, include_path=str(bench.folder))
+    elsewhere = LmEvalScorer(bench.entries, Places(str(bench.folder)))
     assert elsewhere.items() == scorer.items()
 
 
@@ -120,7 +100,7 @@ def test_the_evaluation_key_is_the_same_in_another_folder_and_changes_with_what_
         (tmp_path / folder).mkdir()
         path = folder_with(tmp_path / folder, bench, "spell_more", *changes)
         names = {split: "spell_more" if split == "search" else f"spell_{split}" for split in SPLITS}
-        return evaluation_key(LmEvalScorer([spell(bench, **names, **entry)], include_path=path), {})
+        return evaluation_key(LmEvalScorer([spell(bench, **names, **entry)], Places(path)), {})
 
     first = key(folder="one")
     assert key(folder="two") == first
@@ -131,24 +111,23 @@ def test_the_evaluation_key_is_the_same_in_another_folder_and_changes_with_what_
 
 def test_an_unknown_task_names_the_nearest_one(bench):
     with pytest.raises(CampaignError, match="'spell', search: lm-eval has no task 'spel_search', did you mean"):
-        LmEvalScorer([spell(bench, search="spel_search")], include_path=str(bench.folder))
+        LmEvalScorer([spell(bench, search="spel_search")], Places(str(bench.folder)))
 
 
 def test_an_unknown_metric_names_the_nearest_one(bench):
     with pytest.raises(CampaignError, match="no metric 'exact_mach', did you mean 'exact_match'"):
-        LmEvalScorer([spell(bench, metric="exact_mach")], include_path=str(bench.folder))
+        LmEvalScorer([spell(bench, metric="exact_mach")], Places(str(bench.folder)))
 
 
 def test_a_metric_that_exists_only_for_a_whole_task_is_refused(bench):
     with pytest.raises(CampaignError, match="'f1' of lm-eval task 'pick_search' exists only for a whole task"):
-        LmEvalScorer([bench.entries[1].model_copy(update={"metric": "f1"})], include_path=str(bench.folder))
+        LmEvalScorer([bench.entries[1].model_copy(update={"metric": "f1"})], Places(str(bench.folder)))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (("do_sample: false", "do_sample: true"), "samples its answers"),
-        (("higher_is_better: true", "higher_is_better: false"), "less is better"),
         (("data/spell_search.jsonl", "data/missing.jsonl"), "data/missing.jsonl"),
         (("output_type: generate_until", "output_type: generate"), "cannot be loaded.*output_type"),
         (("output_type:", "unsafe_code: true\noutput_type:"), "runs code"),
@@ -157,13 +136,13 @@ def test_a_metric_that_exists_only_for_a_whole_task_is_refused(bench):
 def test_a_task_that_cannot_give_scores_is_refused_by_name(bench, tmp_path, change, message):
     folder = folder_with(tmp_path, bench, "odd", change)
     with pytest.raises(CampaignError, match=message) as caught:
-        LmEvalScorer([spell(bench, search="odd")], include_path=folder)
+        LmEvalScorer([spell(bench, search="odd")], Places(folder))
     assert "'odd'" in str(caught.value)
 
 
 def test_a_folder_that_is_not_there_is_refused_by_path(bench, tmp_path):
     with pytest.raises(CampaignError, match="absent is not a folder"):
-        LmEvalScorer(bench.entries, include_path=str(tmp_path / "absent"))
+        LmEvalScorer(bench.entries, Places(str(tmp_path / "absent")))
 
 
 def test_two_rows_with_one_id_are_refused(bench, tmp_path):
@@ -171,7 +150,7 @@ def test_two_rows_with_one_id_are_refused(bench, tmp_path):
     (tmp_path / "twice.jsonl").write_text(rows.replace('"id": "003"', '"id": "002"'))
     folder = folder_with(tmp_path, bench, "twice", ("data/spell_search.jsonl", "twice.jsonl"))
     with pytest.raises(CampaignError, match="'twice' has two rows with id '002'"):
-        LmEvalScorer([spell(bench, search="twice")], include_path=folder)
+        LmEvalScorer([spell(bench, search="twice")], Places(folder))
 
 
 FILTERED = """
@@ -185,11 +164,11 @@ def test_a_task_with_two_answer_filters_needs_the_filter_in_its_metric(bench, tm
     folder = folder_with(tmp_path, bench, "filtered", ("doc_to_target: answer", "doc_to_target: answer" + FILTERED))
     entry = spell(bench, search="filtered", selection="filtered", holdout="filtered")
     with pytest.raises(CampaignError, match="one of exact_match,all, exact_match,first-letter; got 'exact_match'"):
-        LmEvalScorer([entry], include_path=folder)
+        LmEvalScorer([entry], Places(folder))
     scores = {}
     for name in ("all", "first-letter"):
-        scorer = LmEvalScorer([entry.model_copy(update={"metric": f"exact_match,{name}"})], include_path=folder)
-        scores[name] = scorer.score(bench.a, keys_of(scorer))
+        scorer = LmEvalScorer([entry.model_copy(update={"metric": f"exact_match,{name}"})], Places(folder))
+        scores[name] = scorer.score(bench.a, keys_of(scorer)).scores
     assert sum(scores["all"].values()) > 0 == sum(scores["first-letter"].values())
 
 
@@ -198,7 +177,7 @@ def test_few_shot_prompts_do_not_depend_on_the_block_that_is_scored_first(bench,
     folder = folder_with(tmp_path, bench, "shots", shots, ("\\n", ";"))
     prompts = []
     for order in (1, -1):
-        scorer = LmEvalScorer([spell(bench, **dict.fromkeys(SPLITS, "shots"))], include_path=folder)
+        scorer = LmEvalScorer([spell(bench, **dict.fromkeys(SPLITS, "shots"))], Places(folder))
         keys = keys_of(scorer)
         for key in keys[::order]:
             loaded, index = scorer._places[key]
@@ -212,22 +191,22 @@ def test_a_user_function_that_writes_into_its_document_does_not_change_the_next_
     (tmp_path / "judges.py").write_text(f"def judge(doc, results):\n    doc['answer'] += 'x'\n    return {right}\n")
     own = ("doc_to_target: answer", "doc_to_target: answer\nprocess_results: !function judges.judge")
     folder = folder_with(tmp_path, bench, "own", own, ("metric: exact_match", "metric: right"))
-    scorer = LmEvalScorer([spell(bench, metric="right", **dict.fromkeys(SPLITS, "own"))], include_path=folder)
+    scorer = LmEvalScorer([spell(bench, metric="right", **dict.fromkeys(SPLITS, "own"))], Places(folder))
     keys = keys_of(scorer)
     first = scorer.score(bench.a, keys)
     assert scorer.score(bench.a, keys) == first
-    assert sum(first.values()) == len(keys) / 2
+    assert sum(first.scores.values()) == len(keys) / 2
 
 
 def test_nothing_is_printed_while_tasks_are_loaded_and_scored(bench, capfd):
-    scorer = LmEvalScorer(bench.entries, include_path=str(bench.folder))
+    scorer = LmEvalScorer(bench.entries, Places(str(bench.folder)))
     scorer.score(Subject(make_model(3, bench.a.tokenizer), bench.a.tokenizer), keys_of(scorer))
     assert capfd.readouterr() == ("", "")
 
 
 def test_what_lm_eval_has_to_say_reaches_a_handler_that_asks_for_it(bench, caplog):
     with caplog.at_level(logging.WARNING, logger="lm_eval"):
-        scorer = LmEvalScorer(bench.entries, include_path=str(bench.folder))
+        scorer = LmEvalScorer(bench.entries, Places(str(bench.folder)))
         scorer.score(Subject(make_model(3, bench.a.tokenizer), bench.a.tokenizer), keys_of(scorer)[:2])
     assert any("already-initialized model" in record.message for record in caplog.records)
 

@@ -1,14 +1,15 @@
 """A user's own function as a scorer."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from engine.errors import CampaignError, EvaluationError
-from search.campaign_file import TaskEntry
-from search.evaluators.contract import Subject
-from search.evaluators.python import PythonScorer, is_python
+from search.evaluators.contract import Places, Subject
+from search.evaluators.entries import TaskEntry
+from search.evaluators.python import PythonScorer
 from search.ports import SPLITS
 
 SUBJECT = Subject("model", "tokenizer")
@@ -29,6 +30,18 @@ def one_too_few(model, tokenizer, rows):
     return [0.0] * (len(rows) - 1)
 
 
+def with_measures(model, tokenizer, rows):
+    return [{"score": row["n"], "seconds": row["n"] / 4} | ({"odd": 1} if row["n"] % 2 else {}) for row in rows]
+
+
+def without_score(model, tokenizer, rows):
+    return [{"seconds": 1.0} for _ in rows]
+
+
+def says_words(model, tokenizer, rows):
+    return ["good"] * len(rows)
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """JSONL files of every split, and this module importable under a name of its own."""
@@ -46,29 +59,75 @@ def entry(function: str = "half_of", **changes: str) -> TaskEntry:
 
 
 def test_each_item_gets_the_number_the_function_returns_for_its_row(folder):
-    scorer = PythonScorer([entry()], include_path=str(folder))
+    scorer = PythonScorer([entry()], Places(str(folder)))
     keys = [item.key for item in scorer.items()["selection"]]
     assert keys == [f"numbers/selection/selection-{n}" for n in range(4)]
-    assert scorer.score(SUBJECT, keys[::-1]) == dict(zip(keys, [5.0, 5.5, 6.0, 6.5], strict=True))
+    assert scorer.score(SUBJECT, keys[::-1]).scores == dict(zip(keys, [5.0, 5.5, 6.0, 6.5], strict=True))
 
 
 def test_two_functions_share_a_block(folder):
     entries = [entry(), entry("writes_into_rows", name="more")]
-    scorer = PythonScorer(entries, include_path=str(folder))
+    scorer = PythonScorer(entries, Places(str(folder)))
     keys = [item.key for item in scorer.items()["search"]]
-    assert list(scorer.score(SUBJECT, keys).values()) == [0.0, 0.5, 1.0, 1.5, 1, 2, 3, 4]
+    assert list(scorer.score(SUBJECT, keys).scores.values()) == [0.0, 0.5, 1.0, 1.5, 1, 2, 3, 4]
 
 
 def test_a_function_that_writes_into_its_rows_scores_the_same_twice(folder):
-    scorer = PythonScorer([entry("writes_into_rows")], include_path=str(folder))
+    scorer = PythonScorer([entry("writes_into_rows")], Places(str(folder)))
     keys = [item.key for item in scorer.items()["search"]]
     assert scorer.score(SUBJECT, keys) == scorer.score(SUBJECT, keys)
 
 
 def test_a_function_that_returns_too_few_scores_is_an_error_that_counts_them(folder):
-    scorer = PythonScorer([entry("one_too_few")], include_path=str(folder))
+    scorer = PythonScorer([entry("one_too_few")], Places(str(folder)))
     with pytest.raises(EvaluationError, match="returned 3 scores for 4 items"):
         scorer.score(SUBJECT, [item.key for item in scorer.items()["search"]])
+
+
+def test_a_function_may_return_measures_beside_the_score(folder):
+    scorer = PythonScorer([entry("with_measures")], Places(str(folder)))
+    keys = [item.key for item in scorer.items()["search"]]
+    scored = scorer.score(SUBJECT, keys)
+    assert scored.scores == dict(zip(keys, [0, 1, 2, 3], strict=True))
+    assert scored.measures["seconds"] == {key: score / 4 for key, score in scored.scores.items()}
+    assert scored.measures["odd"] == {keys[1]: 1.0, keys[3]: 1.0}
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [("without_score", "a dict without 'score'"), ("says_words", "returned a str for 'score', a number expected")],
+)
+def test_what_is_no_score_is_an_error_that_names_the_task(folder, function, message):
+    scorer = PythonScorer([entry(function)], Places(str(folder)))
+    with pytest.raises(EvaluationError, match=f"task 'numbers': .*{message}"):
+        scorer.score(SUBJECT, [item.key for item in scorer.items()["search"]])
+
+
+def test_one_file_may_be_cut_in_three(folder):
+    rows = [{"n": n} for n in range(20)]
+    (folder / "all.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    cut = {"search": 10, "selection": 4, "holdout": 6}
+    whole = TaskEntry(name="numbers", metric="user_scores:half_of", task="all.jsonl", split=cut)
+    items = PythonScorer([whole], Places(str(folder))).items()
+    assert {split: len(found) for split, found in items.items()} == cut
+    assert len({item.content for split in SPLITS for item in items[split]}) == 20
+
+
+def test_a_module_beside_the_campaign_is_found_and_never_takes_the_place_of_an_installed_one(folder, tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    (home / "beside_helper.py").write_text("FACTOR = 3\n")
+    body = "    from beside_helper import FACTOR\n    return [FACTOR * row['n'] for row in rows]\n"
+    code = f"def f(model, tokenizer, rows):\n{body}"
+    (home / "beside.py").write_text(code)
+    (home / "json.py").write_text("raise RuntimeError('not the json of the standard library')\n")
+    before = list(sys.path)
+    places = Places(str(folder), origin=str(home / "c.yml"))
+    scorer = PythonScorer([entry(metric="beside:f")], places)
+    keys = [item.key for item in scorer.items()["search"]]
+    assert list(scorer.score(SUBJECT, keys).scores.values()) == [0, 3, 6, 9]
+    assert sys.path == before
+    with pytest.raises(CampaignError, match="json has no function 'f'"):
+        PythonScorer([entry(metric="json:f")], places)
 
 
 @pytest.mark.parametrize(
@@ -79,17 +138,16 @@ def test_a_function_that_returns_too_few_scores_is_an_error_that_counts_them(fol
         ({"search": "absent.jsonl"}, "cannot read .*absent.jsonl: No such file"),
         ({"search": "broken.jsonl"}, "broken.jsonl, line 2 is not JSON"),
         ({"search": "list.jsonl"}, "list.jsonl, line 1 is a list, want an object"),
+        ({"search": "empty.jsonl"}, "empty.jsonl has no rows"),
+        ({"metric": "wrong_syntax:f"}, "task 'numbers', metric: cannot import 'wrong_syntax'"),
         ({"search": "twice.jsonl"}, "twice.jsonl: two rows with id '1'"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_file_and_name(folder, changes, message):
     (folder / "broken.jsonl").write_text('{"n": 1}\n{"n": \n')
+    (folder / "empty.jsonl").write_text("\n")
+    (folder / "wrong_syntax.py").write_text("def f(:\n")
     (folder / "list.jsonl").write_text("[1]\n")
     (folder / "twice.jsonl").write_text('{"id": 1, "n": 1}\n{"id": 1, "n": 2}\n')
     with pytest.raises(CampaignError, match=message):
-        PythonScorer([entry(**changes)], include_path=str(folder))
-
-
-def test_a_metric_with_a_colon_is_a_python_function():
-    assert is_python(entry())
-    assert not is_python(entry(metric="exact_match,strict-match"))
+        PythonScorer([entry(**changes)], Places(str(folder)))

@@ -1,0 +1,43 @@
+"""`open_scorer`: the scorer of a campaign, with its items checked against each other and against the user's list."""
+
+from __future__ import annotations
+
+from search.campaign_file import Campaign
+from search.evaluators.contamination import check_items
+from search.evaluators.contract import Places, Scorer, Suite
+from search.evaluators.entries import Kind, TaskEntry
+
+
+def open_scorer(campaign: Campaign) -> Suite:
+    """All tasks of a campaign as one scorer. Raises CampaignError for whatever it names that does not exist.
+
+    lm-eval is imported only where a task needs it: that takes seconds.
+    """
+    places = Places(
+        campaign.include_path,
+        seed=campaign.seed,
+        origin=campaign.origin,
+        allow_public=campaign.allow_public_test_sets,
+    )
+    scorers: list[Scorer] = []
+    for kind in ("python", "text", "lm_eval"):
+        entries = [entry for entry in campaign.tasks if entry.kind == kind]
+        if entries:
+            scorers.append(_scorer(kind, entries, places, campaign))
+    suite = Suite(scorers)
+    return suite.with_notes(check_items(campaign, suite))
+
+
+def _scorer(kind: Kind, entries: list[TaskEntry], places: Places, campaign: Campaign) -> Scorer:
+    batch_size = campaign.evaluator.batch_size
+    if kind == "python":
+        from search.evaluators.python import PythonScorer
+
+        return PythonScorer(entries, places)
+    if kind == "text":
+        from search.evaluators.perplexity import TextScorer
+
+        return TextScorer(entries, places, batch_size=batch_size)
+    from search.evaluators.lm_eval import LmEvalScorer
+
+    return LmEvalScorer(entries, places, batch_size=batch_size)
