@@ -163,6 +163,18 @@ def search(
 
 
 @app.command()
+def genome(
+    genome: Annotated[Path, typer.Argument(help="A genome file of mergekit-evolve.")],
+    campaign: Annotated[Path | None, typer.Argument(help="The campaign file to write; default: print it.")] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="Of the models; default: as the first model has.")] = None,
+) -> None:
+    """Make a campaign file of mergekit-evolve's GENOME; comments say what cannot be kept."""
+    from cluster import genome_command
+
+    genome_command.run(genome, campaign, layers=layers)
+
+
+@app.command()
 def report(
     campaign: RunOrCampaign,
     run_dir: RunDir = None,

@@ -45,7 +45,7 @@ _TOP_KEYS = (
 
 _FOREIGN = {
     "experts": "this is a file for mergekit-moe. `mergefleet moe` will read it, later.",
-    "genome": "this is a file for mergekit-evolve. Write a campaign for `mergefleet search` (docs/search.md).",
+    "genome": "this is a file for mergekit-evolve: `mergefleet genome FILE` makes a campaign of it (docs/space.md).",
     "layer_slices": "this is a file for bakllama. `mergefleet assemble` will read it, later; write the slices as a "
     "passthrough recipe.",
 }
