@@ -1,6 +1,7 @@
 """Who proposes: the one table, name → sampler, and what each of them can do.
 
-`auto` chooses: several objectives → nsga2 (nsga3 from 4 on); categories or whole numbers → catcma; else cma.
+`auto` chooses: several objectives → nsga2 (nsga3 from 4 on); categories or whole numbers → catcma; constraints, or
+too many axes for a quadratic model → cma; else quadratic.
 Any other Optuna sampler is named by its import path, `optuna.samplers:TPESampler`, its arguments by `sampler_options`.
 
 Samplers that are told cohorts rank within a cohort, so that every cohort may see other items. The others compare all

@@ -24,11 +24,11 @@ from search.fronts import crowding, directions, sorted_ranks, worst_by_crowding,
 from search.part import Part
 from search.samplers.contract import Floats, Sampler, Setup, Told
 from search.samplers.points import Places, allowed, sobol_point
-from search.samplers.variation import CROSSOVER_RATE, drawn_anew, polynomial_mutation, simulated_binary
+from search.samplers.variation import CROSSOVER_RATE, crossed, drawn_anew, polynomial_mutation
 from search.space import Params, Value, crossover
 
-FIRST = 4
-"""Members below which there is nothing to cross: points of the Sobol sequence until then."""
+FIRST = 12
+"""Members (at most half of the archive) below which children would all be alike: points of the Sobol sequence first."""
 TRIES = 10  # a child that is a member already is drawn again this often
 
 
@@ -54,7 +54,7 @@ class SteadyState(Sampler):
         members, elite = self.members(stage), self.setup.first(stage, number)
         if elite is not None:
             return elite
-        if len(members) < FIRST:
+        if len(members) < min(FIRST, self.options.population // 2):
             index = number - self.setup.baselines
             return sobol_point(self.setup.space, stage, index, seed=self.setup.seed)
         known = {tuple(member.params.items()) for member in members}
@@ -89,19 +89,19 @@ class SteadyState(Sampler):
     def _child(self, stage: int, members: Sequence[Told], draw: np.random.Generator) -> dict[str, Value]:
         places = self._places[stage]
         first, second = self._parents(members, draw)
-        crossed = self._crossed(stage, first.params, second.params, draw)
+        child = self._crossed(stage, first.params, second.params, draw)
         rate = self.options.mutation or 1.0 / max(1, places.size)
-        unit = polynomial_mutation(places.unit(crossed), draw, rate=rate)
-        chosen = drawn_anew({name: crossed[name] for name in places.categories}, places.categories, draw, rate=rate)
+        unit = polynomial_mutation(places.unit(child), draw, rate=rate)
+        chosen = drawn_anew({name: child[name] for name in places.categories}, places.categories, draw, rate=rate)
         return allowed(self.setup.space, stage, places.point(unit, chosen))
 
     def _crossed(self, stage: int, first: Params, second: Params, draw: np.random.Generator) -> Params:
-        """A point between two: numbers by SBX, each category from one of them."""
+        """A point between two: numbers near their line or by SBX, each category from one of them."""
         if draw.random() >= CROSSOVER_RATE:
             return first
         places = self._places[stage]
         chosen = {name: (first if draw.random() < 0.5 else second)[name] for name in places.categories}
-        return places.point(simulated_binary(places.unit(first), places.unit(second), draw), chosen)
+        return places.point(crossed(places.unit(first), places.unit(second), draw), chosen)
 
     def _kept(self, members: list[Told]) -> list[Told]:
         """At most μ of these, oldest first."""

@@ -138,8 +138,9 @@ def test_256_workers_that_finish_in_any_order_use_at_least_99_percent_of_the_res
     running: list[tuple[int, Any]] = []
     waiting: list[Told] = []
     asked = used = 0
-    while asked < 1000 or running:
-        while asked < 1000 and len(running) < 256:
+    wanted = 600 if name == "quadratic" else 1000  # its fits cost time
+    while asked < wanted or running:
+        while asked < wanted and len(running) < 256:
             running.append((asked, sampler.ask(0, asked)))
             sampler.enter(0, *running[-1])
             asked += 1
@@ -150,7 +151,7 @@ def test_256_workers_that_finish_in_any_order_use_at_least_99_percent_of_the_res
             used += len(waiting)
             waiting = []
     assert used >= 0.99 * asked
-    assert asked == 1000
+    assert asked == wanted
 
 
 def test_the_names_that_a_campaign_file_knows_are_those_of_the_table() -> None:
@@ -206,8 +207,15 @@ def planted(space: Space, number: int, params: Any, objectives: int) -> Told:
     return Told(number, params, score, (score, -score) if objectives > 1 else (), items=items)
 
 
-@pytest.mark.parametrize("space", [MIXED, TIED], ids=["mixed", "constrained"])
-@pytest.mark.parametrize("name", [name for name in TABLE if name not in ("gp", "cma")])
+@pytest.mark.parametrize(
+    ("name", "space"),
+    [
+        pytest.param(name, space, id=f"{name}-{kind}")
+        for name, row in TABLE.items()
+        for kind, space in (("mixed", MIXED), ("constrained", TIED))
+        if name != "gp" and (row.categories or space is TIED)
+    ],
+)
 def test_points_are_canonical_and_allowed_and_a_replay_proposes_the_same(name: str, space: Space) -> None:
     facts = Setup(space, seed=2, objectives=TABLE[name].objectives[0])
     live, replayed = (make_sampler(name, facts, {}, origin="c.yml") for _ in range(2))
