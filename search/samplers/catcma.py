@@ -55,6 +55,8 @@ class StagedCatCma(Sampler):
         if not best_first:
             return
         optimiser = self._optimisers[stage] or self._make(stage)
+        if len(best_first) != optimiser.population_size:
+            return  # a fork's cohort, from a sampler that had restarted with a larger population
         self._optimisers[stage] = optimiser
         told = [self._masked(stage, r.params, optimiser) for r in best_first]
         optimiser.tell([(solution, float(rank)) for rank, solution in enumerate(told)])

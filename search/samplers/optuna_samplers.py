@@ -85,8 +85,10 @@ class OptunaSampler(Sampler):
         if number in self._trials:
             return
         if self._redraw and self.setup.drawn(number) >= 0 and self.setup.first(stage, number) is None:
-            self._refuse_others(number, dict(params), self.ask(stage, number))
-            return
+            again = self.ask(stage, number)
+            if again == params:
+                return
+            self.study.tell(self._trials[number], state=_states().FAIL)  # a fork's sampler did not draw it
         self._run(number, params)
 
     def _run(self, number: int, params: Params) -> None:
@@ -100,15 +102,6 @@ class OptunaSampler(Sampler):
         )
         self._trials[number] = len(self.study.get_trials(deepcopy=False))
         self.study.add_trial(running)
-
-    def _refuse_others(self, number: int, then: dict[str, Any], now: dict[str, Any]) -> None:
-        if then != now:
-            raise CampaignError(
-                f"sampler: {type(self.study.sampler).__name__} proposes another candidate {number} than before the "
-                "restart, so this run cannot go on with it: its proposals depend on more than seed and results",
-                then=then,
-                now=now,
-            )
 
     def tell(self, stage: int, results: Sequence[Told]) -> None:
         """Close the trials; a lost candidate is a failed one, one that was stopped early is a pruned one."""

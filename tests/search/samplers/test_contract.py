@@ -11,7 +11,7 @@ from simulated import LAYERS, make_campaign
 
 from engine.errors import CampaignError
 from search.campaign_file import SAMPLERS
-from search.samplers import NAMES, TABLE, Sampler, Setup, Told, choose, make_sampler
+from search.samplers import NAMES, TABLE, OptunaSampler, Sampler, Setup, Told, choose, make_sampler
 from search.space import Space, make_space
 
 PATHS = ("optuna.samplers:NSGAIISampler", "optuna.samplers:QMCSampler", "optuna.samplers:CmaEsSampler")
@@ -101,6 +101,24 @@ def test_a_replay_of_what_was_told_proposes_the_same(name: str) -> None:
         for sampler in (first, replayed):
             sampler.enter(0, number, proposals[0])
     assert len({tuple(result.params.values()) for result in results}) == 18
+
+
+def test_a_sampler_goes_on_from_points_that_another_one_drew() -> None:
+    """A fork may change the sampler: what was drawn before is known to the new one, as any result is."""
+    results = live(made("cma"), "cma", candidates=12)
+    for name in ("nsga2", "catcma", "tpe", "optuna.samplers:QMCSampler"):
+        sampler = made(name)
+        for result in results:
+            sampler.enter(0, result.number, result.params)
+            if not sampler.by_cohort:
+                sampler.tell(0, [told(sampler, name, result.number, result.params)])
+        if sampler.by_cohort:
+            feed(sampler, results)
+        if isinstance(sampler, OptunaSampler):
+            known = [trial.params for trial in sampler.study.get_trials() if trial.state.name == "COMPLETE"]
+            assert known == [result.params for result in results if result.score is not None]
+        drawn = sampler.ask(0, 12)
+        assert SPACE.stages[0].rounded(drawn) == drawn
 
 
 def test_a_gaussian_process_proposes_the_same_after_a_replay() -> None:
