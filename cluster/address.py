@@ -19,6 +19,8 @@ from pathlib import Path
 from engine.errors import ClusterError
 
 CONNECT_S = 4.0
+PRIVATE = "MERGEFLEET_PRIVATE_RAY"
+"""In the environment of a Ray that ends with the command that started it: nobody else is to join it."""
 _CURRENT = Path("/tmp/ray/ray_current_cluster")
 # HTTP/2's connection preface with an empty SETTINGS frame; a gRPC server answers with a SETTINGS frame (RFC 9113, 3.4)
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
@@ -35,9 +37,10 @@ def check_address(address: str) -> str:
     if address == "local":
         return address
     place = _find() if address == "auto" else address
+    said = "--address" if place == address else "RAY_ADDRESS"
     if place != address and "://" in place:
         raise _refused_scheme(place)
-    host, port = _split(place)
+    host, port = _split(place, said)
     _greet(place, host, port)
     if not any(gcs.rpartition(":")[2] == str(port) for gcs in _local_nodes()):
         raise ClusterError(
@@ -53,7 +56,7 @@ def _find() -> str:
     named = os.environ.get("RAY_ADDRESS")
     if named and named != "auto":
         return named
-    found = sorted(set(_local_nodes()))
+    found = sorted(set(_public_nodes()))
     if len(found) > 1:
         current = _CURRENT.read_text().strip() if _CURRENT.is_file() else ""
         found = [current] if current in found else found
@@ -71,6 +74,16 @@ def _find() -> str:
 
 def _local_nodes() -> list[str]:
     """Addresses of the heads that the Ray nodes on this machine belong to."""
+    return [address for address, _ in _raylets()]
+
+
+def _public_nodes() -> list[str]:
+    """The same without those that another command started for itself."""
+    return [address for address, process in _raylets() if not _is_private(process)]
+
+
+def _raylets() -> list[tuple[str, Path]]:
+    """Of every raylet on this machine the address of its head, and its process in /proc."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -78,15 +91,24 @@ def _local_nodes() -> list[str]:
         except OSError:  # it ended, or is somebody else's
             continue
         if Path(words[0]).name == "raylet":
-            found += [word.partition("=")[2] for word in words if word.startswith("--gcs-address=")]
+            heads = [word.partition("=")[2] for word in words if word.startswith("--gcs-address=")]
+            found += [(head, path.parent) for head in heads]
     return found
 
 
-def _split(place: str) -> tuple[str, int]:
+def _is_private(process: Path) -> bool:
+    """Whether a Ray was started by `--address local` for one command, as far as this user may see that."""
+    try:
+        return f"{PRIVATE}=1".encode() in (process / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def _split(place: str, said: str) -> tuple[str, int]:
     host, _, port = place.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise ClusterError(
-            f"--address: got {place!r}, want local, auto or HOST:PORT (a Ray head's port is 6379 as a rule)."
+            f"{said}: got {place!r}, want local, auto or HOST:PORT (a Ray head's port is 6379 as a rule)."
         )
     return host.strip("[]"), int(port)
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -127,7 +128,10 @@ class OnRay:
         str | None, _ray("--address", help="local | auto | HOST:PORT: run on Ray; default in this process.")
     ] = None
     workers: Annotated[
-        int | None, _ray("--workers", min=1, help="Workers in all; default one per node, also on nodes that join.")
+        int | None,
+        _ray(
+            "--workers", min=1, help="Workers in all, or as many as fit; default one per node, also on nodes that join."
+        ),
     ] = None
     cpus_per_worker: Annotated[
         float | None, _ray("--cpus-per-worker", help="Processors of each, as many workers as fit; default all.")
@@ -150,7 +154,7 @@ class OnRay:
                 flag = field.name.replace("_", "-")
                 raise InputError(f"--{flag}: is for a run on Ray; give --address local, auto or HOST:PORT too.")
         for flag, size in (("cpus", self.cpus_per_worker), ("gpus", self.gpus_per_worker)):
-            if size is not None and size <= 0:
+            if size is not None and not 0 < size < math.inf:
                 raise InputError(f"--{flag}-per-worker: got {size:g}, a number above 0 expected.")
         labels = dict(_label(text) for text in self.worker_label or ())
         return Request(self.workers, self.cpus_per_worker, self.gpus_per_worker or 0.0, labels)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.address import check_address
+from cluster.address import PRIVATE, check_address
 from cluster.placement import Node
 from engine.errors import ClusterError
 
@@ -221,7 +221,7 @@ def _set_environment(place: str) -> None:
     """
     settings = {"RAY_USAGE_STATS_ENABLED": "0"}
     if place == "local":
-        settings |= {"RAY_AUTH_MODE": "token"}
+        settings |= {"RAY_AUTH_MODE": "token", PRIVATE: "1"}
         if not any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
             settings["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray keeps one in a file that all may read
     else:

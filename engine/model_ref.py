@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from engine.errors import InputError
 from engine.keypath import KeyPath, shown
+from engine.remote.url import without_secrets
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,22 @@ _VERBATIM = "for a directory of this very name write {model: {path: '...'}}."
 
 
 def _from_text(text: str, where: KeyPath) -> ModelRef:
+    _refuse_secrets(text, where)
     model, plus, lora = text.partition("+")
     if not plus:
         return _place(text, where)
     if "+" in lora or not model or not lora:
         raise where.error(f"got {shown(text)}, 'model+lora' with one adapter expected; {_VERBATIM}")
     return replace(_place(model, where), lora=_place(lora, where))
+
+
+def _refuse_secrets(text: str, where: KeyPath) -> None:
+    """Before any message repeats it: `scheme://` must not be followed by a password or a signature."""
+    if any(without_secrets(part) != part for part in text.split("+")):
+        raise where.error(
+            "got a URL with '@', '?' or '#', which may hold a secret and is not repeated here; a place is "
+            "s3://BUCKET/PREFIX, and credentials come from the environment (docs/object-stores.md)."
+        )
 
 
 def _place(text: str, where: KeyPath) -> ModelRef:

@@ -9,6 +9,7 @@ from pathlib import Path
 from engine.errors import SourceError
 from engine.keypath import shown
 from engine.model_ref import ModelRef
+from engine.remote.url import without_secrets
 from engine.tensorfile import torchfile
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -40,7 +41,8 @@ def local_path(ref: ModelRef) -> Path | None:
         raise SourceError(f"{text}: is a file, but none of tensors ({known}). Name a model's directory.")
     if "://" in text:
         raise SourceError(
-            f"{text}: models are read from local directories, the Hub, s3://, gs:// and az://. Download it first."
+            f"{without_secrets(text)}: models are read from local directories, the Hub, s3://, gs:// and az://. "
+            "Download it first."
         )
     looks_local = text.startswith((".", "/", "~")) or "\\" in text or path.suffix in WEIGHT_FILES
     if not looks_local and _REPO_ID.fullmatch(text) and "--" not in text and ".." not in text:

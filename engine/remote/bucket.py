@@ -17,7 +17,7 @@ from obstore import exceptions
 from obstore.store import from_url
 
 from engine.errors import MergefleetError, SourceError
-from engine.remote.faults import AT_FIRST, LATER, Failure, Patience, endpoint, explain, explain_setting
+from engine.remote.faults import AT_FIRST, LATER, Failure, Patience, endpoint, explain, explain_setting, misset
 from engine.remote.url import Url
 
 if TYPE_CHECKING:
@@ -146,6 +146,9 @@ class Bucket:
         return self._open(max_retries=8)
 
     def _open(self, max_retries: int) -> ObjectStore:
+        wrong = misset(self.url.scheme)
+        if wrong is not None:
+            raise self._error(f"{self.url}: {wrong}")
         address = endpoint(self.url.scheme)
         try:
             return from_url(

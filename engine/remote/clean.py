@@ -54,6 +54,12 @@ def _leftovers(bucket: Bucket, begun: Mapping[str, Any]) -> list[str]:
     return [*names, PUBLISHING, BEGUN]
 
 
+def abort_leftovers(url: Url) -> None:
+    """Abort uploads that earlier writers of a finished output left open, where that can be done."""
+    with contextlib.suppress(InputError):
+        _clean_uploads(url)
+
+
 def _clean_uploads(url: Url) -> tuple[list[str], list[str]]:
     """Abort the uploads of weight files under the prefix, where they can be listed: obstore cannot, boto3 can."""
     if url.scheme != "s3":

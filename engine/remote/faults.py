@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from obstore import exceptions
@@ -99,6 +100,10 @@ class _Cloud:
     credentials: str
     anonymous: str
     region: str
+    pairs: tuple[tuple[str, str], ...] = ()
+    """Variables of which either needs the other."""
+    files: tuple[str, ...] = ()
+    """Variables that name a file."""
 
 
 _CLOUDS: Mapping[str, _Cloud] = {
@@ -107,9 +112,14 @@ _CLOUDS: Mapping[str, _Cloud] = {
         "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         "AWS_SKIP_SIGNATURE=true",
         "AWS_REGION",
+        pairs=(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),),
     ),
     "gs": _Cloud(
-        ("GOOGLE_BASE_URL",), "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SKIP_SIGNATURE=true", "GOOGLE_BASE_URL"
+        ("GOOGLE_BASE_URL",),
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        "GOOGLE_SKIP_SIGNATURE=true",
+        "GOOGLE_BASE_URL",
+        files=("GOOGLE_APPLICATION_CREDENTIALS",),
     ),
     "az": _Cloud(
         ("AZURE_ENDPOINT", "AZURE_STORAGE_ENDPOINT"),
@@ -125,12 +135,44 @@ def endpoint(scheme: str) -> str | None:
     return next((os.environ[name] for name in _CLOUDS[scheme].endpoint if os.environ.get(name)), None)
 
 
+def misset(scheme: str) -> str | None:
+    """What is wrong with the variables that can be looked at before a client reads them; None where nothing is.
+
+    A client panics at an address that is none. Variables that are set to nothing, as CI systems do, are unset.
+    """
+    for name in [name for name, value in os.environ.items() if name.startswith(_prefix(scheme)) and not value]:
+        del os.environ[name]
+    cloud = _CLOUDS[scheme]
+    for name in cloud.endpoint:
+        if name in os.environ and not _is_address(os.environ[name]):
+            return f"{name} is no address: http://HOST:PORT or https://HOST expected."
+    for first, second in cloud.pairs:
+        if (first in os.environ) != (second in os.environ):
+            there, missing = (first, second) if first in os.environ else (second, first)
+            return f"{there} is set, but {missing} is not."
+    for name in cloud.files:
+        if name in os.environ and not Path(os.environ[name]).is_file():
+            return f"{name} names no file."
+    return None
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of the port
+        return False
+
+
+def _prefix(scheme: str) -> str:
+    return f"{_CLOUDS[scheme].region.partition('_')[0]}_"
+
+
 def explain_setting(url: Url, failure: Failure) -> str:
     """What is wrong where a client cannot even be made. Values are not repeated: one of them may be a secret."""
     if failure.no_credentials:
         return explain(url, failure)
-    start = _CLOUDS[url.scheme].region.partition("_")[0]
-    return f"a variable of the environment that begins with {start}_ has a value that cannot be used."
+    return f"a variable of the environment that begins with {_prefix(url.scheme)} has a value that cannot be used."
 
 
 def explain(url: Url, failure: Failure) -> str:
@@ -153,7 +195,7 @@ def explain(url: Url, failure: Failure) -> str:
     if failure.code in ("PermanentRedirect", "AuthorizationHeaderMalformed") or failure.status in (301, 307):
         return f"lies in another region ({failure.code or failure.status}): set {cloud.region} to its own."
     if failure.is_changed:
-        return "was changed meanwhile."
+        return "was changed meanwhile: run the command again when nobody writes there any more."
     if failure.status is None and failure.kind is not exceptions.GenericError:
         return f"cannot be used ({failure.kind.__name__}): see docs/object-stores.md for what must be set."
     if failure.status is None:

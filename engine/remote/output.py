@@ -132,6 +132,8 @@ class BucketOutput:
 
     def publish(self, weights: str) -> Url:
         """Upload the files beside the tensors, look at every file once more, write the manifest, tidy up."""
+        from engine.remote.clean import abort_leftovers  # which knows this file
+
         small = sorted(path.relative_to(self.directory).as_posix() for path in self._small_files())
         small.sort(key=lambda name: name == INDEX_NAME)  # it names what is there by now
         self.refuse_fenced()
@@ -148,6 +150,7 @@ class BucketOutput:
         self._write_manifest(encoded(manifest))
         failpoints.reach("manifest.written")
         remove_partial(self.bucket, [file.name for file in self._plan.files])
+        abort_leftovers(self.out)
         self.close()
         return self.out
 

@@ -139,9 +139,10 @@ def private_directory() -> Path:
 
 
 def _bucket_of(ref: ModelRef) -> Bucket:
+    url = parse_url(ref.path)
     if ref.revision is not None:
-        raise SourceError(f"{ref}: a place in an object store has no revisions. Drop '@{ref.revision}'.")
-    return Bucket(parse_url(ref.path))
+        raise SourceError(f"{url}: a place in an object store has no revisions. Drop {ref.revision!r}.")
+    return Bucket(url)
 
 
 def _fetch_small(bucket: Bucket, there: Mapping[str, Found], directory: Path) -> None:

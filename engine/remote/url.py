@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from engine.errors import InputError
 
 _SCHEMES = ("s3", "gs", "az")
-_LIKE_A_URL = re.compile(r"[a-z][a-z0-9+.-]+:/")  # https://host/x, and s3:/bucket/x
+_LIKE_A_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # https://host/x, and s3:/bucket/x
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
 
 
@@ -39,10 +39,17 @@ def is_url(place: object) -> bool:
     return isinstance(place, str) and place.partition("://")[0] in _SCHEMES and "://" in place
 
 
+def without_secrets(text: str) -> str:
+    """Text that a message may repeat: of a URL in which a password or a signature may stand only the scheme."""
+    scheme, mark, rest = text.partition("://")
+    authority = rest.partition("/")[0]
+    return f"{scheme}://..." if mark and (set(rest) & set("@?#") or ":" in authority) else text
+
+
 def parse_url(text: str) -> Url:
     """InputError where it is no place that a model or an output could have; the message never holds a secret."""
     scheme, _, rest = text.partition("://")
-    if "@" in rest or "?" in rest or "#" in rest:  # a password or a signature may stand there
+    if without_secrets(text) != text:
         raise InputError(
             f"{scheme}://: a place is {scheme}://BUCKET/PREFIX, without '@', '?' and '#'. Credentials come from the "
             "environment (docs/object-stores.md)."
@@ -61,5 +68,8 @@ def parse_place(text: str | Path) -> Path | Url:
     if is_url(text):
         return parse_url(str(text))
     if _LIKE_A_URL.match(str(text)):
-        raise InputError(f"{text}: is no place for an output: name a directory, or s3://, gs:// or az://BUCKET/PREFIX.")
+        shown = without_secrets(str(text))
+        raise InputError(
+            f"{shown}: is no place for an output: name a directory, or s3://, gs:// or az://BUCKET/PREFIX."
+        )
     return Path(text)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -126,12 +127,13 @@ def test_a_ray_whose_node_this_machine_is_not_is_refused_with_the_line_that_subm
 
 
 def test_auto_without_any_ray_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(address, "_local_nodes", list)
+    monkeypatch.setattr(address, "_raylets", list)
     assert "--address local" in refusal("auto")
 
 
 def test_auto_with_several_rays_names_them(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
-    monkeypatch.setattr(address, "_local_nodes", lambda: ["10.0.0.1:1", "10.0.0.2:2", "10.0.0.1:1"])
+    raylets = [(head, address.Path("/nowhere")) for head in ("10.0.0.1:1", "10.0.0.2:2", "10.0.0.1:1")]
+    monkeypatch.setattr(address, "_raylets", lambda: raylets)
     monkeypatch.setattr(address, "_CURRENT", address.Path("/nowhere"))
     assert "10.0.0.1:1, 10.0.0.2:2" in refusal("auto")
 
@@ -139,8 +141,21 @@ def test_auto_with_several_rays_names_them(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_auto_is_what_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
     with server(SETTINGS_FRAME) as port:
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
-        monkeypatch.setattr(address, "_local_nodes", lambda: [f"127.0.0.1:{port}"])
+        monkeypatch.setattr(address, "_raylets", lambda: [(f"127.0.0.1:{port}", address.Path("/nowhere"))])
         assert check_address("auto") == f"127.0.0.1:{port}"
+
+
+def test_auto_passes_by_a_ray_that_another_command_started_for_itself(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "environ").write_bytes(f"HOME=/root\0{address.PRIVATE}=1\0".encode())
+    monkeypatch.setattr(address, "_raylets", lambda: [("127.0.0.1:6379", tmp_path)])
+    assert "no Ray runs on this machine" in refusal("auto")
+
+
+def test_a_bad_address_in_the_environment_is_named_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "garbage")
+    assert refusal("auto").startswith("RAY_ADDRESS: got 'garbage'")
 
 
 def test_a_ray_client_in_the_environment_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,6 +197,7 @@ def test_what_is_asked_of_a_cluster_becomes_a_request() -> None:
         (Run(worker_label=["a=b"]), "--worker-label: is for a run on Ray"),
         (Run(metrics_port=9400), "--metrics-port: is for a run on Ray"),
         (Run(address="auto", cpus_per_worker=0.0), "--cpus-per-worker: got 0, a number above 0"),
+        (Run(address="auto", cpus_per_worker=float("nan")), "--cpus-per-worker: got nan, a number above 0"),
         (Run(address="auto", worker_label=["zone"]), "--worker-label: got 'zone', want KEY=VALUE"),
         (Run(address="auto", worker_label=["zone=a,b"]), "--worker-label: got 'zone=a,b', want KEY=VALUE"),
     ],

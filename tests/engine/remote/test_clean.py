@@ -56,6 +56,13 @@ def test_what_an_unfinished_output_left_goes_and_the_next_run_begins_anew(
     assert notes == []
 
 
+def test_a_run_that_ends_well_leaves_no_upload_of_earlier_ones(bucket: str, tiny: Models) -> None:
+    begin_upload(f"{bucket}/out/model.safetensors")
+    begin_upload(f"{bucket}/outer/model.safetensors")
+    merge(recipe_of("linear", tiny), f"{bucket}/out")
+    assert uploads(bucket) == ["outer/model.safetensors"]
+
+
 def test_a_finished_output_stays_and_what_was_left_beside_it_goes(bucket: str, tiny: Models) -> None:
     merge(recipe_of("linear", tiny), f"{bucket}/out")
     finished = objects(f"{bucket}/out")

@@ -183,7 +183,7 @@ def _said(place: str) -> str:
     [
         ("az://container/model", {}, "no credentials: set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"),
         ("az://container/model", {"NAME": "a", "KEY": "no-base64!"}, "begins with AZURE_ has a value that cannot"),
-        ("gs://bucket/model", {"GOOGLE_APPLICATION_CREDENTIALS": "/not/there.json"}, "begins with GOOGLE_ has a value"),
+        ("gs://bucket/model", {"GOOGLE_APPLICATION_CREDENTIALS": "/not/there.json"}, "CREDENTIALS names no file"),
         (
             "s3://bucket/model",
             {"AWS_SKIP_SIGNATURE": "no-boolean!"},

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from engine.checkpoint import open_checkpoint
 from engine.errors import InputError
-from engine.remote.faults import _CLOUDS, AT_FIRST, LATER, Failure, explain
+from engine.keypath import KeyPath
+from engine.model_ref import ModelRef, parse_model
+from engine.remote.bucket import Bucket
+from engine.remote.faults import _CLOUDS, AT_FIRST, LATER, Failure, explain, misset
 from engine.remote.url import Url, is_url, parse_place, parse_url
 
 
@@ -32,6 +36,43 @@ def test_a_secret_in_a_place_is_refused_and_not_repeated(text: str) -> None:
     assert "SECRET" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("s3://key:SECRET@models/tune", "https://key:SECRET@host/model", "./base+s3://k:SECRET@models/lora"),
+        *("s3://key:SEC+RET-SECRET@models/tune", "org/name+az://c/x?sig=SECRET", "s3://models/tune#SECRET"),
+    ],
+)
+def test_a_secret_in_a_source_or_an_output_is_refused_and_not_repeated(text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_model(text, KeyPath("recipe.yml"))
+    assert "SECRET" not in str(caught.value)
+    with pytest.raises(InputError) as caught:
+        open_checkpoint(ModelRef(text[text.rfind("+", 0, text.index("://")) + 1 :]))
+    assert "SECRET" not in str(caught.value)
+    if "+" not in text:
+        with pytest.raises(InputError) as caught:
+            parse_place(text)
+        assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["127.0.0.1:15055", "garbage", "http://127.0.0.1:abc", "http://", "ftp://host"])
+def test_an_endpoint_that_is_no_address_is_named_and_not_asked(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", value)
+    with pytest.raises(InputError, match="s3://bucket/x: AWS_ENDPOINT_URL is no address"):
+        Bucket(parse_url("s3://bucket/x")).list()
+
+
+def test_variables_that_are_set_to_nothing_are_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "")
+    assert misset("s3") is None
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "")
+    assert misset("s3") == "AWS_ACCESS_KEY_ID is set, but AWS_SECRET_ACCESS_KEY is not."
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/no/such/file")
+    assert misset("gs") == "GOOGLE_APPLICATION_CREDENTIALS names no file."
+
+
 def test_what_is_no_url_is_a_path() -> None:
     assert parse_place("out/s3") == Path("out/s3")
     assert not is_url("https://host/model")
@@ -39,7 +80,7 @@ def test_what_is_no_url_is_a_path() -> None:
     assert is_url("gs://bucket/model")
 
 
-@pytest.mark.parametrize("text", ["https://host/out", "s3:/bucket/out", "hub:/org/name"])
+@pytest.mark.parametrize("text", ["https://host/out", "s3:/bucket/out", "hub:/org/name", "S3://bucket/out"])
 def test_an_output_at_another_kind_of_url_is_no_directory(text: str) -> None:
     with pytest.raises(InputError, match=r"name a directory, or s3://, gs:// or az://BUCKET/PREFIX"):
         parse_place(text)
