@@ -136,6 +136,9 @@ def search(
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it will take; nothing is run.")] = False,
     fork: Annotated[str | None, typer.Option(help="Go on under this name, from the rows of the run there is.")] = None,
     at: Annotated[int | None, typer.Option(help="With --fork: the last candidate to take over.", min=0)] = None,
+    allow_public_test_sets: Annotated[
+        bool, typer.Option("--allow-public-test-sets", help="Let the search use public test sets; the verdict tells.")
+    ] = False,
     run_dir: RunDir = None,
     address: Address = None,
     workers: Workers = None,
@@ -155,7 +158,13 @@ def search(
     elif at is not None:
         raise InputError("--at: says where a fork begins; give --fork NAME too.")
     outcome = search_command.run(
-        campaign, run_dir=run_dir, resume=resume, address=address, workers=workers, quiet=quiet or json
+        campaign,
+        run_dir=run_dir,
+        resume=resume,
+        allow_public_test_sets=allow_public_test_sets,
+        address=address,
+        workers=workers,
+        quiet=quiet or json,
     )
     search_command.print_outcome(outcome, as_json=json)
     if outcome.verdict is None:

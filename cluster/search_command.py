@@ -16,17 +16,38 @@ from search.session import Outcome, find_run, run_campaign
 
 
 def run(
-    campaign: Path, *, run_dir: Path | None, resume: bool, address: str | None, workers: int | None, quiet: bool
+    campaign: Path,
+    *,
+    run_dir: Path | None,
+    resume: bool,
+    allow_public_test_sets: bool = False,
+    address: str | None,
+    workers: int | None,
+    quiet: bool,
 ) -> Outcome:
     """Run the campaign in this process, or on Ray where an address is given; a signal pauses it cleanly."""
     quiet_libraries()
     with pausing_signals() as stop, campaign_progress(quiet=quiet) as on_progress:
         if address is None:
-            return run_campaign(campaign, root=run_dir, resume=resume, on_progress=on_progress, stop=stop)
+            return run_campaign(
+                campaign,
+                root=run_dir,
+                resume=resume,
+                allow_public_test_sets=allow_public_test_sets,
+                on_progress=on_progress,
+                stop=stop,
+            )
         from cluster.search_job import search_on_ray
 
         return search_on_ray(
-            campaign, root=run_dir, resume=resume, address=address, workers=workers, on_progress=on_progress, stop=stop
+            campaign,
+            root=run_dir,
+            resume=resume,
+            allow_public_test_sets=allow_public_test_sets,
+            address=address,
+            workers=workers,
+            on_progress=on_progress,
+            stop=stop,
         )
 
 

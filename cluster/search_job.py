@@ -37,6 +37,7 @@ def search_on_ray(
     *,
     root: Path | None = None,
     resume: bool = False,
+    allow_public_test_sets: bool = False,
     address: str = "local",
     workers: int | None = None,
     cpus_per_worker: float | None = None,
@@ -46,7 +47,7 @@ def search_on_ray(
     """Run (or continue) a campaign with evaluators on a Ray, to its report and its published winner.
 
     Args:
-        path, root, resume, on_progress, stop: as for `search.session.run_campaign`.
+        path, root, resume, allow_public_test_sets, on_progress, stop: as for `search.session.run_campaign`.
         address: `local`, `auto` or HOST:PORT (cluster.address).
         workers: evaluators in all; default: as many as fit, also on nodes that join later.
         cpus_per_worker: what each reserves; default: the campaign's `evaluator.threads`.
@@ -54,7 +55,7 @@ def search_on_ray(
     Raises what `run_campaign` raises, and ClusterError (the cluster cannot be used), WorkerLost (evaluators died one
     after the other without a score in between).
     """
-    campaign = load_campaign(path)
+    campaign = load_campaign(path, allow_public_test_sets=allow_public_test_sets)
     directory = run_directory(campaign, root)
     check_address(address)
     check_start(campaign, directory, Plans())

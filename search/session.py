@@ -127,6 +127,7 @@ def run_campaign(
     *,
     root: Path | None = None,
     resume: bool = False,
+    allow_public_test_sets: bool = False,
     on_progress: Callable[[CampaignStatus], None] = lambda status: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
@@ -135,7 +136,7 @@ def run_campaign(
     Raises CampaignError and the other InputErrors before anything is scored, OutputExists where the run is there
     already and `resume` is False, InputsChanged, Busy, StaleEpoch where a successor took the campaign over.
     """
-    campaign = load_campaign(path)
+    campaign = load_campaign(path, allow_public_test_sets=allow_public_test_sets)
     directory = run_directory(campaign, root)
     plans = Plans()
     check_start(campaign, directory, plans)

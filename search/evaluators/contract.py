@@ -8,9 +8,9 @@ A *scorer* turns (model, tokenizer, items) into per-item scores and keeps no sta
     notes()    what a reader of the verdict should know of the items
     score()    one block: the same block always makes the same batches, whatever was scored before
 
-lm_eval.py scores lm-eval tasks, python.py calls a function of the user's, perplexity.py reads text files;
-`Suite` joins scorers, so that one campaign may use all. A block may span tasks. Scores are finite
-floats; larger is better.
+lm_eval.py scores lm-eval tasks, python.py calls a function of the user's, perplexity.py reads text files,
+judge.py asks another model; `Suite` joins scorers, so that one campaign may use all. A block may span tasks. Scores
+are finite floats; larger is better.
 """
 
 from __future__ import annotations

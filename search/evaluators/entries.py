@@ -5,11 +5,13 @@ place (`task` or `text`) that is cut in three (`split`). What kind of place depe
 
     metric: package.module:function    JSONL files, scored by a function of the user's (python.py)
     text: *.txt, or files *.txt        text files, scored by how well the model predicts them (perplexity.py)
+    judge: {...}                       lm-eval tasks that generate; another model grades the answers (judge.py)
     anything else                      lm-eval tasks, groups or tags (lm_eval.py)
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -21,7 +23,7 @@ from search.ports import SPLITS, Split
 from search.stopping import FROM_ITEMS, LOOKS, NO_LOOKS, Looks
 
 DTYPES = Literal["float32", "bfloat16", "float16", "float64"]
-Kind = Literal["lm_eval", "python", "text"]
+Kind = Literal["lm_eval", "python", "text", "judge"]
 
 _LM_EVAL_KEYS = ("docs", "num_fewshot", "chat_template", "system_instruction", "fewshot_as_multiturn", "gen_kwargs")
 _TEXT_KEYS = ("chunk", "context", "stride")
@@ -57,6 +59,54 @@ class SplitEntry(Part):
         return {split: ends[place + 1] - ends[place] for place, split in enumerate(parts)}
 
 
+class JudgeEntry(Part):
+    """Another model that grades answers, behind an OpenAI-compatible API; see judge.py.
+
+    `prompt` may contain {question}, {answer} and {reference}. The grade is the first group of the regular expression
+    `score` in the reply, or with `score_key` that key of the JSON object in the reply; `low` and `high` bound it, and
+    the item's score is (grade − low) / (high − low). The key of the API is read from the environment variable
+    `api_key_env`, and from nowhere else.
+    """
+
+    base_url: str
+    model: str
+    api_key_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    prompt: str
+    score: str = r"(-?\d+(?:\.\d+)?)"
+    score_key: str | None = None
+    low: float = 0.0
+    high: float = 10.0
+    max_tokens: int = Field(default=256, ge=1)
+    concurrency: int = Field(default=4, ge=1, le=64)
+    timeout_s: float = Field(default=60.0, gt=0)
+    retries: int = Field(default=4, ge=0)
+    cache: str | None = None
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_url(cls, value: str) -> str:
+        if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", value):  # not shown: it may hold what is secret
+            raise ValueError("want http(s)://HOST[:PORT][/PATH], without name, password or query; a key: api_key_env")
+        return value
+
+    @field_validator("score")
+    @classmethod
+    def _an_expression(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"got {value!r}, no regular expression: {error}") from error
+        return value
+
+    @model_validator(mode="after")
+    def _ordered(self) -> JudgeEntry:
+        if not self.low < self.high:
+            raise ValueError(f"want low < high, got {self.low:g} and {self.high:g}")
+        if "{answer}" not in self.prompt:
+            raise ValueError("prompt: has no {answer}, so every answer would get one grade")
+        return self
+
+
 class TaskEntry(Part):
     """One skill: where its items are, how they are scored, and its weight in the score.
 
@@ -80,6 +130,7 @@ class TaskEntry(Part):
     system_instruction: str | None = None
     fewshot_as_multiturn: bool | None = None
     gen_kwargs: Mapping[str, Any] = {}
+    judge: JudgeEntry | None = None
     chunk: int = Field(default=2000, ge=0)
     context: int | None = Field(default=None, ge=2)
     stride: int | None = Field(default=None, ge=1)
@@ -120,6 +171,7 @@ class TaskEntry(Part):
     def _keys_of_its_kind(self) -> TaskEntry:
         foreign = {
             "lm_eval": _TEXT_KEYS,
+            "judge": _TEXT_KEYS,
             "text": _LM_EVAL_KEYS,
             "python": (*_LM_EVAL_KEYS, *_TEXT_KEYS),
         }
@@ -143,6 +195,8 @@ class TaskEntry(Part):
         metrics = (self.metric,) if isinstance(self.metric, str) else self.metric
         if any(":" in metric for metric in metrics):
             return "python"
+        if self.judge is not None:
+            return "judge"
         texts = self.text or all(place.endswith(".txt") for place in self.places)
         return "text" if texts else "lm_eval"
 
@@ -176,6 +230,7 @@ _KINDS: Mapping[Kind, str] = {
     "lm_eval": "lm-eval",
     "python": "a Python function",
     "text": "the perplexity of text",
+    "judge": "a judge",
 }
 
 

@@ -31,7 +31,7 @@ from search.evaluators.lm_eval_metrics import Metric, find_metrics, read_metrics
 from search.evaluators.lm_eval_tasks import documents_of, keep_from_examples, load_leaves, silence, task_manager
 from search.evaluators.public_sets import public_set
 from search.evaluators.splitting import items_of
-from search.ports import SPLITS, Item, Split
+from search.ports import SPLITS, Item, Measures, Split
 
 TOKENS = "tokens"  # the measure of generating tasks: tokens of the answer, as the candidate's tokenizer counts them
 
@@ -105,6 +105,15 @@ class LoadedTask:
         return found
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What the model was asked, what it generated, and what the task holds for right."""
+
+    question: str
+    answer: str
+    reference: str
+
+
 class LmEvalScorer:
     """Scores lm-eval tasks in this process.
 
@@ -162,6 +171,30 @@ class LmEvalScorer:
             if loaded.task.OUTPUT_TYPE == "generate_until":
                 measures[TOKENS][key] = _tokens(subject, requests)
         return Scored(scores, dict(measures))
+
+    def answers(self, subject: Subject, keys: Sequence[str]) -> tuple[dict[str, Answer], Measures]:
+        """What the model says to each item of generating tasks, unfiltered, for another one to grade; and measures."""
+        found, measures = {}, defaultdict[str, dict[str, float]](dict)
+        for key, loaded, index, requests in self._answered(subject, keys):
+            for metric, value in zip(loaded.metrics, loaded.values(index, requests), strict=True):
+                measures[metric.written][key] = metric.sign * value  # as the task reports it
+            measures[TOKENS][key] = _tokens(subject, requests)
+            found[key] = Answer(
+                question=str(requests[0].args[0]),
+                answer=str(requests[0].resps[0]),
+                reference=str(loaded.task.doc_to_target(loaded.documents[index])),
+            )
+        return found, dict(measures)
+
+    def refuse_silent(self) -> None:
+        """CampaignError for a task that generates no answer: there is nothing to grade."""
+        for name, loaded in self._loaded.items():
+            if loaded.task.OUTPUT_TYPE != "generate_until":
+                raise CampaignError(
+                    f"{self._where.origin}: task {loaded.entry.name!r}: judge: lm-eval task {name!r} generates no "
+                    f"answers ({loaded.task.OUTPUT_TYPE})",
+                    task=name,
+                )
 
     def _answered(self, subject: Subject, keys: Sequence[str]) -> list[tuple[str, LoadedTask, int, list[Any]]]:
         model = self._language_model(subject)

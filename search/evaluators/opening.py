@@ -20,7 +20,7 @@ def open_scorer(campaign: Campaign) -> Suite:
         allow_public=campaign.allow_public_test_sets,
     )
     scorers: list[Scorer] = []
-    for kind in ("python", "text", "lm_eval"):
+    for kind in ("python", "text", "judge", "lm_eval"):
         entries = [entry for entry in campaign.tasks if entry.kind == kind]
         if entries:
             scorers.append(_scorer(kind, entries, places, campaign))
@@ -40,4 +40,8 @@ def _scorer(kind: Kind, entries: list[TaskEntry], places: Places, campaign: Camp
         return TextScorer(entries, places, batch_size=batch_size)
     from search.evaluators.lm_eval import LmEvalScorer
 
+    if kind == "judge":
+        from search.evaluators.judge import JudgeScorer
+
+        return JudgeScorer(entries, LmEvalScorer(entries, places, batch_size=batch_size))
     return LmEvalScorer(entries, places, batch_size=batch_size)

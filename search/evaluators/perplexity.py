@@ -169,7 +169,7 @@ def windows_of(subject: Subject, text: str, entry: TaskEntry) -> Iterator[Window
     stride = min(entry.stride or max(1, context // 2), context - 1)
     start = subject.tokenizer.bos_token_id
     start = subject.tokenizer.eos_token_id if start is None else start
-    tokens = subject.tokenizer.encode(text, add_special_tokens=False)
+    tokens = subject.tokenizer.encode(text, add_special_tokens=False, verbose=False)  # windows are what it warns of
     tokens = tokens if start is None else [start, *tokens]
     done = 1  # the first is only read
     while done < len(tokens):

@@ -1,0 +1,222 @@
+"""Answers graded by another model, behind an OpenAI-compatible API: `judge:` in a task of generated answers.
+
+The live model answers the items of an lm-eval task (generate_until); the judge gets the campaign's prompt with
+question, answer and reference in it, and its reply holds a grade. The item's score is (grade − low) / (high − low).
+
+A judge is no function: asked twice, it may grade differently. So a grade is kept under the digest of all that was sent
+and asked again from nobody; with `cache` it is kept in a file, one JSON object a line, that later runs read, too. The
+key of the API comes from an environment variable and appears in no message, file or digest.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from engine.errors import CampaignError, EvaluationError
+from search.evaluators.contract import Scored, Subject, digest
+from search.evaluators.entries import JudgeEntry, TaskEntry
+from search.evaluators.lm_eval import Answer, LmEvalScorer
+from search.ports import Item, Split
+
+BUSY = frozenset({408, 409, 429, 500, 502, 503, 504})  # worth another attempt
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
+SHOWN_CHARS = 120
+
+
+class JudgeScorer:
+    """Scores generating lm-eval tasks by what a judge says of the answers. Measures are those of the tasks.
+
+    Raises CampaignError where a key is not in the environment or a task generates nothing.
+    """
+
+    def __init__(
+        self, entries: Sequence[TaskEntry], answers: LmEvalScorer, *, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        answers.refuse_silent()
+        self._answers = answers
+        judges = {entry.name: entry.judge for entry in entries if entry.judge is not None}
+        self._judges = {name: Judge(judge, name, sleep=sleep) for name, judge in judges.items()}
+        self._task_of = {item.key: item.task for items in answers.items().values() for item in items}
+
+    def items(self) -> Mapping[Split, tuple[Item, ...]]:
+        return self._answers.items()
+
+    def texts(self) -> Mapping[str, str]:
+        return self._answers.texts()
+
+    def facts(self) -> Mapping[str, Any]:
+        """The tasks' facts and what is asked of the judge."""
+        asked = {name: judge.facts() for name, judge in sorted(self._judges.items())}
+        return {"scorer": "judge", "tasks": self._answers.facts(), "judges": asked}
+
+    def notes(self) -> Sequence[str]:
+        graded = {judge.entry.model for judge in self._judges.values()}
+        return [*self._answers.notes(), *(f"answers were graded by {model}" for model in sorted(graded))]
+
+    def score(self, subject: Subject, keys: Sequence[str]) -> Scored:
+        """Generate the answers of the block, and have them graded, several at a time."""
+        answers, measures = self._answers.answers(subject, keys)
+        scores: dict[str, float] = {}
+        for name, judge in self._judges.items():
+            mine = {key: answer for key, answer in answers.items() if self._task_of[key] == name}
+            scores |= judge.grade(mine)
+        return Scored(scores, measures)
+
+
+class Judge:
+    """One judge: prompt, endpoint and the grades it gave."""
+
+    def __init__(self, entry: JudgeEntry, task: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.entry, self._task, self._sleep = entry, task, sleep
+        self._grades = _read_grades(entry.cache)
+        if entry.api_key_env is not None and not os.environ.get(entry.api_key_env):
+            raise CampaignError(
+                f"task {task!r}: judge.api_key_env: the environment has no {entry.api_key_env}: export it, or leave "
+                "the key out for an endpoint that needs none"
+            )
+
+    def facts(self) -> dict[str, Any]:
+        """All that grades depend on; how often and how fast it is asked does not matter."""
+        return self.entry.model_dump(exclude={"api_key_env", "concurrency", "timeout_s", "retries", "cache"})
+
+    def grade(self, answers: Mapping[str, Answer]) -> dict[str, float]:
+        """Item → score. EvaluationError where the judge gives no grade, OSError where it cannot be reached."""
+        asked = {key: self._prompt(answer) for key, answer in answers.items()}
+        digests = {key: digest([self.facts(), prompt]) for key, prompt in asked.items()}
+        new = {digests[key]: prompt for key, prompt in asked.items() if digests[key] not in self._grades}
+        with ThreadPoolExecutor(self.entry.concurrency) as pool:
+            replies = dict(zip(new, pool.map(self._ask, new.values()), strict=True))
+        found = {name: self._read(reply) for name, reply in replies.items()}
+        self._grades |= found
+        _append_grades(self.entry.cache, found)
+        return {key: self._grades[digests[key]] for key in answers}
+
+    def _prompt(self, answer: Answer) -> str:
+        """The prompt with the three texts in their places; braces inside the texts stay as they are."""
+        texts = {"question": answer.question, "answer": answer.answer, "reference": answer.reference}
+        return re.sub(r"\{(question|answer|reference)\}", lambda found: texts[found[1]], self.entry.prompt)
+
+    def _read(self, reply: str) -> float:
+        """The score in a reply. EvaluationError where there is none, or one out of bounds."""
+        entry = self.entry
+        try:
+            if entry.score_key is not None:
+                grade = float(json.loads(reply[reply.index("{") : reply.rindex("}") + 1])[entry.score_key])
+            else:
+                found = re.search(entry.score, reply)
+                grade = float(found.group(found.re.groups and 1)) if found else float("nan")
+        except (ValueError, LookupError, TypeError):
+            grade = float("nan")
+        if not entry.low <= grade <= entry.high:
+            shown = reply if len(reply) <= SHOWN_CHARS else reply[:SHOWN_CHARS] + " …"
+            raise EvaluationError(
+                f"task {self._task!r}: judge {entry.model}: no grade from {entry.low:g} to {entry.high:g} in {shown!r}"
+            )
+        return (grade - entry.low) / (entry.high - entry.low)
+
+    def _ask(self, prompt: str) -> str:
+        """One reply, with growing pauses between attempts while the endpoint is busy or out of reach."""
+        for attempt in range(self.entry.retries + 1):
+            try:
+                return self._post(prompt)
+            except _Busy as busy:
+                if attempt == self.entry.retries:
+                    raise ConnectionError(
+                        f"task {self._task!r}: judge at {self.entry.base_url}: {busy.why}, {attempt + 1} attempts"
+                    ) from None
+                self._sleep(max(busy.after_s, min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt)))
+        raise AssertionError("the loop returns or raises")
+
+    def _post(self, prompt: str) -> str:
+        entry = self.entry
+        body = {
+            "model": entry.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": entry.max_tokens,
+            "temperature": 0,
+        }
+        request = urllib.request.Request(
+            f"{entry.base_url.rstrip('/')}/chat/completions",
+            data=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json", **_authorization(entry)},
+        )
+        try:
+            with _OPENER.open(request, timeout=entry.timeout_s) as response:
+                return str(json.load(response)["choices"][0]["message"]["content"])
+        except urllib.error.HTTPError as error:
+            if error.code in BUSY:
+                raise _Busy(f"HTTP {error.code}", after_s=_retry_after(error)) from None
+            raise EvaluationError(
+                f"task {self._task!r}: judge at {entry.base_url}: HTTP {error.code} for model {entry.model!r}"
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise _Busy(type(error).__name__) from None
+        except (ValueError, LookupError, TypeError):
+            raise _Busy("a reply that is no chat completion") from None
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirection would carry the key to wherever it points: it is an error."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirects)
+
+
+class _Busy(Exception):
+    """The endpoint may answer another time."""
+
+    def __init__(self, why: str, *, after_s: float = 0.0) -> None:
+        super().__init__(why)
+        self.why, self.after_s = why, after_s
+
+
+def _authorization(entry: JudgeEntry) -> dict[str, str]:
+    key = os.environ.get(entry.api_key_env or "", "")
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _retry_after(error: urllib.error.HTTPError) -> float:
+    """Seconds that the endpoint asks to wait, at most LONGEST_WAIT_S."""
+    try:
+        return min(LONGEST_WAIT_S, max(0.0, float(error.headers.get("Retry-After") or 0)))
+    except ValueError:
+        return 0.0
+
+
+def _read_grades(cache: str | None) -> dict[str, float]:
+    """Grades of earlier runs; a torn last line is left out."""
+    grades: dict[str, float] = {}
+    if cache is None or not Path(cache).exists():
+        return grades
+    for line in Path(cache).read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+            grades.setdefault(str(row["asked"]), float(row["score"]))
+        except (ValueError, LookupError, TypeError):
+            continue
+    return grades
+
+
+def _append_grades(cache: str | None, grades: Mapping[str, float]) -> None:
+    """One write on an O_APPEND descriptor, so that lines of several evaluators never mix."""
+    if cache is None or not grades:
+        return
+    lines = "".join(json.dumps({"asked": asked, "score": score}) + "\n" for asked, score in grades.items())
+    descriptor = os.open(cache, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, lines.encode())
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,164 @@
+"""Answers graded by another model, with a stand-in for its endpoint that fails on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from judge_server import JudgeServer, serving
+from pydantic import ValidationError
+from tiny_tasks import Bench, greedy_answer, keys_of
+
+from engine.errors import CampaignError, EvaluationError
+from search.evaluators.contract import Places, evaluation_key
+from search.evaluators.entries import JudgeEntry, TaskEntry
+from search.evaluators.judge import Judge, JudgeScorer
+from search.evaluators.lm_eval import Answer, LmEvalScorer
+from search.ports import SPLITS
+
+SECRET = "sk-not-for-any-log"
+PROMPT = "Q: {question}\nA: {answer}\nRight: {reference}\nGrade from 0 to 10."
+
+
+@pytest.fixture
+def server() -> Iterator[JudgeServer]:
+    with serving(lambda prompt: f"I say {len(prompt) % 11}.") as state:
+        yield state
+
+
+def judge(server: JudgeServer, waits: list[float] | None = None, **changes: Any) -> Judge:
+    entry = JudgeEntry(**{"base_url": server.url, "model": "m", "prompt": PROMPT} | changes)
+    return Judge(entry, "t", sleep=[].append if waits is None else waits.append)
+
+
+def answers(*texts: str) -> dict[str, Answer]:
+    return {f"i/{text}": Answer("q", text, "r") for text in texts}
+
+
+def test_answers_of_the_live_model_are_graded_in_the_campaigns_prompt(bench: Bench, server: JudgeServer) -> None:
+    server.reply = lambda prompt: "10" if prompt.split("A: ")[1].startswith("x") else "4 of 10"
+    entry = JudgeEntry(base_url=server.url, model="m", prompt="{question}A: {answer}|{reference}")
+    task = TaskEntry(name="spell", judge=entry, **{split: f"spell_{split}" for split in SPLITS})
+    scorer = JudgeScorer([task], LmEvalScorer([task], Places(str(bench.folder))))
+    keys = keys_of(scorer)
+    scored = scorer.score(bench.a, keys)
+    expected = {key: greedy_answer(bench.a, bench.rows[key]["question"]) for key in keys}
+    prompts = {body["messages"][0]["content"] for body in server.asked}
+    rows = bench.rows
+    assert prompts == {f"{rows[key]['question']}=A: {expected[key]}|{rows[key]['answer']}" for key in keys}
+    assert scored.scores == {key: 1.0 if expected[key].startswith("x") else 0.4 for key in keys}
+    assert set(scored.measures) == {"exact_match", "tokens"}
+    asked = len(server.asked)
+    assert scorer.score(bench.a, keys) == scored
+    assert len(server.asked) == asked  # nothing was asked twice
+    assert scorer.notes() == ["answers were graded by m"]
+
+
+def test_a_grade_is_asked_once_and_kept_in_the_file_for_later_runs(server: JudgeServer, tmp_path: Path) -> None:
+    cache = tmp_path / "grades.jsonl"
+    first = judge(server, cache=str(cache)).grade(answers("a", "bb", "ccc"))
+    with cache.open("a") as file:
+        file.write('{"asked": "torn')
+    assert judge(server, cache=str(cache)).grade(answers("ccc", "a", "bb")) == first
+    assert len(server.asked) == 3
+    judge(server, cache=str(cache), model="another").grade(answers("a"))
+    assert len(server.asked) == 4
+
+
+def test_braces_in_an_answer_stay_as_they_are(server: JudgeServer) -> None:
+    judge(server).grade({"i": Answer("q", "{reference} {question}", "secret")})
+    assert "A: {reference} {question}\n" in server.asked[0]["messages"][0]["content"]
+
+
+@pytest.mark.parametrize("fault", [(429, {"Retry-After": "7"}), (500, {}), (503, {}), "drop", "garbage"])
+def test_a_busy_endpoint_is_asked_again_after_growing_pauses(server: JudgeServer, fault: Any) -> None:
+    waits: list[float] = []
+    server.faults = [fault] * 3
+    assert judge(server, waits, concurrency=1).grade(answers("a"))
+    assert waits == ([7.0] * 3 if isinstance(fault, tuple) and fault[1] else [0.5, 1.0, 2.0])
+
+
+def test_an_endpoint_that_stays_silent_is_a_passing_failure(server: JudgeServer) -> None:
+    server.faults = ["slow", (500, {})]
+    with pytest.raises(ConnectionError, match=f"judge at {server.url}: HTTP 500, 2 attempts"):
+        judge(server, retries=1, timeout_s=0.2).grade(answers("a"))
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 302])
+def test_a_refusal_is_no_passing_failure_and_a_redirection_is_not_followed(server: JudgeServer, status: int) -> None:
+    server.faults = [(status, {"Location": server.url})]
+    with pytest.raises(EvaluationError, match=f"HTTP {status} for model 'm'"):
+        judge(server).grade(answers("a"))
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "keys", "score"),
+    [
+        ("Grade: 7/10", {}, 0.7),
+        ("so: [[3]]", {"score": r"\[\[(\d+)\]\]", "low": 1, "high": 5}, 0.5),
+        ('Well: {"why": "so", "grade": 2.5}', {"score_key": "grade"}, 0.25),
+        ("none", {}, None),
+        ("11", {}, None),
+        ('{"grade": "high"}', {"score_key": "grade"}, None),
+        ("{}", {"score_key": "grade"}, None),
+    ],
+)
+def test_the_grade_is_read_from_the_reply_or_the_candidate_fails(
+    server: JudgeServer, reply: str, keys: dict[str, Any], score: float | None
+) -> None:
+    server.reply = lambda prompt: reply
+    if score is not None:
+        assert judge(server, **keys).grade(answers("a")) == {"i/a": pytest.approx(score)}
+        return
+    with pytest.raises(EvaluationError, match="judge m: no grade from 0 to 10 in"):
+        judge(server, **keys).grade(answers("a"))
+
+
+def test_the_key_goes_to_the_endpoint_and_nowhere_else(
+    server: JudgeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", SECRET)
+    cache = tmp_path / "grades.jsonl"
+    made = judge(server, api_key_env="JUDGE_KEY", cache=str(cache), retries=0)
+    made.grade(answers("a"))
+    assert server.headers[0]["Authorization"] == f"Bearer {SECRET}"
+    server.faults = [(500, {})]
+    with pytest.raises(ConnectionError) as caught:
+        made.grade(answers("b"))
+    assert SECRET not in repr(caught.value) + str(made.facts()) + cache.read_text() + repr(made.entry)
+    monkeypatch.delenv("JUDGE_KEY")
+    with pytest.raises(CampaignError, match="the environment has no JUDGE_KEY"):
+        judge(server, api_key_env="JUDGE_KEY")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"base_url": f"https://me:{SECRET}@host/v1"}, "without name, password or query"),
+        ({"base_url": f"https://host/v1?key={SECRET}"}, "without name, password or query"),
+        ({"prompt": "{question}"}, "has no {answer}"),
+        ({"low": 5, "high": 5}, "low < high"),
+        ({"score": "("}, "no regular expression"),
+    ],
+)
+def test_a_judge_that_cannot_work_is_refused_without_saying_a_secret(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says) as caught:
+        JudgeEntry(**{"base_url": "http://h/v1", "model": "m", "prompt": PROMPT} | changes)
+    assert SECRET not in str(caught.value.errors()[0]["ctx"]["error"])
+
+
+def test_a_task_that_generates_nothing_cannot_be_judged_and_the_prompt_belongs_to_the_key(
+    bench: Bench, server: JudgeServer
+) -> None:
+    def scorer(name: str, prompt: str = PROMPT) -> JudgeScorer:
+        entry = JudgeEntry(base_url=server.url, model="m", prompt=prompt)
+        metric = "acc" if name == "pick" else "exact_match"
+        task = TaskEntry(name=name, judge=entry, metric=metric, **{split: f"{name}_{split}" for split in SPLITS})
+        return JudgeScorer([task], LmEvalScorer([task], Places(str(bench.folder))))
+
+    with pytest.raises(CampaignError, match="judge: lm-eval task 'pick_search' generates no answers"):
+        scorer("pick")
+    assert evaluation_key(scorer("spell"), {}) != evaluation_key(scorer("spell", PROMPT + "!"), {})

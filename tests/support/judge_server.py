@@ -1,0 +1,73 @@
+"""A stand-in for an OpenAI-compatible endpoint on this machine, which can fail on purpose."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Fault = tuple[int, dict[str, str]] | str  # a status with headers; "garbage", "drop", "slow"
+
+
+class JudgeServer:
+    """`reply` makes the text of an answer from a prompt; `faults` are met first, one a request."""
+
+    def __init__(self, reply: Callable[[str], str]) -> None:
+        self.reply = reply
+        self.faults: list[Fault] = []
+        self.asked: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.url = ""
+        self.lock = threading.Lock()
+
+
+@contextmanager
+def serving(reply: Callable[[str], str]) -> Iterator[JudgeServer]:
+    """A server on a free port, until the block ends."""
+    state = JudgeServer(reply)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with state.lock:
+                state.asked.append(body)
+                state.headers.append(dict(self.headers))
+                fault = state.faults.pop(0) if state.faults else None
+            if fault == "drop":
+                self.close_connection = True
+                return
+            if fault == "slow":
+                released.wait(5)
+                return
+            if isinstance(fault, tuple):
+                self.send_response(fault[0])
+                for name, value in fault[1].items():
+                    self.send_header(name, value)
+                self.end_headers()
+                return
+            text = state.reply(body["messages"][0]["content"])
+            made = {"choices": [{"message": {"role": "assistant", "content": text}}]}
+            payload = b"<html>" if fault == "garbage" else json.dumps(made).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(payload)))
+            self.end_headers()
+            self.wfile.write(payload)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    released = threading.Event()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    state.url = f"http://127.0.0.1:{server.server_port}/v1"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield state
+    finally:
+        released.set()
+        server.shutdown()
+        server.server_close()
