@@ -9,10 +9,10 @@ fine-tunes. Values are keyed by (seed, tensor name, model, chunk): any subset ca
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
-import sys
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -236,5 +236,7 @@ def _write_index(models: Sequence[Path], tensors: dict[str, tuple[int, ...]], dt
 
 
 if __name__ == "__main__":
-    for requested in sys.argv[1:]:
+    parser = argparse.ArgumentParser(prog="python -m bench.families", description="Make families, and print where.")
+    parser.add_argument("size", nargs="+", choices=SHAPES)
+    for requested in parser.parse_args().size:
         print(*benchmark_family(requested).models, sep="\n")

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster import output
+from engine.errors import InputError
 from engine.remote.url import Url, parse_place
 
 
 def clean(out: str, *, as_json: bool) -> None:
     """Remove it, and say what was removed."""
+    if not out.strip():
+        raise InputError("clean: name the output whose leftovers are to go, a directory or a URL.")
     place = parse_place(out)
     removed, notes = _clean_url(place) if isinstance(place, Url) else (_clean_directory(place), [])
     if as_json:

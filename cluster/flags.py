@@ -129,9 +129,7 @@ class OnRay:
     ] = None
     workers: Annotated[
         int | None,
-        _ray(
-            "--workers", min=1, help="Workers in all, or as many as fit; default one per node, also on nodes that join."
-        ),
+        _ray("--workers", min=1, help="Most workers in all; default one per node, also on nodes that join."),
     ] = None
     cpus_per_worker: Annotated[
         float | None, _ray("--cpus-per-worker", help="Processors of each, as many workers as fit; default all.")

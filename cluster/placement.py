@@ -71,7 +71,8 @@ def posts(nodes: Sequence[Node], request: Request) -> list[Post]:
     fitting = [node for node in nodes if meets(node.labels, request.labels)]
     rooms = [_room(node, request) for node in fitting]
     if not any(rooms):
-        raise ClusterError(f"{request} fits on no node of the cluster, which has {_stock(nodes, request)}.")
+        has = _stock(nodes, request)
+        raise ClusterError(f"{request} fits on no node of the cluster, which has {has}. Ask for less, or add nodes.")
     if request.cpus is None and not request.gpus:
         counts = [1] * len(fitting) if request.workers is None else _spread(fitting, request.workers, rooms)
     else:

@@ -157,7 +157,9 @@ def refuse_other_plan(
     first: Mapping[str, Any], plan_digest: str, describe: Mapping[str, str], *, place: object, out: object
 ) -> None:
     """InputsChanged where what lies in `place`, begun for `out` with the record `first`, belongs to another plan."""
-    advice = f"Restore it to resume, or `mergefleet clean {out}` to begin anew."
+    advice = (
+        f"Restore it (size and time count, as `cp -p` keeps them) to resume, or `mergefleet clean {out}` to begin anew."
+    )
     if first.get("mergefleet") != FORMAT:
         raise InputsChanged(f"{place}: was written by another version of mergefleet. {advice}")
     if first.get("plan") == plan_digest:
