@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from search.report_front import front_figures
 from search.results import CandidateRow, Results
 from search.space import Value
 from search.space.entry import Choice, Range
@@ -46,7 +47,7 @@ def figures(results: Results, heats: Sequence[HeatMap]) -> dict[str, list[Figure
     if results.verdict is not None and results.verdict.comparisons:
         made["margins"].append(("", _margins(results), ""))
     made["weights"] = [(f"{heat.parameter.title()} by layer and source", _heat(heat), "") for heat in heats]
-    made["search"] = list(_search_figures(results))
+    made["search"] = [*front_figures(results), *_search_figures(results)]
     from plotly.offline import get_plotlyjs
 
     scripts = iter([f"<script>{get_plotlyjs()}</script>"])
@@ -62,7 +63,7 @@ def _html(figure: go.Figure) -> str:
     return html
 
 
-def _styled(figure: go.Figure, *, height: int, left: int = 60) -> go.Figure:
+def styled(figure: go.Figure, *, height: int, left: int = 60) -> go.Figure:
     """The page's font and colours over Optuna's defaults; the title is in the page, not in the figure."""
     figure.update_layout(
         template="plotly_white",
@@ -105,7 +106,7 @@ def _margins(results: Results) -> go.Figure:
     figure.add_vline(x=0, line={"color": INK, "width": 1})
     figure.update_xaxes(title="winner minus comparator, holdout score", gridcolor=GRID, zeroline=False)
     figure.update_yaxes(autorange="reversed", showgrid=False, type="category")
-    return _styled(figure, height=90 + ROW_PX * len(found), left=160)
+    return styled(figure, height=90 + ROW_PX * len(found), left=160)
 
 
 def _heat(heat: HeatMap) -> go.Figure:
@@ -133,7 +134,7 @@ def _heat(heat: HeatMap) -> go.Figure:
     )
     figure.update_yaxes(autorange="reversed", type="category")
     figure.update_xaxes(type="category", side="bottom")
-    return _styled(figure, height=110 + ROW_PX * len(heat.rows), left=160)
+    return styled(figure, height=110 + ROW_PX * len(heat.rows), left=160)
 
 
 def _search_figures(results: Results) -> list[tuple[str, go.Figure, str]]:
@@ -237,7 +238,7 @@ def _history(rows: Sequence[CandidateRow]) -> go.Figure:
     shown.update_layout(legend={"orientation": "h", "y": 1.08, "x": 0})
     shown.update_xaxes(title="candidate", gridcolor=GRID)
     shown.update_yaxes(gridcolor=GRID)
-    return _styled(shown, height=380)
+    return styled(shown, height=380)
 
 
 def _importances(study: optuna.Study) -> Mapping[str, float]:
@@ -259,11 +260,11 @@ def _importance_figure(study: optuna.Study, importances: Mapping[str, float]) ->
     widest = max(importances.values())
     figure.update_xaxes(title="share of importance (PED-ANOVA)", gridcolor=GRID, range=[0, 1.1 * widest])
     figure.update_yaxes(title=None)
-    return _styled(figure, height=90 + 22 * min(20, len(importances)), left=170)
+    return styled(figure, height=90 + 22 * min(20, len(importances)), left=170)
 
 
 def _parallel(study: optuna.Study, names: Sequence[str]) -> go.Figure:
     import optuna
 
     figure = optuna.visualization.plot_parallel_coordinate(study, params=list(names), target_name="score")
-    return _styled(figure, height=460)
+    return styled(figure, height=460)
