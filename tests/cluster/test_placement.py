@@ -82,7 +82,7 @@ def test_a_request_that_fits_nowhere_is_said_with_what_the_cluster_has() -> None
         posts(nodes, Request(cpus=16, gpus=2, labels={"zone": "us"}))
     assert caught.value.message == (
         "a worker with 16 processors, 2 GPUs and zone=us fits on no node of the cluster, which has "
-        "alpha (4 processors, 0 GPUs, zone=eu), beta (8 processors, 0 GPUs, zone=nothing)."
+        "alpha (4 processors, 0 GPUs, zone=eu), beta (8 processors, 0 GPUs, zone=nothing). Ask for less, or add nodes."
     )
 
 
