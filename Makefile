@@ -13,9 +13,9 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install demo test faults check fix bench bench-ray bench-scaling bench-search oracle clean
+.PHONY: help install demo test faults simulate check fix bench bench-ray bench-scaling bench-search oracle clean
 help:
-	@echo "make demo | test | faults | check | fix | bench | bench-ray | bench-scaling | bench-search | oracle | install | clean   (ARGS=... is handed on)"
+	@echo "make demo | test | faults | simulate | check | fix | bench | bench-ray | bench-scaling | bench-search | oracle | install | clean   (ARGS=... is handed on)"
 
 # The stamp is touched last: an installation that failed half way is tried again.
 install: $(STAMP)
@@ -38,6 +38,12 @@ faults: $(STAMP)
 	MERGEFLEET_FAULTS=1 $(BIN)/python -m pytest -q tests/cluster/test_nodes.py
 	PYTHONPATH=. $(BIN)/python tests/support/kill_runs.py --kills 70 $(ARGS)
 	PYTHONPATH=. $(BIN)/python tests/support/kill_runs.py --kills 30 --storage bucket $(ARGS)
+
+# What docs/search.md says of verdicts and fleets, from whole campaigns without models: about an hour of two cores.
+simulate: $(STAMP)
+	PYTHONPATH=. $(BIN)/python tests/support/campaign_simulations.py null --repetitions 1000
+	PYTHONPATH=. $(BIN)/python tests/support/campaign_simulations.py power --repetitions 200
+	PYTHONPATH=. $(BIN)/python tests/support/campaign_simulations.py fleet
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

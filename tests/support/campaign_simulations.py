@@ -139,16 +139,21 @@ def judge_once(repetition: int, *, size: Size, planted: bool, shared: float) -> 
         chance = Chance(make_inventory(size.counts), seed=repetition, shared=shared)
         state = lambda: coordinator._desk.live.state  # noqa: E731
         if planted:
-            chance.favours = lambda work: state().candidates[work.candidate].origin == "mean"
+            chance.favours = lambda work: _is_planted(state().candidates[work.candidate])
         verdict = run_inline(coordinator, chance)
         coordinator.run.store.close()
     assert verdict is not None
     return Judged(
         named=verdict.significant,
-        planted=state().candidates[verdict.winner].origin == "mean",
+        planted=_is_planted(state().candidates[verdict.winner]),
         parents=tuple(entry.beaten for entry in _parents(verdict)),
         stopped=sum(c.outcomes["search"].stopped for c in state().candidates if "search" in c.outcomes),
     )
+
+
+def _is_planted(candidate: Any) -> bool:
+    """The means of the last stage; that of the first one is the best global candidate, whom they have to beat."""
+    return bool(candidate.origin == "mean" and candidate.stage > 0)
 
 
 def _parents(verdict: Verdict) -> Iterator[Any]:
@@ -187,9 +192,10 @@ class Fleet:
     used_s: float = 0.0
     alive_s: float = 0.0
     counts: Counter[str] = field(default_factory=Counter)
+    evaluator: Any = None
 
-    def run(self, evaluator: Chance, *, until: str) -> None:
-        """Until the campaign reaches the phase `until`."""
+    def run(self, evaluator: Chance) -> None:
+        """Until the first worker has to wait: the budget is handed out, the rest is the tail of the search."""
         self._rng = random.Random(self.seed)
         self._events: list[tuple[float, int, str, str]] = []
         self._born: dict[str, float] = {}
@@ -199,7 +205,7 @@ class Fleet:
             self._start(self.clock.time)
         self._at(self.clock.time + 60, "minute", "")
         self._at(self.clock.time + self.heartbeat_s, "heartbeat", "")
-        while self.coordinator._desk.live.state.phase != until and self._events:
+        while not self.counts["waits"]:
             self.clock.time, _, kind, worker = heapq.heappop(self._events)
             getattr(self, f"_on_{kind}")(worker, evaluator)
         for born in self._born.values():
@@ -223,7 +229,6 @@ class Fleet:
         work = self.coordinator.next_work(worker)
         if isinstance(work, Wait):
             self.counts["waits"] += 1
-            self._at(self.clock.time + work.after_s, "ask", worker)
         elif isinstance(work, Work):
             took = self.mean_s * self._rng.lognormvariate(-0.06, 0.35)
             self._work[worker] = work, took
@@ -257,16 +262,24 @@ class Fleet:
 
 
 def fleet(folder: Path, *, workers: int, budget: int, **changes: Any) -> Fleet:
-    """A search by such a fleet, to its end."""
+    """A search by such a fleet, as long as there is work for all."""
     size, clock = Size(budget=budget), Clock()
     coordinator = make_simulated(folder, size, seed=1, now=clock, lease_s=30.0)
     made = Fleet(coordinator, clock, workers, **changes)
-    made.run(Chance(make_inventory(size.counts), seed=1), until="selection")
+    made.evaluator = Chance(make_inventory(size.counts), seed=1)
+    made.run(made.evaluator)
     return made
 
 
-def used_share(coordinator: Coordinator) -> float:
-    """Scored search candidates that the sampler was told, of all that were scored."""
+def finish(coordinator: Coordinator, evaluator: Chance) -> float:
+    """Score what is out, and then: of the search candidates that were scored, the share that the sampler was told."""
+    coordinator._desk.queue.lease_s = 0.0
+    for lease in coordinator._desk.queue.leases.values():
+        lease.deadline = 0.0
+    while coordinator._desk.live.state.phase == "search":
+        work = coordinator.next_work("last")
+        assert isinstance(work, Work)
+        coordinator.submit("last", evaluator.evaluate(work))
     state = coordinator._desk.live.state
     told = sum(len(cohort.members) for cohort in state.cohorts if cohort.told)
     return told / sum("search" in candidate.outcomes for candidate in state.candidates)
@@ -297,7 +310,7 @@ def _print_null(repetitions: int) -> None:
 
 
 def _print_power(repetitions: int) -> None:
-    for shared, holdout in ((SHARED, 500), (SHARED, 1000), (0.0, 2000)):
+    for shared, holdout in ((SHARED, 500), (SHARED, 1000)):
         size = Size(selection=500, holdout=holdout)
         found = judged(repetitions, size=size, planted=True, shared=shared)
         named = sum(entry.named and entry.planted for entry in found) / repetitions
@@ -310,18 +323,19 @@ def _print_power(repetitions: int) -> None:
 
 
 def _print_fleet(repetitions: int) -> None:
-    for graceful in (False, True):
+    for workers, preempted, graceful in ((64, 0.5, False), (64, 0.5, True), (256, 0.0, False)):
         with tempfile.TemporaryDirectory() as folder:
-            found = fleet(Path(folder), workers=64, budget=100_000, preempted=0.5, graceful=graceful)
-            share = found.used_s / found.alive_s
+            found = fleet(Path(folder), workers=workers, budget=60_000, preempted=preempted, graceful=graceful)
+            share, minutes = found.used_s / found.alive_s, (found.clock.time - 1000) / 60
+            used = finish(found.coordinator, found.evaluator)
+            state = found.coordinator._desk.live.state
+            lost = sum(c.outcomes["search"].cause is not None for c in state.candidates if "search" in c.outcomes)
             print(
-                f"T3: half of 64 preempted a minute, graceful {graceful}: {share:.1%} of what survives, {found.counts}"
+                f"{workers} evaluators, {preempted:.0%} preempted every minute{', gracefully' if graceful else ''}: "
+                f"{share:.1%} of the surviving time used, {used:.1%} of the results told, {lost} candidates lost "
+                f"({found.counts['units']} units in {minutes:.0f} min, {found.counts['preempted']} preemptions)",
+                flush=True,
             )
-            lost = sum(c.outcomes["search"].cause is not None for c in found.coordinator._desk.live.state.candidates)
-            print(f"    candidates lost: {lost}, results used {used_share(found.coordinator):.1%}")
-    with tempfile.TemporaryDirectory() as folder:
-        found = fleet(Path(folder), workers=256, budget=100_000)
-        print(f"T4: 256 workers: {used_share(found.coordinator):.1%} of results used, {found.counts}")
 
 
 if __name__ == "__main__":
