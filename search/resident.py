@@ -24,6 +24,7 @@ from engine.known_facts import KnownFacts
 from engine.recipe import ModelRef
 from engine.sinks import LiveSink
 from engine.worker import RowPool
+from search import floor
 from search.audit import record_attempt
 from search.campaign_file import Campaign
 from search.evaluators.contract import Scored, Scorer, Subject, evaluation_key, keyed_items, runtime_facts
@@ -176,6 +177,8 @@ class ResidentEvaluator:
         self._scorer, self._entry, self._audit = scorer, entry, audit
         self.resident = ResidentModel(entry, plans=plans)
         self._inventory: Inventory | None = None
+        self._prompts: list[str] | None = None
+        self._floor_passed = ""
 
     def inventory(self) -> Inventory:
         """See search.ports.Evaluator; loads no model."""
@@ -190,6 +193,7 @@ class ResidentEvaluator:
         try:
             loaded = self.resident.load(work.recipe, expected_hash=work.recipe_hash)
             record_attempt(self._audit, work)
+            self._check_floor(loaded)
             scored = self._score(self.resident.subject, work.items)
         except CampaignError:
             raise
@@ -205,6 +209,21 @@ class ResidentEvaluator:
         return BlockResult(
             work.lease, loaded.recipe_hash, loaded.weights_digest, scored.scores, measures=scored.measures
         )
+
+    def _check_floor(self, loaded: Loaded) -> None:
+        """EvaluationError where the candidate is no language model; looked at once, before its first block."""
+        import torch
+
+        if loaded.recipe_hash == self._floor_passed:
+            return
+        if self._prompts is None:
+            self._prompts = floor.prompts_of(self._scorer.items(), self._scorer.texts())
+        torch.set_num_threads(self._entry.threads)
+        subject = self.resident.subject
+        cause = floor.failure(floor.look_at(subject.model, subject.tokenizer, self._prompts))
+        if cause is not None:
+            raise EvaluationError(cause)
+        self._floor_passed = loaded.recipe_hash
 
     def rescore(self, directory: Path, blocks: Iterable[Sequence[str]]) -> dict[str, float]:
         """Scores of a model on disk, by item, from the same blocks of items as in the campaign.

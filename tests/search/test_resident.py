@@ -350,3 +350,14 @@ def test_a_directory_without_all_weights_is_refused_by_name(family, tmp_path):
         load_from_disk(tmp_path, ENTRY)
     with pytest.raises(SourceError, match="no such model directory"):
         load_from_disk(tmp_path / "absent", ENTRY)
+
+
+def test_a_candidate_that_is_no_language_model_fails_before_it_is_scored(family, tmp_path):
+    asked = []
+    made = ResidentEvaluator(Tampering(family, lambda: asked.append(1)), ENTRY, audit=tmp_path / "audit.jsonl")
+    dead = made.evaluate(work(family.recipe(0.0, 0.0), family.keys()))
+    assert isinstance(dead, Failed)
+    assert not dead.retryable
+    assert "floor: all logits are equal" in dead.cause
+    assert asked == []
+    assert isinstance(made.evaluate(work(family.recipe_of("a"), family.keys())), BlockResult)
