@@ -16,7 +16,7 @@ from search import schema
 from search.baselines import Baseline
 from search.campaign_file import Campaign
 from search.results import CandidateRow, Results, read_results, results_of
-from search.space import Params, Space
+from search.space import Params, Space, Stage, make_space
 from search.store import Store
 
 SHARE = 0.1
@@ -111,23 +111,19 @@ def _refuse_others(results: Results, baselines: Sequence[Baseline], *, hash_of: 
 
 
 def _fitting(results: Results, space: Space, *, hash_of: HashOf) -> Elites:
-    """Stage here → points of stages there that are the same models."""
+    """Stage here → points of stages there that have the same axes, and make the same models of them."""
     found: Elites = {}
-    for name in dict.fromkeys(stage.name for stage in results.campaign.space.stages):
-        points = _best_first([row for row in results.candidates if row.stage == name and row.params])
+    for theirs in make_space(results.campaign, layers=results.layers).stages:
+        points = _best_first([row for row in results.candidates if row.stage == theirs.name and row.params])
         for stage, rule in enumerate(space.stages):
-            names = [axis.name for axis in rule.axes]
-            same = [(row, score) for row, score in points if sorted(row.params) == sorted(names) and _inside(rule, row)]
-            if same and hash_of(space.recipe(stage, same[0][0].params)) == same[0][0].recipe_hash:
-                found.setdefault(stage, []).extend((row.params, score) for row, score in same)
+            same = bool(points) and _ranges(theirs) == _ranges(rule)
+            if same and hash_of(space.recipe(stage, points[0][0].params)) == points[0][0].recipe_hash:
+                found.setdefault(stage, []).extend((row.params, score) for row, score in points)
     return found
 
 
-def _inside(rule: Any, row: CandidateRow) -> bool:
-    try:
-        return bool(rule.rounded(row.params) == dict(row.params))
-    except KeyError:  # a choice that is none here
-        return False
+def _ranges(stage: Stage) -> list[tuple[Any, ...]]:
+    return [(axis.name, axis.low, axis.high, axis.grid, axis.choices) for axis in stage.axes]
 
 
 def _best_first(rows: Sequence[CandidateRow]) -> list[tuple[CandidateRow, float]]:
