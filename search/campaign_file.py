@@ -18,7 +18,7 @@ from engine.yamlfile import read_yaml
 from search.baselines import check_baseline
 from search.evaluators.entries import DTYPES, EvaluatorEntry, ItemsEntry, TaskEntry
 from search.objectives import ConstraintEntry, ObjectiveEntry, refuse_unknown
-from search.part import Part as _Part
+from search.part import Part
 from search.space.checks import check_entry
 from search.space.entry import SpaceEntry
 
@@ -27,7 +27,7 @@ SAMPLERS = ("auto", "quadratic", "cma", "catcma", "nsga2", "nsga3", "niches", "t
 """The names of the table in search.samplers, which knows this file and so cannot be asked here; a test compares."""
 
 
-class SourceEntry(_Part):
+class SourceEntry(Part):
     """A model to merge: `model` is a local directory or `org/name[@revision]`; `name` is what reports call it.
 
     `importance` is where the numbers are that `fisher` weighs its elements by.
@@ -38,7 +38,7 @@ class SourceEntry(_Part):
     importance: str | None = None
 
 
-class BudgetEntry(_Part):
+class BudgetEntry(Part):
     """When the search ends, whichever comes first; selection and holdout come on top.
 
     `gpu_hours` count the time for which evaluators held work, times the GPUs of one evaluator.
@@ -56,7 +56,7 @@ class BudgetEntry(_Part):
         return self
 
 
-class SelectionEntry(_Part):
+class SelectionEntry(Part):
     """Who is re-scored on selection items: best candidates, latest distribution means, and a soup of the best.
 
     `front`: of several objectives, how many members of the front are re-scored, and how many meet the holdout.
@@ -68,7 +68,7 @@ class SelectionEntry(_Part):
     soup: int = Field(default=5, ge=0)
 
 
-class PublishEntry(_Part):
+class PublishEntry(Part):
     """Where the winner goes: a directory that does not exist yet (None: `published` in the run), hub:ORG/NAME[@BRANCH],
     or s3://, gs://, az://BUCKET/PREFIX. `public`: a repository made for it is seen by all. `license`: instead of what
     follows from the parents' licences.
@@ -79,7 +79,7 @@ class PublishEntry(_Part):
     license: str | None = None
 
 
-class Campaign(_Part):
+class Campaign(Part):
     """A whole campaign file. `origin` names the file in messages."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -227,4 +227,4 @@ def _parts(annotation: Any) -> list[Any]:
 
 
 def _is_part(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, _Part)
+    return isinstance(annotation, type) and issubclass(annotation, Part)
