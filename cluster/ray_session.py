@@ -58,6 +58,7 @@ def session(address: str, *, cpus: int | None = None, verbose: bool = False) -> 
     handler = signal.getsignal(signal.SIGTERM)
     try:
         opened = _start(cpus, verbose) if place == "local" else _join(place, verbose)
+        _keep_off_stdout(verbose)
         if handler not in (signal.SIG_DFL, None):
             _handle_sigterm(handler)  # ray.init puts one of its own there
         yield opened
@@ -174,6 +175,16 @@ def _quiet(verbose: bool) -> dict[str, Any]:
     import logging
 
     return {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
+
+
+def _keep_off_stdout(verbose: bool) -> None:
+    """Raylets' messages are printed on a driver's stdout, whatever `log_to_driver` says, and stdout may be for JSON.
+
+    The switch is that of Ray's own debugger (ray/util/rpdb.py).
+    """
+    from ray._private import worker
+
+    worker._worker_logs_enabled = verbose
 
 
 def _opened(context: Any, *, started: bool) -> Session:

@@ -51,6 +51,16 @@ def test_a_local_ray_stays_on_this_machine(ray_here: Session) -> None:
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
 
 
+def test_what_raylets_say_stays_off_stdout_where_json_may_go(
+    ray_here: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ray._private.worker import print_to_stdstream
+
+    said = {"lines": ["(raylet) an actor died"], "pid": "raylet", "is_err": False}
+    print_to_stdstream(said, ignore_prefix=False)
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("address", ["local", "auto", "the same"])
 def test_the_connection_that_is_there_is_used_again_and_left_alone(
     address: str, ray_here: Session, monkeypatch: pytest.MonkeyPatch
