@@ -164,21 +164,22 @@ class LmEvalScorer:
         """Answer all requests of the block, batched over tasks, and read each item's metrics."""
         scores: dict[str, float] = {}
         measures: dict[str, dict[str, float]] = defaultdict(dict)
-        for key, loaded, index, requests in self._answered(subject, keys):
+        rows = self._answered(subject, keys)
+        for key, loaded, index, requests in rows:
             scores[key], *others = loaded.values(index, requests)
             for metric, value in zip(loaded.metrics[1:], others, strict=True):
                 measures[metric.written][key] = value
-            if loaded.task.OUTPUT_TYPE == "generate_until":
-                measures[TOKENS][key] = _tokens(subject, requests)
-        return Scored(scores, dict(measures))
+        measures[TOKENS] |= _tokens(subject, rows)
+        return Scored(scores, {name: values for name, values in measures.items() if values})
 
     def answers(self, subject: Subject, keys: Sequence[str]) -> tuple[dict[str, Answer], Measures]:
         """What the model says to each item of generating tasks, unfiltered, for another one to grade; and measures."""
         found, measures = {}, defaultdict[str, dict[str, float]](dict)
-        for key, loaded, index, requests in self._answered(subject, keys):
+        rows = self._answered(subject, keys)
+        measures[TOKENS] |= _tokens(subject, rows)
+        for key, loaded, index, requests in rows:
             for metric, value in zip(loaded.metrics, loaded.values(index, requests), strict=True):
                 measures[metric.written][key] = metric.sign * value  # as the task reports it
-            measures[TOKENS][key] = _tokens(subject, requests)
             found[key] = Answer(
                 question=str(requests[0].args[0]),
                 answer=str(requests[0].resps[0]),
@@ -329,8 +330,15 @@ def _filter(loaded: LoadedTask, requests: list[Any]) -> None:
             ensemble.apply(requests)
 
 
-def _tokens(subject: Subject, requests: Sequence[Any]) -> float:
-    """Tokens of the answers, on average where a request is repeated."""
-    answers = [answer for request in requests for answer in request.resps]
-    counts = [len(subject.tokenizer.encode(answer, add_special_tokens=False)) for answer in answers]
-    return sum(counts) / len(counts)
+def _tokens(subject: Subject, rows: Sequence[tuple[str, LoadedTask, int, list[Any]]]) -> dict[str, float]:
+    """Tokens of each generated answer, on average where a request is repeated; one call of the tokenizer for all."""
+    said = {
+        key: [answer for request in requests for answer in request.resps]
+        for key, loaded, _, requests in rows
+        if loaded.task.OUTPUT_TYPE == "generate_until"
+    }
+    answers = [answer for texts in said.values() for answer in texts]
+    if not answers:
+        return {}
+    lengths = iter([len(ids) for ids in subject.tokenizer(answers, add_special_tokens=False)["input_ids"]])
+    return {key: sum(next(lengths) for _ in texts) / len(texts) for key, texts in said.items()}
