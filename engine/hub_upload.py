@@ -110,8 +110,9 @@ def upload(directory: Path, place: HubRepo, how: Upload) -> str:
     api = _api(place)
     try:
         api.create_repo(place.repo, private=not how.public, exist_ok=True)
-        if place.branch is not None:
-            api.create_branch(place.repo, branch=place.branch, exist_ok=True)
+        if place.branch is not None:  # from the first commit, which is empty, and not from a model on main
+            first = api.list_repo_commits(place.repo)[-1].commit_id
+            api.create_branch(place.repo, branch=place.branch, revision=first, exist_ok=True)
         parent = api.repo_info(place.repo, revision=place.branch).sha
         _refuse_filled(api, place)
         commit = api.create_commit(

@@ -1,4 +1,4 @@
-"""The part of the Hub that huggingface_hub 2.4 calls to download a model, as a server on this machine.
+"""The part of the Hub that huggingface_hub 2.4 calls for a model, as a server on this machine; hub_writes.py writes.
 
     GET  /api/models/ORG/NAME[/revision/REV]    the commit behind a branch or tag
     GET  /api/models/ORG/NAME/tree/COMMIT       the files of a commit
@@ -21,6 +21,8 @@ from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+DATE = "2026-01-01T00:00:00.000Z"
+
 
 @dataclass
 class Repository:
@@ -29,6 +31,7 @@ class Repository:
     commits: Mapping[str, Mapping[str, bytes]]
     refs: Mapping[str, str]
     access: str = "open"
+    visibility: str = "public"
 
 
 @dataclass
@@ -45,6 +48,9 @@ class Hub:
     cdn_requests: int = 0
     cdn_headers: set[str] = field(default_factory=set)
     broken_ranges: int = 0  # so many ranges are answered by 503
+    writers: Mapping[str, frozenset[str]] = field(default_factory=dict)  # token -> organizations it may write to
+    blobs: dict[str, bytes] = field(default_factory=dict)  # uploaded, in a commit or not yet
+    broken_commits: int = 0  # so many commits are answered by 503
 
     def downloaded(self) -> set[str]:
         """The files whose bytes were sent."""
@@ -108,9 +114,12 @@ def answer(repositories: Mapping[str, Repository], path: str) -> Answer:
     files = repository.commits[commit]
     if not is_api:
         return _file("/".join(parts[4:]), files, commit)
+    if len(parts) > 2 and parts[2] == "commits":
+        history = [{"id": c, "title": "", "message": "", "authors": [], "date": DATE} for c in repository.commits]
+        return json_answer(history[::-1])
     if len(parts) > 2 and parts[2] == "tree":
-        return _json([_entry(name, data) for name, data in files.items()])
-    return _json({"id": "/".join(parts[:2]), "sha": commit, "siblings": [{"rfilename": name} for name in files]})
+        return json_answer([_entry(name, data) for name, data in files.items()])
+    return json_answer({"id": "/".join(parts[:2]), "sha": commit, "siblings": [{"rfilename": name} for name in files]})
 
 
 def _file(name: str, files: Mapping[str, bytes], commit: str) -> Answer:
@@ -129,7 +138,7 @@ def _entry(name: str, data: bytes) -> dict[str, object]:
     return {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha256(data).hexdigest()[:40]}
 
 
-def _json(value: object) -> Answer:
+def json_answer(value: object) -> Answer:
     return Answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
 
@@ -143,6 +152,9 @@ def _routed(hub: Hub, path: str, query: str, headers: Message) -> Answer:
         return answer(hub.repositories, path.removeprefix("/cdn")) if query == hub.signature else Answer(403)
     if "Authorization" in headers:
         hub.tokens.add(headers["Authorization"])
+    if path == "/api/whoami-v2":
+        known = headers.get("Authorization", "").removeprefix("Bearer ") in hub.writers
+        return json_answer({"name": "somebody", "type": "user"}) if known else Answer(401)
     result = answer(hub.repositories, path)
     if hub.redirects and result.status == 200 and path.endswith(".safetensors"):
         return _moved(result, f"{hub.url.replace('127.0.0.1', 'localhost')}/cdn{path}?{hub.signature}")
@@ -170,10 +182,22 @@ def _handler_of(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def do_HEAD(self) -> None:
             self._answer(with_body=False)
 
+        def do_POST(self) -> None:
+            from hub_writes import written
+
+            path = urlsplit(self.path).path
+            hub.requests.append(f"{self.command} {path}")
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self._send(written(hub, path, body, self.headers.get("Authorization", "")), with_body=True)
+
+        do_PUT = do_POST
+
         def _answer(self, *, with_body: bool) -> None:
             parts, wanted = urlsplit(self.path), self.headers.get("Range", "")
             hub.requests.append(f"{self.command} {parts.path} {wanted}".rstrip())
-            result = _ranged(hub, _routed(hub, parts.path, parts.query, self.headers), wanted)
+            self._send(_ranged(hub, _routed(hub, parts.path, parts.query, self.headers), wanted), with_body=with_body)
+
+        def _send(self, result: Answer, *, with_body: bool) -> None:
             self.send_response(result.status)
             for name, value in result.headers.items():
                 self.send_header(name, value)
