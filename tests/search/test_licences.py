@@ -1,4 +1,4 @@
-"""The licence of a merge: that of all, the strictest, `other` where none contains the rest, `unknown` if one is silent."""
+"""The licence of a merge: that of all, the strictest, `other` if none contains the rest, `unknown` if one is mute."""
 
 from __future__ import annotations
 
