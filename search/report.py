@@ -20,7 +20,6 @@ import yaml
 
 from search.ports import SPLITS, Verdict
 from search.report_tables import (
-    Table,
     count_text,
     duration_text,
     interval_text,
@@ -29,6 +28,7 @@ from search.report_tables import (
     skill_scores,
     tables,
 )
+from search.report_text import aligned, history_line
 from search.report_weights import HeatMap, heat_maps
 from search.results import CandidateRow, Results
 
@@ -110,26 +110,15 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def render_text(results: Results, *, width: int = 100) -> str:
-    """The report for a terminal: the verdict, then every table, columns lined up."""
-    lines = [headline(results), ""]
+def render_text(results: Results, *, width: int = 80) -> str:
+    """The report for a terminal: the verdict, the history, then every table, columns lined up."""
+    history = history_line(results)
+    lines = [headline(results), *([history] if history else []), ""]
     for table in tables(results):
-        lines += [table.title, "─" * min(width, max(len(table.title), 40)), *_aligned(table)]
+        lines += [table.title, "─" * min(width, max(len(table.title), 40)), *aligned(table, width)]
         lines += [textwrap.fill(table.note, width)] if table.note else []
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _aligned(table: Table) -> list[str]:
-    cells = [table.columns, *table.rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(table.columns))]
-    return [
-        "  ".join(
-            cell.ljust(size) if column == 0 else cell.rjust(size)
-            for column, (cell, size) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    ]
 
 
 def render_html(results: Results) -> str:

@@ -7,7 +7,13 @@ PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ name }}: {{ headline }}</title>
 <style>
-:root { --ink: #1f2430; --muted: #6b7280; --line: #e5e7eb; --page: #f6f7f9; --card: #fff; }
+:root { color-scheme: light dark;
+  --ink: #1f2430; --muted: #6b7280; --line: #e5e7eb; --page: #f6f7f9; --card: #fff; --yes: #15803d; --no: #b45309; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e5e7eb; --muted: #9ca3af; --line: #374151; --page: #0b0f17; --card: #161b26;
+    --yes: #4ade80; --no: #fbbf24; }
+  .plotly-graph-div { background: #f8fafc; border-radius: 8px; }  /* figures keep their ink */
+}
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
 main { max-width: 1120px; margin: 0 auto; padding: 28px 20px 60px; }
@@ -30,13 +36,16 @@ th, td { text-align: right; padding: 6px 10px; border-bottom: 1px solid var(--li
 th { color: var(--muted); font-weight: 500; font-size: 13px; }
 th:first-child, td:first-child { text-align: left; white-space: normal; }
 tr:last-child td { border-bottom: 0; }
-td.no { color: #b45309; font-weight: 600; } td.yes { color: #15803d; }
-.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 16px; }
+td.no { color: var(--no); font-weight: 600; } td.yes { color: var(--yes); }
+.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 16px; }
 .two section { margin: 0; min-width: 0; }
 .text td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 .text th { text-align: left; }
 .text td:first-child { white-space: nowrap; width: 1%; color: var(--muted); }
 pre { background: var(--page); border-radius: 8px; padding: 14px; overflow-x: auto; font-size: 13px; margin: 0; }
+@media (max-width: 600px) {
+  main { padding: 12px 8px 40px; } header, section { padding: 14px; } h1 { font-size: 21px; }
+}
 </style>
 </head>
 <body class="{{ mood }}">

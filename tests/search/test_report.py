@@ -11,6 +11,7 @@ from made_results import HOLDOUT, LAYERS, TASKS, make_campaign, make_results
 
 from search.report import headline, render_html, render_text, report_data, write_html
 from search.report_tables import comparison_table, skill_table, tables
+from search.report_text import bars
 from search.report_weights import heat_maps
 from search.results import Results
 
@@ -209,3 +210,17 @@ def test_columns_of_the_text_stand_under_each_other(results):
     block = lines[start : start + 13]
     assert len({len(line) for line in block}) == 1
     assert all(line.startswith(row[0]) for line, row in zip(block[1:], skill_table(results).rows, strict=True))
+
+
+def test_the_comparison_fits_a_terminal_of_80_columns_and_history_is_a_line_of_bars(results):
+    lines = render_text(results).splitlines()
+    start = lines.index("Winner against every comparator")
+    assert max(map(len, lines[start : start + 14])) <= 80
+    assert "difference" in lines[start + 2]
+    assert re.fullmatch(r"best estimate 0\.\d+ [▁▂▃▄▅▆▇█]{50} 0\.\d+", lines[1])
+
+
+def test_bars_rise_with_the_values():
+    assert bars([0.0, 0.5, 1.0]) == "▁▅█"
+    assert bars([1.0, 1.0]) == "▁▁"
+    assert bars(list(range(100)), width=8) == "▁▂▃▄▅▆▇█"
