@@ -22,7 +22,7 @@ from engine.audit import recorder
 from engine.checkpoint import Checkpoint, open_checkpoints
 from engine.device import choose_device
 from engine.errors import ClusterError, MergefleetError, PlanError, SourceError
-from engine.execute import Executed, Hooks, Work, execute
+from engine.execute import Executed, Hooks, Work, execute, memory_advice
 from engine.methods.contract import Array, Facts
 from engine.model_ref import ModelRef
 from engine.options import Options, default_memory
@@ -297,8 +297,8 @@ class MergeWorker:
         if needed > self._memory_bytes:
             raise PlanError(
                 f"node {self._host}: memory budget of {self._memory_bytes:_} bytes is too small: "
-                f"{self._task.threads} threads of a worker need {needed:_} bytes for this recipe. "
-                f"Give --memory {-(-needed >> 20)}MiB, or fewer --threads."
+                f"a worker needs {needed:_} bytes for its {self._task.threads} threads and this recipe. "
+                f"{memory_advice(needed, self._task.threads)}"
             )
 
     def _check_files(self) -> None:

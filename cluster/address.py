@@ -42,7 +42,7 @@ def check_address(address: str) -> str:
         raise _refused_scheme(place)
     host, port = _split(place, said)
     _greet(place, host, port)
-    if not any(gcs.rpartition(":")[2] == str(port) for gcs in _local_nodes()):
+    if not any(_is_same(host, port, gcs) for gcs in _local_nodes()):
         raise ClusterError(
             f"{place}: a Ray answers there, but this machine is not one of its nodes, and a driver must run on one. "
             f"Start the command on a node, or submit it:\n  {submission(host)}",
@@ -111,6 +111,33 @@ def _split(place: str, said: str) -> tuple[str, int]:
             f"{said}: got {place!r}, want local, auto or HOST:PORT (a Ray head's port is 6379 as a rule)."
         )
     return host.strip("[]"), int(port)
+
+
+def _is_same(host: str, port: int, head: str) -> bool:
+    """Whether HOST and PORT mean the head at the address `head`; a machine has several addresses and names."""
+    name, _, number = head.rpartition(":")
+    if number != str(port):
+        return False
+    ours, theirs = _addresses(host), _addresses(name.strip("[]"))
+    return bool(ours & theirs) or (any(map(_is_here, ours)) and any(map(_is_here, theirs)))
+
+
+def _addresses(host: str) -> set[str]:
+    try:
+        return {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
+    except OSError:  # no name server knows it
+        return {host}
+
+
+def _is_here(address: str) -> bool:
+    """Whether it is one of this machine's: only such a one can be bound."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
 
 
 def _greet(place: str, host: str, port: int) -> None:

@@ -30,6 +30,8 @@ def ending_of(error: BaseException) -> Ending | None:
         return Ending(type(error).__name__, error.message, error.exit_code)
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):  # inside a command, typer makes the second of the first
         return Ending("Interrupted", "interrupted; run the same command again to resume.", 130)
+    if _is_bad_value(error):
+        return Ending("UsageError", f"{max(error.param.opts, key=len)}: {error.message.rstrip('.')}.", 2)  # type: ignore[attr-defined]
     if isinstance(error, _UsageError):
         return Ending("UsageError", error.format_message(), 2)
     if isinstance(error, OSError):
@@ -40,6 +42,11 @@ def ending_of(error: BaseException) -> Ending | None:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         return Ending(type(error).__name__, f"the campaign's store cannot be used: {reason}.", 2)
     return None
+
+
+def _is_bad_value(error: BaseException) -> bool:
+    """Whether an option was given a value that it cannot have (not: a missing or an unknown option)."""
+    return type(error) is typer.BadParameter and error.param is not None
 
 
 def end(error: BaseException) -> NoReturn:
@@ -53,7 +60,7 @@ def end(error: BaseException) -> NoReturn:
         raise error
     if "--json" in sys.argv:
         output.print_json(vars(ending))
-    if isinstance(error, _UsageError):
+    if isinstance(error, _UsageError) and not _is_bad_value(error):
         error.show()  # with the command's usage
     else:
         sys.stderr.write(f"mergefleet: {ending.message}\n")

@@ -169,7 +169,7 @@ def _label(text: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Run(OnRay):
-    """What only a merge has, not its plan."""
+    """How a merge runs; its plan checks these."""
 
     allow_nan: Annotated[bool, typer.Option("--allow-nan", help="Publish NaN and Inf, if there are any.")] = False
     definition: Annotated[bool, typer.Option("--definition", help="Use the torch definitions (slow).")] = False
@@ -177,8 +177,8 @@ class Run(OnRay):
 
 
 @dataclass(frozen=True)
-class Look:
-    """What only a plan has: a look at the data, and the nodes that the merge is foreseen for."""
+class Look(Run):
+    """A plan's flags: the merge's, so that its line can be given as it is, a look at the data, and nodes to foresee."""
 
     scan: Annotated[bool, typer.Option("--scan", help="Also read all data and count NaN and Inf.")] = False
     nodes: Annotated[

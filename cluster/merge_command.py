@@ -30,12 +30,7 @@ from engine.stages import Stages, load_stages, stages_directory
 def merge(recipe: Path, out: str, *, how: How, run: Run, talk: Talk) -> None:
     """Merge, in this process or on Ray, and say what was made."""
     _begin(how, talk)
-    options = replace(
-        options_of(how),
-        arithmetic="definition" if run.definition else "kernel",
-        allow_nonfinite=run.allow_nan,
-        content_digests=run.digest,
-    )
+    options = _options(how, run)
     request = run.request()
     stages = _stages(recipe, how)
     quiet, title = talk.quiet or talk.json, f"merging into {PurePosixPath(out).name}"
@@ -54,7 +49,8 @@ def merge(recipe: Path, out: str, *, how: How, run: Run, talk: Talk) -> None:
 def plan(recipe: Path, out: str | None, *, how: How, look: Look, talk: Talk) -> bool:
     """Say what a merge would do, stage by stage; whether a scan found NaN or Inf."""
     _begin(how, talk)
-    options = options_of(how)
+    options = _options(how, look)
+    look.request()
     choose_device(options.device)
     place = None if out is None else parse_place(out)
     fleet = _fleet(look, options)
@@ -115,6 +111,15 @@ def _stages(recipe: Path, how: How) -> Stages:
     if seed is not None:
         KeyPath("--random-seed").whole(seed, below=MAX_SEED)
     return load_stages(recipe).with_seed(seed)
+
+
+def _options(how: How, run: Run) -> Options:
+    return replace(
+        options_of(how),
+        arithmetic="definition" if run.definition else "kernel",
+        allow_nonfinite=run.allow_nan,
+        content_digests=run.digest,
+    )
 
 
 def options_of(how: How) -> Options:

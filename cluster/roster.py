@@ -93,6 +93,7 @@ class Roster:
         self._hired = 0
         self._looked = 0.0
         self._shunned: set[str] = set()
+        self._short = 0
 
     @property
     def nodes(self) -> set[str]:
@@ -179,6 +180,7 @@ class Roster:
             if not self._hired:
                 raise
             return []  # the last node was taken away: another may come
+        self._tell_short((self._request.workers or 0) - len(wanted))
         staying = [member for member in self.members if not member.leaving]
         filled = Counter(member.post.node.id for member in staying)
         missing = []
@@ -190,6 +192,13 @@ class Roster:
         if self._request.workers is None:
             return missing
         return missing[: max(0, self._request.workers - len(staying))]
+
+    def _tell_short(self, short: int) -> None:
+        """Say, whenever that changes, how many of the workers that were asked for do not fit."""
+        if short > 0 and short != self._short:
+            asked = self._request.workers or 0
+            _LOG.warning("%d of %d workers fit; the others start when nodes join.", asked - short, asked)
+        self._short = short
 
     def _hire(self, post: Post, now: float) -> None:
         import ray

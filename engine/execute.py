@@ -126,9 +126,16 @@ def check_memory(plan: Plan, work: Work, tensors: Iterable[int] | None = None) -
     needed = plan.peak_bytes(work.thread_count, tensors)
     if needed > work.memory_bytes:
         raise PlanError(
-            f"memory budget of {work.memory_bytes:_} bytes is too small: {work.thread_count} threads need "
-            f"{needed:_} bytes for this recipe. Give --memory {-(-needed >> 20)}MiB, or fewer --threads."
+            f"memory budget of {work.memory_bytes:_} bytes is too small: {work.thread_count} "
+            f"{'thread needs' if work.thread_count == 1 else 'threads need'} {needed:_} bytes for this recipe. "
+            f"{memory_advice(needed, work.thread_count)}"
         )
+
+
+def memory_advice(needed: int, threads: int) -> str:
+    """What helps where so many threads need more than they may use."""
+    fewer = ", or fewer --threads" if threads > 1 else ""
+    return f"Give --memory {-(-needed >> 20)}MiB{fewer}."
 
 
 class _Run:

@@ -225,8 +225,9 @@ def refuse_existing_objects(url: Url) -> None:
         rest = f" {PARTIAL}/ is left over: `mergefleet clean {url}` removes it." if BEGUN in there else ""
         raise OutputExists(f"{url}: an output is there already. Remove it or name another one.{rest}", path=str(url))
     if there and BEGUN not in there:
+        many = "an object is" if len(there) == 1 else f"{len(there)} objects are"
         raise OutputExists(
-            f"{url}: {len(there)} objects are there already ({min(there)}). Remove them or name another output.",
+            f"{url}: {many} there already ({min(there)}). Remove what is there or name another output.",
             path=str(url),
         )
 

@@ -16,8 +16,9 @@ from typing import Any
 
 from blake3 import blake3
 
-from engine.errors import SourceError
+from engine.errors import InputError, SourceError
 from engine.model_ref import ModelRef
+from engine.places import WEIGHT_FILES
 from engine.remote.ahead import RangeFile, RangeStore
 from engine.remote.bucket import Bucket, Found
 from engine.remote.layout import BEGUN, MANIFEST
@@ -74,10 +75,17 @@ class BucketRanges:
 
 def open_bucket_model(ref: ModelRef) -> RemoteModel:
     """The model at an s3://, gs:// or az:// place. SourceError, one line, where there is none that can be read."""
+    with _named(ref):
+        return _open(ref)
+
+
+def _open(ref: ModelRef) -> RemoteModel:
     bucket = _bucket_of(ref)
     directory = private_directory()
     listed = bucket.list()
     there = listed if listed is not None else _heads(bucket, _PROBED)
+    if not there and bucket.url.name.endswith(WEIGHT_FILES):
+        raise SourceError(f"{bucket.url}: names a file: name the folder that holds it and config.json.")
     if not there:
         raise SourceError(f"{bucket.url}: there is nothing under this prefix: name the place that holds config.json.")
     if BEGUN in there and MANIFEST not in there:
@@ -100,8 +108,9 @@ def open_bucket_model(ref: ModelRef) -> RemoteModel:
 
 def fetch_adapter(ref: ModelRef, weights: Iterable[str]) -> tuple[Path, dict[str, Any]]:
     """A copy of an adapter, which is small, in a directory of this process; and what tells this state of it."""
-    bucket = _bucket_of(ref)
-    there = bucket.list()
+    with _named(ref):
+        bucket = _bucket_of(ref)
+        there = bucket.list()
     there = there if there is not None else _heads(bucket, (*_PROBED, "adapter_config.json", *weights))
     directory = private_directory()
     _fetch_small(bucket, there, directory)
@@ -120,6 +129,15 @@ def identity_of(ref: ModelRef, model: RemoteModel) -> dict[str, Any]:
     config = model.directory / "config.json"
     digest = blake3(config.read_bytes()).hexdigest() if config.is_file() else None
     return {"kind": "bucket", "url": ref.path.rstrip("/"), "config": digest, "files": model.files}
+
+
+@contextmanager
+def _named(ref: ModelRef) -> Iterator[None]:
+    """Errors carry the model's name, by which whoever read a recipe finds the key that names it."""
+    try:
+        yield
+    except InputError as error:
+        raise SourceError(error.message, **{**error.facts, "missing": ref.path}) from error
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from engine import failpoints
 from engine.checkpoint import Checkpoint
 from engine.errors import MergefleetError, PlanError
-from engine.execute import Executed, Hooks, Work, execute
+from engine.execute import Executed, Hooks, Work, execute, memory_advice
 from engine.methods.contract import Array
 from engine.plan import OutputFile, OutputTensor, Plan, Tile
 from engine.recipe import ModelRef
@@ -51,8 +51,9 @@ def check_memory_of_streams(plan: Plan, work: Work) -> None:
     needed = streams * (plan.peak_bytes(1) + max(map(stream_overhead_bytes, plan.files)))
     if needed > work.memory_bytes:
         raise PlanError(
-            f"memory budget of {work.memory_bytes:_} bytes is too small: {streams} uploads at a time need "
-            f"{needed:_} bytes for this recipe. Give --memory {-(-needed >> 20)}MiB, or fewer --threads."
+            f"memory budget of {work.memory_bytes:_} bytes is too small: "
+            f"{'an upload needs' if streams == 1 else f'{streams} uploads at a time need'} {needed:_} bytes for this "
+            f"recipe. {memory_advice(needed, streams)}"
         )
 
 

@@ -126,6 +126,20 @@ def test_a_ray_whose_node_this_machine_is_not_is_refused_with_the_line_that_subm
     assert "ray job submit --address http://127.0.0.1:8265" in said
 
 
+@pytest.mark.parametrize(
+    ("place", "head", "is_same"),
+    [
+        *(("127.0.0.1:6379", "127.0.0.1:6379", True), ("localhost:6379", "127.0.0.1:6379", True)),
+        *(("127.0.0.2:6379", "127.0.0.1:6379", True), ("192.0.2.1:6379", "192.0.2.1:6379", True)),  # RFC 5737: nobody's
+        *(("192.0.2.1:6379", "127.0.0.1:6379", False), ("127.0.0.1:6379", "192.0.2.1:6379", False)),
+        *(("127.0.0.1:6379", "127.0.0.1:6380", False), ("no-such-host.invalid:6379", "127.0.0.1:6379", False)),
+    ],
+)
+def test_a_head_is_known_by_its_host_and_its_port(place: str, head: str, is_same: bool) -> None:
+    host, _, port = place.rpartition(":")
+    assert address._is_same(host, int(port), head) is is_same
+
+
 def test_auto_without_any_ray_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(address, "_raylets", list)
     assert "--address local" in refusal("auto")

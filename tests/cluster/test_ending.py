@@ -54,6 +54,24 @@ def test_an_error_is_a_line_an_exit_code_and_with_json_an_object(
     assert err == f"mergefleet: {message}\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["merge", "r.yml", "out", "--workers", "0"], "--workers: 0 is not in the range x>=1."),
+        (["plan", "r.yml", "--nodes", "0"], "--nodes: 0 is not in the range x>=1."),
+        (
+            ["merge", "r.yml", "out", "--metrics-port", "99999"],
+            "--metrics-port: 99999 is not in the range 1<=x<=65535.",
+        ),
+    ],
+)
+def test_a_value_that_an_option_cannot_have_is_one_line(
+    arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(monkeypatch, *arguments) == 2
+    assert capfd.readouterr() == ("", f"mergefleet: {said}\n")
+
+
 def test_ctrl_c_inside_a_command_says_that_it_can_be_resumed(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

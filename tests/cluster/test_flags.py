@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from cluster import merge_command
@@ -118,6 +119,19 @@ def test_every_flag_of_mergekit_yaml_is_understood_with_dashes_and_with_undersco
 def test_a_flag_becomes_the_option_of_the_engine(arguments: list[str], option: str, value: Any) -> None:
     assert getattr(options(*arguments), option) == value
     assert getattr(options(), option) != value
+
+
+def test_a_merges_line_is_a_plans_line_too() -> None:
+    flags = {
+        name: {option for field in command.params for option in field.opts}
+        for name, command in get_command(app).commands.items()
+    }  # type: ignore[attr-defined]
+    assert {"--address", "--workers", "--definition", "--memory"} <= flags["merge"] <= flags["plan"]
+
+
+def test_a_plan_refuses_a_flag_of_ray_that_the_merge_would_refuse() -> None:
+    with pytest.raises(InputError, match="--workers: is for a run on Ray"):
+        merge_command.plan(Path("r.yml"), None, how=How(), look=Look(workers=2), talk=Talk())
 
 
 def test_without_flags_the_options_are_those_of_the_engine() -> None:

@@ -73,6 +73,19 @@ def test_with_a_number_of_workers_nobody_is_hired_beyond_it_and_the_lost_are_rep
     assert office.look(B, C) == ["b", "c"]
 
 
+def test_how_many_workers_fit_is_said_once_and_again_when_that_changes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    office = Office(Request(workers=9, cpus=2.0), monkeypatch)
+    assert office.look(A) == ["a", "a"]
+    office.look(A)
+    office.look(A, B)
+    assert [record.getMessage() for record in caplog.records] == [
+        "2 of 9 workers fit; the others start when nodes join.",
+        "4 of 9 workers fit; the others start when nodes join.",
+    ]
+
+
 def test_workers_of_a_drained_node_leave_and_nobody_is_hired_there(monkeypatch: pytest.MonkeyPatch) -> None:
     office = Office(Request(), monkeypatch)
     office.look(A, B)

@@ -21,6 +21,7 @@ from engine import Options, ShardSize, merge
 from engine.checkpoint import open_checkpoint
 from engine.errors import InputsChanged, SourceError
 from engine.model_ref import ModelRef
+from engine.recipe_reader import parse_recipe
 from engine.remote.faults import Patience
 from engine.tensorfile.index import INDEX_NAME
 
@@ -153,6 +154,9 @@ def test_what_is_wrong_with_a_place_is_said_in_one_line(
     said = {}
     said["nothing there"] = _said(f"{bucket}/nothing")
     said["no bucket"] = _said("s3://no-such-bucket/model")
+    said["a file"] = _said(f"{model}/model.safetensors")
+    with pytest.raises(SourceError, match=rf"^r.yml: models\[0\].model: {bucket}/nothing: there is nothing"):
+        merge(parse_recipe(recipe_naming(f"{bucket}/nothing", model), origin="r.yml"), tmp_path / "out")
     monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
     said["denied"] = _said(model)
     monkeypatch.delenv("AWS_SKIP_SIGNATURE")
@@ -161,6 +165,7 @@ def test_what_is_wrong_with_a_place_is_said_in_one_line(
     assert f"{bucket}/nothing: there is nothing under this prefix" in said["nothing there"]
     assert "there is no bucket 'no-such-bucket' at 127.0.0.1:" in said["no bucket"]
     assert "AWS_ENDPOINT_URL" in said["no bucket"]
+    assert "names a file: name the folder" in said["a file"]
     assert "access denied" in said["denied"]
     assert "AWS_ACCESS_KEY_ID" in said["denied"]
     assert "127.0.0.1:9 cannot be reached: correct AWS_ENDPOINT_URL" in said["wrong endpoint"]
@@ -170,6 +175,11 @@ def test_what_is_wrong_with_a_place_is_said_in_one_line(
         assert "test-key" not in line
         assert "password" not in line
     assert name in said["denied"]
+
+
+def recipe_naming(*models: str) -> dict[str, object]:
+    listed = [{"model": model, "parameters": {"weight": 1.0}} for model in models]
+    return {"merge_method": "linear", "models": listed, "dtype": "float32"}
 
 
 def _said(place: str) -> str:
