@@ -1,18 +1,22 @@
-"""What `mergefleet publish` and `mergefleet reproduce` do: call, and print what came of it."""
+"""What `mergefleet publish`, `reproduce` and `evaluate` do: call, and print what came of it."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from cluster.output import print_facts, print_json
+from cluster.output import print_facts, print_json, print_table
 from cluster.search_command import quiet_libraries
-from engine.errors import InputError
+from engine.errors import InputError, Refused
 from engine.hub_upload import HubRepo, parse_hub
 from engine.reproducing import parse_sources
 from engine.reproducing import reproduce as merge_again
+from search.campaign_file import load_campaign
 from search.destination import parse_destination
+from search.evaluating import evaluate as score_model
+from search.ports import Split
 from search.publishing import Order, Publication, order_of
 from search.publishing import publish as publish_candidate
 from search.resident import ResidentEvaluator, open_evaluator
@@ -99,3 +103,25 @@ def reproduce(published: str, sources: list[str], *, to: Path | None, as_json: b
         if len(found.different) > 20:
             print(f"  and {len(found.different) - 20} more")
     return found.equal
+
+
+def evaluate(model: str, suite: Path, *, split: str, as_json: bool) -> None:
+    """Score a model on a campaign's items and print the means."""
+    if split == "holdout":
+        raise Refused("--split: the holdout is sealed: only a campaign opens it, once. Take search or selection.")
+    if split not in ("search", "selection"):
+        raise InputError(f"--split: got {split!r}, search or selection expected.")
+    quiet_libraries()
+    campaign = load_campaign(suite)
+    chosen: Split = "search" if split == "search" else "selection"
+    with TemporaryDirectory() as folder:
+        evaluator = open_evaluator(campaign, audit=Path(folder) / "audit.jsonl")
+        try:
+            found = score_model(model, campaign, split=chosen, rescorer=evaluator)
+        finally:
+            evaluator.close()
+    if as_json:
+        print_json(asdict(found))
+        return
+    rows = [(name, f"{mean:.3f} ± {half:.3f}", str(items)) for name, (mean, half, items) in found.tasks.items()]
+    print_table(("task", f"{split} score (95 %)", "items"), [*rows, ("mean", f"{found.mean:.3f}", "")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import statistics
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from engine.checkpoint import open_checkpoint
 from engine.errors import CampaignError, EvaluationError, InputError, OutputDamaged, OutputExists, Refused
 from engine.model_ref import ModelRef
 from engine.reproducing import reproduce
+from search.evaluating import evaluate
 from search.publishing import Order, Publication, publish
 from search.sentinels import choose
 
@@ -219,3 +221,12 @@ def test_sources_that_are_missing_are_all_named(published: Path) -> None:
         reproduce(str(published), {})
     with pytest.raises(InputError, match="names no model 'bete'; did you mean 'beta'"):
         reproduce(str(published), {"bete": "x"})
+
+
+def test_a_model_on_the_items_of_a_campaign_scores_what_the_campaign_gave_it(run: FinishedRun, published: Path) -> None:
+    found = evaluate(str(published), run.results.campaign, split="selection", rescorer=run.evaluator)
+    mine = [e.score for e in run.results.item_scores if e.candidate == 1 and e.split == "selection"]
+    mean, half, items = found.tasks["letters"]
+    assert (mean, items) == (pytest.approx(statistics.fmean(mine)), len(mine))
+    assert half == pytest.approx(1.959964 * statistics.stdev(mine) / len(mine) ** 0.5)
+    assert found.mean == pytest.approx(mean)
