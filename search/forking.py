@@ -12,9 +12,7 @@ from search import schema
 from search.campaign_file import Campaign, campaign_to_dict
 from search.store import CampaignFacts, Row, Store, refuse_changes, store_url, stored_config
 
-FREE_KEYS = frozenset(
-    {"name", "budget", "publish", "store", "selection", "comparators", "sampler", "sampler_options", "tracker"}
-)
+FREE_KEYS = frozenset({"name", "budget", "publish", "store", "selection", "comparators", "sampler", "sampler_options"})
 """Keys in which a fork may differ from its origin: what is copied does not depend on them."""
 NOBODY = 0
 """Who paid for item scores that a fork brings into a store of its own: no campaign of that store."""
