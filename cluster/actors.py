@@ -297,7 +297,7 @@ class MergeWorker:
         if needed > self._memory_bytes:
             raise PlanError(
                 f"node {self._host}: memory budget of {self._memory_bytes:_} bytes is too small: "
-                f"a worker needs {needed:_} bytes for its {self._task.threads} threads and this recipe. "
+                f"{self._task.threads} threads of a worker need {needed:_} bytes for this recipe. "
                 f"{memory_advice(needed, self._task.threads)}"
             )
 

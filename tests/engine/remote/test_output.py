@@ -241,7 +241,7 @@ def test_bad_input_that_shows_late_leaves_nothing_behind(bucket: str, tiny: Mode
 
 
 def test_too_little_memory_for_uploads_says_how_much_is_needed(bucket: str, tiny: Models) -> None:
-    with pytest.raises(PlanError, match=r"1 uploads at a time need [\d_]+ bytes for this recipe. Give --memory \d+MiB"):
+    with pytest.raises(PlanError, match=r"an upload needs [\d_]+ bytes for this recipe. Give --memory \d+MiB\.$"):
         merge(recipe_of("linear", tiny), f"{bucket}/out", options=Options(memory_bytes=20 * MIB))
 
 
