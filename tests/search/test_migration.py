@@ -24,6 +24,16 @@ COUNTS: dict[Any, int] = {"search": 8, "selection": 3, "holdout": 4}
 CAMPAIGN = {
     "budget": {"items": 84},
     "items": {"window": {0: 3}},
+    "tasks": [  # the metric was exact_match unless a file said otherwise; today the task's own first one is
+        {
+            "name": skill,
+            "search": f"{skill}_s",
+            "selection": f"{skill}_v",
+            "holdout": f"{skill}_h",
+            "metric": "exact_match",
+        }
+        for skill in simulated.SKILLS
+    ],
     "baselines": ["base", "parents", "uniform"],
     "selection": {"top": 1, "means": 1, "soup": 0},
     "space": {
@@ -65,8 +75,8 @@ def test_a_store_of_a_newer_version_is_refused_and_not_touched(old: Path) -> Non
             act()
 
 
-def test_a_migrated_campaign_goes_on_and_ends_as_one_of_this_version(old: Path, tmp_path: Path) -> None:
-    """Not one item that had a score is scored again, and proposals are those of a run that was never paused."""
+def test_a_migrated_campaign_goes_on_without_scoring_anything_twice(old: Path) -> None:
+    """Not one item that had a score is scored again. What it proposes from here on is this version's sampler's."""
     with sqlite3.connect(old) as connection:
         before = connection.execute("SELECT recipe_hash, item, score FROM item_scores").fetchall()
     version, copy = migrate_store(str(old))
@@ -75,18 +85,20 @@ def test_a_migrated_campaign_goes_on_and_ends_as_one_of_this_version(old: Path, 
     with sqlite3.connect(copy) as connection:
         assert connection.execute("SELECT recipe_hash, item, score FROM item_scores").fetchall() == before
 
+        candidates = connection.execute("SELECT number, recipe_hash FROM candidates").fetchall()
+
     evaluator = SimulatedEvaluator()
     resumed = open_simulated(old.parent, make_campaign(**CAMPAIGN), resume=True)
-    verdict = run_inline(resumed, evaluator)
-    whole = open_simulated(tmp_path / "whole", make_campaign(**CAMPAIGN))
-    assert run_inline(whole, SimulatedEvaluator()) == verdict is not None
-    for table in (schema.CANDIDATES, schema.COHORTS, schema.ASSESSMENTS, schema.ITEMS):
-        assert resumed.run.store.rows(table) == whole.run.store.rows(table)
-    scores = [{k: v for k, v in row.items() if k != "lease"} for row in whole.run.store.rows(schema.ITEM_SCORES)]
-    assert scores == [
-        {k: v for k, v in row.items() if k != "lease"} for row in resumed.run.store.rows(schema.ITEM_SCORES)
-    ]
+    assert resumed.status().candidates == len(candidates)
+    assert run_inline(resumed, evaluator) is not None
+    store = resumed.run.store
+    kept = [(row["number"], row["recipe_hash"]) for row in store.rows(schema.CANDIDATES)][: len(candidates)]
+    assert kept == candidates
+    scores = store.rows(schema.ITEM_SCORES)
+    assert {(row["recipe_hash"], row["item"], row["score"]) for row in scores} >= set(before)
     assert len(evaluator.seen) == len(scores) - len(before)
+    keys = resumed.run.pools.score_key_of
+    assert {row["item"]: row["score_key"] for row in store.rows(schema.ITEMS)} == keys
 
 
 def test_migrating_twice_does_nothing_and_an_empty_file_is_no_store(old: Path, tmp_path: Path) -> None:
