@@ -6,7 +6,7 @@ import math
 import os
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from cluster import output, plan_report
@@ -33,7 +33,7 @@ def merge(recipe: Path, out: str, *, how: How, run: Run, talk: Talk) -> None:
     options = _options(how, run)
     request = run.request()
     stages = _stages(recipe, how)
-    quiet, title = talk.quiet or talk.json, f"merging into {PurePosixPath(out).name}"
+    quiet, title = talk.quiet or talk.json, f"merging into {parse_place(out).name}"
     if run.address is None:
         with output.byte_progress(title, quiet=quiet) as progress:
             result = merge_here(stages, out, options=options, progress=progress)

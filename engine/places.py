@@ -42,7 +42,8 @@ def local_path(ref: ModelRef) -> Path | None:
     if "://" in text:
         raise SourceError(
             f"{without_secrets(text)}: models are read from local directories, the Hub, s3://, gs:// and az://. "
-            "Download it first."
+            "Download it first.",
+            missing=text,
         )
     looks_local = text.startswith((".", "/", "~")) or "\\" in text or path.suffix in WEIGHT_FILES
     if not looks_local and _REPO_ID.fullmatch(text) and "--" not in text and ".." not in text:

@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,6 +17,13 @@ from engine.remote.url import Url
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
+_ADDRESS = re.compile(
+    r"https?://(?:[\w.~!$&'()*+,;=:%-]*@)?"
+    r"(?:[A-Za-z0-9](?:[\w-]*\w)?(?:\.[A-Za-z0-9](?:[\w-]*\w)?)*\.?|\[[0-9A-Fa-f:.]+\])"
+    r"(?::\d+)?(?:/[\w.~!$&'()*+,;=:@/-]*)?",
+    re.ASCII,
+)
+_NUMERIC = re.compile(r"(?:^|\.)(?:\d+|0x[0-9a-f]*)\.?$")  # how a host ends that the URL standard takes for IPv4
 _NO_BUCKET = {"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted"}
 _METADATA_SERVICES = (
     *("/latest/api/token", "/latest/meta-data/", "169.254.170.2"),  # EC2, ECS
@@ -157,11 +165,15 @@ def misset(scheme: str) -> str | None:
 
 
 def _is_address(text: str) -> bool:
+    """Stricter than the standard: the client panics at what its own parser refuses, and at some that it does not."""
     try:
         parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # of the port
+        host, port = parts.hostname or "", parts.port
+        if ":" in host or _NUMERIC.search(host):  # such a one can only be an IP address
+            ip_address(host)
+    except ValueError:  # of the port, or of the host
         return False
+    return bool(_ADDRESS.fullmatch(text)) and port != 0
 
 
 def _prefix(scheme: str) -> str:

@@ -69,7 +69,9 @@ def parse_place(text: str | Path) -> Path | Url:
         return parse_url(str(text))
     if _LIKE_A_URL.match(str(text)):
         shown = without_secrets(str(text))
+        near = shown.partition(":")[0].lower()
+        hint = f" Write {near}:// in lower case." if f"{near}:/" != shown[: len(near) + 2] and near in _SCHEMES else ""
         raise InputError(
-            f"{shown}: is no place for an output: name a directory, or s3://, gs:// or az://BUCKET/PREFIX."
+            f"{shown}: is no place for an output: name a directory, or s3://, gs:// or az://BUCKET/PREFIX.{hint}"
         )
     return Path(text)

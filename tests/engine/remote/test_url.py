@@ -56,7 +56,21 @@ def test_a_secret_in_a_source_or_an_output_is_refused_and_not_repeated(text: str
         assert "SECRET" not in str(caught.value)
 
 
-@pytest.mark.parametrize("value", ["127.0.0.1:15055", "garbage", "http://127.0.0.1:abc", "http://", "ftp://host"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("127.0.0.1:15055", "garbage", "http://127.0.0.1:abc", "http://", "ftp://host", "http://a b", "http://%zz"),
+        *(
+            "http://h<x>",
+            "http://a..b",
+            "http://-",
+            "http://[::1",
+            "http://h:0",
+            "http://0x7f.1.1.999",
+            "http://1.2.3:1",
+        ),
+    ],
+)
 def test_an_endpoint_that_is_no_address_is_named_and_not_asked(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", value)
     with pytest.raises(InputError, match="s3://bucket/x: AWS_ENDPOINT_URL is no address"):
@@ -82,8 +96,9 @@ def test_what_is_no_url_is_a_path() -> None:
 
 @pytest.mark.parametrize("text", ["https://host/out", "s3:/bucket/out", "hub:/org/name", "S3://bucket/out"])
 def test_an_output_at_another_kind_of_url_is_no_directory(text: str) -> None:
-    with pytest.raises(InputError, match=r"name a directory, or s3://, gs:// or az://BUCKET/PREFIX"):
+    with pytest.raises(InputError, match=r"name a directory, or s3://, gs:// or az://BUCKET/PREFIX") as caught:
         parse_place(text)
+    assert ("Write s3:// in lower case." in str(caught.value)) == text.startswith("S3")
 
 
 @pytest.mark.parametrize("patience", [AT_FIRST, LATER])
