@@ -80,6 +80,11 @@ class Binding:
         places = zip(self._parts, self._memory, plan.tensors, strict=True)
         return all(not parts or known == TORCH_DTYPES[tensor.dtype] for parts, (known, _), tensor in places)
 
+    def first(self, index: int, count: int) -> Tensor | None:
+        """The first `count` live elements (or all) of output tensor `index`; None where there are none."""
+        parts = self._parts[index]
+        return parts[0].flatten()[:count] if parts else None
+
     def fill(self, index: int, start: int, values: Tensor) -> None:
         """Elements start … start + n of output tensor number `index` = values[n]; casts to the live dtype."""
         for part in self._parts[index]:

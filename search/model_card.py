@@ -7,6 +7,7 @@ it stands in the metric's name and, as numbers, in its `args`. Under `mergefleet
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from search.report_tables import (
 from search.results import CandidateRow, Results
 from search.sentinels import Sentinels
 
+_LOCAL_PATH = re.compile(r"(?<![\w:/.])/(?:[\w.@+-]+/)+[\w.@+-]*")
 PIPELINE = "text-generation"  # what every evaluator here loads a model as
 
 
@@ -192,7 +194,13 @@ def _search_text(published: Published) -> str:
     else:
         count, split = len(published.sentinels.scores), published.sentinels.split
         lines.append(f"Loaded from these files, {count} sentinel items of {split} scored again exactly what they had.")
+    lines += [f"Note: {_public(note)}." for note in (results.verdict.notes if results.verdict else ())]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _public(note: str) -> str:
+    """A note of the verdict as one line, without paths of this machine (a failure's cause may name one)."""
+    return _LOCAL_PATH.sub("(a local path)", " ".join(note.split()))
 
 
 def _reproduce_text(published: Published) -> str:

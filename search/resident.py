@@ -31,6 +31,7 @@ from search.evaluators.contract import Scored, Scorer, Subject, evaluation_key, 
 from search.evaluators.entries import EvaluatorEntry
 from search.evaluators.opening import open_scorer
 from search.loading import filled_views, load_from_disk, load_tokenizer, make_skeleton
+from search.norms import Norms
 from search.plans import Planned, Plans
 from search.ports import BlockResult, Failed, Inventory, Work
 
@@ -80,6 +81,7 @@ class ResidentModel:
         self._skeleton: _Skeleton | None = None
         self._known = KnownFacts()
         self._rows = RowPool()
+        self._norms = Norms(self._plans)
         self.loaded: Loaded | None = None
 
     @property
@@ -164,6 +166,12 @@ class ResidentModel:
         self._skeleton = _Skeleton(subject, binding, shape, small_files)
         return self._skeleton
 
+    def blown_up(self) -> str | None:
+        """Why the loaded candidate's weights are out of all range, or None (search.norms)."""
+        assert self.loaded is not None
+        assert self._skeleton is not None
+        return self._norms.failure(self.loaded.plan, self._skeleton.binding)
+
     def close(self) -> None:
         """Let go of model and files."""
         self._skeleton = self.loaded = None
@@ -179,6 +187,7 @@ class ResidentEvaluator:
         self._inventory: Inventory | None = None
         self._prompts: list[str] | None = None
         self._floor_passed = ""
+        self._speaks: dict[str, bool] = {}  # parents, by name: whether they do more than loop
 
     def inventory(self) -> Inventory:
         """See search.ports.Evaluator; loads no model."""
@@ -193,22 +202,31 @@ class ResidentEvaluator:
         try:
             loaded = self.resident.load(work.recipe, expected_hash=work.recipe_hash)
             record_attempt(self._audit, work)
-            self._check_floor(loaded)
+            if self._entry.floor:
+                self._check_floor(loaded)
             scored = self._score(self.resident.subject, work.items)
+            if not self._still_holds(work.recipe_hash):
+                cause = "the weights in the live model changed while they were scored: the scores were thrown away"
+                return Failed(work.lease, cause, retryable=True)
+            if self._entry.floor and floor.nothing_right(scored.scores):
+                self._check_text(loaded)
         except CampaignError:
             raise
         except _PASSING_ERRORS as error:
             return Failed(work.lease, _cause(error), retryable=True)
         except (MergefleetError, *_SCORING_ERRORS) as error:
             return Failed(work.lease, _cause(error), retryable=False)
-        after = self.resident.loaded
-        if after is None or after.recipe_hash != work.recipe_hash or not self.resident.is_intact():
-            self.resident.loaded = None
-            cause = "the weights in the live model changed while they were scored: the scores were thrown away"
-            return Failed(work.lease, cause, retryable=True)
         return BlockResult(
             work.lease, loaded.recipe_hash, loaded.weights_digest, scored.scores, measures=scored.measures
         )
+
+    def _still_holds(self, recipe_hash: str) -> bool:
+        """Whether the live model is, bit for bit, the candidate that was merged into it."""
+        after = self.resident.loaded
+        if after is not None and after.recipe_hash == recipe_hash and self.resident.is_intact():
+            return True
+        self.resident.loaded = None
+        return False
 
     def _check_floor(self, loaded: Loaded) -> None:
         """EvaluationError where the candidate is no language model; looked at once, before its first block."""
@@ -216,14 +234,38 @@ class ResidentEvaluator:
 
         if loaded.recipe_hash == self._floor_passed:
             return
-        if self._prompts is None:
-            self._prompts = floor.prompts_of(self._scorer.items(), self._scorer.texts())
         torch.set_num_threads(self._entry.threads)
         subject = self.resident.subject
-        cause = floor.failure(floor.look_at(subject.model, subject.tokenizer, self._prompts))
+        look = floor.look_at(subject.model, subject.tokenizer, self._floor_prompts())
+        cause = self.resident.blown_up() or floor.failure(look)
         if cause is not None:
             raise EvaluationError(cause)
         self._floor_passed = loaded.recipe_hash
+
+    def _check_text(self, loaded: Loaded) -> None:
+        """EvaluationError where the candidate's text only loops and that of none of its sources does.
+
+        Parents take the candidate's place in the live model, so this comes after scoring; what they do is kept.
+        """
+        if not self._only_loops():
+            return
+        for source in loaded.plan.sources:
+            name = str(source)
+            if name not in self._speaks:
+                self.resident.load({"merge_method": "passthrough", "models": [{"model": name}]})
+                self._speaks[name] = not self._only_loops()
+            if not self._speaks[name]:
+                return
+        raise EvaluationError("floor: no item is right, and every prompt is continued by one to four tokens in a loop")
+
+    def _only_loops(self) -> bool:
+        subject = self.resident.subject
+        return floor.only_loops(subject.model, subject.tokenizer, self._floor_prompts())
+
+    def _floor_prompts(self) -> list[str]:
+        if self._prompts is None:
+            self._prompts = floor.prompts_of(self._scorer.items(), self._scorer.texts())
+        return self._prompts
 
     def rescore(self, directory: Path, blocks: Iterable[Sequence[str]]) -> dict[str, float]:
         """Scores of a model on disk, by item, from the same blocks of items as in the campaign.

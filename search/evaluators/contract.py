@@ -267,4 +267,4 @@ def runtime_facts(entry: EvaluatorEntry) -> dict[str, Any]:
     versions = {name: importlib.metadata.version(name) for name in ENGINES}
     device = torch.device(entry.device)
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return {**entry.model_dump(), "versions": versions, "machine": kind}
+    return {**entry.model_dump(exclude={"floor"}), "versions": versions, "machine": kind}

@@ -273,7 +273,7 @@ class ItemsEntry(Part):
 
 
 class EvaluatorEntry(Part):
-    """The resident model; all of it is part of the evaluation key."""
+    """The resident model; all of it is part of the evaluation key, but for `floor`: that decides no score."""
 
     engine: Literal["hf"] = "hf"
     dtype: DTYPES = "float32"
@@ -281,3 +281,4 @@ class EvaluatorEntry(Part):
     batch_size: int = Field(default=60, ge=1)
     attention: Literal["eager", "sdpa"] = "eager"
     device: str = "cpu"
+    floor: bool = True

@@ -18,6 +18,9 @@ from cluster.main import app
 from cluster.placement import Request
 from engine import Options, ShardSize
 from engine.errors import InputError
+from search.campaign_file import load_campaign
+
+DEMO = Path(__file__).parents[2] / "configs" / "campaigns" / "demo.yml"
 
 MERGEKIT = [
     "--allow-crimes",
@@ -219,3 +222,19 @@ def test_what_is_asked_of_a_cluster_becomes_a_request() -> None:
 def test_a_request_that_means_nothing_is_refused(run: Run, said: str) -> None:
     with pytest.raises(InputError, match=re.escape(said)):
         run.request()
+
+
+@pytest.mark.parametrize(("flags", "allowed"), [([], False), (["--allow-public-test-sets"], True)])
+def test_public_test_sets_are_allowed_by_the_flag_alone(
+    monkeypatch: pytest.MonkeyPatch, flags: list[str], allowed: bool
+) -> None:
+    asked: list[bool] = []
+
+    def load(path: Path, *, allow_public_test_sets: bool = False) -> None:
+        asked.append(load_campaign(path, allow_public_test_sets=allow_public_test_sets).allow_public_test_sets)
+        raise InputError("enough")
+
+    monkeypatch.setattr("search.session.load_campaign", load)
+    result = CliRunner().invoke(app, ["search", str(DEMO), *flags])
+    assert str(result.exception) == "enough"
+    assert asked == [allowed]

@@ -123,6 +123,17 @@ def test_a_winner_that_is_not_shown_to_win_is_published_only_when_asked_and_its_
     assert provenance(tmp_path / "out")["campaign"]["published_as"] == "anyway"
 
 
+def test_the_verdicts_notes_stand_on_the_card_without_paths_of_this_machine(run: FinishedRun, tmp_path: Path) -> None:
+    said = "search used items of the public test set GSM8K"
+    notes = (said, "3 of 20 search items are in the\nlist of known texts", "ties: /home/me/models/a.json is gone")
+    noted = replace(run.results, verdict=replace(run.results.verdict, notes=notes))
+    publish(noted, run.directory, Order(tmp_path / "out"), rescorer=lambda: run.evaluator)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"- Note: {said}.\n" in card
+    assert "- Note: 3 of 20 search items are in the list of known texts.\n" in card
+    assert "- Note: ties: (a local path) is gone." in card
+
+
 def test_a_candidate_chosen_by_hand_is_called_that(run: FinishedRun, tmp_path: Path) -> None:
     publish_to(run, tmp_path / "out", candidate=0)
     card = (tmp_path / "out" / "README.md").read_text()

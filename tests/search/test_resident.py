@@ -20,7 +20,7 @@ from engine.recipe_reader import parse_recipe
 from engine.sinks import FileSink
 from engine.tokenizer import write_small_files
 from search.audit import read_attempts
-from search.evaluators.contract import Places, Suite
+from search.evaluators.contract import Places, Scored, Suite
 from search.evaluators.entries import EvaluatorEntry
 from search.evaluators.lm_eval import LmEvalScorer
 from search.loading import load_from_disk
@@ -361,3 +361,37 @@ def test_a_candidate_that_is_no_language_model_fails_before_it_is_scored(family,
     assert "floor: all logits are equal" in dead.cause
     assert asked == []
     assert isinstance(made.evaluate(work(family.recipe_of("a"), family.keys())), BlockResult)
+
+
+class NothingRight(Tampering):
+    """Every answer is wrong."""
+
+    def score(self, subject, keys):
+        return Scored(dict.fromkeys(keys, 0.0))
+
+
+@pytest.mark.parametrize(("looping", "fails"), [({"candidate"}, True), ({"candidate", "b"}, False), (set(), False)])
+def test_text_in_loops_fails_a_candidate_unless_a_parent_does_the_same(
+    family, tmp_path, monkeypatch, looping: set[str], fails: bool
+):
+    made = ResidentEvaluator(NothingRight(family, lambda: None), ENTRY, audit=tmp_path / "audit.jsonl")
+    recipe = family.recipe(0.7, 0.3)
+    who = {hash_of(recipe): "candidate"}
+    for name in "ab":
+        who[hash_of({"merge_method": "passthrough", "models": [{"model": str(family.folders[name])}]})] = name
+    monkeypatch.setattr("search.floor.only_loops", lambda *_: who[made.resident.loaded.recipe_hash] in looping)
+    for _ in range(2):
+        result = made.evaluate(work(recipe, family.keys()))
+        assert isinstance(result, Failed) == fails
+    assert not fails or "in a loop" in result.cause
+    silent = ResidentEvaluator(
+        NothingRight(family, lambda: None), ENTRY.model_copy(update={"floor": False}), audit=tmp_path / "audit.jsonl"
+    )
+    assert isinstance(silent.evaluate(work(recipe, family.keys())), BlockResult)
+
+
+def test_the_floor_is_no_part_of_the_evaluation_key_and_can_be_left_out(family, tmp_path):
+    entry = ENTRY.model_copy(update={"floor": False})
+    made = ResidentEvaluator(family.scorer, entry, audit=tmp_path / "audit.jsonl")
+    assert made.inventory().key == ResidentEvaluator(family.scorer, ENTRY, audit=tmp_path / "a.jsonl").inventory().key
+    assert isinstance(made.evaluate(work(family.recipe(0.0, 0.0), family.keys())), BlockResult)
