@@ -30,6 +30,8 @@ from search.campaign_file import Campaign
 from search.evaluators.contract import Scored, Scorer, Subject, evaluation_key, keyed_items, runtime_facts
 from search.evaluators.entries import EvaluatorEntry
 from search.evaluators.opening import open_scorer
+from search.evaluators.vllm import Loaded as VllmLoaded
+from search.evaluators.vllm import VllmModel, check_vllm
 from search.loading import filled_views, load_from_disk, load_tokenizer, make_skeleton
 from search.norms import Norms
 from search.plans import Planned, Plans
@@ -183,7 +185,8 @@ class ResidentEvaluator:
 
     def __init__(self, scorer: Scorer, entry: EvaluatorEntry, *, audit: Path, plans: Plans | None = None) -> None:
         self._scorer, self._entry, self._audit = scorer, entry, audit
-        self.resident = ResidentModel(entry, plans=plans)
+        self.resident = ResidentModel(entry, plans=plans) if entry.engine == "hf" else VllmModel(entry, plans=plans)
+        self._floor = entry.floor and entry.engine == "hf"
         self._inventory: Inventory | None = None
         self._prompts: list[str] | None = None
         self._floor_passed = ""
@@ -202,13 +205,13 @@ class ResidentEvaluator:
         try:
             loaded = self.resident.load(work.recipe, expected_hash=work.recipe_hash)
             record_attempt(self._audit, work)
-            if self._entry.floor:
+            if self._floor:
                 self._check_floor(loaded)
             scored = self._score(self.resident.subject, work.items)
             if not self._still_holds(work.recipe_hash):
                 cause = "the weights in the live model changed while they were scored: the scores were thrown away"
                 return Failed(work.lease, cause, retryable=True)
-            if self._entry.floor and floor.nothing_right(scored.scores):
+            if self._floor and floor.nothing_right(scored.scores):
                 self._check_text(loaded)
         except CampaignError:
             raise
@@ -228,7 +231,7 @@ class ResidentEvaluator:
         self.resident.loaded = None
         return False
 
-    def _check_floor(self, loaded: Loaded) -> None:
+    def _check_floor(self, loaded: Loaded | VllmLoaded) -> None:
         """EvaluationError where the candidate is no language model; looked at once, before its first block."""
         import torch
 
@@ -242,7 +245,7 @@ class ResidentEvaluator:
             raise EvaluationError(cause)
         self._floor_passed = loaded.recipe_hash
 
-    def _check_text(self, loaded: Loaded) -> None:
+    def _check_text(self, loaded: Loaded | VllmLoaded) -> None:
         """EvaluationError where the candidate's text only loops and that of none of its sources does.
 
         Parents take the candidate's place in the live model, so this comes after scoring; what they do is kept.
@@ -274,6 +277,8 @@ class ResidentEvaluator:
         weights, dtype, threads and blocks the scores are exactly those of the live model. Raises EvaluationError
         where a tensor is missing or left over.
         """
+        if self._entry.engine == "vllm":
+            raise EvaluationError("files are scored again by transformers, and these scores are vLLM's: --no-rescore")
         subject = load_from_disk(directory, self._entry)
         scores: dict[str, float] = {}
         for block in blocks:
@@ -293,6 +298,8 @@ class ResidentEvaluator:
 def open_evaluator(campaign: Campaign, *, audit: Path, plans: Plans | None = None) -> ResidentEvaluator:
     """The evaluator a campaign asks for. Raises CampaignError for a task, metric or GPU that is not there."""
     check_device(campaign)
+    if campaign.evaluator.engine == "vllm":
+        check_vllm(campaign.origin, campaign.tasks)
     return ResidentEvaluator(open_scorer(campaign), campaign.evaluator, audit=audit, plans=plans)
 
 

@@ -23,7 +23,7 @@ TREE = sorted(path.relative_to(ROOT).as_posix() for folder in FOLDERS for path i
 ENGINE_EAGER = {"blake3", "numba", "numpy", "obstore", "pydantic", "safetensors", "yaml"}
 ENGINE_LAZY = {"huggingface_hub", "jinja2", "torch", "transformers"}  # jinja2 parses chat templates, as transformers
 SEARCH_EAGER = ENGINE_EAGER | {"sqlalchemy"}
-SEARCH_LAZY = ENGINE_LAZY | {"cmaes", "datasets", "lm_eval", "optuna", "plotly", "pyarrow", "scipy"}
+SEARCH_LAZY = ENGINE_LAZY | {"cmaes", "datasets", "lm_eval", "optuna", "plotly", "pyarrow", "scipy", "vllm"}
 CLUSTER_EAGER = SEARCH_EAGER | {"click", "rich", "typer"}
 CLUSTER_LAZY = SEARCH_LAZY | {
     "fastapi",
@@ -49,6 +49,7 @@ PLACED = {
     "botocore": ("engine/*clean*.py", "cluster/*clean*.py"),
     "llvmlite": ("engine/kernels/*.py",),
     "lm_eval": ("search/evaluators/*.py",),
+    "vllm": ("search/evaluators/vllm.py",),
     "datasets": ("search/evaluators/*.py",),  # lm-eval's way to its data
     # the user's own function or Optuna sampler, named in the campaign; the table of public names
     "<computed>": ("search/evaluators/python.py", "search/samplers/optuna_samplers.py", "engine/__init__.py"),

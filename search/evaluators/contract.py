@@ -264,7 +264,8 @@ def runtime_facts(entry: EvaluatorEntry) -> dict[str, Any]:
     """Settings, versions and the CPU's instruction set, which decides how matmul sums, and with it the last bits."""
     import torch
 
-    versions = {name: importlib.metadata.version(name) for name in ENGINES}
+    engines = (*ENGINES, "vllm") if entry.engine == "vllm" else ENGINES
+    versions = {name: importlib.metadata.version(name) for name in engines}
     device = torch.device(entry.device)
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     return {**entry.model_dump(exclude={"floor"}), "versions": versions, "machine": kind}

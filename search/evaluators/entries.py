@@ -275,7 +275,7 @@ class ItemsEntry(Part):
 class EvaluatorEntry(Part):
     """The resident model; all of it is part of the evaluation key, but for `floor`: that decides no score."""
 
-    engine: Literal["hf"] = "hf"
+    engine: Literal["hf", "vllm"] = "hf"
     dtype: DTYPES = "float32"
     threads: int = Field(default=1, ge=1)
     batch_size: int = Field(default=60, ge=1)

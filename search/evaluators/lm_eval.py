@@ -210,6 +210,7 @@ class LmEvalScorer:
         return rows
 
     def _language_model(self, subject: Subject) -> Any:
+        from lm_eval.api.model import LM
         from lm_eval.models.huggingface import HFLM
 
         if self._model is None or self._model[0] is not subject:
@@ -220,12 +221,14 @@ class LmEvalScorer:
                 )
             for loaded in templated:
                 loaded.requests.clear()  # another tokenizer may render another prompt
-            model = HFLM(
-                pretrained=subject.model,
-                tokenizer=subject.tokenizer,
-                batch_size=self._batch_size,
-                device=str(subject.model.device),
-            )
+            model = subject.model  # lm-eval's own already, where vLLM is the engine
+            if not isinstance(model, LM):
+                model = HFLM(
+                    pretrained=subject.model,
+                    tokenizer=subject.tokenizer,
+                    batch_size=self._batch_size,
+                    device=str(subject.model.device),
+                )
             self._model = (subject, model)
         return self._model[1]
 
