@@ -35,7 +35,7 @@ from search.resident import ResidentModel
 
 TREES_KEPT = 64
 ITEMS_PER_PASS = 100  # fits a core's cache
-COMMIT_EVERY = 100
+WRITE_EVERY = 50
 
 
 class ItemCache:
@@ -50,21 +50,29 @@ class ItemCache:
             "CREATE TABLE IF NOT EXISTS scores (recipe TEXT, items TEXT, bits BLOB, PRIMARY KEY (recipe, items)) "
             "WITHOUT ROWID"
         )
-        self._new = 0
+        self._fresh: dict[tuple[str, str], bytes] = {}
 
     def get(self, recipe: str, items: str) -> bytes | None:
+        if (recipe, items) in self._fresh:
+            return self._fresh[recipe, items]
         found = self._connection.execute("SELECT bits FROM scores WHERE recipe = ? AND items = ?", (recipe, items))
         row = found.fetchone()
         return None if row is None else bytes(row[0])
 
     def put(self, recipe: str, items: str, bits: bytes) -> None:
-        self._connection.execute("INSERT OR IGNORE INTO scores VALUES (?, ?, ?)", (recipe, items, bits))
-        self._new += 1
-        if self._new % COMMIT_EVERY == 0:
-            self._connection.commit()
+        self._fresh[recipe, items] = bits
+        if len(self._fresh) >= WRITE_EVERY:
+            self.write()
+
+    def write(self) -> None:
+        """In one short transaction, so that several processes can share the file."""
+        rows = [(*key, bits) for key, bits in self._fresh.items()]
+        with self._connection:
+            self._connection.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?)", rows)
+        self._fresh.clear()
 
     def close(self) -> None:
-        self._connection.commit()
+        self.write()
         self._connection.close()
 
 

@@ -7,7 +7,7 @@ the end included. So one forward pass says it, and it can be cut down further:
     packed   no padding outside attention: a linear layer sees each token of the tree once
     last     of the last layer only the positions that predict the answer are computed
 
-Equality with lm-eval's generation is tested (tests/bench/test_search_forward.py). Legend: S tokens of the tree,
+Equality with lm-eval's generation is tested (tests/bench/test_search.py). Legend: S tokens of the tree,
 N items, T longest item, A answer positions, H hidden, D head size.
 """
 

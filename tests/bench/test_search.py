@@ -1,4 +1,4 @@
-"""The fast evaluator of the search benchmark answers what lm-eval answers, item for item."""
+"""The search benchmark: its fast evaluator answers what lm-eval answers, and its runs count what they use."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from bench.search_best import parents
 from bench.search_evaluator import FastEvaluator, ItemCache
 from bench.search_families import Family, campaign
 from bench.search_forward import FastForward, make_tree
+from bench.search_runs import run_ours, run_peer
 from search.ports import BlockResult, Work
 from search.resident import open_evaluator
 from search.space import make_space
@@ -87,3 +88,27 @@ def test_one_pass_over_a_tree_says_what_greedy_decoding_says(architecture: str) 
     assert forward.exact(make_tree(pairs)) == [True] * 4
     assert forward.exact(make_tree(wrong)) == [False] * 4
     assert forward.exact(make_tree([pairs[0], wrong[1], pairs[2]])) == [True, False, True]
+
+
+def test_a_run_of_ours_is_answered_by_the_cache_when_it_is_made_again(fast: FastEvaluator) -> None:
+    setup = campaign(FAMILY, seed=3, items=1_200)
+    before = fast.scored
+    first = run_ours(setup, fast)
+    spent = [choice.spent for choice in first]
+    assert spent == sorted(spent)
+    assert 300 <= spent[0] < spent[-1] <= 1_200
+    assert first[-1].stage == "layers"
+    assert fast.scored - before <= 1_200 + 450  # and the first selection unit, at which the look stops it
+    scored = fast.scored
+    assert run_ours(setup, fast) == first
+    assert fast.scored == scored
+
+
+def test_the_peer_counts_every_candidate_in_full_and_chooses_what_scored_best(fast: FastEvaluator) -> None:
+    setup = campaign(FAMILY, seed=3, items=13 * 30 * 2)
+    choices = list(run_peer(setup, fast, per_skill=10))
+    items = fast.items("search", 10)
+    scores = [fast.mean(choice.recipe, items) for choice in choices]
+    assert scores == sorted(set(scores))
+    assert choices[0].spent == 30
+    assert all(choice.spent % 30 == 0 and choice.spent <= 780 for choice in choices)
