@@ -23,7 +23,17 @@ TREE = sorted(path.relative_to(ROOT).as_posix() for folder in FOLDERS for path i
 ENGINE_EAGER = {"blake3", "numba", "numpy", "obstore", "pydantic", "safetensors", "yaml"}
 ENGINE_LAZY = {"huggingface_hub", "jinja2", "torch", "transformers"}  # jinja2 parses chat templates, as transformers
 SEARCH_EAGER = ENGINE_EAGER | {"sqlalchemy"}
-SEARCH_LAZY = ENGINE_LAZY | {"cmaes", "datasets", "lm_eval", "optuna", "plotly", "pyarrow", "scipy", "vllm"}
+SEARCH_LAZY = ENGINE_LAZY | {
+    "cmaes",
+    "datasets",
+    "lm_eval",
+    "optuna",
+    "plotly",
+    "pyarrow",
+    "scipy",
+    "threadpoolctl",
+    "vllm",
+}
 CLUSTER_EAGER = SEARCH_EAGER | {"click", "rich", "typer"}
 CLUSTER_LAZY = SEARCH_LAZY | {
     "fastapi",

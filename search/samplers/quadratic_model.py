@@ -46,8 +46,11 @@ def advised_step(known: Scores, *, reach: float) -> Floats:
     Directions that the model does not find concave by more than a prior's deviation are taken to be so: the step stays
     short where the maximum is not pinned down.
     """
-    slope_K, curvature_KK, floor = _fitted(known)
-    values, axes = np.linalg.eigh(curvature_KK)
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):  # on a busy machine threads that wait for each other cost 100 times
+        slope_K, curvature_KK, floor = _fitted(known)
+        values, axes = np.linalg.eigh(curvature_KK)
     step: Floats = -(axes / np.minimum(values, -floor)) @ (axes.T @ slope_K)
     length = float(np.linalg.norm(step))
     return step * (reach / length) if length > reach else step
