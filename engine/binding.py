@@ -101,7 +101,8 @@ def _memory(parts: Sequence[Tensor]) -> tuple[str, Array | None]:
 
     if len(parts) != 1 or not parts[0].is_contiguous() or parts[0].device.type != "cpu":
         return "", None
-    return str(parts[0].dtype).removeprefix("torch."), parts[0].reshape(-1).view(torch.uint8).numpy()
+    flat = parts[0].as_strided((parts[0].numel(),), (1,))  # of one element the stride may be any
+    return str(parts[0].dtype).removeprefix("torch."), flat.view(torch.uint8).numpy()
 
 
 def _shapes(plan: Plan) -> Shapes:

@@ -190,7 +190,7 @@ def campaign(place: Path, **changed: Any) -> dict[str, Any]:
     ("changed", "code", "words"),
     [
         ({"sources": ["a", "nowhere"]}, 2, ("c.yml", "sources[1]", "nowhere")),
-        ({"publish": {"to": "a"}}, 3, ("a: is there already", "publish.to")),
+        ({"publish": {"to": "a"}}, 3, ("a: a directory is there already", "publish.to")),
         ({"publish": {"to": "hf://me/x"}}, 2, ("c.yml", "publish.to", "hf://me/x")),
         ({"evaluator": {"device": "cuda"}}, 2, ("c.yml", "evaluator.device", "no GPU")),
         ({"smapler": "auto"}, 2, ("c.yml", "smapler", "did you mean 'sampler'?")),

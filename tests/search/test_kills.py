@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from simulated import SimulatedEvaluator, make_campaign, open_simulated
@@ -76,7 +77,10 @@ def test_a_driver_killed_at_random_moments_ends_with_the_rows_of_one_that_was_no
     found, expected = results(killed), results(whole)
     assert found.candidates == expected.candidates
     assert found.verdict == expected.verdict
-    assert found.item_scores == expected.item_scores
+    # times, leases and attempts apart
+    assert [replace(row, lease="") for row in found.item_scores] == [
+        replace(row, lease="") for row in expected.item_scores
+    ]
 
     attempts = read_attempts(killed / "audit.jsonl")
     times = Counter((line["candidate"], line["item"]) for line in attempts)
