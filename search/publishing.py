@@ -93,7 +93,11 @@ def refuse_target(campaign: Campaign, directory: RunDirectory) -> None:
     """Refuse, before anything is scored, a place that is taken (OutputExists) or cannot be written to (InputError)."""
     order = order_of(campaign, directory)
     refuse_unwritable(order.to)
-    facts = provenance_at(order.to)
+    try:
+        facts = provenance_at(order.to)
+    except OutputExists as error:
+        key = f"{campaign.origin}: publish.to: " if campaign.publish.to else ""
+        raise OutputExists(f"{key}{error.message}", **error.facts) from error
     if facts is not None and facts.get("campaign", {}).get("name") != campaign.name:
         raise OutputExists(f"{order.to}: is there already and is no model of campaign {campaign.name!r}. {ELSEWHERE}")
 
