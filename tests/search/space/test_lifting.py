@@ -21,7 +21,10 @@ ROUNDED_KNOTS = [("cubic3", "cubic5"), ("cubic3", "knots8")]
 @given(data=st.data())
 def test_a_lifted_point_gives_every_tensor_the_same_value(coarse: str, fine: str, data: st.DataObject) -> None:
     space = space_of(coarse, fine)
-    point = space.stages[0].rounded(data.draw(points(space)))
+    drawn = data.draw(points(space))
+    if (coarse, fine) in ROUNDED_KNOTS:  # a spline that leaves the bounds is cut off there: half way to the middle
+        drawn = {axis.name: drawn[axis.name] / 2 + (axis.low + axis.high) / 4 for axis in space.stages[0].axes}
+    point = space.stages[0].rounded(drawn)
     before = resolved(space.recipe(0, point))
     after = resolved(space.recipe(1, space.lift(0, point)))
     if coarse not in BETWEEN_GRID_POINTS and (coarse, fine) not in ROUNDED_KNOTS:
