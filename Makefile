@@ -33,11 +33,13 @@ demo: $(STAMP)
 test: $(STAMP)
 	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-# What `make test` does in a minute, for half an hour: a hundred kills, and every fault of nodes (as root).
+# What `make test` does in a minute, for half an hour: a hundred kills of merges and of campaigns each, and every fault of
+# nodes (as root).
 faults: $(STAMP)
 	MERGEFLEET_FAULTS=1 $(BIN)/python -m pytest -q tests/cluster/test_nodes.py
 	PYTHONPATH=. $(BIN)/python tests/support/kill_runs.py --kills 70 $(ARGS)
 	PYTHONPATH=. $(BIN)/python tests/support/kill_runs.py --kills 30 --storage bucket $(ARGS)
+	PYTHONPATH=. $(BIN)/python tests/support/campaign_kills.py --kills 100
 
 # What docs/search.md says of verdicts and fleets, from whole campaigns without models: about an hour of two cores.
 simulate: $(STAMP)

@@ -40,7 +40,12 @@ BUCKET: Mapping[str, str] = {
     "object.remove": "one of them is to be removed",
 }
 """Those of an output in an object store."""
-STEPS = {**DIRECTORY, **BUCKET}
+CAMPAIGN: Mapping[str, str] = {
+    "store.commit": "a transaction of a campaign's store is written, and not committed",
+    "export.written": "a file for other tools lies beside its place, whole",
+}
+"""Those of a search."""
+STEPS = {**DIRECTORY, **BUCKET, **CAMPAIGN}
 
 
 class _Armed:

@@ -8,6 +8,7 @@ from search.mirror import write_mirror
 from search.ports import SCORE
 from search.results import ItemMeasure, ItemScore, Results, results_of
 from search.run import Run
+from search.whole_file import whole_file
 
 
 def export_run(run: Run) -> None:
@@ -44,6 +45,5 @@ def write_scores(path: Path, results: Results) -> None:
             "score": pyarrow.array([value for _, value in measures], pyarrow.float64()),
         }
     )
-    partial = path.with_name(path.name + ".partial")
-    parquet.write_table(table, partial)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        parquet.write_table(table, partial)

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, MetaData, create_engine, insert, select
 from search.objectives import Direction
 from search.results import CandidateRow, Results
 from search.space import make_space
+from search.whole_file import whole_file
 
 if TYPE_CHECKING:
     import optuna
@@ -67,20 +68,20 @@ def write_mirror(path: Path, results: Results) -> None:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
-    url = f"sqlite:///{partial}"
-    storage = optuna.storages.RDBStorage(url)
-    study = optuna.create_study(storage=storage, study_name=results.campaign.name, directions=directions_of(results))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # names of metrics are an experimental feature of Optuna
-        study.set_metric_names([entry.title for entry in results.campaign.objectives] or ["score"])
-    storage.engine.dispose()
-    engine = create_engine(url)
-    with engine.begin() as connection:
-        _insert_trials(connection, make_trials(results))
-    engine.dispose()
-    partial.replace(path)
+    with whole_file(path) as partial:
+        url = f"sqlite:///{partial}"
+        storage = optuna.storages.RDBStorage(url)
+        study = optuna.create_study(
+            storage=storage, study_name=results.campaign.name, directions=directions_of(results)
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # names of metrics are an experimental feature of Optuna
+            study.set_metric_names([entry.title for entry in results.campaign.objectives] or ["score"])
+        storage.engine.dispose()
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            _insert_trials(connection, make_trials(results))
+        engine.dispose()
 
 
 def _insert_trials(connection: Connection, trials: Sequence[optuna.trial.FrozenTrial]) -> None:

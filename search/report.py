@@ -31,6 +31,7 @@ from search.report_tables import (
 from search.report_text import aligned, history_line
 from search.report_weights import HeatMap, heat_maps
 from search.results import CandidateRow, Results
+from search.whole_file import whole_file
 
 Mood = Literal["won", "open", "unproven"]
 
@@ -144,9 +145,8 @@ def render_html(results: Results) -> str:
 
 def write_html(results: Results, path: Path) -> None:
     """Write the page whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(render_html(results), encoding="utf-8")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(render_html(results), encoding="utf-8")
 
 
 def _tiles(results: Results) -> list[tuple[str, str, str]]:

@@ -37,6 +37,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
 
+from engine import failpoints
 from engine.errors import Busy, CampaignError, InputsChanged, StaleEpoch
 from search import migration, schema, takeover
 from search.campaign_file import Campaign, campaign_to_dict, parse_campaign
@@ -98,6 +99,7 @@ class Store:
         with self._engine.begin() as connection:
             self._check_epoch(connection)
             yield Transaction(connection, self.campaign)
+            failpoints.reach("store.commit")
 
     def rows(self, table: Table, **equal: Any) -> list[Row]:
         """Rows of this campaign (of all, for tables without one), as mappings, in the order of the primary key."""
@@ -189,6 +191,7 @@ class Store:
             connection.execute(update(table).where(table.c.id == self.campaign).values(epoch=epoch))
             entry = {"campaign": self.campaign, "epoch": epoch, "at": now, **vars(me)}
             connection.execute(insert(schema.EPOCHS).values(**entry))
+            failpoints.reach("store.commit")
         return epoch
 
     def _check_epoch(self, connection: Connection) -> None:

@@ -112,7 +112,7 @@ def test_a_crash_of_clean_is_made_good_by_clean(step: str, recipe: Path, tmp_pat
 
 def test_every_step_of_the_table_stands_in_the_source_and_no_other() -> None:
     found = set()
-    for folder in ("engine", "cluster"):
+    for folder in ("engine", "search", "cluster"):
         for path in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Call) and ast.unparse(node.func) == "failpoints.reach":

@@ -1,89 +1,51 @@
-"""Real SIGKILLs of a real process at random moments: the same rows as without."""
+"""Real SIGKILLs of a real process, at random moments and at the worst ones: the same rows, whole exports.
+
+The long run, a hundred kills from the opening of a campaign on real models to its published winner, is `make faults`.
+"""
 
 from __future__ import annotations
 
-import json
-import random
-import signal
-import subprocess
-import sys
-import time
-from collections import Counter
-from dataclasses import replace
 from pathlib import Path
+from random import Random
+from typing import Any
 
-from simulated import SimulatedEvaluator, make_campaign, open_simulated
-
-from search.audit import read_attempts
-from search.inline import run_inline
-from search.results import Results, read_results
-from search.store import store_url
-
-ROOT = Path(__file__).resolve().parents[2]
-CHANGES = {
-    "budget": {"items": 900},
-    "items": {"window": {0: 15}, "block_size": 40, "selection": 20, "holdout": 40},
-    "selection": {"top": 2, "means": 2, "soup": 3},
-}
-DRIVER = """
-import json, sys, time
-sys.path[:0] = [{root!r}, {support!r}]
-from pathlib import Path
-from simulated import SimulatedEvaluator, make_campaign, open_simulated
-from search.inline import run_inline
-
-class Slow(SimulatedEvaluator):
-    def evaluate(self, work):
-        time.sleep(0.01)
-        return super().evaluate(work)
-
-folder = Path({folder!r})
-coordinator = open_simulated(folder, make_campaign(**json.loads({changes!r})), resume=True)
-print("running", flush=True)
-run_inline(coordinator, Slow(audit=folder / "audit.jsonl"))
-coordinator.close()
-"""
+import pytest
+from campaign_kills import complaints, die_at, finish, kill_to_the_end, left_by, run_simulated
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
-    code = DRIVER.format(
-        root=str(ROOT), support=str(ROOT / "tests" / "support"), folder=str(folder), changes=json.dumps(CHANGES)
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline().strip() == "running"
-    return process
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What an undisturbed campaign leaves."""
+    found = left_by(finish(run_simulated, tmp_path_factory.mktemp("undisturbed") / "whole"))
+    assert found["files"] == ["audit.jsonl", "campaign.sqlite", "items.parquet", "optuna.sqlite"]
+    return found
 
 
-def results(folder: Path) -> Results:
-    return read_results(store_url(None, default=folder / "campaign.sqlite"), name="simulated")
+def test_a_campaign_killed_at_random_moments_leaves_what_an_undisturbed_one_leaves(
+    expected: dict[str, Any], tmp_path: Path
+) -> None:
+    """T1; attempts beyond the first stay within kills times block size, and none starts after its item's commit."""
+    ended = kill_to_the_end(run_simulated, tmp_path / "killed", Random(4), span_s=0.5, most=5)
+    assert len(ended.kills) == 5
+    assert complaints(ended, expected) == []
 
 
-def test_a_driver_killed_at_random_moments_ends_with_the_rows_of_one_that_was_not(tmp_path: Path) -> None:
-    """T1; extra attempts stay within kills x block size, and none starts after its item's commit."""
-    rng, kills, killed, whole = random.Random(4), 0, tmp_path / "killed", tmp_path / "whole"
-    killed.mkdir()
-    for _ in range(4):
-        process = start(killed)
-        time.sleep(rng.uniform(0.05, 0.5))
-        process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
-    assert start(killed).wait(timeout=120) == 0
-    assert kills >= 3
+def test_a_campaign_killed_inside_its_transactions_leaves_what_an_undisturbed_one_leaves(
+    expected: dict[str, Any], tmp_path: Path
+) -> None:
+    """T2: when it is taken over, when its items are noted, and with scores in hand."""
+    steps = ["store.commit", "store.commit:2", "store.commit:9", "store.commit:70"]
+    assert complaints(die_at(run_simulated, tmp_path / "killed", steps), expected) == []
 
-    coordinator = open_simulated(whole, make_campaign(**CHANGES))
-    run_inline(coordinator, SimulatedEvaluator())
-    coordinator.run.store.close()
-    found, expected = results(killed), results(whole)
-    assert found.candidates == expected.candidates
-    assert found.verdict == expected.verdict
-    # times, leases and attempts apart
-    assert [replace(row, lease="") for row in found.item_scores] == [
-        replace(row, lease="") for row in expected.item_scores
-    ]
 
-    attempts = read_attempts(killed / "audit.jsonl")
-    times = Counter((line["candidate"], line["item"]) for line in attempts)
-    assert set(times) >= {(entry.candidate, entry.item) for entry in expected.item_scores}
-    assert sum(count - 1 for count in times.values()) <= kills * 40
-    assert {line["epoch"] for line in attempts} <= set(range(1, kills + 2))
+def test_exports_that_are_torn_or_never_came_to_their_place_are_made_anew(
+    expected: dict[str, Any], tmp_path: Path
+) -> None:
+    """T2: killed with each file beside its place, then cut both in the middle."""
+    ended = die_at(run_simulated, tmp_path / "killed", ["export.written", "export.written:2"])
+    assert complaints(ended, expected) == []
+    for path in (ended.directory.scores, ended.directory.mirror):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        path.with_name(path.name + ".partial").write_bytes(b"torn, too")
+    run_simulated(ended.folder)
+    assert complaints(ended, expected) == []
