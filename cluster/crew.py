@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster import ray_session
+from cluster.coordinator import answer_of
 from cluster.evaluator_worker import PREEMPTED, EvaluatorWorker, Ready, SearchTask
 from cluster.placement import Post, Request, posts
 from cluster.ray_session import Session
@@ -117,13 +118,13 @@ class Crew:
         return [calls[call] for call in ended if not self._heed(calls[call])]
 
     def inventory(self) -> Inventory | None:
-        """The items that the first ready evaluator measures; None: nobody is ready."""
+        """The items that the first ready evaluator measures; None: nobody is ready. Raises what it raises."""
         import ray
 
         for name, member in list(self._members.items()):
             if member.ready is not None:
                 try:
-                    found: Inventory = ray.get(member.handle.inventory.remote())
+                    found: Inventory = answer_of(member.handle.inventory.remote())
                 except ray.exceptions.RayActorError as failure:
                     self._lose(name, str(failure))
                 else:

@@ -73,8 +73,10 @@ class EvaluatorWorker:
         return Ready(host, os.getpid(), inventory.key, items_digest(inventory))
 
     def inventory(self) -> Inventory:
-        """What this evaluator measures; after `prepare`."""
-        return self._evaluator.inventory()
+        """What this evaluator measures, with a rehearsal where it needs one; after `prepare`."""
+        from search.ports import rehearsed
+
+        return rehearsed(self._evaluator)
 
     def work(self, coordinator: Any) -> str:
         """Score until the campaign is done or paused, and say which; `coordinator` is the handle of its actor.

@@ -21,10 +21,10 @@ from cluster.coordinator import CoordinatorActor, Report, answer_of, answered
 from cluster.crew import Crew, Wanted
 from cluster.evaluator_worker import SearchTask
 from search import takeover
-from search.campaign_file import campaign_to_dict, load_campaign
+from search.campaign_file import campaign_to_dict
 from search.plans import Plans
 from search.ports import CampaignStatus
-from search.session import Outcome, check_start, conclude, run_directory, wait_for_predecessor
+from search.session import Outcome, check_start, conclude, load_run, wait_for_predecessor
 
 POLL_S = 0.25
 LEASE_S = 30.0
@@ -55,8 +55,7 @@ def search_on_ray(
     Raises what `run_campaign` raises, and ClusterError (the cluster cannot be used), WorkerLost (evaluators died one
     after the other without a score in between).
     """
-    campaign = load_campaign(path, allow_public_test_sets=allow_public_test_sets)
-    directory = run_directory(campaign, root)
+    campaign, directory = load_run(path, root=root, resume=resume, allow_public_test_sets=allow_public_test_sets)
     check_address(address)
     check_start(campaign, directory, Plans())
     wait_for_predecessor(campaign, directory)

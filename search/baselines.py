@@ -27,6 +27,8 @@ SAID = ("linear", "task_arithmetic", "ties", "dare_ties", "dare_linear", "passth
 SCALED = {"task_arithmetic": (0.3, 0.5, 0.7, 0.85, 1.0), "slerp": (0.5,)}
 """Baselines with a number of their own behind a colon, and the numbers where none is given."""
 DENSITY = 0.5
+PARENT = "parent "
+"""What the label of a parent begins with; its source's name follows."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def _expand(name: str, campaign: Campaign) -> list[Baseline]:
 def _parent(index: int, campaign: Campaign) -> Baseline:
     weights = tuple(float(other == index) for other in range(len(campaign.sources)))
     recipe = _alone(campaign.sources[index].model, campaign)
-    return Baseline(f"parent {campaign.source_names[index]}", "parent", recipe, weights)
+    return Baseline(f"{PARENT}{campaign.source_names[index]}", "parent", recipe, weights)
 
 
 def _scaled(scale: float, campaign: Campaign) -> Baseline:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from engine.errors import CampaignError, did_you_mean
 from search.board import Board
 from search.campaign import State
-from search.objectives import Facts, Goals, Reference, make_goals
+from search.objectives import Facts, Goals, Reference, make_goals, refuse_unmeasured
 from search.ports import Split
 from search.run import Run, Services
 from search.select import Contender
@@ -60,7 +59,11 @@ class Gauge:
         facts = self.facts(state, number, items=items)
         if self.goals.plain:
             return Measured(self.goals.scalar(facts))
-        self._refuse_unmeasured(facts)
+        campaign = self.run.campaign
+        if not self.goals.measures <= facts.measures.keys():  # where the evaluator could not tell before scoring
+            refuse_unmeasured(
+                campaign.objectives, campaign.constraints, known=facts.measures.keys(), origin=campaign.origin
+            )
         errors = SEARCH_ERRORS if split == "search" else 0.0
         violation = self.goals.violation(facts, self.references(state, split), errors=errors)
         return Measured(self.goals.scalar(facts), self.goals.values(facts), violation)
@@ -101,18 +104,6 @@ class Gauge:
         """The candidates that stand for the base, or for the parents."""
         kinds = [baseline.kind for baseline in self.run.baselines]
         return [number for number, kind in enumerate(kinds) if kind == ROLES.get(role)]
-
-    def _refuse_unmeasured(self, facts: Facts) -> None:
-        """With the first score, if not before: a measure that the evaluator does not report."""
-        missing = sorted(self.goals.measures - facts.measures.keys())
-        if missing:
-            campaign, known = self.run.campaign, sorted(facts.measures)
-            told = did_you_mean(missing[0], known) if known else "it reports scores only"
-            raise CampaignError(
-                f"{campaign.origin}: objectives: the evaluator reports no measure {missing[0]!r}; {told}",
-                measure=missing[0],
-                known=known,
-            )
 
     def _parameters(self, number: int) -> float | None:
         objectives, bounds = self.goals.objectives, self.goals.bounds

@@ -3,7 +3,7 @@
     of: score           the weighted mean over tasks (what a campaign without objectives maximizes)
     of: worst           the lowest of the tasks' means
     of: task:NAME       the mean of one task
-    of: measure:NAME    the weighted mean over tasks of what else is measured of every item (tokens, forwards, ...)
+    of: measure:NAME    the weighted mean over tasks of what else is measured of items (tokens, a second metric, ...)
     of: parameters      of the written model
 
 Pure. Values are in the units of the file; *oriented* values are turned so that larger is better. A candidate's *score*,
@@ -14,25 +14,29 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from engine.errors import did_you_mean
+from engine.errors import CampaignError, did_you_mean
 from search.part import Part
 from search.scores import weighted_mean
 
+Direction = Literal["maximize", "minimize"]
 KINDS = ("score", "worst", "task:NAME", "measure:NAME", "parameters")
+DIRECTIONS: Mapping[str, Direction] = {"tokens": "minimize", "forwards": "minimize", "seconds": "minimize"}
+"""Measures whose name says which way is better; an objective on any other one has to say it."""
 TOLERANCE = 0.02
 """How much of a parent's skill may be lost where a constraint says nothing else: 2 points."""
-Direction = Literal["maximize", "minimize"]
 Reference = Literal["best_parent", "base", "none"]
 
 
 def _checked_of(of: str, known: Sequence[str]) -> str:
     kind, colon, name = of.partition(":")
+    if of in DIRECTIONS:
+        return f"measure:{of}"  # `of: tokens` for short
     if of not in known and not (kind in ("task", "measure") and colon and name):
         raise ValueError(f"got {of!r}, {did_you_mean(of, known)}")
     return of
@@ -61,15 +65,23 @@ class ObjectiveEntry(Part):
     def _direction_makes_sense(self) -> ObjectiveEntry:
         if self.direction == "minimize" and not is_cost(self.of):
             raise ValueError(f"of: {self.of} cannot be minimized: of item scores larger is better")
-        if self.direction is None and self.of.startswith("measure:"):
-            raise ValueError(f"of: {self.of} needs a `direction`, maximize or minimize")
+        if self.towards is None:
+            raise ValueError(
+                f"of: {self.of} needs a `direction`, maximize or minimize; only {', '.join(DIRECTIONS)} go without"
+            )
         return self
+
+    @property
+    def towards(self) -> Direction | None:
+        """Which way is better: as the file says, else as is known; None for a measure of which nobody knows."""
+        if self.direction is not None or self.of.startswith("measure:"):
+            return self.direction or DIRECTIONS.get(self.of.removeprefix("measure:"))
+        return "minimize" if self.of == "parameters" else "maximize"
 
     @property
     def sign(self) -> float:
         """+1 where larger is better."""
-        towards = self.direction or ("minimize" if self.of == "parameters" else "maximize")
-        return 1.0 if towards == "maximize" else -1.0
+        return 1.0 if self.towards == "maximize" else -1.0
 
     @property
     def title(self) -> str:
@@ -166,7 +178,7 @@ class Goals:
 
     @property
     def measures(self) -> set[str]:
-        """The measures that an evaluator has to report."""
+        """The measures that these are about."""
         named = {*(entry.of for entry in self.objectives), *(bound.of for bound in self.bounds)}
         return {of.removeprefix("measure:") for of in named if of.startswith("measure:")}
 
@@ -289,6 +301,30 @@ def refuse_unknown(entries: Sequence[ObjectiveEntry | ConstraintEntry], *, key: 
         raise ValueError(f"{key}: two objectives are called {twice!r}: give one a `name` of its own")
     if len({entry.weight is None for entry in objectives}) > 1:
         raise ValueError(f"{key}: give every objective a weight, or none")
+
+
+def refuse_unmeasured(
+    objectives: Sequence[ObjectiveEntry],
+    constraints: Sequence[ConstraintEntry],
+    *,
+    known: Collection[str],
+    origin: str,
+) -> None:
+    """CampaignError where an objective or a constraint is about a measure that no task reports."""
+    named = {"objectives": [entry.of for entry in objectives], "constraints": [entry.of for entry in constraints]}
+    for key, whats in named.items():
+        for index, what in enumerate(whats):
+            kind, _, name = what.partition(":")
+            if kind != "measure" or name in known:
+                continue
+            told = did_you_mean(name, known) if known else "they report scores only."
+            if told.endswith("?"):
+                told = f"{told} They report {', '.join(sorted(known))}."
+            raise CampaignError(
+                f"{origin}: {key}[{index}].of: no task reports the measure {name!r}; {told}",
+                measure=name,
+                known=sorted(known),
+            )
 
 
 def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:

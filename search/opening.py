@@ -13,6 +13,7 @@ from search.campaign_file import Campaign
 from search.coordinator import Coordinator
 from search.ends import devices
 from search.live import sampler_of
+from search.objectives import refuse_unmeasured
 from search.pools import Pools, make_pools
 from search.ports import SPLITS, Inventory
 from search.run import Run, RunDirectory, Services
@@ -51,6 +52,8 @@ def open_run(campaign: Campaign, inventory: Inventory, *, start: Start, services
     baselines = make_baselines(campaign)
     sampler_of(campaign, space, baselines=len(baselines))  # whether it fits is said before anything is written
     check_budget(campaign, len(baselines), population=space.stages[0].population)
+    if inventory.measures is not None:
+        refuse_unmeasured(campaign.objectives, campaign.constraints, known=inventory.measures, origin=campaign.origin)
     url = store_url(campaign.store, default=start.directory.database)
     start.directory.root.mkdir(parents=True, exist_ok=True)
     store = Store(url, lock_wait_s=start.lock_wait_s)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 Split = Literal["search", "selection", "holdout"]
 SPLITS: tuple[Split, ...] = ("search", "selection", "holdout")
@@ -48,12 +48,14 @@ class Inventory:
     `key` digests everything that scores depend on besides weights and items: resolved task YAML, metric, few-shot and
     generation settings, engine and its version, dtype, threads, batch size. Two evaluators that differ in it must not
     work for one campaign; scores are stored under the `score_key` of each item. `notes`
-    are what a reader of the verdict should know of the items: near copies between splits, public test sets.
+    are what a reader of the verdict should know of the items: near copies between splits, public test sets. `measures`
+    are the names of all that is measured of items besides their score; None: only scoring tells.
     """
 
     key: str
     items: Mapping[Split, tuple[Item, ...]]
     notes: tuple[str, ...] = ()
+    measures: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,21 @@ class Evaluator(Protocol):
 
     def close(self) -> None:
         """Release model and checkpoints."""
+
+
+@runtime_checkable
+class Rehearses(Protocol):
+    """An evaluator that runs code of the user's: whether that does what is asked of it, only a trial tells."""
+
+    def rehearse(self) -> None:
+        """Try it on a few search items of the base. Raises CampaignError for what would fail every candidate."""
+
+
+def rehearsed(evaluator: Evaluator) -> Inventory:
+    """What an evaluator measures, after a rehearsal where it needs one: before a run is opened."""
+    if isinstance(evaluator, Rehearses):
+        evaluator.rehearse()
+    return evaluator.inventory()
 
 
 class WorkSource(Protocol):

@@ -26,8 +26,18 @@ from engine.sinks import LiveSink
 from engine.worker import RowPool
 from search import floor
 from search.audit import record_attempt
+from search.baselines import make_baselines
 from search.campaign_file import Campaign
-from search.evaluators.contract import Scored, Scorer, Subject, evaluation_key, keyed_items, runtime_facts
+from search.evaluators.contract import (
+    Scored,
+    Scorer,
+    Subject,
+    Suite,
+    TellsMeasures,
+    evaluation_key,
+    keyed_items,
+    runtime_facts,
+)
 from search.evaluators.entries import EvaluatorEntry
 from search.evaluators.opening import open_scorer
 from search.evaluators.vllm import Loaded as VllmLoaded
@@ -183,8 +193,16 @@ class ResidentModel:
 class ResidentEvaluator:
     """The Evaluator of search.ports over a ResidentModel and a Scorer."""
 
-    def __init__(self, scorer: Scorer, entry: EvaluatorEntry, *, audit: Path, plans: Plans | None = None) -> None:
-        self._scorer, self._entry, self._audit = scorer, entry, audit
+    def __init__(
+        self,
+        scorer: Scorer,
+        entry: EvaluatorEntry,
+        *,
+        audit: Path,
+        plans: Plans | None = None,
+        base: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._scorer, self._entry, self._audit, self._base = scorer, entry, audit, base
         self.resident = ResidentModel(entry, plans=plans) if entry.engine == "hf" else VllmModel(entry, plans=plans)
         self._floor = entry.floor and entry.engine == "hf"
         self._inventory: Inventory | None = None
@@ -197,8 +215,19 @@ class ResidentEvaluator:
         if self._inventory is None:
             runtime = runtime_facts(self._entry)
             key, items = evaluation_key(self._scorer, runtime), keyed_items(self._scorer, runtime)
-            self._inventory = Inventory(key, items, tuple(self._scorer.notes()))
+            measures = self._scorer.measures() if isinstance(self._scorer, TellsMeasures) else None
+            known = None if measures is None else tuple(sorted(measures))
+            self._inventory = Inventory(key, items, tuple(self._scorer.notes()), known)
         return self._inventory
+
+    def rehearse(self) -> None:
+        """See search.ports.Rehearses. The base is loaded only where the scorer runs code of the user's, and stays."""
+        if self._base is None or not (isinstance(self._scorer, Suite) and self._scorer.needs_rehearsal):
+            return
+        self.resident.load(self._base)
+        self._set_threads()
+        self._scorer.rehearse(self.resident.subject)
+        self._inventory = None  # the rehearsal may tell more
 
     def evaluate(self, work: Work) -> BlockResult | Failed:
         """See search.ports.Evaluator."""
@@ -233,11 +262,9 @@ class ResidentEvaluator:
 
     def _check_floor(self, loaded: Loaded | VllmLoaded) -> None:
         """EvaluationError where the candidate is no language model; looked at once, before its first block."""
-        import torch
-
         if loaded.recipe_hash == self._floor_passed:
             return
-        torch.set_num_threads(self._entry.threads)
+        self._set_threads()
         subject = self.resident.subject
         look = floor.look_at(subject.model, subject.tokenizer, self._floor_prompts())
         cause = self.resident.blown_up() or floor.failure(look)
@@ -286,10 +313,14 @@ class ResidentEvaluator:
         return scores
 
     def _score(self, subject: Subject, keys: Sequence[str]) -> Scored:
+        self._set_threads()
+        return self._scorer.score(subject, keys)
+
+    def _set_threads(self) -> None:
+        """Each time: Ray and other libraries change it behind our back."""
         import torch
 
-        torch.set_num_threads(self._entry.threads)  # each time: Ray and other libraries change it behind our back
-        return self._scorer.score(subject, keys)
+        torch.set_num_threads(self._entry.threads)
 
     def close(self) -> None:
         self.resident.close()
@@ -300,7 +331,8 @@ def open_evaluator(campaign: Campaign, *, audit: Path, plans: Plans | None = Non
     check_device(campaign)
     if campaign.evaluator.engine == "vllm":
         check_vllm(campaign.origin, campaign.tasks)
-    return ResidentEvaluator(open_scorer(campaign), campaign.evaluator, audit=audit, plans=plans)
+    base = next(baseline.recipe for baseline in make_baselines(campaign) if baseline.kind == "base")
+    return ResidentEvaluator(open_scorer(campaign), campaign.evaluator, audit=audit, plans=plans, base=base)
 
 
 def check_device(campaign: Campaign) -> None:

@@ -22,7 +22,7 @@ from search.inline import run_inline
 from search.live import make_rules, sampler_of
 from search.opening import Start, check_budget, open_coordinator
 from search.plans import Plans
-from search.ports import CampaignStatus, Inventory, Verdict
+from search.ports import CampaignStatus, Inventory, Verdict, rehearsed
 from search.resident import open_evaluator
 from search.results import Results, read_results
 from search.run import RunDirectory, Services
@@ -83,6 +83,24 @@ def _owner(campaign: Campaign, directory: RunDirectory) -> takeover.ProcessIdent
     return owner if runs else None
 
 
+def load_run(
+    path: str | Path, *, root: Path | None, resume: bool, allow_public_test_sets: bool
+) -> tuple[Campaign, RunDirectory]:
+    """A campaign and where it runs. A run that is continued remembers that it may use public test sets."""
+    campaign = load_campaign(path, allow_public_test_sets=allow_public_test_sets)
+    directory = run_directory(campaign, root)
+    there = campaign.store is not None or directory.database.is_file()
+    if resume and there and not campaign.allow_public_test_sets:
+        store = Store(store_url(campaign.store, default=directory.database))
+        try:
+            found = store.find(campaign.name)
+        finally:
+            store.close()
+        if found is not None and found["config"].get("allow_public_test_sets"):
+            campaign = campaign.model_copy(update={"allow_public_test_sets": True})
+    return campaign, directory
+
+
 def check_start(campaign: Campaign, directory: RunDirectory, plans: Plans) -> None:
     """What would otherwise come out late: models that cannot be read, a place to publish that is taken."""
     from search.publishing import refuse_target
@@ -136,14 +154,13 @@ def run_campaign(
     Raises CampaignError and the other InputErrors before anything is scored, OutputExists where the run is there
     already and `resume` is False, InputsChanged, Busy, StaleEpoch where a successor took the campaign over.
     """
-    campaign = load_campaign(path, allow_public_test_sets=allow_public_test_sets)
-    directory = run_directory(campaign, root)
+    campaign, directory = load_run(path, root=root, resume=resume, allow_public_test_sets=allow_public_test_sets)
     plans = Plans()
     check_start(campaign, directory, plans)
     wait_for_predecessor(campaign, directory)
     evaluator = open_evaluator(campaign, audit=directory.audit, plans=plans)
     try:
-        coordinator = open_session(campaign, evaluator.inventory(), directory=directory, resume=resume, plans=plans)
+        coordinator = open_session(campaign, rehearsed(evaluator), directory=directory, resume=resume, plans=plans)
         try:
             run_inline(coordinator, evaluator, on_progress=on_progress, stop=stop)
         finally:
@@ -174,11 +191,11 @@ def fork_campaign(
 
     See `search.forking.fork` for what is copied and refused.
     """
-    campaign = load_campaign(path)
+    campaign, directory = load_run(path, root=root, resume=True, allow_public_test_sets=False)
     new = parse_campaign({**campaign_to_dict(campaign), "name": name}, origin=f"--fork {name}")
     if name == campaign.name:
         raise CampaignError(f"--fork: got {name!r}, another name than the campaign's own expected")
-    directory, new_directory = run_directory(campaign, root), run_directory(new, new_root)
+    new_directory = run_directory(new, new_root)
     stored_results(campaign, directory)  # is there one?
     old = Store(store_url(campaign.store, default=directory.database))
     target = forking.fork_store(new, new_directory.database)

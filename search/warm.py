@@ -7,22 +7,26 @@ of the sources. Their scores may come from other tasks; they say which points ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from engine.errors import CampaignError
 from search import schema
-from search.baselines import Baseline
+from search.baselines import PARENT, Baseline
 from search.campaign_file import Campaign
 from search.results import CandidateRow, Results, read_results, results_of
-from search.space import Params, Space, Stage, make_space
+from search.space import Axis, Params, Space, Value, make_space
+from search.space.sequence import PREFIX
 from search.store import Store
 
 SHARE = 0.1
 LEAST, MOST = 8, 200
 HashOf = Callable[[Mapping[str, Any]], str]
 Elites = dict[int, list[tuple[Params, float]]]
+Names = Mapping[str, str]
+"""Name of a source in the earlier campaign → its name here."""
 
 
 def read_elites(
@@ -38,8 +42,8 @@ def read_elites(
     for index, place in enumerate(campaign.warm_start):
         where = f"{campaign.origin}: warm_start[{index}]: {place}"
         results = _results(place, url=url, where=where)
-        _refuse_others(results, baselines, hash_of=hash_of, where=where)
-        fitting = _fitting(results, space, hash_of=hash_of)
+        names = _source_names(results, baselines, hash_of=hash_of, where=where)
+        fitting = _fitting(results, space, names=names, hash_of=hash_of)
         if not fitting:
             theirs = ", ".join(stage.name for stage in results.campaign.space.stages)
             raise CampaignError(
@@ -98,32 +102,63 @@ def _shared(name: str, *, url: str | None, where: str) -> Results:
         store.close()
 
 
-def _refuse_others(results: Results, baselines: Sequence[Baseline], *, hash_of: HashOf, where: str) -> None:
-    """Base and parents are candidates of every campaign: their hashes say whether the sources are the same."""
-    known = {row.recipe_hash for row in results.candidates if row.origin == "baseline"}
-    other = [b.label for b in baselines if b.kind in ("base", "parent") and hash_of(b.recipe) not in known]
+def _source_names(results: Results, baselines: Sequence[Baseline], *, hash_of: HashOf, where: str) -> Names:
+    """What each source of the earlier campaign is called here, whatever it was called there and wherever it lies.
+
+    Base and parents are candidates of every campaign, so their hashes say which models are the same. CampaignError
+    where one of this campaign's was not among them.
+    """
+    known = {row.recipe_hash: row.label for row in results.candidates if row.origin == "baseline"}
+    mine = {hash_of(b.recipe): b.label for b in baselines if b.kind in ("base", "parent")}
+    other = [label for found, label in mine.items() if found not in known]
     if other:
         raise CampaignError(
             f"{where}: was searched on other models: {', '.join(other)} of this campaign is not among its base and "
             "parents (compared by content and dtype)",
             other=other,
         )
+    here = {
+        theirs.removeprefix(PARENT): mine.get(found, theirs).removeprefix(PARENT) for found, theirs in known.items()
+    }
+    return {name: here.get(name, name) for name in results.campaign.source_names}
 
 
-def _fitting(results: Results, space: Space, *, hash_of: HashOf) -> Elites:
+def _fitting(results: Results, space: Space, *, names: Names, hash_of: HashOf) -> Elites:
     """Stage here → points of stages there that have the same axes, and make the same models of them."""
     found: Elites = {}
     for theirs in make_space(results.campaign, layers=results.layers).stages:
-        points = _best_first([row for row in results.candidates if row.stage == theirs.name and row.params])
+        rows = _best_first([row for row in results.candidates if row.stage == theirs.name and row.params])
+        axes = [(axis, called_here(axis, results.campaign.source_names, names)) for axis in theirs.axes]
+        points = [(point_here(row.params, axes), score) for row, score in rows]
         for stage, rule in enumerate(space.stages):
-            same = bool(points) and _ranges(theirs) == _ranges(rule)
-            if same and hash_of(space.recipe(stage, points[0][0].params)) == points[0][0].recipe_hash:
-                found.setdefault(stage, []).extend((row.params, score) for row, score in points)
+            same = bool(points) and ranges(axis for _, axis in axes) == ranges(rule.axes)
+            if same and hash_of(space.recipe(stage, points[0][0])) == rows[0][0].recipe_hash:
+                found.setdefault(stage, []).extend(points)
     return found
 
 
-def _ranges(stage: Stage) -> list[tuple[Any, ...]]:
-    return [(axis.name, axis.low, axis.high, axis.grid, axis.choices) for axis in stage.axes]
+def called_here(axis: Axis, sources: Sequence[str], names: Names) -> Axis:
+    """An axis of the earlier campaign with the names that its sources have here."""
+    name, choices = axis.name, axis.choices
+    if axis.source is not None:
+        theirs = f"{axis.parameter}/{sources[axis.source]}"
+        name = f"{axis.parameter}/{names[sources[axis.source]]}{name.removeprefix(theirs)}"
+    if axis.parameter == PREFIX:
+        choices = tuple(names[str(choice)] for choice in choices)
+    return dataclasses.replace(axis, name=name, choices=choices)
+
+
+def point_here(params: Params, axes: Sequence[tuple[Axis, Axis]]) -> dict[str, Value]:
+    """A point there (first of each pair) as a point here."""
+    return {
+        mine.name: mine.choices[axis.choices.index(params[axis.name])] if axis.choices else params[axis.name]
+        for axis, mine in axes
+    }
+
+
+def ranges(axes: Iterable[Axis]) -> set[tuple[Any, ...]]:
+    """What two stages have in common where their points are the same; not the order of sources."""
+    return {(axis.name, axis.low, axis.high, axis.grid, frozenset(axis.choices)) for axis in axes}
 
 
 def _best_first(rows: Sequence[CandidateRow]) -> list[tuple[CandidateRow, float]]:

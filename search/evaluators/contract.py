@@ -104,6 +104,22 @@ class TellsSettings(Protocol):
         """Item key → digest of all that its score depends on besides weights, its content and runtime."""
 
 
+@runtime_checkable
+class TellsMeasures(Protocol):
+    """A scorer that knows what it measures besides scores."""
+
+    def measures(self) -> frozenset[str] | None:
+        """Names of the measures that some of its items get; None where only scoring (or a rehearsal) tells."""
+
+
+@runtime_checkable
+class NeedsRehearsal(Protocol):
+    """A scorer that runs code of the user's."""
+
+    def rehearse(self, subject: Subject) -> None:
+        """Run it on a few search items. Raises CampaignError for what would fail every candidate."""
+
+
 class Suite:
     """Several scorers as one. Raises CampaignError if two of them claim one item key."""
 
@@ -144,6 +160,21 @@ class Suite:
             if isinstance(scorer, TellsSettings):
                 found |= scorer.settings()
         return found
+
+    def measures(self) -> frozenset[str] | None:
+        parts = [scorer.measures() if isinstance(scorer, TellsMeasures) else None for scorer in self._scorers]
+        known = [part for part in parts if part is not None]
+        return frozenset().union(*known) if len(known) == len(parts) else None
+
+    @property
+    def needs_rehearsal(self) -> bool:
+        """Whether any of the scorers does."""
+        return any(isinstance(scorer, NeedsRehearsal) for scorer in self._scorers)
+
+    def rehearse(self, subject: Subject) -> None:
+        for scorer in self._scorers:
+            if isinstance(scorer, NeedsRehearsal):
+                scorer.rehearse(subject)
 
     def notes(self) -> Sequence[str]:
         return [*self._notes, *(note for scorer in self._scorers for note in scorer.notes())]

@@ -59,6 +59,9 @@ class JudgeScorer:
         asked = {name: judge.facts() for name, judge in sorted(self._judges.items())}
         return {"scorer": "judge", "tasks": self._answers.facts(), "judges": asked}
 
+    def measures(self) -> frozenset[str]:
+        return self._answers.all_metrics()
+
     def notes(self) -> Sequence[str]:
         graded = {judge.entry.model for judge in self._judges.values()}
         return [*self._answers.notes(), *(f"answers were graded by {model}" for model in sorted(graded))]

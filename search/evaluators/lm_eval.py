@@ -55,6 +55,10 @@ class LoadedTask:
         return str(self.task.config.task)
 
     @property
+    def generates(self) -> bool:
+        return bool(self.task.OUTPUT_TYPE == "generate_until")
+
+    @property
     def shots(self) -> int:
         return int(self.task.config.num_fewshot or 0)
 
@@ -157,6 +161,15 @@ class LmEvalScorer:
         name_of = {id(loaded): name for name, loaded in self._loaded.items()}
         return {key: by_task[name_of[id(loaded)]] for key, (loaded, _) in self._places.items()}
 
+    def measures(self) -> frozenset[str]:
+        """Further metrics of the tasks, and the tokens of generated answers."""
+        further = {metric.written for loaded in self._loaded.values() for metric in loaded.metrics[1:]}
+        return frozenset(further | ({TOKENS} if any(loaded.generates for loaded in self._loaded.values()) else set()))
+
+    def all_metrics(self) -> frozenset[str]:
+        """What `answers` measures: every metric is a measure where another one scores."""
+        return frozenset({metric.written for loaded in self._loaded.values() for metric in loaded.metrics} | {TOKENS})
+
     def notes(self) -> Sequence[str]:
         return [f"{what} used items of the public test set {name}" for what, name in sorted(self._public)]
 
@@ -190,7 +203,7 @@ class LmEvalScorer:
     def refuse_silent(self) -> None:
         """CampaignError for a task that generates no answer: there is nothing to grade."""
         for name, loaded in self._loaded.items():
-            if loaded.task.OUTPUT_TYPE != "generate_until":
+            if not loaded.generates:
                 raise CampaignError(
                     f"{self._where.origin}: task {loaded.entry.name!r}: judge: lm-eval task {name!r} generates no "
                     f"answers ({loaded.task.OUTPUT_TYPE})",
@@ -338,7 +351,7 @@ def _tokens(subject: Subject, rows: Sequence[tuple[str, LoadedTask, int, list[An
     said = {
         key: [answer for request in requests for answer in request.resps]
         for key, loaded, _, requests in rows
-        if loaded.task.OUTPUT_TYPE == "generate_until"
+        if loaded.generates
     }
     answers = [answer for texts in said.values() for answer in texts]
     if not answers:

@@ -77,6 +77,9 @@ class TextScorer:
         by_name = {e.name: digest(["text", LONGEST_CONTEXT, e.metrics, e.context, e.stride]) for e in self._entries}
         return {key: by_name[entry.name] for key, (entry, _) in self._chunks.items()}
 
+    def measures(self) -> frozenset[str]:
+        return frozenset({TOKENS, *(metric for entry in self._entries for metric in entry.metrics[1:])})
+
     def notes(self) -> Sequence[str]:
         return []
 

@@ -44,6 +44,11 @@ ScoreFunction = Callable[[Any, Any, list[dict[str, Any]]], Sequence[Any]]
 
 # What a user's module may raise while it is imported.
 _IMPORT_ERRORS = (ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, LookupError, OSError)
+# What a user's function may raise when it is called.
+_FUNCTION_ERRORS = (*_IMPORT_ERRORS, ArithmeticError, AssertionError, RuntimeError)
+
+REHEARSED = 3
+"""Rows of a rehearsal: more than one, so that a function that returns one number for all is found out."""
 
 
 class PythonScorer:
@@ -59,6 +64,7 @@ class PythonScorer:
     def __init__(self, entries: Sequence[TaskEntry], places: Places | None = None) -> None:
         self._places = places or Places()
         self._home = Path(self._places.origin).parent
+        self._measures: frozenset[str] | None = None
         self._functions = {entry.name: load_function(entry, self._places.origin) for entry in entries}
         self._rows: dict[str, tuple[str, dict[str, Any]]] = {}
         self._items = items_of(entries, self._read, seed=self._places.seed, origin=self._places.origin)
@@ -77,6 +83,34 @@ class PythonScorer:
         """Per item the digest of its function's source text."""
         by_name = {name: digest(["python", source_of(function)]) for name, function in self._functions.items()}
         return {key: by_name[name] for key, (name, _) in self._rows.items()}
+
+    def measures(self) -> frozenset[str] | None:
+        """What the functions returned in the rehearsal, besides scores; None before it."""
+        return self._measures
+
+    def rehearse(self, subject: Subject) -> None:
+        """Call every function once, with the first search rows of its task.
+
+        Raises CampaignError where it fails or returns something else than was asked for. What goes wrong later says
+        something of one candidate (or of the rows of one block) and fails that.
+        """
+        found: set[str] = set()
+        for name in self._functions:
+            keys = [item.key for item in self._items["search"] if item.task == name][:REHEARSED]
+            try:
+                found |= self.score(subject, keys).measures.keys()
+            except EvaluationError as error:
+                raise self._rehearsal_failed(name, error.message) from error
+            except _FUNCTION_ERRORS as error:
+                raise self._rehearsal_failed(name, f"{type(error).__name__}: {error}") from error
+        self._measures = frozenset(found)
+
+    def _rehearsal_failed(self, name: str, cause: str) -> CampaignError:
+        return CampaignError(
+            f"{self._places.origin}: task {name!r}, metric: tried on the base with the first rows of its search items: "
+            f"{cause.removeprefix(f'task {name!r}: ')}",
+            task=name,
+        )
 
     def notes(self) -> Sequence[str]:
         return []

@@ -140,8 +140,8 @@ def test_a_winner_that_breaks_a_constraint_on_the_holdout_is_none(tmp_path: Path
     coordinator.close()
 
 
-def test_a_measure_that_the_evaluator_does_not_report_is_an_error_at_the_first_score(tmp_path: Path) -> None:
+def test_a_measure_of_which_only_scoring_tells_is_an_error_at_the_first_score(tmp_path: Path) -> None:
     coordinator = open_simulated(tmp_path, campaign(objectives=[{"of": "score"}, {**TOKENS, "of": "measure:token"}]))
-    with pytest.raises(CampaignError, match="no measure 'token'; did you mean 'tokens'"):
+    with pytest.raises(CampaignError, match="reports the measure 'token'; did you mean 'tokens'"):
         run_inline(coordinator, Counting())
     assert len(coordinator.run.store.rows(schema.CANDIDATES)) == 1

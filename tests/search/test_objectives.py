@@ -9,7 +9,7 @@ import pytest
 from simulated import make_campaign
 
 from engine.errors import CampaignError
-from search.objectives import ConstraintEntry, Facts, Goals, ObjectiveEntry, make_goals
+from search.objectives import ConstraintEntry, Facts, Goals, ObjectiveEntry, make_goals, refuse_unmeasured
 
 WEIGHTS = {"letters": 0.75, "numerals": 0.25}
 TASK_OF = {f"{task}/{n}": task for task in WEIGHTS for n in range(4)}
@@ -44,6 +44,27 @@ def test_every_kind_of_objective_has_its_value() -> None:
     values = named.values(facts(4, 1))
     assert values == (0.75 * 1.0 + 0.25 * 0.25, 0.25, 0.25, 10.0, 100.0)
     assert named.oriented(values) == (*values[:3], -10.0, -100.0)
+
+
+def test_some_measures_say_by_themselves_which_way_is_better() -> None:
+    short, full = ObjectiveEntry(of="tokens"), ObjectiveEntry(of="measure:tokens", direction="minimize")
+    assert (short.of, short.sign, short.title) == (full.of, full.sign, full.title) == ("measure:tokens", -1.0, "tokens")
+    assert ObjectiveEntry(of="forwards", direction="maximize").sign == 1.0
+    assert ConstraintEntry(of="tokens", at_most=9).of == "measure:tokens"
+
+
+def test_a_measure_that_nobody_reports_is_named_with_its_key_and_those_there_are() -> None:
+    objectives = [ObjectiveEntry(of="score"), ObjectiveEntry(of="tokens")]
+    refuse_unmeasured(objectives, [], known={"tokens", "acc"}, origin="c.yml")
+    with pytest.raises(CampaignError) as caught:
+        refuse_unmeasured(
+            objectives, [ConstraintEntry(of="measure:token", at_most=3)], known={"tokens"}, origin="c.yml"
+        )
+    assert caught.value.message == (
+        "c.yml: constraints[0].of: no task reports the measure 'token'; did you mean 'tokens'? They report tokens."
+    )
+    with pytest.raises(CampaignError, match=r"objectives\[1\]\.of: .* 'tokens'; they report scores only"):
+        refuse_unmeasured(objectives, [], known=(), origin="c.yml")
 
 
 def test_without_objectives_the_score_is_the_weighted_mean_over_tasks() -> None:
@@ -106,7 +127,8 @@ def test_unpaired_comparisons_take_both_errors_into_account() -> None:
         ({"objectives": [{"of": "task:leters"}]}, "no task 'leters', did you mean 'letters'?"),
         ({"objectives": [{"of": "score", "direction": "up"}]}, "objectives[0].direction: got 'up'"),
         ({"objectives": [{"of": "score", "direction": "minimize"}]}, "of item scores larger is better"),
-        ({"objectives": [{"of": "measure:tokens"}]}, "needs a `direction`"),
+        ({"objectives": [{"of": "measure:acc"}]}, "objectives[0]: of: measure:acc needs a `direction`"),
+        ({"constraints": [{"of": "tokens"}]}, "of: measure:tokens needs at_least or at_most"),
         ({"objectives": [{"of": "score"}, {"of": "score"}]}, "two objectives are called 'score'"),
         ({"objectives": [{"of": "score", "weight": 1}, {"of": "worst"}]}, "give every objective a weight, or none"),
         ({"constraints": [{}]}, "needs at_least or at_most"),

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import cmaes
 import numpy as np
 import pytest
-from simulated import LAYERS, SimulatedEvaluator, campaign_data, make_campaign, open_simulated
+from simulated import (
+    LAYERS,
+    SKILLS,
+    SimulatedEvaluator,
+    campaign_data,
+    hash_recipe,
+    make_campaign,
+    open_simulated,
+)
 
 from engine.errors import CampaignError
 from search import schema
 from search.inline import run_inline
 from search.samplers.distributions import warm_distribution
 from search.space import make_space
+from search.space.sequence import LayerSequence
+from search.warm import called_here, point_here, ranges
 
 
 def searched(folder: Path, **changes: Any) -> Any:
@@ -58,6 +69,41 @@ def test_samplers_without_a_distribution_score_the_best_points_again_first(earli
     drawn = [row["params"] for row in coordinator.run.store.rows(schema.CANDIDATES) if row["origin"] == "sampler"]
     assert drawn[:8] == [point for point, _ in coordinator.run.elites[0][:8]]
     coordinator.close()
+
+
+def by_content(recipe: Mapping[str, Any]) -> str:
+    """A hash that sees what a model holds: copies are named after it, in folders of their own; order says nothing."""
+    models = [{**model, "model": model["model"].rsplit("/", 1)[-1][:6]} for model in recipe["models"]]
+    return hash_recipe({**recipe, "models": sorted(models, key=repr), "base_model": "base"})
+
+
+def test_the_same_sources_in_other_places_under_other_names_and_in_another_order_are_the_same(tmp_path: Path) -> None:
+    first = open_simulated(tmp_path / "one", make_campaign(name="one", budget={"items": 700}), hash_recipe=by_content)
+    run_inline(first, SimulatedEvaluator())
+    first.close()
+    known = dict.fromkeys(row["params"].get("weight/letters") for row in first.run.store.rows(schema.CANDIDATES))
+    copies = [{"model": f"copies/{skill}-copy", "name": f"my-{skill}"} for skill in reversed(SKILLS)]
+    campaign = make_campaign(sources=copies, base_model="copies/base", warm_start=[str(tmp_path / "one")])
+    warm = open_simulated(tmp_path / "two", campaign, hash_recipe=by_content)
+    axes = warm.run.space.stages[0].by_name.keys()
+    assert {frozenset(point) for point, _ in warm.run.elites[0]} == {frozenset(axes)}
+    assert {point["weight/my-letters"] for point, _ in warm.run.elites[0]} <= known.keys()
+    warm.close()
+
+
+def test_a_layer_sequence_finds_its_sources_under_their_new_names() -> None:
+    theirs = LayerSequence(("letters", "plurals"), layers=3, places=2, fewest=2)
+    ours = LayerSequence(("p", "l"), layers=3, places=2, fewest=2)
+    names, axes = {"letters": "l", "plurals": "p"}, [*theirs.axes(["layers"])]
+    here = [called_here(axis, theirs.sources, names) for axis in axes]
+    assert ranges(here) == ranges(ours.axes(["layers"]))
+    point = {"layers/0/source": "letters", "layers/0/layer": 1, "layers/1/source": "plurals", "layers/1/layer": 2}
+    assert point_here(point, list(zip(axes, here, strict=True))) == {
+        "layers/0/source": "l",
+        "layers/0/layer": 1,
+        "layers/1/source": "p",
+        "layers/1/layer": 2,
+    }
 
 
 def test_a_campaign_in_the_same_store_is_named(tmp_path: Path) -> None:

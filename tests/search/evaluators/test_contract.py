@@ -58,6 +58,13 @@ def test_a_block_scores_the_same_whatever_was_scored_before_and_in_whatever_orde
     assert scorer.score(bench.a, keys[::-1]) == first
 
 
+def test_what_is_measured_is_known_before_scoring_or_after_a_rehearsal(bench, scorer):
+    assert scorer.measures() is None or not scorer.needs_rehearsal
+    scorer.rehearse(bench.a)
+    measured = scorer.score(bench.a, [item.key for item in scorer.items()["search"]]).measures
+    assert scorer.measures() == measured.keys()
+
+
 def test_keys_are_unique_over_splits_and_the_same_when_built_again(bench, scorer):
     keys = [item.key for split in SPLITS for item in scorer.items()[split]]
     assert len(set(keys)) == len(keys)

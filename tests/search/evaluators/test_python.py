@@ -30,6 +30,18 @@ def one_too_few(model, tokenizer, rows):
     return [0.0] * (len(rows) - 1)
 
 
+def one_for_all(model, tokenizer, rows):
+    return [0.5]
+
+
+def a_number(model, tokenizer, rows):
+    return 0.5
+
+
+def misspells(model, tokenizer, rows):
+    return [row["m"] for row in rows]
+
+
 def with_measures(model, tokenizer, rows):
     return [{"score": row["n"], "seconds": row["n"] / 4} | ({"odd": 1} if row["n"] % 2 else {}) for row in rows]
 
@@ -91,6 +103,32 @@ def test_a_function_may_return_measures_beside_the_score(folder):
     assert scored.scores == dict(zip(keys, [0, 1, 2, 3], strict=True))
     assert scored.measures["seconds"] == {key: score / 4 for key, score in scored.scores.items()}
     assert scored.measures["odd"] == {keys[1]: 1.0, keys[3]: 1.0}
+
+
+def test_a_rehearsal_tells_what_a_function_measures(folder):
+    scorer = PythonScorer([entry("with_measures")], Places(str(folder)))
+    assert scorer.measures() is None
+    scorer.rehearse(SUBJECT)
+    assert scorer.measures() == {"seconds", "odd"}
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("one_too_few", "its function returned 2 scores for 3 items"),
+        ("one_for_all", "its function returned 1 scores for 3 items"),
+        ("a_number", "TypeError: 'float' object is not iterable"),
+        ("says_words", "its function returned a str for 'score', a number expected"),
+        ("misspells", "KeyError: 'm'"),
+    ],
+)
+def test_a_function_that_would_fail_every_candidate_fails_the_start(folder, function, message):
+    scorer = PythonScorer([entry(function)], Places(str(folder), origin="c.yml"))
+    with pytest.raises(CampaignError) as caught:
+        scorer.rehearse(SUBJECT)
+    assert caught.value.message == (
+        f"c.yml: task 'numbers', metric: tried on the base with the first rows of its search items: {message}"
+    )
 
 
 @pytest.mark.parametrize(
