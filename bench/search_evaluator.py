@@ -23,9 +23,9 @@ import torch
 
 from bench.search_families import Family
 from bench.search_forward import FastForward, Tree, make_tree
-from engine.architecture import Layout
-from engine.keypath import KeyPath
-from engine.settings import evaluate, parse_setting
+from engine.models.architecture import Layout
+from engine.recipes.keypath import KeyPath
+from engine.recipes.settings import evaluate, parse_setting
 from search.campaign_file import Campaign
 from search.evaluators.contract import content_digest, row_id
 from search.evaluators.python import read_rows

@@ -18,10 +18,10 @@ from typing import Any
 
 from bench import report
 from bench.families import Family, benchmark_family
-from engine.execute import Work, execute
-from engine.known_facts import KnownFacts
+from engine.execution.execute import Work, execute
+from engine.execution.known_facts import KnownFacts
 from engine.methods.contract import Array
-from engine.plan import OutputTensor
+from engine.planning.plan import OutputTensor
 from search.evaluators.entries import EvaluatorEntry
 from search.plans import Plans
 from search.resident import ResidentModel

@@ -19,19 +19,19 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.locality import near_files
 from engine.audit import recorder
-from engine.checkpoint import Checkpoint, open_checkpoints
 from engine.device import choose_device
 from engine.errors import ClusterError, MergefleetError, PlanError, SourceError
-from engine.execute import Executed, Hooks, Work, execute, memory_advice
+from engine.execution.execute import Executed, Hooks, Work, execute, memory_advice
+from engine.execution.shares import measure_share
+from engine.execution.sinks import FileSink
+from engine.execution.worker import RowPool
 from engine.methods.contract import Array, Facts
-from engine.model_ref import ModelRef
-from engine.options import Options, default_memory
-from engine.plan import Plan, stream_bytes
-from engine.planner import make_plan
-from engine.recipe_reader import parse_recipe
-from engine.shares import measure_share
-from engine.sinks import FileSink
-from engine.worker import RowPool
+from engine.models.checkpoint import Checkpoint, open_checkpoints
+from engine.planning.options import Options, default_memory
+from engine.planning.plan import Plan, stream_bytes
+from engine.planning.planner import make_plan
+from engine.recipes.model_ref import ModelRef
+from engine.recipes.reader import parse_recipe
 
 if TYPE_CHECKING:
     from engine.remote.output import BucketOutput

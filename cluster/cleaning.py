@@ -24,8 +24,8 @@ def clean(out: str, *, as_json: bool) -> None:
 
 
 def _clean_directory(out: Path) -> list[str]:
-    from engine.publish import clean as clean_output
-    from engine.stages import stages_directory
+    from engine.outputs.publish import clean as clean_output
+    from engine.recipes.stages import stages_directory
 
     begun = sorted(stages_directory(out).glob("*.partial"))
     places = [out, *(path.with_suffix("") for path in begun)]

@@ -6,7 +6,7 @@ measures them anew: the figures for methods are from `python -m bench.costs 0.1B
 
 from __future__ import annotations
 
-from engine.plan import OutputTensor, Plan
+from engine.planning.plan import OutputTensor, Plan
 
 NS_PER_BYTE_READ = 0.19
 """From the page cache into a buffer; a network file system costs about the same again in the kernel."""

@@ -74,7 +74,7 @@ def _version(name: str) -> str:
 
 
 def _memory() -> Check:
-    from engine.options import default_memory
+    from engine.planning.options import default_memory
 
     budget = default_memory()
     found = f"default budget {human_bytes(budget)} (a quarter of the machine or container)"

@@ -23,9 +23,9 @@ from cluster.roster import Died, Member, Roster, Task
 from cluster.sharding import Chunk, Unit, file_units, giants, units
 from cluster.suspects import Suspects
 from engine.errors import ClusterError, MergefleetError, TileFailed, WorkerLost
-from engine.execute import Executed
-from engine.job import Job, Progress
+from engine.execution.execute import Executed
 from engine.methods.contract import Array, Facts
+from engine.outputs.job import Job, Progress
 
 START_S = 120.0
 """In this time the first worker must be ready, or the cluster is too busy to wait for."""

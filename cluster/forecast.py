@@ -15,7 +15,7 @@ from typing import Any
 
 from cluster import costs
 from cluster.sharding import MAX_CHUNK_BYTES, Unit, assign, elements_of, foreseen, giants
-from engine.plan import Plan
+from engine.planning.plan import Plan
 from engine.tensorfile.header import ITEMSIZE
 
 RESOURCES = ("disk", "network", "cpu", "python", "driver")
@@ -184,6 +184,6 @@ def _cost(plan: Plan, unit: Unit, cut: Collection[int], share: int) -> _Cost:
 
 
 def _read_again(plan: Plan, index: int) -> bool:
-    """Whether a tensor is read once more rather than held: see `engine.execute`."""
+    """Whether a tensor is read once more rather than held: see `engine.execution.execute`."""
     call = plan.tensors[index].call
     return call is not None and plan.passes[index].at_most == 1 and plan.method.streams(call)

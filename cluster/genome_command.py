@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from engine.architecture import Layout
-from engine.checkpoint import open_checkpoint
 from engine.errors import OutputExists
-from engine.keypath import KeyPath
-from engine.model_ref import parse_model
+from engine.models.architecture import Layout
+from engine.models.checkpoint import open_checkpoint
+from engine.recipes.keypath import KeyPath
+from engine.recipes.model_ref import parse_model
 from search.campaign_file import load_campaign, parse_campaign
 from search.genome import convert, first_model, needs_layers, read_genome
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from cluster.sharding import Unit, after, next_stage
 from engine.methods.contract import Array, Call, Stage
-from engine.plan import Plan
+from engine.planning.plan import Plan
 
 
 class Giant:

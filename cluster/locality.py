@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from cluster.sharding import Unit
-from engine.checkpoint import Checkpoint
-from engine.plan import Plan
+from engine.models.checkpoint import Checkpoint
+from engine.planning.plan import Plan
 
 _REMOTE = {"9p", "afs", "beegfs", "ceph", "cifs", "glusterfs", "gpfs", "lustre", "nfs", "nfs4", "smb3", "virtiofs"}
 

@@ -14,17 +14,17 @@ from cluster.flags import How, Look, Run, Talk
 from cluster.forecast import Fleet, forecast
 from engine.device import choose_device
 from engine.errors import InputError
-from engine.execute import check_memory
-from engine.job import MergeResult, work_of
-from engine.keypath import KeyPath
+from engine.execution.execute import check_memory
 from engine.merging import merge as merge_here
-from engine.obstacles import obstacles
-from engine.options import Options, default_memory
-from engine.output import default_shard_size
-from engine.recipe_reader import MAX_SEED
+from engine.outputs.job import MergeResult, work_of
+from engine.outputs.obstacles import obstacles
+from engine.outputs.output import default_shard_size
+from engine.planning.options import Options, default_memory
+from engine.planning.stage_plans import StagePlans
+from engine.recipes.keypath import KeyPath
+from engine.recipes.reader import MAX_SEED
+from engine.recipes.stages import Stages, load_stages, stages_directory
 from engine.remote.url import parse_place
-from engine.stage_plans import StagePlans
-from engine.stages import Stages, load_stages, stages_directory
 
 
 def merge(recipe: Path, out: str, *, how: How, run: Run, talk: Talk) -> None:
@@ -97,7 +97,7 @@ def _fleet(look: Look, options: Options) -> Fleet | None:
 
 def _scan(planned: StagePlans, shown: list[dict[str, Any]], *, how: How, talk: Talk) -> bool:
     """Look for NaN and Inf in the sources of every stage, and put what is found into its facts."""
-    from engine.scan import scan
+    from engine.execution.scan import scan
 
     for part, facts in zip(planned.parts, shown, strict=True):
         with output.byte_progress("scanning", quiet=talk.quiet or talk.json) as progress:

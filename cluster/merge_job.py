@@ -25,13 +25,13 @@ from cluster.placement import Post, Request
 from cluster.ray_session import Session
 from cluster.roster import Roster
 from engine.device import choose_device
-from engine.execute import Executed
-from engine.job import Job, MergeResult, Progress
+from engine.execution.execute import Executed
 from engine.merging import merge_with
-from engine.options import Options
-from engine.recipe import Recipe
-from engine.recipe_writer import recipe_to_dict
-from engine.stages import Stages
+from engine.outputs.job import Job, MergeResult, Progress
+from engine.planning.options import Options
+from engine.recipes.recipe import Recipe
+from engine.recipes.stages import Stages
+from engine.recipes.writer import recipe_to_dict
 
 
 def merge_on_ray(
@@ -44,7 +44,7 @@ def merge_on_ray(
     progress: Progress | None = None,
     watch: Watch | None = None,
 ) -> MergeResult:
-    """Merge `recipe` into the directory `out` with the workers of a Ray; the bytes are those of `engine.job.merge`.
+    """Merge `recipe` into the directory `out` with the workers of a Ray; the bytes are those of `engine.merge`.
 
     Args:
         options: as for `merge`; `threads` and `memory_bytes` are for each worker (default: its processors, and a

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-from engine.plan import Plan
+from engine.planning.plan import Plan
 from engine.tensorfile.header import ITEMSIZE
 
 

@@ -15,7 +15,7 @@ from engine.errors import InputError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from engine.output_files import ShardSize
+    from engine.planning.output_files import ShardSize
 
 _UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9, "t": 10**12}
 _PARAMETERS = {"k": 10**3, "m": 10**6, "b": 10**9}
@@ -33,7 +33,7 @@ def parse_bytes(text: str, *, option: str) -> int:
 
 def parse_shard_size(text: str, *, option: str) -> ShardSize:
     """ "1B", "500M", "100k" → so many parameters, as mergekit documents it (and counts bytes); else bytes."""
-    from engine.output_files import ShardSize
+    from engine.planning.output_files import ShardSize
 
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmb])\s*", text, re.IGNORECASE)
     count = round(float(match[1]) * _PARAMETERS[match[2].lower()]) if match else 0

@@ -9,10 +9,10 @@ from typing import Any
 
 from cluster import costs
 from cluster.output import human_bytes, human_seconds, print_facts, print_table
-from engine.execute import Work
-from engine.options import default_memory
-from engine.plan import OutputTensor, Plan
-from engine.stage_plans import PlannedStage
+from engine.execution.execute import Work
+from engine.planning.options import default_memory
+from engine.planning.plan import OutputTensor, Plan
+from engine.planning.stage_plans import PlannedStage
 
 _RATES = {"disk": "disk_gbps", "network": "net_gbps"}
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from cluster.output import print_facts, print_json, print_table
 from cluster.search_command import quiet_libraries
 from engine.errors import InputError, Refused
-from engine.hub_upload import HubRepo, parse_hub
+from engine.outputs.hub_upload import HubRepo, parse_hub
 from engine.reproducing import parse_sources
 from engine.reproducing import reproduce as merge_again
 from search.campaign_file import load_campaign

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from heapq import heapreplace
 
 from engine.methods.contract import Facts
-from engine.plan import OutputTensor, Plan, Tile
+from engine.planning.plan import OutputTensor, Plan, Tile
 from engine.tensorfile.header import ITEMSIZE
 
 MIN_CHUNK_BYTES = 64 << 20

@@ -12,46 +12,46 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engine.checkpoint import Checkpoint, open_checkpoint, open_checkpoints
     from engine.digest import recipe_hash
     from engine.errors import MergefleetError
-    from engine.execute import Executed, Hooks, Work
-    from engine.job import MergeResult, StageResult
+    from engine.execution.execute import Executed, Hooks, Work
     from engine.merging import merge
     from engine.methods.own import merge_method
-    from engine.options import Options
-    from engine.output_files import ShardSize
-    from engine.plan import Plan
-    from engine.planner import make_plan
-    from engine.recipe import ModelRef, Recipe
-    from engine.recipe_reader import load_recipe, parse_recipe
-    from engine.recipe_writer import recipe_to_dict
-    from engine.stages import Stages, load_stages
+    from engine.models.checkpoint import Checkpoint, open_checkpoint, open_checkpoints
+    from engine.outputs.job import MergeResult, StageResult
+    from engine.planning.options import Options
+    from engine.planning.output_files import ShardSize
+    from engine.planning.plan import Plan
+    from engine.planning.planner import make_plan
+    from engine.recipes.reader import load_recipe, parse_recipe
+    from engine.recipes.recipe import ModelRef, Recipe
+    from engine.recipes.stages import Stages, load_stages
+    from engine.recipes.writer import recipe_to_dict
 
 _HOME = {
-    "Checkpoint": "checkpoint",
-    "Executed": "execute",
-    "Hooks": "execute",
-    "MergeResult": "job",
+    "Checkpoint": "models.checkpoint",
+    "Executed": "execution.execute",
+    "Hooks": "execution.execute",
+    "MergeResult": "outputs.job",
     "MergefleetError": "errors",
-    "ModelRef": "recipe",
-    "Options": "options",
-    "Plan": "plan",
-    "Recipe": "recipe",
-    "ShardSize": "output_files",
-    "StageResult": "job",
-    "Stages": "stages",
-    "Work": "execute",
-    "load_recipe": "recipe_reader",
-    "load_stages": "stages",
-    "make_plan": "planner",
+    "ModelRef": "recipes.recipe",
+    "Options": "planning.options",
+    "Plan": "planning.plan",
+    "Recipe": "recipes.recipe",
+    "ShardSize": "planning.output_files",
+    "StageResult": "outputs.job",
+    "Stages": "recipes.stages",
+    "Work": "execution.execute",
+    "load_recipe": "recipes.reader",
+    "load_stages": "recipes.stages",
+    "make_plan": "planning.planner",
     "merge": "merging",
     "merge_method": "methods.own",
-    "open_checkpoint": "checkpoint",
-    "open_checkpoints": "checkpoint",
-    "parse_recipe": "recipe_reader",
+    "open_checkpoint": "models.checkpoint",
+    "open_checkpoints": "models.checkpoint",
+    "parse_recipe": "recipes.reader",
     "recipe_hash": "digest",
-    "recipe_to_dict": "recipe_writer",
+    "recipe_to_dict": "recipes.writer",
 }
 
 __all__ = [

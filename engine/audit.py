@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.plan import Plan, Tile
+from engine.planning.plan import Plan, Tile
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from blake3 import blake3
 
 if TYPE_CHECKING:
-    from engine.checkpoint import Checkpoint
-    from engine.plan import OutputTensor, Plan
-    from engine.recipe import ModelRef
-    from engine.views import View
+    from engine.models.checkpoint import Checkpoint
+    from engine.models.views import View
+    from engine.planning.plan import OutputTensor, Plan
+    from engine.recipes.recipe import ModelRef
 
 BLOCK_DIGEST_BYTES = 32
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode

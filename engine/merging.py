@@ -9,15 +9,15 @@ from functools import partial
 from pathlib import Path
 
 from engine.errors import InputError, InputsChanged, NotFinite
-from engine.execute import Executed, check_memory, execute
-from engine.job import Job, MergeResult, Progress, StageResult, work_of
-from engine.options import Options
-from engine.output import refuse_existing
-from engine.publish import clean, require_space
-from engine.recipe import Recipe
+from engine.execution.execute import Executed, check_memory, execute
+from engine.outputs.job import Job, MergeResult, Progress, StageResult, work_of
+from engine.outputs.output import refuse_existing
+from engine.outputs.publish import clean, require_space
+from engine.planning.options import Options
+from engine.planning.stage_plans import PlannedStage, StagePlans, stage_options
+from engine.recipes.recipe import Recipe
+from engine.recipes.stages import Stages, stages_directory
 from engine.remote.url import Url, parse_place
-from engine.stage_plans import PlannedStage, StagePlans, stage_options
-from engine.stages import Stages, stages_directory
 
 Backend = Callable[[Job, Progress | None], Executed]
 """Makes the tiles that a prepared job still lacks: here, or on Ray."""
@@ -38,7 +38,7 @@ def merge(
 
     Raises:
         InputError: the recipe, a source or their combination cannot work; nothing was written.
-        OutputExists, InputsChanged, Busy: see `engine.publish`.
+        OutputExists, InputsChanged, Busy: see `engine.outputs.publish`.
         NotFinite: a source holds NaN or Inf; nothing is published.
     """
     return merge_with(run_here, recipe, out, options=options or Options(), progress=progress)

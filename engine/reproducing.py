@@ -17,25 +17,25 @@ from pathlib import Path
 from typing import Any
 
 from engine import digest
-from engine.checkpoint import Checkpoint, open_checkpoints
 from engine.errors import InputError, OutputDamaged, SourceError, did_you_mean
-from engine.execute import execute
-from engine.job import work_of
-from engine.keypath import KeyPath
-from engine.made import PROVENANCE
+from engine.execution.execute import execute
 from engine.merging import merge
 from engine.methods.contract import Array
-from engine.model_ref import ModelRef, parse_model
-from engine.naming import with_models
-from engine.options import Options
-from engine.places import local_path
-from engine.plan import OutputTensor
-from engine.planner import make_plan
-from engine.publish import clean
-from engine.recipe import Recipe
-from engine.recipe_reader import parse_recipe
+from engine.models.checkpoint import Checkpoint, open_checkpoints
+from engine.models.places import local_path
+from engine.outputs.job import work_of
+from engine.outputs.naming import with_models
+from engine.outputs.publish import clean
+from engine.planning.made import PROVENANCE
+from engine.planning.options import Options
+from engine.planning.plan import OutputTensor
+from engine.planning.planner import make_plan
+from engine.recipes.keypath import KeyPath
+from engine.recipes.model_ref import ModelRef, parse_model
+from engine.recipes.reader import parse_recipe
+from engine.recipes.recipe import Recipe
+from engine.recipes.yamlfile import parse_yaml
 from engine.remote.url import is_url, parse_url
-from engine.yamlfile import parse_yaml
 
 _CARD_RECIPE = re.compile(r"^## Recipe\n+(`{3,})yaml\n(.*?)\n\1$", re.DOTALL | re.MULTILINE)
 _CARD_WEIGHTS = re.compile(r"^\| weights \| `([0-9a-f]{64})` \|$", re.MULTILINE)
@@ -145,8 +145,8 @@ def reproduce(published: str, sources: Mapping[str, str], *, to: Path | None = N
 
 def _read_claim(published: str) -> _Claim:
     if published.startswith("hub:"):
-        from engine.hub import download_small
-        from engine.hub_upload import parse_hub
+        from engine.models.hub import download_small
+        from engine.outputs.hub_upload import parse_hub
 
         place = parse_hub(published)
         return _from_directory(download_small(ModelRef(place.repo, revision=place.branch)), published)

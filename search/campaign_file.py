@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from engine.errors import CampaignError, did_you_mean
-from engine.keypath import shown
-from engine.yamlfile import read_yaml
+from engine.recipes.keypath import shown
+from engine.recipes.yamlfile import read_yaml
 from search.baselines import check_baseline
 from search.evaluators.entries import DTYPES, EvaluatorEntry, ItemsEntry, TaskEntry
 from search.objectives import ConstraintEntry, ObjectiveEntry, refuse_unknown

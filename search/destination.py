@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import OutputExists
-from engine.hub_upload import HubRepo, is_hub, parse_hub, provenance_on_hub, refuse_hub
-from engine.made import PROVENANCE
-from engine.publish import refuse_existing
+from engine.outputs.hub_upload import HubRepo, is_hub, parse_hub, provenance_on_hub, refuse_hub
+from engine.outputs.publish import refuse_existing
+from engine.planning.made import PROVENANCE
 from engine.remote.url import Url, parse_place
 
 Destination = Path | Url | HubRepo

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.keypath import KeyPath
-from engine.model_ref import parse_model
-from engine.places import local_path
+from engine.models.places import local_path
+from engine.recipes.keypath import KeyPath
+from engine.recipes.model_ref import parse_model
 from search.campaign_file import Campaign
 from search.pools import make_pools
 from search.ports import Split
@@ -51,7 +51,7 @@ def _directory(model: str) -> Path:
     ref = parse_model(model, KeyPath("MODEL"))
     place = local_path(ref)
     if place is None:
-        from engine.hub import download_model
+        from engine.models.hub import download_model
 
         place, _ = download_model(ref)
     return place

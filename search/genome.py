@@ -16,9 +16,9 @@ from typing import Any
 import yaml
 
 from engine.errors import CampaignError
-from engine.keypath import KeyPath
-from engine.model_ref import parse_model
-from engine.yamlfile import read_yaml
+from engine.recipes.keypath import KeyPath
+from engine.recipes.model_ref import parse_model
+from engine.recipes.yamlfile import read_yaml
 
 METHODS = {
     "linear": ("weight",),

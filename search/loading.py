@@ -117,7 +117,7 @@ def load_from_disk(directory: Path, entry: EvaluatorEntry) -> Subject:
 
 
 def filled_views(model: Any, names: Iterable[str]) -> Views:
-    """The live memory that `from_pretrained` would fill from each tensor of a checkpoint: what engine.binding needs.
+    """The live memory that `from_pretrained` would fill from each tensor of a checkpoint: what a Binding needs.
 
     Args:
         model: a transformers model whose parameters are allocated.

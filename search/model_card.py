@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.card import Extras, fenced, table
-from engine.naming import Names
+from engine.outputs.card import Extras, fenced, table
+from engine.outputs.naming import Names
 from search.licences import Licence, merged_licence
 from search.parents import Parent, agreed
 from search.report_tables import (

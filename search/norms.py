@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.views import STORED, RowReader
+from engine.models.views import STORED, RowReader
 from search.plans import Plans
 
 if TYPE_CHECKING:
-    from engine.binding import Binding
-    from engine.plan import OutputTensor, Plan
-    from engine.recipe import ModelRef
+    from engine.execution.binding import Binding
+    from engine.planning.plan import OutputTensor, Plan
+    from engine.recipes.recipe import ModelRef
 
 FACTOR = 10.0
 MATRICES = 16

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from engine.errors import SourceError
-from engine.model_ref import ModelRef
-from engine.places import local_path
+from engine.models.places import local_path
+from engine.recipes.model_ref import ModelRef
 from search.licences import Licence
 
 _CARD = "README.md"
@@ -64,7 +64,7 @@ def _card_text(ref: ModelRef) -> str:
     try:
         place = local_path(ref.bare)
         if place is None:
-            from engine.hub import download_file, download_small
+            from engine.models.hub import download_file, download_small
 
             directory = download_small(ref.bare)
             download_file(ref.bare, directory.name, _CARD)

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.checkpoint import Checkpoint, open_checkpoint
 from engine.digest import of_tensor_recipes, tensor_recipes
-from engine.plan import Plan
-from engine.planner import make_plan
-from engine.recipe import ModelRef
-from engine.recipe_reader import parse_recipe
+from engine.models.checkpoint import Checkpoint, open_checkpoint
+from engine.planning.plan import Plan
+from engine.planning.planner import make_plan
+from engine.recipes.reader import parse_recipe
+from engine.recipes.recipe import ModelRef
 
 KEPT = 64
 

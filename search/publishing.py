@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import CampaignError, EvaluationError, InputError, OutputDamaged, OutputExists, Refused
-from engine.hub_upload import HubRepo, Upload, upload
-from engine.keypath import KeyPath
-from engine.made import PROVENANCE
 from engine.merging import merge
-from engine.model_ref import ModelRef, parse_model
-from engine.naming import Names, is_private, unlike
-from engine.options import Options
-from engine.places import local_path
-from engine.publish import clean
-from engine.recipe import Recipe
-from engine.recipe_reader import parse_recipe
+from engine.models.places import local_path
+from engine.outputs.hub_upload import HubRepo, Upload, upload
+from engine.outputs.naming import Names, is_private, unlike
+from engine.outputs.publish import clean
+from engine.planning.made import PROVENANCE
+from engine.planning.options import Options
+from engine.recipes.keypath import KeyPath
+from engine.recipes.model_ref import ModelRef, parse_model
+from engine.recipes.reader import parse_recipe
+from engine.recipes.recipe import Recipe
 from engine.remote.url import is_url
 from search import sentinels as sentinel_items
 from search.campaign_file import Campaign, campaign_to_dict

@@ -30,7 +30,7 @@ def heat_maps(results: Results) -> list[HeatMap]:
     """
     if results.winner is None:
         return []
-    from engine.recipe_reader import parse_recipe
+    from engine.recipes.reader import parse_recipe
 
     recipe = parse_recipe(dict(results.candidate(results.winner).recipe), origin="winner")
     sources = [source for part in recipe.all_slices for source in part.sources]
@@ -45,7 +45,7 @@ def heat_maps(results: Results) -> list[HeatMap]:
 
 
 def _heat_map(results: Results, owners: Sequence[tuple[str, Mapping[str, Any]]], *, parameter: str) -> HeatMap:
-    from engine.settings import evaluate
+    from engine.recipes.settings import evaluate
 
     layers = results.layers
     owners = [(label, parameters) for label, parameters in owners if parameter in parameters]
@@ -80,7 +80,7 @@ def _labels(results: Results) -> dict[str, str]:
 
 def _choice(setting: Any, pattern: str | None) -> Any:
     """What a setting says where this filter matches; None where it says nothing there."""
-    from engine.settings import ByName
+    from engine.recipes.settings import ByName
 
     if not isinstance(setting, ByName):
         return setting
@@ -90,7 +90,7 @@ def _choice(setting: Any, pattern: str | None) -> Any:
 
 def _groups(results: Results, settings: Sequence[Any]) -> dict[str, str | None]:
     """Group of tensors → its filter; one nameless group where the recipe makes no difference by name."""
-    from engine.settings import ByName
+    from engine.recipes.settings import ByName
 
     filters = dict.fromkeys(text for s in settings if isinstance(s, ByName) for text, _ in s.choices if text)
     space = results.campaign.space

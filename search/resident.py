@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine import digest
-from engine.binding import Binding
 from engine.errors import CampaignError, EvaluationError, MergefleetError
-from engine.execute import Work as MergeWork
-from engine.execute import execute
-from engine.known_facts import KnownFacts
-from engine.recipe import ModelRef
-from engine.sinks import LiveSink
-from engine.worker import RowPool
+from engine.execution.binding import Binding
+from engine.execution.execute import Work as MergeWork
+from engine.execution.execute import execute
+from engine.execution.known_facts import KnownFacts
+from engine.execution.sinks import LiveSink
+from engine.execution.worker import RowPool
+from engine.recipes.recipe import ModelRef
 from search import floor
 from search.audit import record_attempt
 from search.baselines import make_baselines
@@ -50,7 +50,7 @@ from search.ports import BlockResult, Failed, Inventory, Work
 if TYPE_CHECKING:
     from torch import nn
 
-    from engine.plan import Plan
+    from engine.planning.plan import Plan
 
 # What a scorer may raise: lm-eval and users' functions bring exceptions of any of these kinds.
 _SCORING_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.architecture import Layout
 from engine.errors import Busy, CampaignError, SourceError
-from engine.keypath import KeyPath
-from engine.model_ref import parse_model
+from engine.models.architecture import Layout
+from engine.recipes.keypath import KeyPath
+from engine.recipes.model_ref import parse_model
 from search import ends, forking, schema, takeover
 from search.baselines import make_baselines
 from search.campaign import Rules

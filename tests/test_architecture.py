@@ -65,6 +65,9 @@ PLACED = {
     "<computed>": ("search/evaluators/python.py", "search/samplers/optuna_samplers.py", "engine/__init__.py"),
 }
 
+# Inside engine/ imports point down too: a package uses those before it, never those after it.
+LAYERS = ("recipes", "models", "planning", "execution", "outputs")
+
 # Reading any of these formats can run code that somebody put into a file.
 UNSAFE_MODULES = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 
@@ -186,6 +189,13 @@ def test_every_import_is_allowed_where_it_stands(path: str) -> None:
     assert misplaced_imports((ROOT / path).read_text(), path) == []
 
 
+@pytest.mark.parametrize("path", [path for path in TREE if path.split("/")[1] in LAYERS])
+def test_the_layers_of_the_engine_do_not_look_up(path: str) -> None:
+    above = LAYERS[LAYERS.index(path.split("/")[1]) + 1 :]
+    found = [found.module for found in imports(ast.parse((ROOT / path).read_text())) if not found.late]
+    assert [module for module in found if module.startswith(tuple(f"engine.{layer}." for layer in above))] == []
+
+
 @pytest.mark.parametrize("path", TREE)
 def test_no_file_evaluates_text_or_unpickles(path: str) -> None:
     assert unsafe_calls((ROOT / path).read_text(), path) == []
@@ -194,22 +204,22 @@ def test_no_file_evaluates_text_or_unpickles(path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "source", "complaint"),
     [
-        ("engine/plan.py", "from search.space import Space", "imports search.space.Space, which engine/ may not use"),
-        ("engine/plan.py", "def f():\n    import cluster.main", "imports cluster.main, which engine/ may not use"),
+        ("engine/audit.py", "from search.space import Space", "imports search.space.Space, which engine/ may not use"),
+        ("engine/audit.py", "def f():\n    import cluster.main", "imports cluster.main, which engine/ may not use"),
         ("search/store.py", "def f():\n    import ray", "imports ray, which search/ may not use"),
         ("search/store.py", "import fastapi", "imports fastapi, which search/ may not use"),
-        ("engine/plan.py", "import optuna", "imports optuna, which engine/ may not use"),
-        ("engine/plan.py", "import torch", "imports torch at start-up"),
-        ("engine/plan.py", "if TYPE_CHECKING:\n    pass\nelse:\n    import torch", "imports torch at start-up"),
-        ("engine/plan.py", "class A:\n    import torch", "imports torch at start-up"),
+        ("engine/audit.py", "import optuna", "imports optuna, which engine/ may not use"),
+        ("engine/audit.py", "import torch", "imports torch at start-up"),
+        ("engine/audit.py", "if TYPE_CHECKING:\n    pass\nelse:\n    import torch", "imports torch at start-up"),
+        ("engine/audit.py", "class A:\n    import torch", "imports torch at start-up"),
         (
-            "engine/plan.py",
+            "engine/audit.py",
             "try:\n    import transformers\nexcept ImportError:\n    pass",
             "imports transformers at start",
         ),
-        ("engine/plan.py", "from . import recipe", "imports relatively"),
-        ("engine/plan.py", "import llvmlite.ir", "imports llvmlite, which belongs to engine/kernels/*.py"),
-        ("engine/publish.py", "import boto3", "imports boto3, which belongs to engine/*clean*.py"),
+        ("engine/audit.py", "from . import recipe", "imports relatively"),
+        ("engine/audit.py", "import llvmlite.ir", "imports llvmlite, which belongs to engine/kernels/*.py"),
+        ("engine/audit.py", "import boto3", "imports boto3, which belongs to engine/*clean*.py"),
         (
             "search/report.py",
             "def f():\n    import lm_eval",
@@ -217,8 +227,8 @@ def test_no_file_evaluates_text_or_unpickles(path: str) -> None:
         ),
         ("search/evaluators/lm_eval.py", "import lm_eval", "imports lm_eval at start-up"),
         ("cluster/main.py", "import importlib\nimportlib.import_module(name)", "imports <computed>"),
-        ("engine/plan.py", "__import__('ray')", "imports ray, which engine/ may not use"),
-        ("engine/journal.py", "import pickle", "imports pickle, which runs code from data"),
+        ("engine/audit.py", "__import__('ray')", "imports ray, which engine/ may not use"),
+        ("engine/audit.py", "import pickle", "imports pickle, which runs code from data"),
         ("cluster/actors.py", "def f():\n    from ray import cloudpickle", "imports ray.cloudpickle, which runs"),
         (
             "cluster/actors.py",
@@ -236,12 +246,12 @@ def test_the_import_rules_catch_their_violations(path: str, source: str, complai
     ("path", "source"),
     [
         (
-            "engine/execute.py",
-            "from __future__ import annotations\nimport os, numpy as np\nfrom engine.plan import Plan",
+            "engine/audit.py",
+            "from __future__ import annotations\nimport os, numpy as np\nfrom engine.planning.plan import Plan",
         ),
-        ("engine/execute.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
-        ("engine/execute.py", "import typing\nif typing.TYPE_CHECKING:\n    import torch"),
-        ("engine/execute.py", "def f():\n    import torch.nn.functional"),
+        ("engine/audit.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
+        ("engine/audit.py", "import typing\nif typing.TYPE_CHECKING:\n    import torch"),
+        ("engine/audit.py", "def f():\n    import torch.nn.functional"),
         ("engine/kernels/casts.py", "from llvmlite import ir"),
         ("search/evaluators/lm_eval.py", "def f():\n    from lm_eval import tasks"),
         ("cluster/actors.py", "from search.store import Store\ndef f():\n    import ray"),

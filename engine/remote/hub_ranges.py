@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from engine import hub
 from engine.errors import SourceError
-from engine.model_ref import ModelRef
+from engine.models import hub
+from engine.models.weight_files import check_weight_map, choose_shards
+from engine.recipes.model_ref import ModelRef
 from engine.remote.ahead import RangeFile, RangeStore
 from engine.tensorfile.index import INDEX_NAME
 from engine.tensorfile.reader import read_exactly
-from engine.weight_files import check_weight_map, choose_shards
 
 Result = TypeVar("Result")
 _TIMEOUT_S = 60.0

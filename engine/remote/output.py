@@ -20,12 +20,12 @@ from typing import Any
 
 from engine import failpoints
 from engine.errors import InputError, MergefleetError, OutputDamaged, OutputExists, Refused
-from engine.execute import Executed
-from engine.journal import FORMAT, refuse_other_plan
+from engine.execution.execute import Executed
+from engine.execution.journal import FORMAT, refuse_other_plan
+from engine.execution.records import joined, unjoined
 from engine.methods.contract import Facts
-from engine.output import Finished
-from engine.plan import Plan, Tile
-from engine.records import joined, unjoined
+from engine.outputs.output import Finished
+from engine.planning.plan import Plan, Tile
 from engine.remote.bucket import Bucket, Found
 from engine.remote.layout import BEGUN, MANIFEST, PARTIAL, PUBLISHING, record_of
 from engine.remote.source import private_directory

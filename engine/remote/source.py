@@ -17,15 +17,15 @@ from typing import Any
 from blake3 import blake3
 
 from engine.errors import InputError, SourceError
-from engine.model_ref import ModelRef
-from engine.places import WEIGHT_FILES
+from engine.models.places import WEIGHT_FILES
+from engine.models.tokenizer import MODEL_FILES, TOKENIZER_FILES
+from engine.models.weight_files import SINGLE_NAME, check_weight_map, choose_shards
+from engine.recipes.model_ref import ModelRef
 from engine.remote.ahead import RangeFile, RangeStore
 from engine.remote.bucket import Bucket, Found
 from engine.remote.layout import BEGUN, MANIFEST
 from engine.remote.url import parse_url
 from engine.tensorfile.index import INDEX_NAME, load_json_object
-from engine.tokenizer import MODEL_FILES, TOKENIZER_FILES
-from engine.weight_files import SINGLE_NAME, check_weight_map, choose_shards
 
 SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.py", "*.model", "additional_chat_templates/*.jinja")
 _PROBED = (

@@ -13,19 +13,19 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from engine import failpoints
-from engine.checkpoint import Checkpoint
 from engine.errors import MergefleetError, PlanError
-from engine.execute import Executed, Hooks, Work, execute, memory_advice
+from engine.execution.execute import Executed, Hooks, Work, execute, memory_advice
 from engine.methods.contract import Array
-from engine.plan import OutputFile, OutputTensor, Plan, Tile
-from engine.recipe import ModelRef
+from engine.models.checkpoint import Checkpoint
+from engine.models.views import as_bytes
+from engine.planning.plan import OutputFile, OutputTensor, Plan, Tile
+from engine.recipes.recipe import ModelRef
 from engine.remote.bucket import PARALLEL_PARTS
 from engine.remote.output import BucketOutput
 from engine.tensorfile.header import ITEMSIZE
-from engine.views import as_bytes
 
 if TYPE_CHECKING:
-    from engine.job import Job, Progress
+    from engine.outputs.job import Job, Progress
 
 PART_BYTES = 8 << 20
 _MAX_PARTS = 9000  # S3 takes 10,000

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from engine import digest
-from engine.binding import TORCH_DTYPES
 from engine.errors import CampaignError, EvaluationError, MergefleetError
-from engine.execute import Work, execute
-from engine.known_facts import KnownFacts
-from engine.tokenizer import write_small_files
+from engine.execution.binding import TORCH_DTYPES
+from engine.execution.execute import Work, execute
+from engine.execution.known_facts import KnownFacts
+from engine.models.tokenizer import write_small_files
 from search.evaluators.contract import Subject
 from search.evaluators.entries import EvaluatorEntry, TaskEntry
 from search.plans import Planned, Plans
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.methods.contract import Array
-    from engine.plan import OutputTensor, Plan
+    from engine.planning.plan import OutputTensor, Plan
 
 
 class Llm(Protocol):
@@ -94,7 +94,7 @@ class Merged:
 
 
 class Buffers:
-    """A sink (engine.sinks) in memory."""
+    """A sink (engine.execution.sinks) in memory."""
 
     def __init__(self) -> None:
         self._blocks: dict[int, dict[int, bytes]] = {}

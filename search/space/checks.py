@@ -11,11 +11,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from engine.errors import CampaignError, InputError, did_you_mean
-from engine.filters import matches, nearest
-from engine.keypath import KeyPath
 from engine.methods import Parameter
-from engine.recipe_check import check_parameters
-from engine.recipe_reader import parse_recipe
+from engine.recipes.check import check_parameters
+from engine.recipes.filters import matches, nearest
+from engine.recipes.keypath import KeyPath
+from engine.recipes.reader import parse_recipe
 from search.space import feasible
 from search.space.axes import REST, Shape
 from search.space.constraints import Constraint, Interval, parse_constraint

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from engine.errors import InputError
-from engine.filters import parse_filter
-from engine.keypath import KeyPath
+from engine.recipes.filters import parse_filter
+from engine.recipes.keypath import KeyPath
 from search.part import Part
 
 Granularity = Literal["global", "module", "layer_block", "module_layer", "gradient", "module_gradient", "patterns"]

@@ -15,7 +15,7 @@ from cluster import actors
 from cluster.actors import MergeTask, MergeWorker
 from engine import Executed, Options, Recipe, merge, recipe_to_dict
 from engine.errors import ClusterError, PlanError
-from engine.job import Job
+from engine.outputs.job import Job
 
 MODELS = 3
 
@@ -146,7 +146,7 @@ def test_a_worker_whose_bits_would_be_others_is_refused_by_name(
             options=job.options,
         )
         MergeWorker(here).prepare()
-        monkeypatch.setattr("engine.planner.fingerprint", lambda device: "torch 9.0, abacus")
+        monkeypatch.setattr("engine.planning.planner.fingerprint", lambda device: "torch 9.0, abacus")
         with pytest.raises(ClusterError, match=r"arithmetic is torch 9\.0, abacus here, torch .* there") as caught:
             MergeWorker(here).prepare()
         assert caught.value.changed == ["arithmetic"]

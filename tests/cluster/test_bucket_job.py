@@ -15,8 +15,8 @@ from shared_families import shared_family
 
 from cluster.sharding import file_units, units
 from engine import Options, ShardSize, merge, recipe_to_dict
-from engine.checkpoint import open_checkpoints
-from engine.planner import make_plan
+from engine.models.checkpoint import open_checkpoints
+from engine.planning.planner import make_plan
 from engine.remote.layout import MANIFEST
 
 ROOT = Path(__file__).parents[2]

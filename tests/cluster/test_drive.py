@@ -21,8 +21,8 @@ from cluster.merge_job import _task
 from cluster.merge_status import NodeCount, Status, Tally
 from engine import Options
 from engine.errors import ClusterError, SourceError, TileFailed, WorkerLost
-from engine.job import Job
-from engine.plan import Tile
+from engine.outputs.job import Job
+from engine.planning.plan import Tile
 
 Models = tuple[Path, ...]
 Record = Callable[[Tile, list[bytes]], None]

@@ -11,7 +11,7 @@ from plans import plan_of
 
 from cluster.forecast import RESOURCES, Fleet, forecast, seconds, simulate
 from engine.numerics import BLOCK
-from engine.plan import Plan
+from engine.planning.plan import Plan
 
 GIB = 1 << 30
 SIZES = st.lists(st.integers(0, 40 * BLOCK), min_size=1, max_size=20)

@@ -15,10 +15,10 @@ from cluster import sharding
 from cluster.giants import Giant
 from cluster.sharding import units
 from engine import Options
-from engine.execute import Hooks, Work, execute
-from engine.job import Job
+from engine.execution.execute import Hooks, Work, execute
+from engine.execution.shares import measure_share
 from engine.methods.contract import Facts
-from engine.shares import measure_share
+from engine.outputs.job import Job
 
 
 @pytest.fixture(params=["ties", "slerp", "sce", "della", "dare_linear", "nuslerp"])

@@ -21,7 +21,7 @@ from cluster.forecast import Fleet, simulate
 from cluster.queues import Queues
 from cluster.sharding import BALANCED, assign, foreseen, giants, imbalance
 from engine import Plan, make_plan, open_checkpoints, parse_recipe
-from engine.checkpoint import Checkpoint
+from engine.models.checkpoint import Checkpoint
 
 GIB = 1 << 30
 PARAMETERS = {"70B": 70.55e9, "405B": 405.85e9, "671B": 671.03e9}

@@ -11,7 +11,7 @@ from shared_families import shared_family
 from cluster.locality import homes, is_local, mounted, near_files
 from cluster.sharding import units
 from engine import Options
-from engine.job import Job
+from engine.outputs.job import Job
 
 MOUNTS = """\
 overlay / overlay rw 0 0

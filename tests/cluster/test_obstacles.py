@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from bench.families import Shape, make_family
 from cluster.main import app
 from engine.errors import MergefleetError
-from engine.journal import open_journal
-from engine.publish import Staging
+from engine.execution.journal import open_journal
+from engine.outputs.publish import Staging
 
 RECIPE = "merge_method: passthrough\nmodels: [{model: a}]\n"
 

@@ -14,7 +14,7 @@ from conformance_families import FAMILIES, Case, Merges
 
 from bench import oracle
 from engine import make_plan, merge, open_checkpoints, parse_recipe
-from engine.plan import Plan
+from engine.planning.plan import Plan
 
 HERE = Path(__file__).parent
 

@@ -17,7 +17,7 @@ from conformance_families import Case, Merges
 from element_oracles import at_fusion_threshold
 
 from engine.methods import METHODS
-from engine.plan import OutputTensor
+from engine.planning.plan import OutputTensor
 
 CASES = drawn([name for name in SPECS if name in METHODS], each=9)
 

@@ -13,7 +13,7 @@ from shared_families import shared_family
 
 from engine import Options
 from engine.audit import audit_file, read_starts
-from engine.sinks import FileSink
+from engine.execution.sinks import FileSink
 
 MIB = 1 << 20
 

@@ -13,7 +13,7 @@ from bench.arrays import read_model, write_file
 from bench.families import Shape, make_family
 from engine import MergefleetError, merge
 from engine.errors import InputsChanged
-from engine.job import Job
+from engine.outputs.job import Job
 
 SHAPE = Shape(hidden=16, layers=4, mlp=32, heads=2, kv_heads=1, vocab=32)
 WIDER = Shape(hidden=16, layers=4, mlp=48, heads=2, kv_heads=1, vocab=32)

@@ -14,7 +14,7 @@ from deaths import dies
 from safetensors.numpy import save_file
 
 from engine import Options, failpoints, merge
-from engine.publish import clean
+from engine.outputs.publish import clean
 
 ROOT = Path(__file__).parents[2]
 MANY = 200

@@ -14,10 +14,10 @@ from adapters import factors, write_adapter
 from bench.families import Shape, make_family
 from engine import MergeResult, Options, merge, merging
 from engine.errors import InputError, NotFinite, PlanError, RecipeError, Refused, SourceError
-from engine.execute import Executed
-from engine.job import Job
-from engine.stage_plans import StagePlans
-from engine.stages import load_stages
+from engine.execution.execute import Executed
+from engine.outputs.job import Job
+from engine.planning.stage_plans import StagePlans
+from engine.recipes.stages import load_stages
 
 RECIPE = """
 merge_method: linear

@@ -8,7 +8,7 @@ import pytest
 from simulated import make_campaign
 
 from engine.errors import CampaignError
-from engine.recipe_reader import parse_recipe
+from engine.recipes.reader import parse_recipe
 from search.baselines import make_baselines
 
 

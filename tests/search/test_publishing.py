@@ -14,9 +14,9 @@ import pytest
 from finished_run import FinishedRun, make_finished_run
 from huggingface_hub import ModelCard
 
-from engine.checkpoint import open_checkpoint
 from engine.errors import CampaignError, EvaluationError, InputError, OutputDamaged, OutputExists, Refused
-from engine.model_ref import ModelRef
+from engine.models.checkpoint import open_checkpoint
+from engine.recipes.model_ref import ModelRef
 from engine.reproducing import reproduce
 from search.evaluating import evaluate
 from search.publishing import Order, Publication, publish

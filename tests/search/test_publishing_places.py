@@ -10,7 +10,7 @@ from finished_run import FinishedRun, make_finished_run
 from hub_standin import Hub, running_hub
 
 from engine.errors import InputError, MergefleetError, OutputExists
-from engine.hub_upload import HubRepo
+from engine.outputs.hub_upload import HubRepo
 from engine.reproducing import reproduce
 from search.destination import parse_destination
 from search.publishing import OUTBOX, Order, Publication, publish

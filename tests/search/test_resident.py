@@ -12,13 +12,13 @@ import torch
 from tiny_tasks import Bench, make_bench, make_model
 
 from engine import digest
-from engine.checkpoint import open_checkpoints
 from engine.errors import CampaignError, EvaluationError, SourceError
-from engine.execute import execute
-from engine.planner import make_plan
-from engine.recipe_reader import parse_recipe
-from engine.sinks import FileSink
-from engine.tokenizer import write_small_files
+from engine.execution.execute import execute
+from engine.execution.sinks import FileSink
+from engine.models.checkpoint import open_checkpoints
+from engine.models.tokenizer import write_small_files
+from engine.planning.planner import make_plan
+from engine.recipes.reader import parse_recipe
 from search.audit import read_attempts
 from search.evaluators.contract import Places, Scored, Suite
 from search.evaluators.entries import EvaluatorEntry

@@ -19,8 +19,8 @@ from transformers.utils import logging
 
 from engine import merge, parse_recipe
 from engine.errors import MergefleetError
-from engine.job import MergeResult
-from engine.output_config import INDEX_LISTS
+from engine.models.output_config import INDEX_LISTS
+from engine.outputs.job import MergeResult
 from search.evaluators.entries import EvaluatorEntry
 from search.loading import load_from_disk
 from search.resident import ResidentModel, fingerprint

@@ -13,7 +13,7 @@ from tiny_vlm import make_vlm
 
 from bench.arrays import decode, encode, read_model, write_file
 from bench.families import Shape, make_family, write_configuration
-from engine.plan import Plan
+from engine.planning.plan import Plan
 
 SHAPE = Shape(hidden=64, layers=4, mlp=128, heads=4, kv_heads=2, vocab=128)
 Case = dict[str, Any]

@@ -15,9 +15,9 @@ import torch
 from tiny_tasks import make_model, make_tokenizer
 
 from engine import digest
-from engine.checkpoint import open_checkpoints
-from engine.planner import make_plan
-from engine.recipe_reader import parse_recipe
+from engine.models.checkpoint import open_checkpoints
+from engine.planning.planner import make_plan
+from engine.recipes.reader import parse_recipe
 from search.campaign_file import Campaign, parse_campaign
 from search.pools import make_pools
 from search.ports import BlockResult, Work

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.arithmetic import DefinitionArithmetic, KernelArithmetic
+from engine.execution.arithmetic import DefinitionArithmetic, KernelArithmetic
 from engine.methods.contract import Call, Facts, Method, Parameter, Stage
+from engine.models.views import STORED
 from engine.numerics import BLOCK
-from engine.views import STORED
 
 AWKWARD = np.array([0.0, -0.0, 1e-45, -1e-40, 6e-8, 1.0, -1.0, 65504.0, -3.0e38, 3.3e38, 1.17549435e-38], np.float32)
 

@@ -13,7 +13,7 @@ from method_oracles import Expected, Values
 from bench.arrays import Array, decode, from_bf16, read_model, to_bf16
 from bench.families import Family
 from engine import merge
-from engine.recipe import Recipe
+from engine.recipes.recipe import Recipe
 
 DTYPES = (None, "bfloat16", "float16", "float32", "float64")
 """Of a recipe; None keeps each tensor's own."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from engine.methods import METHODS
 from engine.methods.contract import Call
-from engine.model_ref import ModelRef
-from engine.plan import OutputTensor, Plan
-from engine.views import View
+from engine.models.views import View
+from engine.planning.plan import OutputTensor, Plan
+from engine.recipes.model_ref import ModelRef
 
 
 def call_of(method: str, name: str, elements: int, **options: float) -> Call:

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.keypath import KeyPath
-from engine.settings import evaluate, parse_setting
+from engine.recipes.keypath import KeyPath
+from engine.recipes.settings import evaluate, parse_setting
 from search.audit import record_attempt
 from search.campaign_file import Campaign, parse_campaign
 from search.coordinator import Coordinator

@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import strategies as st
 from simulated import campaign_data
 
-from engine.keypath import KeyPath
-from engine.settings import evaluate, parse_setting
+from engine.recipes.keypath import KeyPath
+from engine.recipes.settings import evaluate, parse_setting
 from search.campaign_file import parse_campaign
 from search.space import Axis, Space, make_space
 

@@ -16,7 +16,7 @@ from oracle_runs import DTYPES, assert_merge_is_formula, source
 from bench.arrays import decode, encode, read_model, write_file
 from bench.families import Family
 from engine import parse_recipe, randomness
-from engine.recipe import Recipe
+from engine.recipes.recipe import Recipe
 
 SEED = 7
 WEIGHTS = (0.7, -0.4)

@@ -16,9 +16,9 @@ from bench.arrays import read_model, write_file
 from bench.families import Family
 from engine import Recipe, make_plan, merge, open_checkpoints, parse_recipe, recipe_to_dict
 from engine.errors import InputsChanged, MergefleetError, NotFinite, PlanError, RecipeError
-from engine.job import Job, Options
 from engine.methods import METHODS
-from engine.recipe_check import check_parameters
+from engine.outputs.job import Job, Options
+from engine.recipes.check import check_parameters
 
 WEIGHTS = (0.7, 0.4)
 

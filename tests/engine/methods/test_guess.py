@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from method_blocks import call_of, measured, rows_of
 
-from engine.arithmetic import KernelArithmetic
+from engine.execution.arithmetic import KernelArithmetic
 from engine.methods import METHODS, guess, magnitude
 from engine.methods.contract import Call
-from engine.views import STORED
+from engine.models.views import STORED
 
 TIES = METHODS["ties"]
 KS = [0, 1, 37, 2500, 4999, 5000]

@@ -15,7 +15,7 @@ from oracle_runs import DTYPES, assert_merge_is_formula, source
 from bench.arrays import Array
 from bench.families import Family
 from engine import parse_recipe, randomness
-from engine.recipe import Recipe
+from engine.recipes.recipe import Recipe
 
 WEIGHTS = (0.7, 0.4)
 SEED = 11

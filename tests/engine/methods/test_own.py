@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 from engine import Options, make_plan, merge, open_checkpoints, parse_recipe
 from engine.errors import InputsChanged, MergefleetError, MethodError, NotFinite, RecipeError
-from engine.job import Job
 from engine.methods import METHODS, methods_for, own
+from engine.outputs.job import Job
 
 SHAPES = {
     "model.embed_tokens.weight": (12, 6),

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from bench.arrays import encode
 from engine import randomness
-from engine.arithmetic import DefinitionArithmetic, KernelArithmetic
+from engine.execution.arithmetic import DefinitionArithmetic, KernelArithmetic
 from engine.methods import METHODS, della_linear
 from engine.methods.contract import Block, Call, RawBlock
-from engine.views import STORED
+from engine.models.views import STORED
 
 Deltas = NDArray[np.float32]
 

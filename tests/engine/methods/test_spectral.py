@@ -19,8 +19,8 @@ from oracle_runs import assert_merge_is_formula, source
 from bench.families import Family, Shape, make_family
 from engine import Options, Recipe, inexact, make_plan, merge, open_checkpoints, parse_recipe
 from engine.errors import InputsChanged, PlanError
-from engine.job import Job
 from engine.methods import METHODS
+from engine.outputs.job import Job
 
 WEIGHTS = (0.7, -0.4)
 FORMULAS: dict[str, tuple[dict[str, Any], Callable[[Sequence[Values]], Values]]] = {
@@ -145,7 +145,7 @@ def test_a_run_is_not_resumed_under_another_fingerprint(
 ) -> None:
     recipe = recipe_of("iso_c", little, {})
     Job.prepare(recipe, tmp_path / "out", Options()).close()
-    monkeypatch.setattr("engine.planner.fingerprint", lambda device: "torch 9.0, abacus")
+    monkeypatch.setattr("engine.planning.planner.fingerprint", lambda device: "torch 9.0, abacus")
     with pytest.raises(InputsChanged, match="arithmetic"):
         Job.prepare(recipe, tmp_path / "out", Options())
 

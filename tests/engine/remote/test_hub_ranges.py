@@ -15,7 +15,7 @@ import pytest
 from hub_standin import Hub, Repository, commit_id, running_hub
 from safetensors.numpy import save
 
-from engine.model_ref import ModelRef
+from engine.recipes.model_ref import ModelRef
 from engine.remote.ahead import RangeFile
 from engine.remote.hub_ranges import HubRanges
 
@@ -23,9 +23,9 @@ ROOT = Path(__file__).resolve().parents[3]
 COMMIT = commit_id("commit")
 OPEN = """
 import json, sys
-from engine.checkpoint import open_checkpoint
+from engine.models.checkpoint import open_checkpoint
 from engine.errors import SourceError
-from engine.model_ref import ModelRef
+from engine.recipes.model_ref import ModelRef
 
 answers = []
 for stream in (True, False):

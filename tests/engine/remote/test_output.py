@@ -16,12 +16,12 @@ from shared_families import shared_family
 from tiny_models import vocabulary_model
 
 from engine import Options, ShardSize, merge
-from engine.checkpoint import open_checkpoint
 from engine.errors import InputError, InputsChanged, MergefleetError, OutputExists, PlanError, Refused, SourceError
-from engine.execute import Hooks
-from engine.job import Job
-from engine.model_ref import ModelRef
-from engine.plan import Tile
+from engine.execution.execute import Hooks
+from engine.models.checkpoint import open_checkpoint
+from engine.outputs.job import Job
+from engine.planning.plan import Tile
+from engine.recipes.model_ref import ModelRef
 from engine.remote import streams
 from engine.remote.faults import Patience
 from engine.remote.layout import BEGUN, MANIFEST, PARTIAL

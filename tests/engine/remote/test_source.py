@@ -18,10 +18,10 @@ from shared_families import shared_family
 from tiny_models import vocabulary_model
 
 from engine import Options, ShardSize, merge
-from engine.checkpoint import open_checkpoint
 from engine.errors import InputsChanged, SourceError
-from engine.model_ref import ModelRef
-from engine.recipe_reader import parse_recipe
+from engine.models.checkpoint import open_checkpoint
+from engine.recipes.model_ref import ModelRef
+from engine.recipes.reader import parse_recipe
 from engine.remote.faults import Patience
 from engine.tensorfile.index import INDEX_NAME
 
@@ -122,7 +122,7 @@ def test_a_resume_from_another_version_of_an_object_is_refused_by_name(
 ) -> None:
     models = tuple(vocabulary_model(tmp_path / name, rows=64, seed=seed) for seed, name in enumerate("abc"))
     places = uploaded(bucket, models)
-    monkeypatch.setattr("engine.publish.Staging.publish", lambda self: 1 / 0)
+    monkeypatch.setattr("engine.outputs.publish.Staging.publish", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         merge(recipe_of("linear", places), tmp_path / "out")
     upload(vocabulary_model(tmp_path / "new", rows=64, seed=9), str(places[1]))

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import MergefleetError
-from engine.plan import OutputFile, OutputTensor
+from engine.planning.plan import OutputFile, OutputTensor
 from engine.remote.streams import PART_BYTES, FileStream, part_bytes
 
 HEADER = b"the header"

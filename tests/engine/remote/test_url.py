@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.checkpoint import open_checkpoint
 from engine.errors import InputError
-from engine.keypath import KeyPath
-from engine.model_ref import ModelRef, parse_model
+from engine.models.checkpoint import open_checkpoint
+from engine.recipes.keypath import KeyPath
+from engine.recipes.model_ref import ModelRef, parse_model
 from engine.remote.bucket import Bucket
 from engine.remote.faults import _CLOUDS, AT_FIRST, LATER, Failure, explain, misset
 from engine.remote.url import Url, is_url, parse_place, parse_url

@@ -12,7 +12,7 @@ from simulated import campaign_data
 from spaces import KINDS, LAYERS, points, resolved, space_of
 
 from engine.errors import CampaignError
-from engine.recipe_reader import parse_recipe
+from engine.recipes.reader import parse_recipe
 from search.campaign_file import parse_campaign
 from search.space import make_space
 

@@ -13,8 +13,8 @@ from spaces import DENSITY, WEIGHT, bound, points, resolved, space_of, values_of
 
 from engine.errors import CampaignError
 from engine.methods import METHODS, Parameter
-from engine.recipe_check import check_parameters
-from engine.recipe_reader import parse_recipe
+from engine.recipes.check import check_parameters
+from engine.recipes.reader import parse_recipe
 from search.space import Space
 from search.space.methods import merge_method
 

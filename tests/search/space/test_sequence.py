@@ -11,8 +11,8 @@ from spaces import LAYERS, bound, points
 
 from engine.errors import CampaignError
 from engine.methods import METHODS
-from engine.recipe_check import check_parameters
-from engine.recipe_reader import parse_recipe
+from engine.recipes.check import check_parameters
+from engine.recipes.reader import parse_recipe
 from search.space import Space
 
 SCALE = {"low": 0.25, "high": 1.5, "start": 0.5}

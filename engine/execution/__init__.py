@@ -1,0 +1,1 @@
+"""A plan carried out in one process: blocks, threads, facts, sinks, the journal."""

@@ -1,0 +1,143 @@
+"""Facts that were measured before: a campaign's inputs never change, so its candidates need not measure them again.
+
+Known are, by the contents of the inputs (so that any recipe over the same sources finds them),
+
+    partials           of a stage that looks at nothing but the inputs: dot products and norms (`Stage.reuse` "inputs")
+    facts per source   thresholds, last kept indices and kept masses, for each density that was asked for ("source")
+
+A source whose fact is missing is measured alone, with the base: its entry is the same, bit for bit, as beside others.
+Methods with a stage of which nothing can be used again are measured for every candidate, as ever.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from engine import digest
+from engine.methods.contract import Array, Call, Facts, Stage
+from engine.models.checkpoint import Checkpoint
+from engine.models.views import View
+from engine.planning.plan import OutputTensor, Plan
+from engine.recipes.recipe import ModelRef
+
+Look = Callable[[OutputTensor, Stage, Facts], Array]
+"""(tensor, stage, earlier facts) → the partial of the stage over all blocks of the tensor."""
+_MOST_BYTES = 256 << 20
+
+
+class KnownFacts:
+    """What is remembered, up to `most_bytes` of numbers: what was not asked for longest goes first. Thread safe."""
+
+    def __init__(self, *, most_bytes: int = _MOST_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self.nbytes = 0
+        self._known: OrderedDict[str, Mapping[str, Array]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def facts(self, plan: Plan, index: int, sources: Mapping[ModelRef, Checkpoint], look: Look) -> Facts | None:
+        """All facts of a tensor, what is not known yet being measured by `look`; None where nothing can be reused."""
+        tensor = plan.tensors[index]
+        if tensor.call is None:
+            return None
+        stages = plan.method.stages(tensor.call)
+        measuring = [stage for stage in stages if stage.measure]
+        if not measuring or any(stage.reuse == "never" for stage in measuring):
+            return None
+        told = _Told(plan, sources)
+        facts = self._by_source(tensor, stages, told, look)
+        for stage in stages:
+            if stage.reuse != "way" and stage.name not in facts:
+                partial = self._partial(tensor, stage, told, look) if stage.measure else None
+                with np.errstate(all="ignore"):  # as where they are measured
+                    facts[stage.name] = stage.finish(tensor.call, partial, facts)
+        return facts
+
+    def _by_source(self, tensor: OutputTensor, stages: Sequence[Stage], told: _Told, look: Look) -> dict[str, Array]:
+        """The facts that each source has by itself, put side by side."""
+        lasting = [stage for stage in stages if stage.reuse == "source"]
+        if not lasting:
+            return {}
+        settings = sorted({name for stage in lasting for name in stage.settings})
+        parts = []
+        for place in range(len(_call(tensor).source_ids)):
+            alone = _alone(tensor, place)
+            key = told.key(alone, settings)
+            known = self._get(key)
+            if known is None:
+                found = _measured(alone, stages, look)
+                known = self._put(key, {stage.name: found[stage.name] for stage in lasting})
+            parts.append(known)
+        return {stage.name: np.concatenate([part[stage.name] for part in parts], axis=-1) for stage in lasting}
+
+    def _partial(self, tensor: OutputTensor, stage: Stage, told: _Told, look: Look) -> Array:
+        key = told.key(tensor, stage.settings)
+        known = self._get(key)
+        if known is None:
+            known = self._put(key, {stage.name: look(tensor, stage, {})})
+        return known[stage.name]
+
+    def _get(self, key: str) -> Mapping[str, Array] | None:
+        with self._lock:
+            if key in self._known:
+                self._known.move_to_end(key)
+            return self._known.get(key)
+
+    def _put(self, key: str, facts: Mapping[str, Array]) -> Mapping[str, Array]:
+        with self._lock:
+            if key not in self._known:
+                self._known[key] = facts
+                self.nbytes += _nbytes(facts)
+            while self.nbytes > self._most_bytes and len(self._known) > 1:
+                self.nbytes -= _nbytes(self._known.popitem(last=False)[1])
+        return facts
+
+
+class _Told:
+    """Keys of what is known: everything that it depends on."""
+
+    def __init__(self, plan: Plan, sources: Mapping[ModelRef, Checkpoint]) -> None:
+        self._plan = plan
+        self._sources = sources
+
+    def key(self, tensor: OutputTensor, settings: Sequence[str]) -> str:
+        call, method = _call(tensor), self._plan.method
+        values = {name: call.sources[name] if name in call.sources else call.options[name] for name in settings}
+        drawn = [call.seed, call.tensor, list(call.source_ids)] if method.random else []
+        inputs = [digest.of_input(view, self._content) for view in tensor.inputs]
+        facts = [method.name, method.version, method.package, list(call.shape), call.base, tensor.row_dtype]
+        return digest.of_json([*facts, inputs, values, drawn])
+
+    def _content(self, view: View) -> list[Any]:
+        return digest.of_content(view, self._plan, self._sources)
+
+
+def _measured(tensor: OutputTensor, stages: Sequence[Stage], look: Look) -> dict[str, Array]:
+    facts: dict[str, Array] = {}
+    for stage in stages:
+        partial = look(tensor, stage, facts) if stage.measure else None
+        with np.errstate(all="ignore"):
+            facts[stage.name] = stage.finish(_call(tensor), partial, facts)
+    return facts
+
+
+def _alone(tensor: OutputTensor, place: int) -> OutputTensor:
+    """The tensor as if the base and one source were all inputs."""
+    call = _call(tensor)
+    one = {name: (values[place],) for name, values in call.sources.items()}
+    alone = replace(call, source_ids=(call.source_ids[place],), sources=one)
+    return replace(tensor, inputs=(tensor.inputs[0], tensor.inputs[1 + place]), call=alone)
+
+
+def _call(tensor: OutputTensor) -> Call:
+    assert tensor.call is not None
+    return tensor.call
+
+
+def _nbytes(facts: Mapping[str, Array]) -> int:
+    return sum(values.nbytes for values in facts.values())

@@ -1,0 +1,1 @@
+"""What appears in the end: a directory or a place in an object store, its card, publishing."""

@@ -1,0 +1,1 @@
+"""What a user writes: recipes, their settings and filters, model names, several recipes in one file."""
