@@ -21,6 +21,7 @@ from search.objectives import ConstraintEntry, ObjectiveEntry, refuse_unknown
 from search.part import Part
 from search.space.checks import check_entry
 from search.space.entry import SpaceEntry
+from search.trackers.entries import TrackerEntry
 
 ComparatorGroup = Literal["parents", "base", "baselines", "best_global"]
 SAMPLERS = ("auto", "quadratic", "cma", "catcma", "nsga2", "nsga3", "niches", "tpe", "gp", "random", "sobol")
@@ -105,6 +106,7 @@ class Campaign(Part):
     selection: SelectionEntry = SelectionEntry()
     publish: PublishEntry = PublishEntry()
     evaluator: EvaluatorEntry = EvaluatorEntry()
+    trackers: tuple[TrackerEntry, ...] = ()
     store: str | None = None
     origin: str = "<campaign>"
 
@@ -143,6 +145,14 @@ class Campaign(Part):
         if again:
             raise ValueError(f"sources: {again[0]!r} is listed twice")
         return self
+
+    @field_validator("trackers")
+    @classmethod
+    def _trackers_differ(cls, value: tuple[TrackerEntry, ...]) -> tuple[TrackerEntry, ...]:
+        kinds = [entry.kind for entry in value]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError("the same tracker is there twice")
+        return value
 
     @cached_property
     def source_names(self) -> tuple[str, ...]:

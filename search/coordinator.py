@@ -26,6 +26,8 @@ from search.progress import Progress
 from search.queue import Lease, Unit
 from search.run import Run, Services
 from search.store import Row, stored_config
+from search.trackers.contract import Ended
+from search.trackers.newsroom import Newsroom
 from search.verdicts import verdict_from_dict, verdict_to_dict
 
 WAIT_S = 0.2
@@ -41,6 +43,7 @@ class Coordinator:
         self.run = run
         self._services = services
         self._desk = Desk(run, services)
+        self._news = None if services.tell is None else Newsroom(run, self._desk.live)
         self._progress = Progress(started=services.now(), seconds_before=run.seconds_before)
         self._noted = services.now()
         self._leases = 0
@@ -106,6 +109,9 @@ class Coordinator:
                 export_run(self.run)
         finally:
             self.run.store.close()
+            if self._services.tell is not None:
+                status = "failed" if self._broken else "paused" if self._verdict is None else "done"
+                self._services.tell([Ended(status)])
 
     # ---------------------------------------------------------------------------------------------------------- commits
 
@@ -122,6 +128,8 @@ class Coordinator:
                     for write in self._desk.writes:
                         write(transaction)
                 self._desk.writes.clear()
+            if self._news is not None and self._news.pending and self._services.tell is not None:
+                self._services.tell(self._news.take())
         except BaseException as failure:
             self._broken = failure
             raise
@@ -267,10 +275,15 @@ class Coordinator:
         return None
 
     def _finish(self, verdict: Verdict) -> None:
-        self._verdict = verdict
         self._desk.change(schema.CAMPAIGNS, {"verdict": verdict_to_dict(verdict)})
         self._note_time(every_s=0.0)
+        self._judged(verdict)
+
+    def _judged(self, verdict: Verdict) -> None:
+        self._verdict = verdict
         self._desk.live.apply(machine.Judged())
+        if self._news is not None:
+            self._news.judged(verdict)
 
     def _check_end(self, now: float) -> None:
         state = self._desk.live.state
@@ -324,8 +337,7 @@ class Coordinator:
         self._restore_queue(store.rows(schema.LEASES))
         verdict = store.rows(schema.CAMPAIGNS, id=store.campaign)[0]["verdict"]
         if verdict is not None:
-            self._verdict = verdict_from_dict(verdict)
-            desk.live.apply(machine.Judged())
+            self._judged(verdict_from_dict(verdict))
 
     def _restore_queue(self, leases: Sequence[Row]) -> None:
         """Queue what open assessments still need, with the attempts that their units have behind them."""

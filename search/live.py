@@ -76,6 +76,7 @@ class LiveCampaign:
         rules = make_rules(campaign, space, baselines, by_cohort=self.sampler.by_cohort)
         self.state: State = machine.begin(rules)
         self._items_of = items_of or (lambda number: {})
+        self.listener: Callable[[Event], None] | None = None
         self.points: list[Point] = []
         self._best: tuple[tuple[int, ...], tuple[int, float] | None] = ((), None)
 
@@ -91,6 +92,8 @@ class LiveCampaign:
             self.sampler.tell(max(0, self.points[event.number].stage), [self._told(event.number)])
         for decision in decisions:
             self._tell(self.state.cohorts[decision.cohort])
+        if self.listener is not None:
+            self.listener(event)
 
     def estimates(self) -> dict[int, float]:
         """Shrunk estimates of all candidates scored in the search on all of their window."""

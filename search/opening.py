@@ -21,7 +21,7 @@ from search.space import make_space
 from search.store import LOCK_WAIT_S, CampaignFacts, Row, Store, refuse_changes, store_url, stored_config
 from search.warm import Elites, elites_from_rows, elites_to_rows, read_elites
 
-FREE_KEYS = frozenset({"budget", "publish", "store"})
+FREE_KEYS = frozenset({"budget", "publish", "store", "trackers"})
 """Keys of a campaign that may change between a run and its continuation (budget only while the search lasts)."""
 
 

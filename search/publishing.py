@@ -277,7 +277,8 @@ def _is_local(ref: ModelRef) -> bool:
 
 def _public_config(campaign: Campaign, names: Names) -> dict[str, Any]:
     """The campaign file without what belongs to this machine: where its store is (with a password, perhaps), paths."""
-    data = {key: value for key, value in campaign_to_dict(campaign).items() if key not in ("store", "publish")}
+    mine = ("store", "publish", "trackers")
+    data = {key: value for key, value in campaign_to_dict(campaign).items() if key not in mine}
     cleaned: dict[str, Any] = _public(data, names)
     return cleaned
 

@@ -12,6 +12,7 @@ from search.campaign_file import Campaign
 from search.pools import Pools
 from search.space import Params, Space
 from search.store import Store
+from search.trackers.contract import Tell
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Services:
     hash_recipe   recipe mapping → canonical recipe hash (hex); raises MergefleetError for a recipe that cannot work
     now           seconds; goes forward (time.time)
     parameters_of recipe mapping → parameters of the model that it gives (None: nobody can say)
+    tell          what trackers are told, after every commit (None: nobody listens)
     lease_s       a lease without a heartbeat for this long goes to another worker; None: leases do not run out
     """
 
@@ -60,6 +62,7 @@ class Services:
     now: Callable[[], float]
     lease_s: float | None = None
     parameters_of: Callable[[Mapping[str, Any]], int] | None = None
+    tell: Tell | None = None
 
 
 @dataclass(frozen=True)

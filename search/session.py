@@ -29,6 +29,7 @@ from search.run import RunDirectory, Services
 from search.sentinels import Rescorer
 from search.space import Space, check_tensors, make_space
 from search.store import Store, store_url
+from search.trackers.outlet import make_outlet, refuse_missing
 
 RUNS = Path("runs")
 PREDECESSOR_WAIT_S = 20.0
@@ -106,6 +107,7 @@ def check_start(campaign: Campaign, directory: RunDirectory, plans: Plans) -> No
     from search.publishing import refuse_target
 
     refuse_target(campaign, directory)
+    refuse_missing(campaign)
     names = [("base_model", campaign.base_model)]
     names += [(f"sources[{index}]", entry.model) for index, entry in enumerate(campaign.sources)]
     for key, name in names:
@@ -136,7 +138,8 @@ def open_session(
     """The coordinator of a campaign on real models: hashes through the engine, layers from the base's headers."""
     plans = plans or Plans()
     start = Start(directory=directory, layers=_space(campaign, plans).layers, resume=resume)
-    services = Services(plans.hash_of, time.time, lease_s=lease_s, parameters_of=plans.parameters_of)
+    tell = make_outlet(campaign, directory.root)
+    services = Services(plans.hash_of, time.time, lease_s=lease_s, parameters_of=plans.parameters_of, tell=tell)
     return open_coordinator(campaign, inventory, start=start, services=services)
 
 

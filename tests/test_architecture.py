@@ -27,12 +27,14 @@ SEARCH_LAZY = ENGINE_LAZY | {
     "cmaes",
     "datasets",
     "lm_eval",
+    "mlflow",
     "optuna",
     "plotly",
     "pyarrow",
     "scipy",
     "threadpoolctl",
     "vllm",
+    "wandb",
 }
 CLUSTER_EAGER = SEARCH_EAGER | {"click", "rich", "typer"}
 CLUSTER_LAZY = SEARCH_LAZY | {
@@ -60,6 +62,8 @@ PLACED = {
     "llvmlite": ("engine/kernels/*.py",),
     "lm_eval": ("search/evaluators/*.py",),
     "vllm": ("search/evaluators/vllm.py",),
+    "mlflow": ("search/trackers/mlflow_runs.py",),
+    "wandb": ("search/trackers/wandb_runs.py",),
     "datasets": ("search/evaluators/*.py",),  # lm-eval's way to its data
     # the user's own function or Optuna sampler, named in the campaign; the table of public names
     "<computed>": ("search/evaluators/python.py", "search/samplers/optuna_samplers.py", "engine/__init__.py"),
