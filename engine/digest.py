@@ -103,15 +103,27 @@ def recipe_hash(plan: Plan, checkpoints: Mapping[ModelRef, Checkpoint]) -> str:
 def tensor_recipes(plan: Plan, checkpoints: Mapping[ModelRef, Checkpoint]) -> list[str]:
     """The same of every output tensor: equal hashes mean equal bytes, in whatever plan."""
 
+    return [of_json(content_facts(tensor, plan, checkpoints)) for tensor in plan.tensors]
+
+
+def content_facts(tensor: OutputTensor, plan: Plan, checkpoints: Mapping[ModelRef, Checkpoint]) -> dict[str, Any]:
+    """What one output tensor's bytes depend on, sources by their contents."""
+
     def content(view: View) -> list[Any]:
         return of_content(view, plan, checkpoints)
 
-    found = []
-    for tensor in plan.tensors:
-        facts = call_facts(tensor, plan)
-        facts["inputs"] = [of_input(view, content) for view in tensor.inputs]
-        found.append(of_json(facts))
-    return found
+    return {**call_facts(tensor, plan), "inputs": [of_input(view, content) for view in tensor.inputs]}
+
+
+def encoded(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Every value as canonical JSON, for `of_encoded`."""
+    return {name: _canonical(value) for name, value in facts.items()}
+
+
+def of_encoded(texts: Mapping[str, str]) -> str:
+    """`of_json` of a mapping of plain names to encoded values: what many have in common is encoded once."""
+    parts = ",".join([f'"{name}":{texts[name]}' for name in sorted(texts)])
+    return blake3(f"{{{parts}}}".encode()).hexdigest()
 
 
 def of_tensor_recipes(plan: Plan, tensors: Sequence[str]) -> str:

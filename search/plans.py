@@ -1,4 +1,8 @@
-"""Candidates' recipes → plans and canonical hashes: sources are opened once, and a plan is made once, not per user."""
+"""Candidates' recipes → plans and canonical hashes: sources are opened once, and a plan is made once, not per user.
+
+Recipes that differ in numbers alone, as nearly all of a campaign do, share an outline: planning the whole of each would
+cost more than to merge a small model.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,18 @@ import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.digest import of_tensor_recipes, tensor_recipes
 from engine.models.checkpoint import Checkpoint, open_checkpoint
+from engine.planning.outline import Outline, structure
 from engine.planning.plan import Plan
 from engine.planning.planner import make_plan
 from engine.recipes.reader import parse_recipe
-from engine.recipes.recipe import ModelRef
+from engine.recipes.recipe import ModelRef, Recipe
 
 KEPT = 64
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class Plans:
     def __init__(self) -> None:
         self.checkpoints: dict[ModelRef, Checkpoint] = {}
         self._planned: OrderedDict[str, Planned] = OrderedDict()
+        self._outlines: OrderedDict[str, Outline | None] = OrderedDict()
 
     def __call__(self, recipe: Mapping[str, Any]) -> Planned:
         """The plan of a recipe (mergekit's schema). Raises InputError where recipe and sources do not fit."""
@@ -41,12 +48,20 @@ class Plans:
             parsed = parse_recipe(dict(recipe), origin="<candidate>")
             for ref in parsed.opened:
                 self.open(ref)
-            plan = make_plan(parsed, self.checkpoints)
-            tensors = tensor_recipes(plan, self.checkpoints)
-            self._planned[key] = Planned(plan, of_tensor_recipes(plan, tensors), tuple(tensors))
-            while len(self._planned) > KEPT:
-                self._planned.popitem(last=False)
+            _keep(self._planned, key, self._plan(parsed, structure(recipe)))
         return self._planned[key]
+
+    def _plan(self, recipe: Recipe, like: str) -> Planned:
+        """By the outline of its structure where there is one that serves, else from the headers."""
+        outline = self._outlines.get(like)
+        found = None if outline is None else outline.plan(recipe)
+        if found is None:
+            plan = make_plan(recipe, self.checkpoints)
+            found = plan, tensor_recipes(plan, self.checkpoints)
+            if outline is None:
+                _keep(self._outlines, like, Outline.of(recipe, plan, self.checkpoints))
+        plan, tensors = found
+        return Planned(plan, of_tensor_recipes(plan, tensors), tuple(tensors))
 
     def open(self, ref: ModelRef) -> Checkpoint:
         """A source, opened once."""
@@ -67,3 +82,11 @@ class Plans:
             checkpoint.close()
         self.checkpoints.clear()
         self._planned.clear()
+        self._outlines.clear()
+
+
+def _keep(kept: OrderedDict[str, _T], key: str, value: _T) -> None:
+    """The latest `KEPT` of them."""
+    kept[key] = value
+    while len(kept) > KEPT:
+        kept.popitem(last=False)

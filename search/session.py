@@ -115,10 +115,10 @@ def check_start(campaign: Campaign, directory: RunDirectory, plans: Plans) -> No
             plans.open(parse_model(name, KeyPath(campaign.origin).key(key)))
         except SourceError as error:
             raise SourceError(f"{campaign.origin}: {key}: {error.message}", **error.facts) from error
-    sampler_of(campaign, _space(campaign, plans), baselines=0)
+    sampler_of(campaign, space_of(campaign, plans), baselines=0)
 
 
-def _space(campaign: Campaign, plans: Plans) -> Space:
+def space_of(campaign: Campaign, plans: Plans) -> Space:
     """The campaign's space on its real base: layers and tensors' names from the headers."""
     base = plans.open(parse_model(campaign.base_model, KeyPath(campaign.origin).key("base_model")))
     space = make_space(campaign, layers=Layout.read(base.tensors, base.config, origin=campaign.base_model).layers)
@@ -137,7 +137,7 @@ def open_session(
 ) -> Coordinator:
     """The coordinator of a campaign on real models: hashes through the engine, layers from the base's headers."""
     plans = plans or Plans()
-    start = Start(directory=directory, layers=_space(campaign, plans).layers, resume=resume)
+    start = Start(directory=directory, layers=space_of(campaign, plans).layers, resume=resume)
     tell = make_outlet(campaign, directory.root)
     services = Services(plans.hash_of, time.time, lease_s=lease_s, parameters_of=plans.parameters_of, tell=tell)
     return open_coordinator(campaign, inventory, start=start, services=services)

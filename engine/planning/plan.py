@@ -13,6 +13,7 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+from engine.digest import of_plan
 from engine.methods.contract import Call, Method
 from engine.models.views import View
 from engine.numerics import BLOCK
@@ -134,13 +135,17 @@ class Plan:
     files: tuple[OutputFile, ...]
     config: Mapping[str, Any]
     describe: Mapping[str, str]
-    digest: str
     donor: ModelRef
     tokenizer: ModelRef
     chat_template: str | None = None
     tile_bytes: int = TILE_BYTES
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that the output's bytes depend on."""
+        return of_plan(self)
 
     @cached_property
     def tiles(self) -> tuple[Tile, ...]:

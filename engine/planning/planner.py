@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from engine import digest
 from engine.device import choose_device
 from engine.errors import PlanError
 from engine.inexact import fingerprint
@@ -72,14 +70,13 @@ def make_plan(
     warnings += _warnings(made, targets, tensors, options)
     chat_template, said = choose_template(recipe, checkpoints)
     config = {} if raw else config_to_write(recipe, models, targets, tensors)
-    plan = Plan(
+    return Plan(
         method=method,
         sources=recipe.opened,
         tensors=tensors,
         files=files,
         config=config,
         describe=_describe(recipe, method, checkpoints, options),
-        digest="",
         donor=recipe.donor,
         tokenizer=recipe.tokenizer_model,
         chat_template=chat_template,
@@ -87,7 +84,6 @@ def make_plan(
         left_out=_left_out(models, tensors, recipe.models),
         warnings=(*warnings, *said, *odd_vocabulary(recipe, config, tensors)),
     )
-    return replace(plan, digest=digest.of_plan(plan))
 
 
 def _warnings(made: _Tensors, targets: Targets, tensors: Sequence[OutputTensor], options: Options) -> Iterator[str]:
@@ -104,11 +100,16 @@ def _warnings(made: _Tensors, targets: Targets, tensors: Sequence[OutputTensor],
         yield from check_tokenizer(recipe, checkpoints)
 
 
+def describe_recipe(recipe: Recipe) -> dict[str, str]:
+    """What a plan's `describe` says of the recipe itself."""
+    return {f"recipe: {key}": value for key, value in flat(recipe_to_dict(recipe)).items()}
+
+
 def _describe(
     recipe: Recipe, method: Method, checkpoints: Mapping[ModelRef, Checkpoint], options: Options
 ) -> dict[str, str]:
     """What a plan's digest is taken over beside its tensors, in words: a refused resume says which of it changed."""
-    describe = {f"recipe: {key}": value for key, value in flat(recipe_to_dict(recipe)).items()}
+    describe = describe_recipe(recipe)
     describe["output shard size"] = str(options.shard_size or ShardSize())
     device = choose_device(options.device)
     if device != "cpu":  # values agree within tolerances only, so another device is another merge

@@ -12,6 +12,8 @@ from engine.recipes.model_ref import model_to_data
 from engine.recipes.recipe import ModelRef, Module, Recipe, Rule, Slice, SliceSource, number_sources
 from engine.recipes.settings import Setting, setting_to_data
 
+_text = json.JSONEncoder(ensure_ascii=False).encode
+
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     """Plain data (for YAML or JSON) that `parse_recipe` reads back as an equal recipe."""
@@ -50,7 +52,7 @@ def flat(data: Any, place: str = "") -> dict[str, str]:
     elif isinstance(data, list) and any(isinstance(item, (dict, list)) for item in data):
         inner = [(f"{place}[{index}]", item) for index, item in enumerate(data)]
     else:
-        return {place: json.dumps(data, ensure_ascii=False)}
+        return {place: _text(data)}
     return {name: text for key, value in inner for name, text in flat(value, key).items()}
 
 

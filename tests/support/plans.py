@@ -33,4 +33,4 @@ def plan_of(method: str, sizes: list[int], tile_bytes: int = 1, **options: float
         for n, size in enumerate(sizes)
     )
     ref = ModelRef("base")
-    return Plan(METHODS[method], (ref,), tensors, (), {}, {}, "digest", ref, ref, tile_bytes=tile_bytes)
+    return Plan(METHODS[method], (ref,), tensors, (), {}, {}, ref, ref, tile_bytes=tile_bytes)

@@ -30,7 +30,7 @@ def plan(tile_blocks: int) -> Plan:
     ref = ModelRef("base")
     files = (OutputFile(FILE, b"", offset),)
     tiles = tile_blocks * BLOCK * 2
-    return Plan(METHODS["passthrough"], (ref,), tuple(tensors), files, {}, {}, "d", ref, ref, tile_bytes=tiles)
+    return Plan(METHODS["passthrough"], (ref,), tuple(tensors), files, {}, {}, ref, ref, tile_bytes=tiles)
 
 
 def zeros(made: Plan, tile: Tile) -> list[bytes]:

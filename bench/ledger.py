@@ -1,0 +1,92 @@
+"""Where a process's CPU-seconds go: each of them is entered in the innermost account that is open.
+
+`Ledger.charge` wraps functions of the product for a while, so that it needs no hooks for being measured.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+IMPORTS = "imports"
+
+
+class Ledger:
+    """CPU-seconds of this process by account, all threads together, from its start on.
+
+    One thread at a time is believed to work: a pool's only thread counts as the caller that waits for it.
+    """
+
+    def __init__(self, first: str) -> None:
+        self.seconds: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
+        self._open = [first]
+        self._since = 0.0
+        self._closed = 0  # accounts that keep what is below them
+        self._lock = threading.Lock()
+
+    @property
+    def total(self) -> float:
+        """CPU-seconds entered so far."""
+        return sum(self.seconds.values())
+
+    def become(self, account: str) -> None:
+        """The account at the bottom, from now on: the next phase."""
+        self._enter()
+        self._open[0] = account
+
+    @contextmanager
+    def account(self, name: str, *, whole: bool = False) -> Iterator[None]:
+        """Enter what runs meanwhile under `name`; `whole`: also what has accounts of its own elsewhere."""
+        self._enter()
+        self.calls[name] += 1
+        self._open.append(self._open[-1] if self._closed else name)
+        self._closed += whole
+        try:
+            yield
+        finally:
+            self._enter()
+            self._closed -= whole
+            self._open.pop()
+
+    def balance(self) -> Mapping[str, float]:
+        """Seconds by account, up to now."""
+        self._enter()
+        return dict(self.seconds)
+
+    @contextmanager
+    def charge(self, places: Mapping[str, str]) -> Iterator[None]:
+        """Functions ("package.module:Class.method") by the account that they go to; "=" before it: as a whole."""
+        undo = [self._wrap(place, account.lstrip("="), whole="=" in account) for place, account in places.items()]
+        undo.append(self._wrap("importlib._bootstrap:_find_and_load", IMPORTS, whole=False))
+        try:
+            yield
+        finally:
+            for put_back in reversed(undo):
+                put_back()
+
+    def _enter(self) -> None:
+        with self._lock:
+            now = time.process_time()
+            self.seconds[self._open[-1]] += now - self._since
+            self._since = now
+
+    def _wrap(self, place: str, account: str, *, whole: bool) -> Callable[[], None]:
+        module, _, path = place.partition(":")
+        *owners, name = path.split(".")
+        owner: Any = functools.reduce(getattr, owners, importlib.import_module(module))
+        before = owner.__dict__[name]
+
+        @functools.wraps(before)
+        def charged(*args: Any, **kwargs: Any) -> Any:
+            with self.account(account, whole=whole):
+                return before(*args, **kwargs)
+
+        setattr(owner, name, charged)
+        return lambda: setattr(owner, name, before)
