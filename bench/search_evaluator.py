@@ -28,10 +28,10 @@ from engine.recipes.keypath import KeyPath
 from engine.recipes.settings import evaluate, parse_setting
 from search.campaign_file import Campaign
 from search.evaluators.contract import content_digest, row_id
+from search.evaluators.loading import filled_views, load_from_disk
 from search.evaluators.python import read_rows
-from search.loading import filled_views, load_from_disk
+from search.evaluators.resident import ResidentModel
 from search.ports import SPLITS, BlockResult, Inventory, Item, Split, Work
-from search.resident import ResidentModel
 
 TREES_KEPT = 64
 ITEMS_PER_PASS = 100  # fits a core's cache

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from search.campaign_file import load_campaign
+from search.evaluators.plans import Plans
+from search.evaluators.resident import open_evaluator
 from search.inline import run_inline
-from search.plans import Plans
 from search.ports import BlockResult, Evaluator, Failed, Inventory, Work
-from search.resident import open_evaluator
 from search.run import RunDirectory
 from search.session import open_session
 

@@ -23,8 +23,8 @@ from engine.execution.known_facts import KnownFacts
 from engine.methods.contract import Array
 from engine.planning.plan import OutputTensor
 from search.evaluators.entries import EvaluatorEntry
-from search.plans import Plans
-from search.resident import ResidentModel
+from search.evaluators.plans import Plans
+from search.evaluators.resident import ResidentModel
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("linear", "slerp", "task_arithmetic", "ties", "dare_ties")

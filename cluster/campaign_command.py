@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cluster.output import human_seconds, print_json
-from search import ends, schema
+from search import ends
 from search.campaign_file import Campaign, load_campaign
 from search.session import (
     ask_to_stop,
@@ -16,6 +16,7 @@ from search.session import (
     run_directory,
     stored_results,
 )
+from search.store import schema
 
 
 def plan(campaign: Path, *, run_dir: Path | None, as_json: bool) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.evaluator_worker import SearchTask
 from engine.errors import ClusterError, MergefleetError
 from search.ports import BlockResult, CampaignStatus, Failed, Finished, Inventory, Wait, Work
-from search.takeover import ProcessIdentity, this_process
+from search.store.takeover import ProcessIdentity, this_process
 
 if TYPE_CHECKING:
     from search.coordinator import Coordinator

@@ -15,9 +15,9 @@ from cluster import search_command
 from cluster.output import human_seconds, print_json
 from engine.errors import InputError, MergefleetError
 from search.campaign_file import load_campaign
+from search.evaluators.resident import ResidentEvaluator, open_evaluator
 from search.pools import make_pools
 from search.ports import Verdict
-from search.resident import ResidentEvaluator, open_evaluator
 from search.results import Results
 from search.session import RUNS, Outcome, run_directory, stored_results
 

@@ -103,7 +103,7 @@ class EvaluatorWorker:
 
     def _open(self) -> Evaluator:
         from search.campaign_file import parse_campaign
-        from search.resident import open_evaluator
+        from search.evaluators.resident import open_evaluator
         from search.run import RunDirectory
 
         campaign = parse_campaign(self._task.campaign, origin=self._task.origin)

@@ -14,12 +14,12 @@ from engine.outputs.hub_upload import HubRepo, parse_hub
 from engine.reproducing import parse_sources
 from engine.reproducing import reproduce as merge_again
 from search.campaign_file import load_campaign
-from search.destination import parse_destination
 from search.evaluating import evaluate as score_model
+from search.evaluators.resident import ResidentEvaluator, open_evaluator
 from search.ports import Split
-from search.publishing import Order, Publication, order_of
-from search.publishing import publish as publish_candidate
-from search.resident import ResidentEvaluator, open_evaluator
+from search.publishing.destination import parse_destination
+from search.publishing.publish import Order, Publication, order_of
+from search.publishing.publish import publish as publish_candidate
 from search.results import Results
 from search.run import RunDirectory
 from search.session import find_run

@@ -82,7 +82,7 @@ def print_outcome(outcome: Outcome, *, as_json: bool) -> None:
 
 def report(campaign: Path, *, run_dir: Path | None, html: Path | None, as_json: bool) -> None:
     """Print the report of a run, finished or not, and write the page."""
-    from search.report import render_text, report_data, write_html
+    from search.report.report import render_text, report_data, write_html
 
     results, directory = find_run(campaign, run_dir)
     page = html or directory.report

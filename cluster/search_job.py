@@ -20,11 +20,11 @@ from cluster.address import check_address
 from cluster.coordinator import CoordinatorActor, Report, answer_of, answered
 from cluster.crew import Crew, Wanted
 from cluster.evaluator_worker import SearchTask
-from search import takeover
 from search.campaign_file import campaign_to_dict
-from search.plans import Plans
+from search.evaluators.plans import Plans
 from search.ports import CampaignStatus
 from search.session import Outcome, check_start, conclude, load_run, wait_for_predecessor
+from search.store import takeover
 
 POLL_S = 0.25
 LEASE_S = 30.0

@@ -17,7 +17,7 @@ from engine.recipes.keypath import shown
 from engine.recipes.yamlfile import read_yaml
 from search.baselines import check_baseline
 from search.evaluators.entries import DTYPES, EvaluatorEntry, ItemsEntry, TaskEntry
-from search.objectives import ConstraintEntry, ObjectiveEntry, refuse_unknown
+from search.judging.objectives import ConstraintEntry, ObjectiveEntry, refuse_unknown
 from search.part import Part
 from search.space.checks import check_entry
 from search.space.entry import SpaceEntry

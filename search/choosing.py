@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from search import campaign as machine
 from search.desk import Desk
 from search.gauge import ROLES
-from search.judging import Model, judge_bounds, judge_front, make_draws
-from search.objectives import Reference
+from search.judging.holdout import Model, judge_bounds, judge_front, make_draws
+from search.judging.objectives import Reference
 from search.ports import Split, Verdict
 from search.select import Contender, Searched, choose, worths
 

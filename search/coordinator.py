@@ -18,17 +18,18 @@ from contextlib import contextmanager
 
 from engine.errors import EvaluationError
 from search import campaign as machine
-from search import ends, schema, steps
+from search import ends, steps
 from search.desk import Desk
+from search.judging.verdicts import verdict_from_dict, verdict_to_dict
 from search.live import LiveCampaign, stored_events
 from search.ports import SCORE, BlockResult, CampaignStatus, Failed, Finished, Verdict, Wait, Work
 from search.progress import Progress
 from search.queue import Lease, Unit
 from search.run import Run, Services
-from search.store import Row, stored_config
+from search.store import schema
+from search.store.store import Row, stored_config
 from search.trackers.contract import Ended
 from search.trackers.newsroom import Newsroom
-from search.verdicts import verdict_from_dict, verdict_to_dict
 
 WAIT_S = 0.2
 NOTE_TIME_EVERY_S = 5.0

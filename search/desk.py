@@ -14,15 +14,16 @@ from sqlalchemy import Table
 
 from engine.errors import MergefleetError
 from search import campaign as machine
-from search import schema, stopping
 from search.blame import Blame
 from search.board import Assessment, Board
 from search.gauge import Gauge, Measured
+from search.judging import stopping
 from search.live import EVENT_KINDS, LiveCampaign, Point
 from search.ports import Split
 from search.queue import WorkQueue
 from search.run import Run, Services
-from search.store import Row, Transaction
+from search.store import schema
+from search.store.store import Row, Transaction
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from engine.models.places import local_path
 from engine.recipes.keypath import KeyPath
 from engine.recipes.model_ref import parse_model
 from search.campaign_file import Campaign
+from search.judging.scores import weighted_mean
 from search.pools import make_pools
 from search.ports import Split
-from search.report_tables import Z95
-from search.scores import weighted_mean
-from search.sentinels import Rescorer
+from search.publishing.sentinels import Rescorer
+from search.report.tables import Z95
 
 
 @dataclass(frozen=True)

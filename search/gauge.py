@@ -12,7 +12,7 @@ from typing import Any
 
 from search.board import Board
 from search.campaign import State
-from search.objectives import Facts, Goals, Reference, make_goals, refuse_unmeasured
+from search.judging.objectives import Facts, Goals, Reference, make_goals, refuse_unmeasured
 from search.ports import Split
 from search.run import Run, Services
 from search.select import Contender

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 from search import campaign as machine
-from search import schema
 from search.baselines import Baseline
 from search.campaign import Cohort, Event, HoldoutOpened, Lost, Proposed, Scored, State, Stopped
 from search.campaign_file import Campaign
+from search.judging.scores import WindowScore, estimates, window_numbers
 from search.samplers import Sampler, Setup, Told, make_sampler
-from search.scores import WindowScore, estimates, window_numbers
 from search.space import Params, Space
-from search.store import Row, Store
+from search.store import schema
+from search.store.store import Row, Store
 
 EVENT_KINDS: dict[type[Event], str] = {
     machine.SearchEnded: "ended",

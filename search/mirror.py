@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, MetaData, create_engine, insert, select
 
-from search.objectives import Direction
+from search.judging.objectives import Direction
 from search.results import CandidateRow, Results
 from search.space import make_space
 from search.whole_file import whole_file

@@ -7,18 +7,18 @@ import json
 from dataclasses import dataclass, replace
 
 from engine.errors import CampaignError, OutputExists
-from search import schema
 from search.baselines import make_baselines
 from search.campaign_file import Campaign
 from search.coordinator import Coordinator
 from search.ends import devices
+from search.judging.objectives import refuse_unmeasured
 from search.live import sampler_of
-from search.objectives import refuse_unmeasured
 from search.pools import Pools, make_pools
 from search.ports import SPLITS, Inventory
 from search.run import Run, RunDirectory, Services
 from search.space import make_space
-from search.store import LOCK_WAIT_S, CampaignFacts, Row, Store, refuse_changes, store_url, stored_config
+from search.store import schema
+from search.store.store import LOCK_WAIT_S, CampaignFacts, Row, Store, refuse_changes, store_url, stored_config
 from search.warm import Elites, elites_from_rows, elites_to_rows, read_elites
 
 FREE_KEYS = frozenset({"budget", "publish", "store", "trackers"})

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import CampaignError
-from search import schema
 from search.campaign import Origin
 from search.campaign_file import Campaign, parse_campaign
+from search.judging.scores import WindowScore, estimates, window_numbers
+from search.judging.verdicts import verdict_from_dict
 from search.ports import SCORE, SPLITS, Phase, Split, Verdict
-from search.scores import WindowScore, estimates, window_numbers
-from search.store import Row, Store
-from search.verdicts import verdict_from_dict
+from search.store import schema
+from search.store.store import Row, Store
 
 
 @dataclass(frozen=True)

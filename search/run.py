@@ -11,7 +11,7 @@ from search.baselines import Baseline
 from search.campaign_file import Campaign
 from search.pools import Pools
 from search.space import Params, Space
-from search.store import Store
+from search.store.store import Store
 from search.trackers.contract import Tell
 
 
@@ -28,7 +28,7 @@ class RunDirectory:
 
     @property
     def audit(self) -> Path:
-        """Attempts at scoring, written by evaluators before they start (search.audit)."""
+        """Attempts at scoring, written by evaluators before they start (search.evaluators.audit)."""
         return self.root / "audit.jsonl"
 
     @property

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from search.campaign_file import SelectionEntry
-from search.fronts import crowding, front_of, knee, thinned
+from search.judging.fronts import crowding, front_of, knee, thinned
 from search.samplers.points import allowed
 from search.space import Params, Space, Value
 

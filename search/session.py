@@ -12,23 +12,24 @@ from engine.errors import Busy, CampaignError, SourceError
 from engine.models.architecture import Layout
 from engine.recipes.keypath import KeyPath
 from engine.recipes.model_ref import parse_model
-from search import ends, forking, schema, takeover
+from search import ends
 from search.baselines import make_baselines
 from search.campaign import Rules
 from search.campaign_file import Campaign, campaign_to_dict, load_campaign, parse_campaign
 from search.coordinator import Coordinator
-from search.destination import Destination
+from search.evaluators.plans import Plans
+from search.evaluators.resident import open_evaluator
 from search.inline import run_inline
 from search.live import make_rules, sampler_of
 from search.opening import Start, check_budget, open_coordinator
-from search.plans import Plans
 from search.ports import CampaignStatus, Inventory, Verdict, rehearsed
-from search.resident import open_evaluator
+from search.publishing.destination import Destination
+from search.publishing.sentinels import Rescorer
 from search.results import Results, read_results
 from search.run import RunDirectory, Services
-from search.sentinels import Rescorer
 from search.space import Space, check_tensors, make_space
-from search.store import Store, store_url
+from search.store import forking, schema, takeover
+from search.store.store import Store, store_url
 from search.trackers.outlet import make_outlet, refuse_missing
 
 RUNS = Path("runs")
@@ -104,7 +105,7 @@ def load_run(
 
 def check_start(campaign: Campaign, directory: RunDirectory, plans: Plans) -> None:
     """What would otherwise come out late: models that cannot be read, a place to publish that is taken."""
-    from search.publishing import refuse_target
+    from search.publishing.publish import refuse_target
 
     refuse_target(campaign, directory)
     refuse_missing(campaign)
@@ -192,7 +193,7 @@ def fork_campaign(
 ) -> tuple[Path, int]:
     """Make a campaign `name` of the run of another one: its own campaign file, and with how many candidates it begins.
 
-    See `search.forking.fork` for what is copied and refused.
+    See `search.store.forking.fork` for what is copied and refused.
     """
     campaign, directory = load_run(path, root=root, resume=True, allow_public_test_sets=False)
     new = parse_campaign({**campaign_to_dict(campaign), "name": name}, origin=f"--fork {name}")
@@ -248,8 +249,8 @@ def conclude(campaign: Campaign, directory: RunDirectory, *, rescorer: Callable[
 
     `rescorer` gives who scores the published files again; default: an evaluator of this process's own.
     """
-    from search.publishing import order_of, publish
-    from search.report import write_html
+    from search.publishing.publish import order_of, publish
+    from search.report.report import write_html
 
     results = stored_results(campaign, directory)
     write_html(results, directory.report)

@@ -8,13 +8,14 @@ from itertools import chain, count
 
 from engine.errors import EvaluationError
 from search import campaign as machine
-from search import choosing, schema
+from search import choosing
 from search.desk import Desk, Entry
+from search.judging.scores import Entrant, judge
 from search.live import Point, winner_first
 from search.ports import Verdict
 from search.samplers.points import sobol_point
-from search.scores import Entrant, judge
 from search.select import Nominee, nominate
+from search.store import schema
 
 
 def propose(desk: Desk, ask: machine.Ask) -> None:

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import CampaignError
-from search import schema
 from search.baselines import PARENT, Baseline
 from search.campaign_file import Campaign
 from search.results import CandidateRow, Results, read_results, results_of
 from search.space import Axis, Params, Space, Value, make_space
 from search.space.sequence import PREFIX
-from search.store import Store
+from search.store import schema
+from search.store.store import Store
 
 SHARE = 0.1
 LEAST, MOST = 8, 200

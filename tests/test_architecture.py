@@ -210,8 +210,8 @@ def test_no_file_evaluates_text_or_unpickles(path: str) -> None:
     [
         ("engine/audit.py", "from search.space import Space", "imports search.space.Space, which engine/ may not use"),
         ("engine/audit.py", "def f():\n    import cluster.main", "imports cluster.main, which engine/ may not use"),
-        ("search/store.py", "def f():\n    import ray", "imports ray, which search/ may not use"),
-        ("search/store.py", "import fastapi", "imports fastapi, which search/ may not use"),
+        ("search/store/store.py", "def f():\n    import ray", "imports ray, which search/ may not use"),
+        ("search/store/store.py", "import fastapi", "imports fastapi, which search/ may not use"),
         ("engine/audit.py", "import optuna", "imports optuna, which engine/ may not use"),
         ("engine/audit.py", "import torch", "imports torch at start-up"),
         ("engine/audit.py", "if TYPE_CHECKING:\n    pass\nelse:\n    import torch", "imports torch at start-up"),
@@ -225,7 +225,7 @@ def test_no_file_evaluates_text_or_unpickles(path: str) -> None:
         ("engine/audit.py", "import llvmlite.ir", "imports llvmlite, which belongs to engine/kernels/*.py"),
         ("engine/audit.py", "import boto3", "imports boto3, which belongs to engine/*clean*.py"),
         (
-            "search/report.py",
+            "search/report/report.py",
             "def f():\n    import lm_eval",
             "imports lm_eval, which belongs to search/evaluators/*.py",
         ),
@@ -258,7 +258,7 @@ def test_the_import_rules_catch_their_violations(path: str, source: str, complai
         ("engine/audit.py", "def f():\n    import torch.nn.functional"),
         ("engine/kernels/casts.py", "from llvmlite import ir"),
         ("search/evaluators/lm_eval.py", "def f():\n    from lm_eval import tasks"),
-        ("cluster/actors.py", "from search.store import Store\ndef f():\n    import ray"),
+        ("cluster/actors.py", "from search.store.store import Store\ndef f():\n    import ray"),
     ],
 )
 def test_the_import_rules_let_the_allowed_ones_pass(path: str, source: str) -> None:

@@ -18,9 +18,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from engine.errors import did_you_mean
+from search.judging.stopping import FROM_ITEMS, LOOKS, NO_LOOKS, Looks
 from search.part import Part
 from search.ports import SPLITS, Split
-from search.stopping import FROM_ITEMS, LOOKS, NO_LOOKS, Looks
 
 DTYPES = Literal["float32", "bfloat16", "float16", "float64"]
 Kind = Literal["lm_eval", "python", "text", "judge"]

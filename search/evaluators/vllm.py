@@ -32,7 +32,7 @@ from engine.execution.known_facts import KnownFacts
 from engine.models.tokenizer import write_small_files
 from search.evaluators.contract import Subject
 from search.evaluators.entries import EvaluatorEntry, TaskEntry
-from search.plans import Planned, Plans
+from search.evaluators.plans import Planned, Plans
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -139,7 +139,7 @@ Open = Callable[[EvaluatorEntry, Path, Merged, Callable[[Llm], Client]], Opened]
 
 @dataclass(frozen=True)
 class Loaded:
-    """See search.resident.Loaded."""
+    """See search.evaluators.resident.Loaded."""
 
     recipe_hash: str
     weights_digest: str
@@ -147,7 +147,7 @@ class Loaded:
 
 
 class VllmModel:
-    """What search.resident.ResidentModel is, with vLLM's engine in its place. One configuration per campaign."""
+    """What `resident.ResidentModel` is, with vLLM's engine in its place. One configuration per campaign."""
 
     def __init__(self, entry: EvaluatorEntry, *, plans: Plans | None = None, open_engine: Open | None = None) -> None:
         self._entry, self._plans = entry, plans or Plans()

@@ -20,7 +20,7 @@ from dataclasses import replace
 import numpy as np
 from pydantic import Field
 
-from search.fronts import crowding, directions, sorted_ranks, worst_by_crowding, worst_by_niche
+from search.judging.fronts import crowding, directions, sorted_ranks, worst_by_crowding, worst_by_niche
 from search.part import Part
 from search.samplers.contract import Floats, Sampler, Setup, Told
 from search.samplers.points import Places, allowed, sobol_point

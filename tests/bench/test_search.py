@@ -12,8 +12,8 @@ from bench.search_evaluator import FastEvaluator, ItemCache
 from bench.search_families import Family, campaign
 from bench.search_forward import FastForward, make_tree
 from bench.search_runs import run_ours, run_peer
+from search.evaluators.resident import open_evaluator
 from search.ports import BlockResult, Work
-from search.resident import open_evaluator
 from search.space import make_space
 
 FAMILY = Family("tiny", 0)

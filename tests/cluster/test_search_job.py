@@ -20,13 +20,13 @@ from cluster import crew, search_job
 from cluster.ray_session import Session
 from cluster.search_job import search_on_ray
 from engine.errors import CampaignError, ClusterError, OutputExists, WorkerLost
-from search.audit import read_attempts
 from search.campaign_file import Campaign
+from search.evaluators.audit import read_attempts
 from search.inline import run_inline
+from search.judging.verdicts import verdict_to_dict
 from search.ports import CampaignStatus, Verdict
 from search.run import RunDirectory
 from search.session import Outcome, stored_results
-from search.verdicts import verdict_to_dict
 
 pytestmark = pytest.mark.ray
 SMALL: dict[str, Any] = {

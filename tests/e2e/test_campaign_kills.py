@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from search.audit import read_attempts
+from search.evaluators.audit import read_attempts
 from search.results import Results, read_results
-from search.store import store_url
+from search.store.store import store_url
 
 ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).parent / "mergefleet"

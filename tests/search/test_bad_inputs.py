@@ -24,7 +24,7 @@ from search.ports import Inventory, Split
 from search.run import RunDirectory, Services
 from search.session import load_run
 
-VERSION_0 = Path(__file__).parent / "stores" / "version_0.sql"
+VERSION_0 = Path(__file__).parent / "store" / "version_0.sql"
 STAGES = campaign_data()["space"]["stages"]
 WEIGHT = {"low": 0, "high": 1.2, "start": 0.5}
 FUNCTION = "def score(model, tokenizer, rows):\n    return [0.5] * (len(rows) - 1)\n"

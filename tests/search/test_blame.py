@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from simulated import Clock, SimulatedEvaluator, make_campaign, open_simulated
 
-from search import schema
 from search.blame import Blame
 from search.coordinator import Coordinator
 from search.ports import BlockResult, Failed, Finished, Wait, Work
 from search.results import results_of
+from search.store import schema
 
 SMALL = {
     "budget": {"items": 500},

@@ -24,13 +24,13 @@ from simulated import (
 )
 
 from engine.errors import EvaluationError, InputsChanged, MergefleetError, OutputExists, StaleEpoch
-from search import schema
-from search.audit import read_attempts
 from search.coordinator import Coordinator
+from search.evaluators.audit import read_attempts
 from search.inline import run_inline, work_once
+from search.judging.verdicts import verdict_to_dict
 from search.ports import BlockResult, Failed, Finished, Wait, Work
 from search.results import Results, results_of
-from search.verdicts import verdict_to_dict
+from search.store import schema
 
 SMALL = {
     "budget": {"items": 900},

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from simulated import SimulatedEvaluator, make_campaign, open_simulated
 
-from search import schema
 from search.coordinator import Coordinator
 from search.inline import run_inline, work_once
 from search.results import results_of
+from search.store import schema
 
 LARGE = {
     "budget": {"candidates": 45},

@@ -17,7 +17,7 @@ from search.mirror import make_study, write_mirror
 from search.ports import BlockResult, Failed, Work
 from search.results import Results, read_results
 from search.run import RunDirectory
-from search.store import store_url
+from search.store.store import store_url
 
 
 class LosesTwo(SimulatedEvaluator):

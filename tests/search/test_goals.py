@@ -10,14 +10,14 @@ import pytest
 from simulated import SimulatedEvaluator, campaign_data, make_campaign, open_simulated, resolved_weights
 
 from engine.errors import CampaignError
-from search import schema
 from search.coordinator import Coordinator
 from search.inline import run_inline
+from search.judging.verdicts import verdict_from_dict, verdict_to_dict
 from search.ports import BlockResult, Failed, Verdict, Work
-from search.report_front import front_figures
-from search.report_tables import tables
+from search.report.front import front_figures
+from search.report.tables import tables
 from search.results import Results, read_results
-from search.verdicts import verdict_from_dict, verdict_to_dict
+from search.store import schema
 
 TOKENS = {"of": "measure:tokens", "direction": "minimize"}
 TOKENS_BOUND = {"of": "measure:tokens", "at_most": 18.0}

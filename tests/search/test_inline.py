@@ -6,9 +6,9 @@ from pathlib import Path
 
 from simulated import SimulatedEvaluator, make_campaign, open_simulated
 
-from search import schema
 from search.inline import run_inline
 from search.ports import BlockResult, CampaignStatus, Failed, Finished, Work
+from search.store import schema
 
 SMALL = {
     "budget": {"items": 600},

@@ -10,14 +10,15 @@ import pytest
 from simulated import Clock, SimulatedEvaluator, make_campaign, open_simulated
 
 from engine.errors import CampaignError, InputsChanged, OutputExists
-from search import ends, schema
+from search import ends
 from search.campaign import Rules, StageRule
 from search.campaign_file import BudgetEntry
 from search.coordinator import Coordinator
-from search.forking import fork
 from search.inline import run_inline, work_once
 from search.opening import check_budget
-from search.store import Store, store_url
+from search.store import schema
+from search.store.forking import fork
+from search.store.store import Store, store_url
 
 SMALL = {
     "budget": {"items": 600},

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from simulated import SimulatedEvaluator, make_campaign, open_simulated
 
-from search import schema
 from search.coordinator import Coordinator
 from search.inline import run_inline
+from search.store import schema
 
 MIXED = {
     "method": ["task_arithmetic", "ties"],

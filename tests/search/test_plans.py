@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from engine.planning.planner import make_plan
-from search import plans as plans_of_search
 from search.campaign_file import load_campaign
-from search.plans import Plans
+from search.evaluators import plans as plans_of_search
+from search.evaluators.plans import Plans
 from search.session import space_of
 from search.space import Space
 

@@ -13,9 +13,10 @@ import pytest
 from simulated import make_campaign
 
 from engine.errors import Busy
-from search import session, takeover
+from search import session
 from search.run import RunDirectory
-from search.store import CampaignFacts, Store, store_url
+from search.store import takeover
+from search.store.store import CampaignFacts, Store, store_url
 
 FACTS = CampaignFacts(name="simulated", config={}, eval_key="k", items_digest="d", layers=2)
 

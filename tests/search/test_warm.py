@@ -20,11 +20,11 @@ from simulated import (
 )
 
 from engine.errors import CampaignError
-from search import schema
 from search.inline import run_inline
 from search.samplers.distributions import warm_distribution
 from search.space import make_space
 from search.space.sequence import LayerSequence
+from search.store import schema
 from search.warm import called_here, point_here, ranges
 
 

@@ -22,8 +22,8 @@ from engine.errors import MergefleetError
 from engine.models.output_config import INDEX_LISTS
 from engine.outputs.job import MergeResult
 from search.evaluators.entries import EvaluatorEntry
-from search.loading import load_from_disk
-from search.resident import ResidentModel, fingerprint
+from search.evaluators.loading import load_from_disk
+from search.evaluators.resident import ResidentModel, fingerprint
 
 PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
 BEGIN, END = "<!-- matrix -->\n", "<!-- /matrix -->"

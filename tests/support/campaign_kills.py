@@ -35,11 +35,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from simulated import SimulatedEvaluator, make_campaign, open_simulated
 
 from engine import failpoints
-from search.audit import read_attempts
+from search.evaluators.audit import read_attempts
 from search.inline import run_inline
 from search.results import Results, read_results
 from search.run import RunDirectory
-from search.store import Store, store_url
+from search.store.store import Store, store_url
 
 BLOCK = 40
 SMALL = {

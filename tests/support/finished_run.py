@@ -19,12 +19,12 @@ from engine.models.checkpoint import open_checkpoints
 from engine.planning.planner import make_plan
 from engine.recipes.reader import parse_recipe
 from search.campaign_file import Campaign, parse_campaign
+from search.evaluators.resident import ResidentEvaluator, open_evaluator
+from search.judging.scores import Entrant, judge
 from search.pools import make_pools
 from search.ports import BlockResult, Work
-from search.resident import ResidentEvaluator, open_evaluator
 from search.results import CandidateRow, HoldoutAccess, ItemScore, Results
 from search.run import RunDirectory
-from search.scores import Entrant, judge
 
 CARDS = {"alpha": "license: apache-2.0\nlanguage: en\n", "beta": "license: mit\nlanguage: [en]\n"}
 SPLITS = {"search": 4, "selection": 8, "holdout": 8}

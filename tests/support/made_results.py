@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from search.campaign_file import Campaign, parse_campaign
+from search.judging.scores import Entrant, judge
 from search.results import CandidateRow, HoldoutAccess, ItemScore, Results
-from search.scores import Entrant, judge
 
 TASKS = ("letters", "numerals", "plurals")
 LAYERS = 3

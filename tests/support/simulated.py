@@ -20,9 +20,9 @@ import numpy as np
 
 from engine.recipes.keypath import KeyPath
 from engine.recipes.settings import evaluate, parse_setting
-from search.audit import record_attempt
 from search.campaign_file import Campaign, parse_campaign
 from search.coordinator import Coordinator
+from search.evaluators.audit import record_attempt
 from search.opening import Start, open_coordinator
 from search.ports import SPLITS, BlockResult, Failed, Inventory, Item, Split, Work
 from search.run import RunDirectory, Services

@@ -8,7 +8,7 @@ import pytest
 from search.evaluators.contract import Places
 from search.evaluators.entries import EvaluatorEntry, TaskEntry
 from search.evaluators.lm_eval import LmEvalScorer
-from search.resident import ResidentEvaluator
+from search.evaluators.resident import ResidentEvaluator
 
 DEMO = Path(__file__).parents[3] / "configs" / "demo"
 SKILLS = ("letters", "numerals", "plurals")

@@ -13,9 +13,9 @@ from engine.errors import CampaignError, EvaluationError
 from search.campaign_file import load_campaign
 from search.evaluators.contract import Scored
 from search.evaluators.entries import EvaluatorEntry
+from search.evaluators.resident import ResidentEvaluator, open_evaluator
 from search.evaluators.vllm import VllmModel, check_vllm
 from search.ports import BlockResult, Failed, Work
-from search.resident import ResidentEvaluator, open_evaluator
 
 ROOT = Path(__file__).parents[3]
 MODELS = ROOT / "configs" / "demo" / "models"
@@ -124,7 +124,7 @@ def test_the_same_candidate_is_sent_once_and_another_one_in_a_new_round_with_an_
 
 
 def test_the_weights_digest_is_that_of_the_same_merge_in_the_transformers_engine(model) -> None:
-    from search.resident import ResidentModel
+    from search.evaluators.resident import ResidentModel
 
     other = ResidentModel(EvaluatorEntry(threads=1))
     assert model.load(linear(0.3)).weights_digest == other.load(linear(0.3)).weights_digest

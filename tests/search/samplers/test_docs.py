@@ -10,7 +10,7 @@ import pytest
 import yaml
 from simulated import make_campaign
 
-from search.objectives import KINDS, ConstraintEntry, ObjectiveEntry
+from search.judging.objectives import KINDS, ConstraintEntry, ObjectiveEntry
 from search.samplers import NAMES, TABLE
 
 ROOT = Path(__file__).parents[3]

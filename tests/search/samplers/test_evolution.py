@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from simulated import LAYERS, make_campaign
 
-from search.fronts import hypervolume
+from search.judging.fronts import hypervolume
 from search.samplers import Setup, Told, make_sampler
 from search.samplers.evolution import Niches
 from search.samplers.variation import on_the_line, polynomial_mutation, simulated_binary

@@ -10,7 +10,7 @@ import pytest
 from spaces import DENSITY, KINDS, QK, WEIGHT, bound
 
 from bench.families import Shape, make_family
-from search.plans import Plans
+from search.evaluators.plans import Plans
 from search.space import Space, check_tensors
 
 LAYERS = 4

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from simulated import SimulatedEvaluator, make_campaign, open_simulated
 
-from search import schema
 from search.inline import run_inline, work_once
+from search.store import schema
 from search.trackers.contract import (
     CandidateScored,
     Ended,

@@ -1,0 +1,124 @@
+"""Is a candidate a language model at all? Norms and one forward pass over a few prompts, before any item is scored.
+
+A merge can be finite in every weight and still compute nothing: activations overflow, or every context gives one token.
+Scoring such a candidate costs a window of items (generation runs to its last token), so it fails here instead, for one
+forward pass. The limits are far outside what any language model does, so that no parent and no base meets them:
+
+    a large matrix is ten times as large as in any parent              (search/evaluators/norms.py)
+
+    a logit is NaN or Inf
+    all logits of every position are equal                             (the head sees nothing)
+    every position of every prompt predicts the same token, with a probability of 0.99 and more on average
+                                                                       (the text would be that token, for ever)
+
+Continuing text costs more than scoring a few items may, so that is done only where a whole block has nothing right:
+
+    all greedy continuations of the prompts end in repeats of one to four tokens, and those of no parent do
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from search.ports import Item, Split
+
+PROMPTS = 8
+PROMPT_TOKENS = 64
+LEAST_POSITIONS = 32  # fewer predictions may agree by chance
+SURE = 0.99
+CONTINUED = 32  # tokens of a continuation
+REPEATED = 24  # of them, at its end, that a loop makes
+LONGEST_LOOP = 4
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a forward pass showed, over P positions of all prompts.
+
+    finite    whether all logits are finite numbers
+    best      [P] the token that each position predicts
+    surest    the mean probability of that token
+    spread    the largest difference of two logits of one position
+    """
+
+    finite: bool
+    best: tuple[int, ...]
+    surest: float
+    spread: float
+
+
+def failure(look: Look) -> str | None:
+    """Why a candidate is not worth scoring, or None."""
+    if not look.finite:
+        return "floor: NaN or Inf in the logits of the first prompts"
+    if len(look.best) < LEAST_POSITIONS:
+        return None
+    if look.spread == 0:
+        return "floor: all logits are equal, whatever the prompt says"
+    if len(set(look.best)) == 1 and look.surest >= SURE:
+        return f"floor: every prompt is continued by token {look.best[0]}, with probability {look.surest:.3f}"
+    return None
+
+
+def prompts_of(items: Mapping[Split, Sequence[Item]], texts: Mapping[str, str]) -> list[str]:
+    """The first search items that say something."""
+    found = (texts.get(item.key, "") for item in items["search"])
+    return [text for text in found if text.strip()][:PROMPTS]
+
+
+def look_at(model: Any, tokenizer: Any, prompts: Sequence[str]) -> Look:
+    """One forward pass over the prompts' first tokens, padded on the right."""
+    import torch
+
+    rows = _rows(tokenizer, prompts)
+    if not rows:
+        return Look(True, (), 0.0, 0.0)
+    mask = torch.zeros((len(rows), max(map(len, rows))), dtype=torch.long)
+    ids = torch.zeros_like(mask)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)] = torch.tensor(row)
+        mask[place, : len(row)] = 1
+    with torch.inference_mode():
+        out = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False)
+        logits = out.logits[mask.bool().to(model.device)].float()
+        finite = bool(torch.isfinite(logits).all())
+        best = logits.argmax(-1)
+        surest = float(logits.softmax(-1).amax(-1).mean()) if finite else 0.0
+        spread = float((logits.amax(-1) - logits.amin(-1)).max()) if finite else 0.0
+    return Look(finite, tuple(best.tolist()), surest, spread)
+
+
+def nothing_right(scores: Mapping[str, float]) -> bool:
+    """Whether all items of a block have one score, 0 or less: no answer is better than another."""
+    return len(set(scores.values())) == 1 and next(iter(scores.values())) <= 0
+
+
+def only_loops(model: Any, tokenizer: Any, prompts: Sequence[str]) -> bool:
+    """Whether every greedy continuation of the prompts' first tokens loops; the first that does not ends the search."""
+    rows = _rows(tokenizer, prompts)
+    return bool(rows) and all(loops(_continued(model, row, tokenizer.eos_token_id)) for row in rows)
+
+
+def loops(tokens: Sequence[int]) -> bool:
+    """Whether a continuation runs to its last token and ends in repeats of one to four tokens."""
+    tail = tokens[-REPEATED:]
+    periods = range(1, LONGEST_LOOP + 1)
+    return len(tokens) == CONTINUED and any(tail[period:] == tail[:-period] for period in periods)
+
+
+def _continued(model: Any, row: Sequence[int], end: int | None) -> list[int]:
+    """One prompt at a time: without padding no attention implementation sees another text."""
+    import torch
+
+    ids = torch.tensor([row], device=model.device)
+    settings = {"max_new_tokens": CONTINUED, "do_sample": False, "num_beams": 1, "pad_token_id": end or 0}
+    with torch.inference_mode():
+        made = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **settings)
+    return [int(token) for token in made[0, len(row) :]]
+
+
+def _rows(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    rows = [tokenizer.encode(text, add_special_tokens=False, verbose=False)[:PROMPT_TOKENS] for text in prompts]
+    return [row for row in rows if row]

@@ -1,0 +1,366 @@
+"""The resident model: a live `transformers` model that candidates are merged straight into, and its evaluator.
+
+    recipe ─ plan ─ execute → live parameters → scorer → scores        nothing is written, nothing is reloaded
+
+The model is *dirty* from the first copied block until the last; only then does it carry a recipe hash. A score counts
+only if the hash is the candidate's before and after scoring, and if the parameters' bytes are still those that were
+merged: their digests (5 GB/s on one core, a small part of one forward pass) are compared after every block. Tensors
+that are the same in the candidate before are not merged again; facts about the sources are measured once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine import digest
+from engine.errors import CampaignError, EvaluationError, MergefleetError
+from engine.execution.binding import Binding
+from engine.execution.execute import Work as MergeWork
+from engine.execution.execute import execute
+from engine.execution.known_facts import KnownFacts
+from engine.execution.sinks import LiveSink
+from engine.execution.worker import RowPool
+from engine.recipes.recipe import ModelRef
+from search.baselines import make_baselines
+from search.campaign_file import Campaign
+from search.evaluators import floor
+from search.evaluators.audit import record_attempt
+from search.evaluators.contract import (
+    Scored,
+    Scorer,
+    Subject,
+    Suite,
+    TellsMeasures,
+    evaluation_key,
+    keyed_items,
+    runtime_facts,
+)
+from search.evaluators.entries import EvaluatorEntry
+from search.evaluators.loading import filled_views, load_from_disk, load_tokenizer, make_skeleton
+from search.evaluators.norms import Norms
+from search.evaluators.opening import open_scorer
+from search.evaluators.plans import Planned, Plans
+from search.evaluators.vllm import Loaded as VllmLoaded
+from search.evaluators.vllm import VllmModel, check_vllm
+from search.ports import BlockResult, Failed, Inventory, Work
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from engine.planning.plan import Plan
+
+# What a scorer may raise: lm-eval and users' functions bring exceptions of any of these kinds.
+_SCORING_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+_PASSING_ERRORS = (OSError, MemoryError)  # another attempt, elsewhere or later, may do better
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What the live model holds: whose recipe, and which weights (digest of the published form).
+
+    `tensors`: of every output tensor the hash of its recipe and the digest of its values, by name. `fingerprint`: of
+    the live bytes, where these are not simply the published ones.
+    """
+
+    recipe_hash: str
+    weights_digest: str
+    plan: Plan
+    tensors: Mapping[str, tuple[str, str]]
+    fingerprint: str | None
+
+
+@dataclass(frozen=True)
+class _Skeleton:
+    subject: Subject
+    binding: Binding
+    shape: str  # canonical config; another one means another skeleton
+    small_files: tuple[ModelRef, ModelRef, str | None]  # donor, tokenizer, chat template
+
+
+class ResidentModel:
+    """One live model at a time. Not thread safe; one evaluator owns it.
+
+    Checkpoints are opened once and stay open. A recipe whose output has another configuration (depth, tied heads,
+    rope, vocabulary), tokenizer or chat template gets a new skeleton, the old one is let go.
+    """
+
+    def __init__(self, entry: EvaluatorEntry, *, plans: Plans | None = None) -> None:
+        self._entry = entry
+        self._plans = plans or Plans()
+        self._skeleton: _Skeleton | None = None
+        self._known = KnownFacts()
+        self._rows = RowPool()
+        self._norms = Norms(self._plans)
+        self.loaded: Loaded | None = None
+
+    @property
+    def subject(self) -> Subject:
+        """Model and tokenizer. Raises EvaluationError before the first `load`."""
+        if self._skeleton is None:
+            raise EvaluationError("no recipe has been loaded into the resident model yet")
+        return self._skeleton.subject
+
+    def load(self, recipe: Mapping[str, Any], *, expected_hash: str | None = None) -> Loaded:
+        """Merge a recipe (mergekit's schema) into the live parameters; nothing to do if it is there already.
+
+        With `expected_hash`, a recipe that hashes otherwise on this machine is refused before a byte is merged.
+        Raises EvaluationError then, NotFinite for NaN or Inf, InputError where recipe and sources do not fit.
+        """
+        if self.loaded is not None and self.loaded.recipe_hash == expected_hash:
+            if self.is_intact():
+                return self.loaded
+            self.loaded = None  # somebody wrote into the model: nothing in it counts
+        planned = self._plans(recipe)
+        if expected_hash is not None and planned.recipe_hash != expected_hash:
+            raise EvaluationError(
+                f"the recipe's hash is {planned.recipe_hash[:12]} here, {expected_hash[:12]} was asked for: the "
+                "sources on this machine are not those of the campaign",
+                got=planned.recipe_hash,
+                expected=expected_hash,
+            )
+        return self._merge(planned)
+
+    def _merge(self, planned: Planned) -> Loaded:
+        plan = planned.plan
+        skeleton = self._skeleton_for(plan)
+        recipes = {tensor.name: recipe for tensor, recipe in zip(plan.tensors, planned.tensors, strict=True)}
+        digests = self._unchanged(recipes)
+        changed = {index for index, tensor in enumerate(plan.tensors) if tensor.name not in digests}
+        self.loaded = None  # dirty from here on
+        sink = LiveSink(skeleton.binding)
+        work = MergeWork(self._entry.threads, tensors=changed, known=self._known, pool=self._rows)
+        digests |= execute(plan, self._plans.checkpoints, sink, work=work).tensor_digests(plan, changed)
+        plain = skeleton.binding.is_plain(plan)
+        self.loaded = Loaded(
+            planned.recipe_hash,
+            digest.of_weights(digests),
+            plan,
+            tensors={name: (recipe, digests[name]) for name, recipe in recipes.items()},
+            fingerprint=None if plain else fingerprint(skeleton.subject.model),
+        )
+        return self.loaded
+
+    def _unchanged(self, recipes: Mapping[str, str]) -> dict[str, str]:
+        """Digests, by name, of the tensors that are in the live model already as these recipes have them.
+
+        Published bytes are looked at after scoring, all of them against these digests; what was cast on its way into
+        the model gets its fingerprint from the model, so that it must be intact now.
+        """
+        before = self.loaded
+        if before is None or (before.fingerprint is not None and not self.is_intact()):
+            return {}
+        return {name: made for name, (recipe, made) in before.tensors.items() if recipes.get(name) == recipe}
+
+    def is_intact(self) -> bool:
+        """Whether the live parameters still hold, bit for bit, what `load` merged into them."""
+        loaded, skeleton = self.loaded, self._skeleton
+        if loaded is None or skeleton is None:
+            return False
+        if loaded.fingerprint is not None:
+            return fingerprint(skeleton.subject.model) == loaded.fingerprint
+        return all(loaded.tensors[name][1] == made for name, made in LiveSink(skeleton.binding).digests(loaded.plan))
+
+    def _skeleton_for(self, plan: Plan) -> _Skeleton:
+        shape = digest.of_json({**plan.config, "dtype": None, "torch_dtype": None})
+        small_files = (plan.donor, plan.tokenizer, plan.chat_template)
+        old = self._skeleton
+        if old is not None and (old.shape, old.small_files) == (shape, small_files) and old.binding.fits(plan):
+            return old
+        self._skeleton = self.loaded = None  # before the new one takes its memory
+        model = make_skeleton(plan.config, self._entry, self._plans.open(plan.donor).directory)
+        tokenizer = load_tokenizer(self._plans.open(plan.tokenizer).tokenizer_directory)
+        tokenizer.chat_template = plan.chat_template or tokenizer.chat_template
+        subject = Subject(model, tokenizer)
+        binding = Binding.build(model, plan, views=filled_views(model, [tensor.name for tensor in plan.tensors]))
+        self._skeleton = _Skeleton(subject, binding, shape, small_files)
+        return self._skeleton
+
+    def blown_up(self) -> str | None:
+        """Why the loaded candidate's weights are out of all range, or None (search.evaluators.norms)."""
+        assert self.loaded is not None
+        assert self._skeleton is not None
+        return self._norms.failure(self.loaded.plan, self._skeleton.binding)
+
+    def close(self) -> None:
+        """Let go of model and files."""
+        self._skeleton = self.loaded = None
+        self._plans.close()
+
+
+class ResidentEvaluator:
+    """The Evaluator of search.ports over a ResidentModel and a Scorer."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        entry: EvaluatorEntry,
+        *,
+        audit: Path,
+        plans: Plans | None = None,
+        base: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._scorer, self._entry, self._audit, self._base = scorer, entry, audit, base
+        self.resident = ResidentModel(entry, plans=plans) if entry.engine == "hf" else VllmModel(entry, plans=plans)
+        self._floor = entry.floor and entry.engine == "hf"
+        self._inventory: Inventory | None = None
+        self._prompts: list[str] | None = None
+        self._floor_passed = ""
+        self._speaks: dict[str, bool] = {}  # parents, by name: whether they do more than loop
+
+    def inventory(self) -> Inventory:
+        """See search.ports.Evaluator; loads no model."""
+        if self._inventory is None:
+            runtime = runtime_facts(self._entry)
+            key, items = evaluation_key(self._scorer, runtime), keyed_items(self._scorer, runtime)
+            measures = self._scorer.measures() if isinstance(self._scorer, TellsMeasures) else None
+            known = None if measures is None else tuple(sorted(measures))
+            self._inventory = Inventory(key, items, tuple(self._scorer.notes()), known)
+        return self._inventory
+
+    def rehearse(self) -> None:
+        """See search.ports.Rehearses. The base is loaded only where the scorer runs code of the user's, and stays."""
+        if self._base is None or not (isinstance(self._scorer, Suite) and self._scorer.needs_rehearsal):
+            return
+        self.resident.load(self._base)
+        self._set_threads()
+        self._scorer.rehearse(self.resident.subject)
+        self._inventory = None  # the rehearsal may tell more
+
+    def evaluate(self, work: Work) -> BlockResult | Failed:
+        """See search.ports.Evaluator."""
+        try:
+            loaded = self.resident.load(work.recipe, expected_hash=work.recipe_hash)
+            record_attempt(self._audit, work)
+            if self._floor:
+                self._check_floor(loaded)
+            scored = self._score(self.resident.subject, work.items)
+            if not self._still_holds(work.recipe_hash):
+                cause = "the weights in the live model changed while they were scored: the scores were thrown away"
+                return Failed(work.lease, cause, retryable=True)
+            if self._floor and floor.nothing_right(scored.scores):
+                self._check_text(loaded)
+        except CampaignError:
+            raise
+        except _PASSING_ERRORS as error:
+            return Failed(work.lease, _cause(error), retryable=True)
+        except (MergefleetError, *_SCORING_ERRORS) as error:
+            return Failed(work.lease, _cause(error), retryable=False)
+        return BlockResult(
+            work.lease, loaded.recipe_hash, loaded.weights_digest, scored.scores, measures=scored.measures
+        )
+
+    def _still_holds(self, recipe_hash: str) -> bool:
+        """Whether the live model is, bit for bit, the candidate that was merged into it."""
+        after = self.resident.loaded
+        if after is not None and after.recipe_hash == recipe_hash and self.resident.is_intact():
+            return True
+        self.resident.loaded = None
+        return False
+
+    def _check_floor(self, loaded: Loaded | VllmLoaded) -> None:
+        """EvaluationError where the candidate is no language model; looked at once, before its first block."""
+        if loaded.recipe_hash == self._floor_passed:
+            return
+        self._set_threads()
+        subject = self.resident.subject
+        look = floor.look_at(subject.model, subject.tokenizer, self._floor_prompts())
+        cause = self.resident.blown_up() or floor.failure(look)
+        if cause is not None:
+            raise EvaluationError(cause)
+        self._floor_passed = loaded.recipe_hash
+
+    def _check_text(self, loaded: Loaded | VllmLoaded) -> None:
+        """EvaluationError where the candidate's text only loops and that of none of its sources does.
+
+        Parents take the candidate's place in the live model, so this comes after scoring; what they do is kept.
+        """
+        if not self._only_loops():
+            return
+        for source in loaded.plan.sources:
+            name = str(source)
+            if name not in self._speaks:
+                self.resident.load({"merge_method": "passthrough", "models": [{"model": name}]})
+                self._speaks[name] = not self._only_loops()
+            if not self._speaks[name]:
+                return
+        raise EvaluationError("floor: no item is right, and every prompt is continued by one to four tokens in a loop")
+
+    def _only_loops(self) -> bool:
+        subject = self.resident.subject
+        return floor.only_loops(subject.model, subject.tokenizer, self._floor_prompts())
+
+    def _floor_prompts(self) -> list[str]:
+        if self._prompts is None:
+            self._prompts = floor.prompts_of(self._scorer.items(), self._scorer.texts())
+        return self._prompts
+
+    def rescore(self, directory: Path, blocks: Iterable[Sequence[str]]) -> dict[str, float]:
+        """Scores of a model on disk, by item, from the same blocks of items as in the campaign.
+
+        Loads it with `AutoModelForCausalLM.from_pretrained`, as its users will, in the evaluator's dtype. With equal
+        weights, dtype, threads and blocks the scores are exactly those of the live model. Raises EvaluationError
+        where a tensor is missing or left over.
+        """
+        if self._entry.engine == "vllm":
+            raise EvaluationError("files are scored again by transformers, and these scores are vLLM's: --no-rescore")
+        subject = load_from_disk(directory, self._entry)
+        scores: dict[str, float] = {}
+        for block in blocks:
+            scores |= self._score(subject, block).scores
+        return scores
+
+    def _score(self, subject: Subject, keys: Sequence[str]) -> Scored:
+        self._set_threads()
+        return self._scorer.score(subject, keys)
+
+    def _set_threads(self) -> None:
+        """Each time: Ray and other libraries change it behind our back."""
+        import torch
+
+        torch.set_num_threads(self._entry.threads)
+
+    def close(self) -> None:
+        self.resident.close()
+
+
+def open_evaluator(campaign: Campaign, *, audit: Path, plans: Plans | None = None) -> ResidentEvaluator:
+    """The evaluator a campaign asks for. Raises CampaignError for a task, metric or GPU that is not there."""
+    check_device(campaign)
+    if campaign.evaluator.engine == "vllm":
+        check_vllm(campaign.origin, campaign.tasks)
+    base = next(baseline.recipe for baseline in make_baselines(campaign) if baseline.kind == "base")
+    return ResidentEvaluator(open_scorer(campaign), campaign.evaluator, audit=audit, plans=plans, base=base)
+
+
+def check_device(campaign: Campaign) -> None:
+    """CampaignError where the campaign asks for a GPU and torch finds none."""
+    device = campaign.evaluator.device
+    if device.startswith("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise CampaignError(
+                f"{campaign.origin}: evaluator.device: got {device!r}, torch finds no GPU here; use 'cpu'."
+            )
+
+
+def fingerprint(model: nn.Module) -> str:
+    """BLAKE3 (hex) of every live parameter and persistent buffer, tied ones once, in the order of state_dict."""
+    import torch
+    from blake3 import blake3
+
+    hasher, seen = blake3(), set()
+    for name, value in model.state_dict().items():
+        if value.data_ptr() in seen:
+            continue
+        seen.add(value.data_ptr())
+        hasher.update(name.encode())
+        hasher.update(memoryview(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()))
+    return hasher.hexdigest()
+
+
+def _cause(error: BaseException) -> str:
+    return str(error) if isinstance(error, MergefleetError) else f"{type(error).__name__}: {error}"

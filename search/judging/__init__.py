@@ -1,0 +1,1 @@
+"""What scores mean: objectives, early stopping, fronts, the verdict."""

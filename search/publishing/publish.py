@@ -1,0 +1,300 @@
+"""A candidate as a published model: merged again from its recipe, and visible only if it is what was scored.
+
+    choose → merge aside → same bits?  → same sentinel scores from the files? → visible at once
+
+Same bits: the digest of all tensors is the one that the evaluator reported. A directory appears by one rename, a Hub
+repository's files by one commit, an output in an object store by its manifest. For the last two the model is made in
+the run's `outbox` first, and checked there; for an object store it is then merged once more, straight into it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from engine.errors import CampaignError, EvaluationError, InputError, OutputDamaged, OutputExists, Refused
+from engine.merging import merge
+from engine.models.places import local_path
+from engine.outputs.hub_upload import HubRepo, Upload, upload
+from engine.outputs.naming import Names, is_private, unlike
+from engine.outputs.publish import clean
+from engine.planning.made import PROVENANCE
+from engine.planning.options import Options
+from engine.recipes.keypath import KeyPath
+from engine.recipes.model_ref import ModelRef, parse_model
+from engine.recipes.reader import parse_recipe
+from engine.recipes.recipe import Recipe
+from engine.remote.url import is_url
+from search.campaign_file import Campaign, campaign_to_dict
+from search.publishing import sentinels as sentinel_items
+from search.publishing.destination import (
+    ELSEWHERE,
+    Destination,
+    parse_destination,
+    provenance_at,
+    read_json,
+    refuse_unwritable,
+)
+from search.publishing.licences import Licence
+from search.publishing.model_card import Published, card_extras, licence_of, parents_facts
+from search.publishing.parents import Parent, read_parent
+from search.publishing.sentinels import Rescorer
+from search.publishing.versions import versions
+from search.results import CandidateRow, Results
+from search.run import RunDirectory
+
+OUTBOX = "outbox"
+Inspect = Callable[[Path], None]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to publish, where and how.
+
+    candidate  its number; None for the winner
+    anyway     the campaign's choice even if it is not shown to win
+    rescore    score sentinel items from the files
+    licence    instead of what follows from the parents
+    """
+
+    to: Destination
+    candidate: int | None = None
+    anyway: bool = False
+    rescore: bool = True
+    public: bool = False
+    message: str | None = None
+    licence: str | None = None
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What came of an order. `made` is False where the very model was there already."""
+
+    place: Destination
+    candidate: int
+    label: str
+    weights: str
+    sentinels: int
+    made: bool = True
+    commit: str | None = None
+
+
+def order_of(campaign: Campaign, directory: RunDirectory) -> Order:
+    """Where a campaign's winner goes by itself: `publish.to`, else `published` in the run.
+
+    Raises CampaignError where that is no place.
+    """
+    entry = campaign.publish
+    try:
+        to = parse_destination(entry.to) if entry.to else directory.root / "published"
+    except InputError as error:
+        raise CampaignError(f"{campaign.origin}: publish.to: {error.message}") from error
+    return Order(to, public=entry.public, licence=entry.license)
+
+
+def refuse_target(campaign: Campaign, directory: RunDirectory) -> None:
+    """Refuse, before anything is scored, a place that is taken (OutputExists) or cannot be written to (InputError)."""
+    order = order_of(campaign, directory)
+    refuse_unwritable(order.to)
+    try:
+        facts = provenance_at(order.to)
+    except OutputExists as error:
+        key = f"{campaign.origin}: publish.to: " if campaign.publish.to else ""
+        raise OutputExists(f"{key}{error.message}", **error.facts) from error
+    if facts is not None and facts.get("campaign", {}).get("name") != campaign.name:
+        raise OutputExists(f"{order.to}: is there already and is no model of campaign {campaign.name!r}. {ELSEWHERE}")
+
+
+def publish(
+    results: Results, directory: RunDirectory, order: Order, *, rescorer: Callable[[], Rescorer]
+) -> Publication:
+    """Do it. A place that holds these very weights already is left as it is, so that what was interrupted ends well.
+
+    `rescorer` is called only where sentinel items are scored.
+
+    Raises CampaignError where there is no such candidate, Refused where it is no winner and that is not asked for,
+    OutputDamaged where the bits differ from those that were scored, EvaluationError where the files score otherwise,
+    OutputExists where something else is in the way.
+    """
+    row, why = chosen(results, order)
+    wanted = row.weights_digest
+    assert wanted is not None  # `chosen` saw to it
+    found = sentinel_items.choose(results, row.number) if order.rescore else None
+    done = Publication(order.to, row.number, row.label, wanted, len(found.scores) if found else 0)
+    there = provenance_at(order.to)
+    if there is not None:
+        if there.get("weights") == wanted:
+            return replace(done, made=False)
+        raise OutputExists(f"{order.to}: is there already and holds another model. {ELSEWHERE}", path=str(order.to))
+    refuse_unwritable(order.to)
+    names = local_names(results.campaign)
+    published = Published(
+        results=results,
+        row=row,
+        why=why,
+        names=names,
+        parents=read_parents(results.campaign, names),
+        licence=Licence(order.licence) if order.licence else None,
+        sentinels=found,
+        reference=order.to.name if isinstance(order.to, Path) else str(order.to),
+    )
+    inspect = None
+    if found is not None:
+        evaluator = rescorer()
+        sentinel_items.check_key(evaluator, results.eval_key)
+        inspect = partial(sentinel_items.check, found, evaluator)
+    return replace(done, commit=_make(published, directory, order, inspect))
+
+
+def chosen(results: Results, order: Order) -> tuple[CandidateRow, str]:
+    """The candidate to publish, and why: winner, anyway (not shown to win), chosen (by number)."""
+    name, verdict = results.campaign.name, results.verdict
+    if order.candidate is not None:
+        return _numbered(results, order.candidate), "chosen"
+    if verdict is None:
+        raise CampaignError(
+            f"campaign {name!r} has no verdict yet: continue it with --resume, or publish a candidate by its number "
+            "(--candidate)"
+        )
+    if not verdict.significant and not order.anyway:
+        raise Refused(
+            f"campaign {name!r}: {verdict.sentence}: nothing is published. --anyway publishes {verdict.label}, and its "
+            "card says so; --candidate N publishes another one."
+        )
+    return _numbered(results, verdict.winner), "winner" if verdict.significant else "anyway"
+
+
+def _numbered(results: Results, number: int) -> CandidateRow:
+    if not 0 <= number < len(results.candidates):
+        raise CampaignError(
+            f"--candidate: got {number}, campaign {results.campaign.name!r} has candidates 0 to "
+            f"{len(results.candidates) - 1}"
+        )
+    row = results.candidate(number)
+    if row.weights_digest is None:
+        cause = row.failure or "it was never scored"
+        raise CampaignError(f"--candidate: {number} ({row.label}) has no weights to compare with: {cause}")
+    return row
+
+
+def local_names(campaign: Campaign) -> dict[str, str]:
+    """Short names for the models and adapters that are on this machine's disks, by their paths."""
+    refs = [_ref(campaign, entry.model) for entry in campaign.sources]
+    named = [(ref.lora or ref, name) for ref, name in zip(refs, campaign.source_names, strict=True)]
+    others = [_ref(campaign, campaign.base_model), *(ref.bare for ref in refs if ref.lora)]
+    named += [(ref, Path(ref.path).name or "base") for ref in others]
+    names: dict[str, str] = {}
+    for ref, stem in named:
+        if ref.path not in names and _is_local(ref):
+            names[ref.path] = unlike(names.values(), stem)
+    return names
+
+
+def read_parents(campaign: Campaign, names: Names) -> list[Parent]:
+    """Base and sources, each once."""
+    refs = dict.fromkeys(_ref(campaign, text) for text in (campaign.base_model, *(s.model for s in campaign.sources)))
+    return [read_parent(names.get(ref.path, str(ref)), ref) for ref in refs]
+
+
+def campaign_facts(published: Published) -> dict[str, Any]:
+    """What provenance.json says of the campaign: how the candidate was found and judged."""
+    results, row, found = published.results, published.row, published.sentinels
+    return {
+        "name": results.campaign.name,
+        "seed": results.campaign.seed,
+        "config": _public_config(results.campaign, published.names),
+        "evaluation_key": results.eval_key,
+        "items_digest": results.items_digest,
+        "candidate": row.number,
+        "label": row.label,
+        "published_as": published.why,
+        "recipe_hash": row.recipe_hash,
+        "candidates": len(results.candidates),
+        "items_spent": dict(results.items_spent),
+        "seconds": results.seconds,
+        "verdict": None if results.verdict is None else asdict(results.verdict),
+        "sentinels": None if found is None else {"split": found.split, "scores": dict(found.scores)},
+        "parents": parents_facts(published.parents),
+        "license": licence_of(published)[0].text,
+        "versions": versions(),
+    }
+
+
+def _make(published: Published, directory: RunDirectory, order: Order, inspect: Inspect | None) -> str | None:
+    """Merge, check, make visible; returns the commit, on the Hub."""
+    row, place = published.row, order.to
+    recipe = parse_recipe(dict(row.recipe), origin=f"candidate {row.number} of {published.results.campaign.name}")
+    options = Options(
+        content_digests=True,
+        card=card_extras(published),
+        names=published.names,
+        extra={"campaign": campaign_facts(published)},
+        expected_weights=row.weights_digest,
+        inspect=inspect,
+    )
+    if isinstance(place, Path):
+        _merge_checked(recipe, place, options)
+        return None
+    aside = directory.root / OUTBOX / place.name
+    if not _is_waiting(aside, options):
+        _merge_checked(recipe, aside, options)
+    commit = None
+    if isinstance(place, HubRepo):
+        message = order.message or f"{row.label} of campaign {published.results.campaign.name}"
+        commit = upload(aside, place, Upload(public=order.public, message=message))
+    else:
+        merge(recipe, str(place), options=replace(options, inspect=None))
+    shutil.rmtree(aside)
+    return commit
+
+
+def _merge_checked(recipe: Recipe, out: Path, options: Options) -> None:
+    """Merge; what cannot become visible is removed: a later try finds other inputs."""
+    try:
+        merge(recipe, out, options=options)
+    except (OutputDamaged, EvaluationError):
+        clean(out)
+        raise
+
+
+def _is_waiting(aside: Path, options: Options) -> bool:
+    """Whether an earlier try left this very directory in the outbox, checked; what else is there goes."""
+    if not aside.exists():
+        if aside.parent.exists():  # begun for another candidate, perhaps
+            clean(aside)
+        return False
+    there = read_json(aside / PROVENANCE)
+    if there.get("weights") == options.expected_weights and there.get("campaign") == options.extra["campaign"]:
+        return True
+    shutil.rmtree(aside)
+    return False
+
+
+def _ref(campaign: Campaign, text: str) -> ModelRef:
+    return parse_model(text, KeyPath(campaign.origin))
+
+
+def _is_local(ref: ModelRef) -> bool:
+    return not is_url(ref.path) and local_path(ref.bare) is not None
+
+
+def _public_config(campaign: Campaign, names: Names) -> dict[str, Any]:
+    """The campaign file without what belongs to this machine: where its store is (with a password, perhaps), paths."""
+    mine = ("store", "publish", "trackers")
+    data = {key: value for key, value in campaign_to_dict(campaign).items() if key not in mine}
+    cleaned: dict[str, Any] = _public(data, names)
+    return cleaned
+
+
+def _public(value: Any, names: Names) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _public(inner, names) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_public(inner, names) for inner in value]
+    if isinstance(value, str):
+        return names.get(value) or (Path(value).name if is_private(value) else value)
+    return value

@@ -1,0 +1,52 @@
+"""The report's tables of several objectives and of constraints: the front with its uncertainty, the bounds. Pure."""
+
+from __future__ import annotations
+
+from search.ports import Verdict
+from search.report.tables import Table, signed_text
+
+
+def goal_tables(verdict: Verdict | None) -> list[Table]:
+    """The front and the bounds, where the campaign has such and was judged."""
+    if verdict is None:
+        return []
+    return [table for table in (front_table(verdict), bounds_table(verdict)) if table.rows]
+
+
+def front_table(verdict: Verdict) -> Table:
+    """Every model of the front on the holdout, the winner first."""
+    rows = []
+    for member in verdict.front:
+        cells = [
+            f"{_number(value)} ({_number(low)} … {_number(high)})"
+            for value, (low, high) in zip(member.values, member.intervals, strict=True)
+        ]
+        rows.append((member.label, *cells, f"{100 * member.chance:.0f} %"))
+    note = (
+        "Values on the holdout with 95 % intervals (joint bootstrap over items). The chance: the share of resamples "
+        "in which no other member is as good in everything and better in something. The first row is published."
+    )
+    return Table("Front", ("model", *verdict.objectives, "chance"), tuple(rows), note)
+
+
+def bounds_table(verdict: Verdict) -> Table:
+    """Every constraint on the winner, the least of them first."""
+    rows = [
+        (
+            bound.title,
+            bound.reference or "–",
+            _number(bound.value),
+            signed_text(bound.margin),
+            f"{signed_text(bound.interval[0])} … {signed_text(bound.interval[1])}",
+            "yes" if bound.kept else "no",
+        )
+        for bound in sorted(verdict.bounds, key=lambda bound: bound.margin)
+    ]
+    note = "The margin is what is left to the bound on the holdout; a winner has to keep every constraint."
+    columns = ("constraint", "compared with", "value", "margin", "95 % interval", "kept")
+    return Table("Constraints", columns, tuple(rows), note)
+
+
+def _number(value: float) -> str:
+    """Three decimals for scores, three digits and more for what is counted."""
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}".replace(",", "\u202f")

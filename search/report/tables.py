@@ -1,0 +1,174 @@
+"""The tables of the report: comparisons, skills, cost, leaders, ledger, provenance. Pure; all cells are text."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+
+from search.ports import SPLITS
+from search.results import Results
+
+Z95 = 1.959964  # two-sided 95 % of a normal distribution
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the report, all cells text; columns after the first are numbers and stand on the right."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+def tables(results: Results) -> list[Table]:
+    """All tables of the report, in order; those without rows are left out."""
+    from search.report.goals import goal_tables  # its tables are made of this module's cells
+
+    made = [comparison_table(results), *goal_tables(results.verdict), skill_table(results)]
+    made += [cost_table(results), leader_table(results)]
+    made += [ledger_table(results), provenance_table(results)]
+    return [table for table in made if table.rows]
+
+
+def comparison_table(results: Results) -> Table:
+    """The winner against every comparator on the holdout, the nearest first."""
+    columns = (
+        "against",
+        "score",
+        "difference",
+        "95 % interval",
+        "lower bound",
+        "items won : lost",
+        "sign test p",
+        "beaten",
+    )
+    verdict = results.verdict
+    if verdict is None:
+        return Table("Winner against every comparator", columns, ())
+    rows = [
+        (
+            found.label,
+            score_text(found.score),
+            signed_text(found.difference),
+            f"{signed_text(found.interval[0])} … {signed_text(found.interval[1])}",
+            signed_text(found.lower),
+            f"{found.wins} : {found.losses}",
+            _p_value(found.sign_p),
+            "yes" if found.beaten else "no",
+        )
+        for found in sorted(verdict.comparisons, key=lambda found: found.lower)
+    ]
+    rows += [(label, *("–",) * 6, "no") for label in verdict.unscored]
+    note = (
+        f"{verdict.label}: {score_text(verdict.score)} ({interval_text(verdict.interval)}) on "
+        f"{verdict.holdout_items} holdout items, opened once. Differences are paired over items; bounds from "
+        f"{verdict.resamples} bootstrap resamples, stratified by task. To win is to have every one-sided 95 % lower "
+        "bound above 0."
+    )
+    return Table("Winner against every comparator", columns, tuple(rows), note)
+
+
+def skill_table(results: Results) -> Table:
+    """Holdout score per task of everybody who met the holdout, the winner first, then by mean."""
+    tasks = [task.name for task in results.campaign.tasks]
+    scored = skill_scores(results)
+    mean = {n: results.candidate(n).holdout_score or -math.inf for n in scored}
+    order = sorted(scored, key=lambda n: (n != results.winner, -mean[n], n))
+    rows = []
+    for number in order:
+        cells = [_with_error(*scored[number][task]) if task in scored[number] else "–" for task in tasks]
+        rows.append((results.candidate(number).label, *cells, score_text(results.candidate(number).holdout_score)))
+    note = "Mean over holdout items ± half of the 95 % interval."
+    return Table("Skills on the holdout", ("candidate", *tasks, "mean"), tuple(rows), note)
+
+
+def cost_table(results: Results) -> Table:
+    """Item evaluations by split, candidates, time."""
+    rows = [(f"{split} items scored", count_text(results.items_spent.get(split, 0))) for split in SPLITS]
+    failed = sum(row.failure is not None for row in results.candidates)
+    rows += [("candidates", count_text(len(results.candidates))), ("of them failed", count_text(failed))]
+    rows += [("wall time", duration_text(results.seconds))]
+    return Table("Cost", ("what", "how much"), tuple(rows))
+
+
+def leader_table(results: Results, count: int = 10) -> Table:
+    """The best candidates by their latest kind of score."""
+    scored = [row for row in results.candidates if row.estimate is not None or row.selection_score is not None]
+    scored.sort(key=lambda row: (-(row.selection_score or -1.0), -(row.estimate or -1.0), row.number))
+    rows = tuple(
+        (row.label, row.stage or "–", score_text(row.estimate), score_text(row.selection_score))
+        for row in scored[:count]
+    )
+    note = "Estimates come from small windows of search items and are shrunk; selection scores are on fresh items."
+    return Table("Best candidates", ("candidate", "stage", "estimate", "selection"), rows, note)
+
+
+def ledger_table(results: Results) -> Table:
+    """Who met the holdout, and why."""
+    rows = tuple(
+        (results.candidate(access.candidate).label, access.reason, count_text(access.items), str(access.epoch))
+        for access in results.ledger
+    )
+    return Table("Holdout ledger", ("candidate", "reason", "items", "epoch"), rows)
+
+
+def provenance_table(results: Results) -> Table:
+    """Digests that tie the report to the published files."""
+    rows = [("campaign seed", str(results.campaign.seed)), ("base model", results.campaign.base_model)]
+    for name, source in zip(results.campaign.source_names, results.campaign.sources, strict=True):
+        rows.append((f"source {name}", source.model))
+    rows.append(("evaluation key", results.eval_key))
+    if results.winner is not None:
+        row = results.candidate(results.winner)
+        rows += [("recipe hash", row.recipe_hash), ("weights digest", row.weights_digest or "–")]
+    return Table("Provenance", ("what", "value"), tuple(rows))
+
+
+def skill_scores(results: Results) -> dict[int, dict[str, tuple[float, float]]]:
+    """Candidate → task → (mean, half of its 95 % interval) on the holdout; Wilson's half for 0/1 scores would be
+    asymmetric, so this is the normal one, which differs by less than 0.001 from 400 items on."""
+    scores: dict[tuple[int, str], list[float]] = defaultdict(list)
+    for entry in results.item_scores:
+        if entry.split == "holdout":
+            scores[entry.candidate, entry.task].append(entry.score)
+    found: dict[int, dict[str, tuple[float, float]]] = defaultdict(dict)
+    for (candidate, task), values in scores.items():
+        mean = math.fsum(values) / len(values)
+        variance = math.fsum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)
+        found[candidate][task] = (mean, Z95 * math.sqrt(variance / len(values)))
+    return dict(found)
+
+
+def score_text(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def count_text(count: int) -> str:
+    """12 345 with narrow spaces that do not break."""
+    return f"{count:,}".replace(",", "\u202f")
+
+
+def interval_text(interval: tuple[float, float]) -> str:
+    return f"{score_text(interval[0])} … {score_text(interval[1])}"
+
+
+def signed_text(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def _with_error(mean: float, half: float) -> str:
+    return f"{mean:.3f} ± {half:.3f}"
+
+
+def _p_value(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def duration_text(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s"
+    hours, rest = divmod(whole, 3600)
+    return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"

@@ -1,0 +1,63 @@
+"""The report for a terminal of 80 columns: history as a line of bars, tables without columns that do not fit. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from search.report.tables import Table, score_text
+from search.results import Results
+
+_BARS = "▁▂▃▄▅▆▇█"
+_FIRST_TO_GO = ("sign test p", "items won : lost", "lower bound")
+BARS = 50
+
+
+def history_line(results: Results) -> str:
+    """The best estimate so far over the candidates, as bars; "" before there are two."""
+    best: list[float] = []
+    for row in results.candidates:
+        if row.estimate is not None:
+            best.append(max(row.estimate, best[-1]) if best else row.estimate)
+    if len(best) < 2:
+        return ""
+    return f"best estimate {score_text(best[0])} {bars(best)} {score_text(best[-1])}"
+
+
+def bars(values: Sequence[float], width: int = BARS) -> str:
+    """One bar for each of at most `width` stretches of values: its last one.
+
+    >>> bars([0.0, 0.5, 1.0])
+    '▁▅█'
+    """
+    count = min(width, len(values))
+    shown = [values[(place + 1) * len(values) // count - 1] for place in range(count)]
+    low, reach = min(shown), (max(shown) - min(shown)) or 1.0
+    return "".join(_BARS[min(7, int(8 * (value - low) / reach))] for value in shown)
+
+
+def aligned(table: Table, width: int) -> list[str]:
+    """Its lines, columns under each other; what does not fit goes, the least telling first."""
+    for name in _FIRST_TO_GO:
+        if len(_lines(table)[0]) <= width:
+            break
+        table = _without(table, name)
+    return _lines(table)
+
+
+def _without(table: Table, name: str) -> Table:
+    kept = [place for place, column in enumerate(table.columns) if column != name]
+    rows = tuple(tuple(row[place] for place in kept) for row in table.rows)
+    return replace(table, columns=tuple(table.columns[place] for place in kept), rows=rows)
+
+
+def _lines(table: Table) -> list[str]:
+    cells = [table.columns, *table.rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(table.columns))]
+    return [
+        "  ".join(
+            cell.ljust(size) if column == 0 else cell.rjust(size)
+            for column, (cell, size) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]

@@ -1,0 +1,85 @@
+"""A campaign that begins as another one: its rows up to a candidate, under a new name (`mergefleet search --fork`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from engine.errors import CampaignError, OutputExists
+from search.campaign_file import Campaign, campaign_to_dict
+from search.store import schema
+from search.store.store import CampaignFacts, Row, Store, refuse_changes, store_url, stored_config
+
+FREE_KEYS = frozenset({"name", "budget", "publish", "store", "selection", "comparators", "sampler", "sampler_options"})
+"""Keys in which a fork may differ from its origin: what is copied does not depend on them."""
+NOBODY = 0
+"""Who paid for item scores that a fork brings into a store of its own: no campaign of that store."""
+
+
+def fork(old: Store, campaign: Campaign, new: Store, *, at: int | None, now: float) -> int:
+    """Make `campaign`, which has another name than the one in `old`, of that one's candidates 0 to `at`.
+
+    `old` has found its campaign; `new` is the store of the new one, maybe the same database. Returns how many
+    candidates the fork begins with. Raises CampaignError (the holdout was opened, no such candidate), InputsChanged
+    (the file differs in more than FREE_KEYS), OutputExists (the name is taken).
+    """
+    row = old.rows(schema.CAMPAIGNS, id=old.campaign)[0]
+    if old.holdout_opened():
+        raise CampaignError(
+            f"campaign {row['name']!r} has opened its holdout: a fork would be chosen by who knows the result, and "
+            "judged on the same items. Start a campaign whose holdout has other items."
+        )
+    facts = CampaignFacts(
+        campaign.name, stored_config(campaign), row["eval_key"], row["items_digest"], row["layers"], row["elites"]
+    )
+    refuse_changes(row, facts, free=FREE_KEYS)
+    if new.find(campaign.name) is not None:
+        raise OutputExists(f"{new.place}: holds a campaign {campaign.name!r} already. Give the fork another name.")
+    rows = _copied(old, at=at)
+    scores = old.shared_scores(sorted({entry["recipe_hash"] for entry in rows[schema.CANDIDATES.name]}))
+    new.take_over(facts, now=now)
+    with new.transaction() as transaction:
+        for table in (schema.ITEMS, schema.CANDIDATES, schema.COHORTS, schema.ASSESSMENTS, schema.LEASES):
+            transaction.add(table, rows[table.name])
+        if new.place != old.place:
+            transaction.add_scores(scores, campaign=NOBODY)
+    return len(rows[schema.CANDIDATES.name])
+
+
+def write_campaign(campaign: Campaign, path: Path) -> None:
+    """The fork's own campaign file, by which it is resumed; readable by its owner only, for the URL of the store."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(yaml.safe_dump(campaign_to_dict(campaign), sort_keys=False))
+
+
+def fork_store(campaign: Campaign, database: Path) -> Store:
+    """The store of a campaign whose run directory has this database."""
+    database.parent.mkdir(parents=True, exist_ok=True)
+    return Store(store_url(campaign.store, default=database))
+
+
+def _copied(old: Store, *, at: int | None) -> dict[str, list[Row]]:
+    """The rows that the fork begins with: the search up to candidate `at`, without selection and events."""
+    searched = {row["number"]: row for row in old.rows(schema.ASSESSMENTS, split="search")}
+    last = next(number for number in range(len(searched) + 1) if number not in searched) - 1
+    if at is not None and not 0 <= at <= last:
+        raise CampaignError(f"--at: got {at}, a candidate of the search expected, 0 to {last}", got=at)
+    kept = range((last if at is None else at) + 1)
+    candidates = [row for row in old.rows(schema.CANDIDATES) if row["number"] in kept]
+    cohorts = {row["cohort"] for row in candidates}
+    leases = [row for row in old.rows(schema.LEASES, split="search", state="done") if row["candidate"] in kept]
+    return {
+        schema.ITEMS.name: old.rows(schema.ITEMS),
+        schema.CANDIDATES.name: candidates,
+        schema.COHORTS.name: [row for row in old.rows(schema.COHORTS) if row["number"] in cohorts],
+        schema.ASSESSMENTS.name: [searched[number] for number in kept],
+        # they tell which weights were scored; their names are free again for the fork's own
+        schema.LEASES.name: _renamed(leases, prefix=f"{old.campaign}/"),
+    }
+
+
+def _renamed(leases: Sequence[Row], *, prefix: str) -> list[Row]:
+    return [{**row, "lease": f"{prefix}{row['lease']}", "taken": 0.0, "ended": 0.0} for row in leases]

@@ -1,0 +1,395 @@
+"""The truth about a campaign: rows in SQL, written in transactions that a newer coordinator can veto.
+
+Every start of a coordinator takes the campaign's next *epoch*; every transaction first checks that its epoch is still
+the campaign's (StaleEpoch otherwise), so a predecessor that wakes up again cannot write. SQLite: WAL, one writer
+(`BEGIN IMMEDIATE`), `synchronous=NORMAL`: a killed process loses nothing that was committed; a power cut may lose the
+last commits, never the file's consistency, and those units are scored again. A predecessor stopped inside a
+transaction holds SQLite's lock for ever: a successor without the lock after `LOCK_WAIT_S` ends that process, if it is
+on this host and can be identified, and else refuses, naming it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Insert,
+    Table,
+    Update,
+    bindparam,
+    create_engine,
+    delete,
+    event,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, OperationalError
+
+from engine import failpoints
+from engine.errors import Busy, CampaignError, InputsChanged, StaleEpoch
+from search.campaign_file import Campaign, campaign_to_dict, parse_campaign
+from search.store import migration, schema, takeover
+from search.store.takeover import ProcessIdentity
+
+LOCK_WAIT_S = 10.0
+CHUNK = 500
+"""Recipe hashes per query: SQLite takes 32766 parameters, PostgreSQL 65535."""
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CampaignFacts:
+    """What a run must have in common with the one it continues; `elites` are written down when it is new."""
+
+    name: str
+    config: Mapping[str, Any]
+    eval_key: str
+    items_digest: str
+    layers: int
+    elites: Sequence[Any] | None = None
+
+
+class Store:
+    """One campaign in one database. `take_over` first; then `transaction` writes and `rows` reads."""
+
+    def __init__(self, url: str, *, lock_wait_s: float = LOCK_WAIT_S) -> None:
+        self.place = shown_url(url)
+        self._lock_wait_s = lock_wait_s
+        self._engine = _connect(url, lock_wait_s)
+        self._reader = self._engine.execution_options(write=False)
+        self.campaign = 0
+        self.epoch = 0
+
+    def find(self, name: str) -> Row | None:
+        """The campaign's row, or None where this database does not hold it. Only reads, and needs no lock.
+
+        Raises CampaignError where the tables are of another version, with the command that migrates them.
+        """
+        with self._reader.connect() as connection:
+            if not migration.holds_campaigns(connection, place=self.place):
+                return None
+        found = self.rows(schema.CAMPAIGNS, name=name)
+        if found:
+            self.campaign = int(found[0]["id"])
+        return found[0] if found else None
+
+    def take_over(self, facts: CampaignFacts, *, now: float) -> int:
+        """Become the campaign's one writer: epoch += 1 (creating the campaign in epoch 1). Returns the epoch.
+
+        Raises Busy where the lock is held by a process that cannot be ended from here.
+        """
+        self.epoch = self._with_lock(lambda: self._next_epoch(facts, now=now))
+        return self.epoch
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """All or nothing, and only in the present epoch: StaleEpoch where a newer coordinator has taken over."""
+        with self._engine.begin() as connection:
+            self._check_epoch(connection)
+            yield Transaction(connection, self.campaign)
+            failpoints.reach("store.commit")
+
+    def rows(self, table: Table, **equal: Any) -> list[Row]:
+        """Rows of this campaign (of all, for tables without one), as mappings, in the order of the primary key."""
+        query = select(table).order_by(*table.primary_key.columns)
+        if "campaign" in table.columns:
+            query = query.where(table.c.campaign == self.campaign)
+        for name, value in equal.items():
+            query = query.where(table.c[name] == value)
+        with self._reader.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def shared_scores(self, recipe_hashes: Sequence[str]) -> list[Row]:
+        """What any campaign of this store scored of these recipes."""
+        table = schema.ITEM_SCORES
+        return self._of_recipes(select(table).order_by(*table.primary_key.columns), table, recipe_hashes)
+
+    def weights_digests(self, recipe_hashes: Sequence[str]) -> dict[str, str]:
+        """Recipe hash → digest of the weights that were scored, as any campaign of this store noted it."""
+        leases, candidates = schema.LEASES, schema.CANDIDATES
+        query = (
+            select(candidates.c.recipe_hash, leases.c.weights_digest)
+            .join(leases, (leases.c.campaign == candidates.c.campaign) & (leases.c.candidate == candidates.c.number))
+            .where(leases.c.weights_digest.is_not(None))
+            .distinct()
+        )
+        found = self._of_recipes(query, candidates, recipe_hashes)
+        return {row["recipe_hash"]: row["weights_digest"] for row in found}
+
+    def _of_recipes(self, query: Any, table: Table, recipe_hashes: Sequence[str]) -> list[Row]:
+        found: list[Row] = []
+        with self._reader.connect() as connection:
+            for start in range(0, len(recipe_hashes), CHUNK):
+                chunk = query.where(table.c.recipe_hash.in_(recipe_hashes[start : start + CHUNK]))
+                found += [dict(row) for row in connection.execute(chunk).mappings()]
+        return found
+
+    def wish(self, wish: str, *, now: float) -> None:
+        """Ask the campaign's coordinator for something, from any process: no epoch is taken."""
+        table = schema.WISHES
+        with self._engine.begin() as connection:
+            row = {"campaign": self.campaign, "wish": wish, "at": now}
+            connection.execute(_upserting(connection).insert(table).on_conflict_do_nothing(), [row])
+
+    def holdout_opened(self) -> bool:
+        """Whether anybody of this campaign has met the sealed items."""
+        return bool(self.rows(schema.LEDGER))
+
+    def migrate(self) -> tuple[int, Path | None]:
+        """Bring the tables to this version, all or nothing: the version they had, and the copy kept of a file."""
+        copy = None
+        with self._reader.connect() as connection:
+            before = migration.version_of(connection)
+        if self._engine.dialect.name == "sqlite" and before is not None and before < schema.VERSION:
+            file = Path(str(self._engine.url.database))
+            copy = file.with_name(f"{file.name}.version-{before}")
+            with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(copy)) as target:
+                source.backup(target)
+        with self._engine.begin() as connection:
+            return migration.migrate(connection, place=self.place), copy
+
+    def holdouts_met(self, score_keys: Collection[str]) -> dict[str, int]:
+        """Other campaigns of this store whose opened holdouts hold some of these items, and how many of them."""
+        items, ledger, campaigns = schema.ITEMS, schema.LEDGER, schema.CAMPAIGNS
+        opened = select(ledger.c.campaign).where(ledger.c.campaign != self.campaign).distinct()
+        query = (
+            select(campaigns.c.name, items.c.score_key)
+            .join(items, items.c.campaign == campaigns.c.id)
+            .where(items.c.split == "holdout", campaigns.c.id.in_(opened))
+        )
+        with self._reader.connect() as connection:
+            met = [name for name, key in connection.execute(query) if key in score_keys]
+        return dict(sorted(Counter(met).items()))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def _next_epoch(self, facts: CampaignFacts, *, now: float) -> int:
+        me = takeover.this_process()
+        with self._engine.begin() as connection:
+            migration.prepare(connection, place=self.place)
+            table = schema.CAMPAIGNS
+            found = connection.execute(_locking(select(table).where(table.c.name == facts.name))).mappings().first()
+            if found is None:
+                values = {**vars(facts), "config": dict(facts.config), "epoch": 0, "created": now, "seconds": 0.0}
+                connection.execute(insert(table).values(**values))
+                found = connection.execute(select(table).where(table.c.name == facts.name)).mappings().one()
+            self.campaign, epoch = int(found["id"]), int(found["epoch"]) + 1
+            connection.execute(update(table).where(table.c.id == self.campaign).values(epoch=epoch))
+            entry = {"campaign": self.campaign, "epoch": epoch, "at": now, **vars(me)}
+            connection.execute(insert(schema.EPOCHS).values(**entry))
+            failpoints.reach("store.commit")
+        return epoch
+
+    def _check_epoch(self, connection: Connection) -> None:
+        epoch = connection.execute(_present_epoch(), {"campaign": self.campaign}).scalar()
+        if epoch != self.epoch:
+            raise StaleEpoch(
+                f"{self.place}: this coordinator has epoch {self.epoch}, a newer one took over with epoch {epoch}. "
+                "Nothing was written; this process should end.",
+                epoch=self.epoch,
+                newest=epoch,
+            )
+
+    def _with_lock(self, act: Any) -> Any:
+        """Run `act`, ending a stopped predecessor that holds the lock."""
+        try:
+            return act()
+        except OperationalError as failure:
+            if "locked" not in str(failure) and "lock timeout" not in str(failure):
+                raise
+        owner = self._owner()
+        if owner is None or not takeover.end(owner):
+            raise _busy(self.place, owner, self._lock_wait_s)
+        return act()
+
+    def _owner(self) -> ProcessIdentity | None:
+        """The process of the last epoch, of any campaign in this database (readers need no lock in WAL mode)."""
+        table = schema.EPOCHS
+        with self._reader.connect() as connection:
+            found = connection.execute(select(table).order_by(table.c.at.desc())).mappings().first()
+        return None if found is None else ProcessIdentity(found["pid"], found["started"], found["host"])
+
+
+class Transaction:
+    """Writes of one transaction; use inside `with store.transaction() as transaction`."""
+
+    def __init__(self, connection: Connection, campaign: int) -> None:
+        self._connection = connection
+        self._campaign = campaign
+
+    def add(self, table: Table, rows: Sequence[Row]) -> None:
+        """Insert rows of this campaign in one statement."""
+        if rows:
+            self._connection.execute(_inserting(table), [{**row, "campaign": self._campaign} for row in rows])
+
+    def change(self, table: Table, values: Row, **key: Any) -> None:
+        """Update this campaign's rows that match `key`."""
+        statement = _updating(table, tuple(key), tuple(values))
+        keys = {f"key_{name}": value for name, value in key.items()}
+        self._connection.execute(statement, {**keys, **values, "key_campaign": self._campaign})
+
+    def remove(self, table: Table, **key: Any) -> None:
+        """Delete this campaign's rows that match `key`."""
+        matching = [table.c[name] == value for name, value in key.items()]
+        self._connection.execute(delete(table).where(table.c.campaign == self._campaign, *matching))
+
+    def add_scores(self, rows: Sequence[Row], *, campaign: int | None = None) -> None:
+        """Item scores, paid by this campaign or another; the first write of a (recipe, score key, measure) stays."""
+        if rows:
+            payer = self._campaign if campaign is None else campaign
+            statement = _upserting(self._connection).insert(schema.ITEM_SCORES).on_conflict_do_nothing()
+            self._connection.execute(statement, [{**row, "campaign": payer} for row in rows])
+
+    def rekey(self, keys: Mapping[str, tuple[str, str]]) -> None:
+        """Give items, by name, another score key: (old, new). Their scores move along, unless they are there."""
+        items, scores = schema.ITEMS, schema.ITEM_SCORES
+        for item, (old, new) in keys.items():
+            self.change(items, {"score_key": new}, item=item)
+            mine = (scores.c.score_key == old) & (scores.c.campaign == self._campaign)
+            moved = [
+                {**row, "score_key": new} for row in self._connection.execute(select(scores).where(mine)).mappings()
+            ]
+            self._connection.execute(delete(scores).where(mine))
+            self.add_scores(moved)
+
+
+@lru_cache(64)  # building a statement takes longer than running it
+def _updating(table: Table, keys: tuple[str, ...], values: tuple[str, ...]) -> Update:
+    """UPDATE of these columns of a campaign's rows, by these keys; parameters of keys are called `key_...`."""
+    own = table.c.id if table is schema.CAMPAIGNS else table.c.campaign
+    matching = [table.c[name] == bindparam(f"key_{name}") for name in keys]
+    statement = update(table).where(own == bindparam("key_campaign"), *matching)
+    return statement.values({name: bindparam(name) for name in values})
+
+
+@lru_cache(64)
+def _inserting(table: Table) -> Insert:
+    return insert(table)
+
+
+@lru_cache(1)
+def _present_epoch() -> Any:
+    """The epoch of a campaign, held until the transaction ends."""
+    return _locking(select(schema.CAMPAIGNS.c.epoch).where(schema.CAMPAIGNS.c.id == bindparam("campaign")))
+
+
+def _upserting(connection: Connection) -> Any:
+    """The dialect's module: `insert(...).on_conflict_do_nothing()` is not in common SQL."""
+    return postgresql if connection.dialect.name == "postgresql" else sqlite
+
+
+def shown_url(url: str) -> str:
+    """A database's URL for people: without its password."""
+    return make_url(url).render_as_string(hide_password=True)
+
+
+def store_url(place: str | None, *, default: Path) -> str:
+    """A database URL from what a campaign says: a URL, a path of an SQLite file, or nothing (`default`)."""
+    if place is None:
+        return f"sqlite:///{default}"
+    if "://" not in place:
+        return f"sqlite:///{place}"
+    try:
+        backend = make_url(place).get_backend_name()
+    except ArgumentError:
+        backend = "?"
+    if backend not in ("sqlite", "postgresql"):
+        scheme = place.partition("://")[0]
+        raise CampaignError(f"store: got {scheme}://..., a path or a URL of sqlite or postgresql expected")
+    return place.replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+def stored_config(campaign: Campaign) -> dict[str, Any]:
+    """The campaign as its store keeps it: without the password of the store's URL."""
+    config = campaign_to_dict(campaign)
+    if campaign.store is not None and "://" in campaign.store:
+        config["store"] = shown_url(campaign.store)
+    return config
+
+
+def refuse_changes(found: Row, facts: CampaignFacts, *, free: frozenset[str]) -> None:
+    """Raise InputsChanged where campaign, evaluator or items are not the stored run's; `free` keys may differ."""
+    then = _present(found["config"])
+    changed = [
+        f"{key}: {then.get(key)!r} then, {facts.config.get(key)!r} now"
+        for key in sorted({*then, *facts.config} - free)
+        if then.get(key) != facts.config.get(key)
+    ]
+    if found["eval_key"] != facts.eval_key:
+        changed.append("the evaluation key (task files, evaluator settings or versions)")
+    if found["items_digest"] != facts.items_digest:
+        changed.append("the items of the tasks")
+    if found["layers"] != facts.layers:
+        changed.append(f"the models' layers: {found['layers']} then, {facts.layers} now")
+    if changed:
+        raise InputsChanged(
+            f"campaign {facts.name!r} cannot be resumed, these inputs changed: {'; '.join(changed)}. "
+            "Restore them, or start a campaign of another name.",
+            changed=changed,
+        )
+
+
+def _present(config: Row) -> Row:
+    """A stored campaign as this version writes it down: keys that did not exist then have their defaults."""
+    try:
+        return campaign_to_dict(parse_campaign(config, origin="store"))
+    except CampaignError:
+        return config
+
+
+def _connect(url: str, lock_wait_s: float) -> Engine:
+    if url.startswith("sqlite"):
+        return _connect_sqlite(url, lock_wait_s)
+    # A session stopped inside a transaction is ended by the server after `idle`; whoever waits for it waits longer.
+    idle_ms = int(lock_wait_s * 1000)
+    options = f"-c idle_in_transaction_session_timeout={idle_ms} -c lock_timeout={2 * idle_ms}"
+    return create_engine(url, connect_args={"options": options}, pool_pre_ping=True)
+
+
+def _connect_sqlite(url: str, lock_wait_s: float) -> Engine:
+    """SQLAlchemy's recipe for real transactions on SQLite: we say BEGIN ourselves, and at once ask for the lock."""
+    engine = create_engine(url, connect_args={"timeout": lock_wait_s, "isolation_level": None})
+
+    def configure(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    def begin(connection: Connection) -> None:
+        write = connection.get_execution_options().get("write", True)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    event.listen(engine, "connect", configure)
+    event.listen(engine, "begin", begin)
+    return engine
+
+
+def _locking(query: Any) -> Any:
+    """FOR UPDATE where the database knows it (SQLite compiles it to nothing: BEGIN IMMEDIATE holds the lock)."""
+    return query.with_for_update()
+
+
+def _busy(place: str, owner: ProcessIdentity | None, waited_s: float) -> Busy:
+    ended = owner is None or (owner.host == takeover.this_host() and not takeover.is_running(owner))
+    who = "by a program that is no coordinator of ours"
+    if owner is not None and not ended:
+        who = (
+            f"by process {owner.pid} on {owner.host.split()[0]}, the last coordinator, which cannot be ended from here"
+        )
+    return Busy(
+        f"{place}: no lock within {waited_s:g} s; it is held {who}. End that process, then resume.",
+        owner=None if owner is None or ended else owner.pid,
+    )

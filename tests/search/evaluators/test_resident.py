@@ -1,0 +1,399 @@
+"""The resident model: what is scored is what was merged, and what is published scores the same from disk."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_tasks import Bench, make_bench, make_model
+
+from engine import digest
+from engine.errors import CampaignError, EvaluationError, SourceError
+from engine.execution.execute import execute
+from engine.execution.sinks import FileSink
+from engine.models.checkpoint import open_checkpoints
+from engine.models.tokenizer import write_small_files
+from engine.planning.planner import make_plan
+from engine.recipes.reader import parse_recipe
+from search.evaluators.audit import read_attempts
+from search.evaluators.contract import Places, Scored, Suite
+from search.evaluators.entries import EvaluatorEntry
+from search.evaluators.lm_eval import LmEvalScorer
+from search.evaluators.loading import load_from_disk
+from search.evaluators.resident import ResidentEvaluator, fingerprint
+from search.ports import BlockResult, Failed, Work
+
+ENTRY = EvaluatorEntry(threads=1, batch_size=60)
+
+
+@dataclass(frozen=True)
+class Family:
+    """The bench, its models on disk by name, and the scorer over its tasks."""
+
+    bench: Bench
+    folders: dict[str, Path]
+    scorer: Suite
+
+    def recipe(self, a: float, b: float, **changes: Any) -> dict[str, Any]:
+        weights = {"a": a, "b": b}
+        models = [{"model": str(self.folders[n]), "parameters": {"weight": w}} for n, w in weights.items()]
+        return {"merge_method": "linear", "models": models, "parameters": {"normalize": False}} | changes
+
+    def recipe_of(self, *names: str) -> dict[str, Any]:
+        models = [{"model": str(self.folders[name]), "parameters": {"weight": 1 / len(names)}} for name in names]
+        return {"merge_method": "linear", "models": models}
+
+    def keys(self, split: str = "search") -> tuple[str, ...]:
+        return tuple(item.key for item in self.scorer.items()[split])
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
+    root = tmp_path_factory.mktemp("family")
+    bench = make_bench(root / "tasks")
+    models = {"a": bench.a.model, "b": bench.b.model}
+    models["deep"] = make_model(3, bench.a.tokenizer, layers=3)
+    models["untied"] = make_model(4, bench.a.tokenizer, tied=False)
+    models["nan"] = make_model(5, bench.a.tokenizer)
+    with torch.no_grad():
+        models["nan"].model.layers[1].mlp.up_proj.weight[3, 4] = float("nan")
+    for name, model in models.items():
+        model.save_pretrained(root / name)
+        bench.a.tokenizer.save_pretrained(root / name)
+    scorer = Suite([LmEvalScorer(bench.entries, Places(str(bench.folder)))])
+    return Family(bench, {name: root / name for name in models}, scorer)
+
+
+@pytest.fixture
+def evaluator(family: Family, tmp_path: Path):
+    made = ResidentEvaluator(family.scorer, ENTRY, audit=tmp_path / "audit.jsonl")
+    yield made
+    made.close()
+
+
+def hash_of(recipe: dict[str, Any]) -> str:
+    parsed = parse_recipe(recipe)
+    checkpoints = open_checkpoints(parsed.models)
+    return digest.recipe_hash(make_plan(parsed, checkpoints), checkpoints)
+
+
+def work(recipe: dict[str, Any], items: tuple[str, ...], **changes: Any) -> Work:
+    facts = {"candidate": 7, "recipe": recipe, "recipe_hash": hash_of(recipe), "split": "search", "block": 0}
+    return Work(**facts | {"items": items, "lease": "l1", "attempt": 1, "epoch": 3} | changes)
+
+
+def publish(recipe: dict[str, Any], out: Path) -> str:
+    """Merge to files, as a published model; returns the digest of its weights."""
+    parsed = parse_recipe(recipe)
+    checkpoints = open_checkpoints(parsed.models)
+    plan = make_plan(parsed, checkpoints)
+    out.mkdir()
+    sink = FileSink(plan, out)
+    merged = execute(plan, checkpoints, sink)
+    sink.close()
+    (out / "config.json").write_text(json.dumps(dict(plan.config)))
+    write_small_files(
+        out,
+        tokenizer=checkpoints[plan.tokenizer].tokenizer_directory,
+        donor=checkpoints[plan.donor].directory,
+        chat_template=plan.chat_template,
+    )
+    return digest.of_weights(merged.tensor_digests(plan))
+
+
+def test_a_merge_of_one_model_alone_scores_what_that_model_scores(family, evaluator):
+    for name, subject in (("a", family.bench.a), ("b", family.bench.b)):
+        result = evaluator.evaluate(work(family.recipe_of(name), family.keys()))
+        assert isinstance(result, BlockResult)
+        assert result.scores == family.scorer.score(subject, family.keys()).scores
+
+
+def test_a_then_b_then_a_gives_scores_and_digests_of_a_twice(family, evaluator):
+    a, b = family.recipe(0.7, 0.3), family.recipe(0.2, 0.8)
+    first, other, again = (evaluator.evaluate(work(recipe, family.keys())) for recipe in (a, b, a))
+    assert first == again
+    assert other.weights_digest != first.weights_digest
+    assert other.recipe_hash != first.recipe_hash
+
+
+def test_the_order_in_which_blocks_are_scored_does_not_matter(family, evaluator):
+    recipe, keys = family.recipe(0.6, 0.4), family.keys()
+    blocks = [keys[:9], keys[9:14], keys[14:]]
+    forward = [evaluator.evaluate(work(recipe, block)).scores for block in blocks]
+    backward = [evaluator.evaluate(work(recipe, block)).scores for block in reversed(blocks)]
+    assert forward == backward[::-1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_published_model_scored_from_disk_gives_exactly_the_live_scores(family, evaluator, tmp_path, dtype):
+    recipe = family.recipe(0.75, 0.25, dtype="float32", out_dtype=dtype)
+    blocks = [family.keys("holdout")[:10], family.keys("holdout")[10:]]
+    live: dict[str, float] = {}
+    for block in blocks:
+        result = evaluator.evaluate(work(recipe, block))
+        live |= result.scores
+    assert publish(recipe, tmp_path / "out") == result.weights_digest
+    assert evaluator.rescore(tmp_path / "out", blocks) == live
+    on_disk = load_from_disk(tmp_path / "out", ENTRY)
+    assert fingerprint(on_disk.model) == fingerprint(evaluator.resident.subject.model)
+
+
+def test_the_chat_template_of_the_recipe_is_the_live_tokenizers_and_the_published_ones(family, tmp_path):
+    made = ResidentEvaluator(family.scorer, ENTRY, audit=tmp_path / "audit.jsonl")
+    plain, templates = family.recipe(0.5, 0.5), []
+    for recipe in (plain, {**plain, "chat_template": "chatml"}):
+        made.resident.load(recipe)
+        publish(recipe, out := tmp_path / str(len(templates)))
+        templates.append(made.resident.subject.tokenizer.chat_template)
+        assert load_from_disk(out, ENTRY).tokenizer.chat_template == templates[-1]
+    assert templates[0] != templates[1]
+
+
+def test_generation_settings_of_the_donor_apply_live_as_they_do_on_disk(family, tmp_path):
+    strict = tmp_path / "strict"
+    family.bench.a.model.save_pretrained(strict)
+    family.bench.a.tokenizer.save_pretrained(strict)
+    (strict / "generation_config.json").write_text(json.dumps({"repetition_penalty": 50.0, "eos_token_id": 1}))
+    made = ResidentEvaluator(family.scorer, ENTRY, audit=tmp_path / "audit.jsonl")
+    recipe = {"merge_method": "linear", "models": [{"model": str(strict), "parameters": {"weight": 1}}]}
+    live = made.evaluate(work(recipe, family.keys())).scores
+    assert live != family.scorer.score(family.bench.a, family.keys()).scores
+    publish(recipe, tmp_path / "out")
+    assert made.rescore(tmp_path / "out", [family.keys()]) == live
+
+
+class Tampering:
+    """A scorer that does something to the evaluator after the answers are in, before they are handed back."""
+
+    def __init__(self, family: Family, action: Callable[[], None]) -> None:
+        self.items, self.facts, self.notes = family.scorer.items, family.scorer.facts, family.scorer.notes
+        self.texts = family.scorer.texts
+        self._family, self._action = family, action
+
+    def score(self, subject, keys):
+        scores = self._family.scorer.score(subject, keys)
+        self._action()
+        return scores
+
+
+@pytest.mark.parametrize("how", ["another candidate", "one element", "failed merge"])
+def test_scores_are_refused_when_the_weights_were_swapped_before_they_came_in(family, tmp_path, how):
+    def swap() -> None:
+        if how == "another candidate":
+            made.resident.load(family.recipe(0.1, 0.9))
+        elif how == "failed merge":
+            with pytest.raises(Exception, match="NaN"):
+                made.resident.load(family.recipe_of("a", "nan"))
+        else:
+            with torch.no_grad():
+                made.resident.subject.model.model.layers[0].mlp.up_proj.weight[0, 0] += 1e-3
+
+    made = ResidentEvaluator(Tampering(family, swap), ENTRY, audit=tmp_path / "audit.jsonl")
+    result = made.evaluate(work(family.recipe(0.7, 0.3), family.keys()))
+    assert isinstance(result, Failed)
+    assert result.retryable
+    assert "changed while they were scored" in result.cause
+
+
+def test_weights_swapped_between_two_blocks_are_merged_again(family, evaluator):
+    recipe = family.recipe(0.7, 0.3)
+    first = evaluator.evaluate(work(recipe, family.keys()))
+    with torch.no_grad():
+        evaluator.resident.subject.model.model.embed_tokens.weight.zero_()
+    assert evaluator.evaluate(work(recipe, family.keys())) == first
+
+
+def test_a_recipe_that_is_loaded_already_is_not_merged_again(family, evaluator, monkeypatch):
+    recipe = family.recipe(0.7, 0.3)
+    first = evaluator.evaluate(work(recipe, family.keys()))
+    monkeypatch.setattr("search.evaluators.resident.execute", lambda *_, **__: pytest.fail("merged again"))
+    assert evaluator.evaluate(work(recipe, family.keys(), lease="l2")).scores == first.scores
+
+
+def with_second_layer(recipe: dict[str, Any], weight: float) -> dict[str, Any]:
+    """The recipe with another weight of model b in layer 1."""
+    a, b = recipe["models"]
+    choices = [{"filter": "layers.1.", "value": weight}, {"value": b["parameters"]["weight"]}]
+    return recipe | {"models": [a, {**b, "parameters": {"weight": choices}}]}
+
+
+@pytest.mark.parametrize("out_dtype", ["float32", "bfloat16"])
+def test_only_tensors_that_differ_from_the_candidate_before_are_merged(family, tmp_path, monkeypatch, out_dtype):
+    evaluator = ResidentEvaluator(family.scorer, ENTRY, audit=tmp_path / "audit.jsonl")
+    first = family.recipe(0.7, 0.3, dtype="float32", out_dtype=out_dtype)
+    second = with_second_layer(first, 0.6)
+    alone = ResidentEvaluator(family.scorer, ENTRY, audit=tmp_path / "audit.jsonl").evaluate(
+        work(second, family.keys())
+    )
+    evaluator.evaluate(work(first, family.keys()))
+    merged: set[str] = set()
+
+    def spy(plan, *rest, **more):
+        merged.update(plan.tensors[index].name for index in more["work"].tensors)
+        return execute(plan, *rest, **more)
+
+    monkeypatch.setattr("search.evaluators.resident.execute", spy)
+    assert evaluator.evaluate(work(second, family.keys())) == alone
+    assert merged
+    assert all(".layers.1." in name for name in merged)
+
+
+def test_a_tensor_that_was_kept_but_written_to_by_others_is_found_out(family, evaluator):
+    first = family.recipe(0.7, 0.3)
+    second = with_second_layer(first, 0.6)
+    evaluator.evaluate(work(first, family.keys()))
+    with torch.no_grad():
+        evaluator.resident.subject.model.model.layers[0].mlp.up_proj.weight[0, 0] += 1e-3
+    spoiled = evaluator.evaluate(work(second, family.keys()))
+    assert isinstance(spoiled, Failed)
+    assert spoiled.retryable
+    evaluator.evaluate(work(first, family.keys()))
+    assert isinstance(evaluator.evaluate(work(second, family.keys())), BlockResult)
+
+
+def test_a_recipe_that_hashes_otherwise_here_is_refused_before_anything_is_scored(family, evaluator, tmp_path):
+    result = evaluator.evaluate(work(family.recipe(0.7, 0.3), family.keys(), recipe_hash="ab" * 32))
+    assert isinstance(result, Failed)
+    assert "abababababab was asked for" in result.cause
+    assert read_attempts(tmp_path / "audit.jsonl") == []
+
+
+def test_nan_in_a_source_is_a_failure_that_names_it_and_no_number(family, evaluator, tmp_path):
+    result = evaluator.evaluate(work(family.recipe_of("a", "nan"), family.keys()))
+    assert isinstance(result, Failed)
+    assert not result.retryable
+    assert "model.layers.1.mlp.up_proj.weight" in result.cause
+    assert str(family.folders["nan"]) in result.cause
+    assert read_attempts(tmp_path / "audit.jsonl") == []
+    assert isinstance(evaluator.evaluate(work(family.recipe_of("a"), family.keys())), BlockResult)
+
+
+def test_a_recipe_that_cannot_be_merged_is_a_failure_and_not_an_exception(family, evaluator):
+    impossible = replace(work(family.recipe_of("a"), family.keys()), recipe=family.recipe_of("a", "deep"))
+    result = evaluator.evaluate(impossible)
+    assert isinstance(result, Failed)
+    assert not result.retryable
+
+
+def test_a_scorer_that_breaks_is_a_failure_with_its_cause(family, tmp_path):
+    def divide() -> None:
+        raise ZeroDivisionError("no items")
+
+    made = ResidentEvaluator(Tampering(family, divide), ENTRY, audit=tmp_path / "audit.jsonl")
+    result = made.evaluate(work(family.recipe_of("a"), family.keys()))
+    assert result == Failed("l1", "ZeroDivisionError: no items", retryable=False)
+
+
+def test_a_disk_that_cannot_be_written_is_worth_another_attempt(family, tmp_path):
+    made = ResidentEvaluator(family.scorer, ENTRY, audit=tmp_path / "missing" / "audit.jsonl")
+    result = made.evaluate(work(family.recipe_of("a"), family.keys()))
+    assert isinstance(result, Failed)
+    assert result.retryable
+
+
+def test_errors_of_the_campaign_itself_come_out_as_exceptions(family, tmp_path):
+    def complain() -> None:
+        raise CampaignError("no such metric")
+
+    made = ResidentEvaluator(Tampering(family, complain), ENTRY, audit=tmp_path / "audit.jsonl")
+    with pytest.raises(CampaignError, match="no such metric"):
+        made.evaluate(work(family.recipe_of("a"), family.keys()))
+
+
+def test_every_item_is_in_the_audit_file_before_its_block_is_scored(family, tmp_path):
+    audit, seen = tmp_path / "audit.jsonl", []
+    made = ResidentEvaluator(Tampering(family, lambda: seen.extend(read_attempts(audit))), ENTRY, audit=audit)
+    made.evaluate(work(family.recipe_of("a"), family.keys()[:5], attempt=2))
+    assert [line["item"] for line in seen] == list(family.keys()[:5])
+    expected = {"candidate": 7, "attempt": 2, "epoch": 3, "pid": os.getpid(), "split": "search", "lease": "l1"}
+    assert all(expected.items() <= line.items() for line in seen)
+
+
+@pytest.mark.parametrize("other", ["deep", "untied"])
+def test_another_depth_or_an_untied_head_gets_another_skeleton_and_back(family, evaluator, other):
+    a = work(family.recipe_of("a"), family.keys())
+    first = evaluator.evaluate(a)
+    changed = evaluator.evaluate(work(family.recipe_of(other), family.keys()))
+    assert isinstance(changed, BlockResult)
+    subject = load_from_disk(family.folders[other], ENTRY)
+    assert changed.scores == family.scorer.score(subject, family.keys()).scores
+    assert evaluator.evaluate(a) == first
+
+
+def test_torch_threads_are_set_for_every_block(family, evaluator):
+    torch.set_num_threads(2)
+    evaluator.evaluate(work(family.recipe_of("a"), family.keys()))
+    assert torch.get_num_threads() == ENTRY.threads
+
+
+def test_the_evaluation_key_covers_threads_dtype_attention_and_batch_size(family, tmp_path):
+    def key(**changes: Any) -> str:
+        entry = ENTRY.model_copy(update=changes)
+        return ResidentEvaluator(family.scorer, entry, audit=tmp_path / "audit.jsonl").inventory().key
+
+    changes = [{}, {"threads": 2}, {"dtype": "bfloat16"}, {"attention": "sdpa"}, {"batch_size": 7}]
+    assert len({key(**change) for change in changes}) == len(changes)
+    assert key() == key()
+
+
+def test_a_directory_without_all_weights_is_refused_by_name(family, tmp_path):
+    folder = family.folders["a"]
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text().replace('layers": 2', 'layers": 3'))
+    for path in folder.iterdir():
+        if path.name != "config.json":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(EvaluationError, match=r"missing keys: .*model\.layers\.2"):
+        load_from_disk(tmp_path, ENTRY)
+    with pytest.raises(SourceError, match="no such model directory"):
+        load_from_disk(tmp_path / "absent", ENTRY)
+
+
+def test_a_candidate_that_is_no_language_model_fails_before_it_is_scored(family, tmp_path):
+    asked = []
+    made = ResidentEvaluator(Tampering(family, lambda: asked.append(1)), ENTRY, audit=tmp_path / "audit.jsonl")
+    dead = made.evaluate(work(family.recipe(0.0, 0.0), family.keys()))
+    assert isinstance(dead, Failed)
+    assert not dead.retryable
+    assert "floor: all logits are equal" in dead.cause
+    assert asked == []
+    assert isinstance(made.evaluate(work(family.recipe_of("a"), family.keys())), BlockResult)
+
+
+class NothingRight(Tampering):
+    """Every answer is wrong."""
+
+    def score(self, subject, keys):
+        return Scored(dict.fromkeys(keys, 0.0))
+
+
+@pytest.mark.parametrize(("looping", "fails"), [({"candidate"}, True), ({"candidate", "b"}, False), (set(), False)])
+def test_text_in_loops_fails_a_candidate_unless_a_parent_does_the_same(
+    family, tmp_path, monkeypatch, looping: set[str], fails: bool
+):
+    made = ResidentEvaluator(NothingRight(family, lambda: None), ENTRY, audit=tmp_path / "audit.jsonl")
+    recipe = family.recipe(0.7, 0.3)
+    who = {hash_of(recipe): "candidate"}
+    for name in "ab":
+        who[hash_of({"merge_method": "passthrough", "models": [{"model": str(family.folders[name])}]})] = name
+    monkeypatch.setattr(
+        "search.evaluators.floor.only_loops", lambda *_: who[made.resident.loaded.recipe_hash] in looping
+    )
+    for _ in range(2):
+        result = made.evaluate(work(recipe, family.keys()))
+        assert isinstance(result, Failed) == fails
+    assert not fails or "in a loop" in result.cause
+    silent = ResidentEvaluator(
+        NothingRight(family, lambda: None), ENTRY.model_copy(update={"floor": False}), audit=tmp_path / "audit.jsonl"
+    )
+    assert isinstance(silent.evaluate(work(recipe, family.keys())), BlockResult)
+
+
+def test_the_floor_is_no_part_of_the_evaluation_key_and_can_be_left_out(family, tmp_path):
+    entry = ENTRY.model_copy(update={"floor": False})
+    made = ResidentEvaluator(family.scorer, entry, audit=tmp_path / "audit.jsonl")
+    assert made.inventory().key == ResidentEvaluator(family.scorer, ENTRY, audit=tmp_path / "a.jsonl").inventory().key
+    assert isinstance(made.evaluate(work(family.recipe(0.0, 0.0), family.keys())), BlockResult)

@@ -1,0 +1,51 @@
+"""The licence of a merge: that of all, the strictest, `other` if none contains the rest, `unknown` if one is mute."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import pytest
+
+from search.publishing.licences import Licence, merged_licence
+from search.publishing.parents import Parent, front_matter
+
+
+@pytest.mark.parametrize(
+    ("parents", "expected", "note"),
+    [
+        (["apache-2.0", "apache-2.0"], "apache-2.0", ""),
+        (["mit", "apache-2.0"], "apache-2.0", "strictest"),
+        (["cc0-1.0", "mit", "bsd-3-clause"], "bsd-3-clause", "strictest"),
+        (["apache-2.0", "gpl-3.0"], "gpl-3.0", "strictest"),
+        (["lgpl-3.0", "agpl-3.0", "mit"], "agpl-3.0", "strictest"),
+        (["mit", "llama3"], "llama3", "strictest"),
+        (["apache-2.0", "cc-by-nc-4.0"], "cc-by-nc-4.0", "strictest"),
+        (["llama3", "cc-by-nc-4.0"], "other", "none contains the others"),
+        (["llama2", "llama3"], "other", "none contains the others"),
+        (["gpl-3.0", "openrail"], "other", "none contains the others"),
+        (["cc-by-sa-4.0", "cc-by-nc-4.0"], "other", "none contains the others"),
+        (["cc-by-nd-4.0", "mit"], "other", "a merge is a change"),
+        (["mit", None], "unknown", "stated by model 1"),
+        (["unknown", "mit"], "unknown", "stated by model 0"),
+        (["my-own", "mit"], "other", "none contains the others"),
+    ],
+)
+def test_the_table(parents: list[str | None], expected: str, note: str) -> None:
+    named = [(f"model {n}", None if text is None else Licence(text)) for n, text in enumerate(parents)]
+    for order in permutations(named):  # whoever is first does not decide
+        verdict = merged_licence(order)
+        assert verdict.licence.id == expected
+        assert note in verdict.note
+
+
+def test_two_licences_called_other_are_one_only_where_name_and_link_are_the_same() -> None:
+    named = Licence("other", "research", "https://a.example")
+    assert merged_licence([("a", named), ("b", named)]).licence == named
+    assert merged_licence([("a", named), ("b", Licence("other", "trade"))]).licence == Licence("other")
+
+
+def test_a_parents_card_is_read_as_far_as_it_can_be() -> None:
+    assert Parent("a", front_matter("---\nlicense: MIT\nlanguage: en\n---\n# a")).licence == Licence("mit")
+    assert Parent("a", front_matter("---\nlicense: [mit]\nlanguage: [en, de]\n---\n")).languages == ("en", "de")
+    for text in ("# no front matter", "---\n: [\n---\n", "---\nlicense: 3\n---\n", ""):
+        assert Parent("a", front_matter(text)).licence is None

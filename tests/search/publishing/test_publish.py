@@ -1,0 +1,243 @@
+"""Published is what was scored: the same bits, the same answers from the files, all at once or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from finished_run import FinishedRun, make_finished_run
+from huggingface_hub import ModelCard
+
+from engine.errors import CampaignError, EvaluationError, InputError, OutputDamaged, OutputExists, Refused
+from engine.models.checkpoint import open_checkpoint
+from engine.recipes.model_ref import ModelRef
+from engine.reproducing import reproduce
+from search.evaluating import evaluate
+from search.publishing.publish import Order, Publication, publish
+from search.publishing.sentinels import choose
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FinishedRun]:
+    made = make_finished_run(tmp_path_factory.mktemp("finished"))
+    yield made
+    made.evaluator.close()
+
+
+@pytest.fixture(scope="module")
+def published(run: FinishedRun) -> Path:
+    out = run.directory.root / "published"
+    publish_to(run, out)
+    return out
+
+
+def publish_to(run: FinishedRun, out: Path, **order: object) -> Publication:
+    return publish(run.results, run.directory, Order(out, **order), rescorer=lambda: run.evaluator)
+
+
+def provenance(out: Path) -> dict:
+    return json.loads((out / "provenance.json").read_text())
+
+
+# ---------------------------------------------------------------------------------------------------- the same bits
+
+
+def test_the_published_weights_are_those_that_were_scored_and_answer_alike(run: FinishedRun, published: Path) -> None:
+    winner = run.results.candidate(1)
+    assert provenance(published)["weights"] == winner.weights_digest
+    sentinels = choose(run.results, 1)
+    assert sentinels is not None
+    assert sentinels.split == "selection"
+    assert run.evaluator.rescore(published, sentinels.blocks) == sentinels.scores
+    assert len(set(sentinels.scores.values())) == len(sentinels.scores)  # scores that would show another bit
+
+
+def test_publishing_again_finds_it_done_and_another_candidate_there_is_refused(
+    run: FinishedRun, published: Path
+) -> None:
+    before = published.stat().st_mtime_ns
+    again = publish_to(run, published)
+    assert not again.made
+    assert published.stat().st_mtime_ns == before
+    with pytest.raises(OutputExists, match="holds another model"):
+        publish_to(run, published, candidate=0)
+
+
+def test_with_a_source_that_changed_nothing_is_published_and_nothing_is_left(run: FinishedRun, tmp_path: Path) -> None:
+    source = run.models["beta"] / "model.safetensors"
+    kept, moment = source.read_bytes(), source.stat()
+    source.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    try:
+        with pytest.raises(OutputDamaged, match="those that were scored"):
+            publish_to(run, tmp_path / "out")
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        source.write_bytes(kept)
+        os.utime(source, ns=(moment.st_atime_ns, moment.st_mtime_ns))
+
+
+def test_files_that_answer_otherwise_are_not_published(run: FinishedRun, tmp_path: Path) -> None:
+    class Forgetful:
+        inventory = run.evaluator.inventory
+
+        def rescore(self, directory: Path, blocks: object) -> dict[str, float]:
+            assert (directory / "README.md").is_file()  # all of it is there, and not yet visible
+            return dict.fromkeys(choose(run.results, 1).scores, 0.5)
+
+    with pytest.raises(EvaluationError, match="8 of 8 sentinel items score otherwise"):
+        publish(run.results, run.directory, Order(tmp_path / "out"), rescorer=Forgetful)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_the_campaigns_scores_cannot_be_repeated_it_takes_a_word_to_publish(
+    run: FinishedRun, tmp_path: Path
+) -> None:
+    elsewhere = replace(run.results, eval_key="0" * 64)
+    with pytest.raises(Refused, match="give --no-rescore") as caught:
+        publish(elsewhere, run.directory, Order(tmp_path / "out"), rescorer=lambda: run.evaluator)
+    assert caught.value.exit_code == 3
+    publish(elsewhere, run.directory, Order(tmp_path / "out", rescore=False), rescorer=pytest.fail)
+    assert "*not* scored again" in (tmp_path / "out" / "README.md").read_text()
+
+
+# ------------------------------------------------------------------------------------------------------ who may go
+
+
+def test_a_winner_that_is_not_shown_to_win_is_published_only_when_asked_and_its_card_says_so(
+    run: FinishedRun, tmp_path: Path
+) -> None:
+    verdict = run.results.verdict
+    doubtful = replace(run.results, verdict=replace(verdict, unscored=("ties",)))
+    order = Order(tmp_path / "out")
+    with pytest.raises(Refused, match="--anyway") as caught:
+        publish(doubtful, run.directory, order, rescorer=lambda: run.evaluator)
+    assert caught.value.exit_code == 3
+    publish(doubtful, run.directory, replace(order, anyway=True), rescorer=lambda: run.evaluator)
+    assert "**No significant winner.**" in (tmp_path / "out" / "README.md").read_text()
+    assert provenance(tmp_path / "out")["campaign"]["published_as"] == "anyway"
+
+
+def test_the_verdicts_notes_stand_on_the_card_without_paths_of_this_machine(run: FinishedRun, tmp_path: Path) -> None:
+    said = "search used items of the public test set GSM8K"
+    notes = (said, "3 of 20 search items are in the\nlist of known texts", "ties: /home/me/models/a.json is gone")
+    noted = replace(run.results, verdict=replace(run.results.verdict, notes=notes))
+    publish(noted, run.directory, Order(tmp_path / "out"), rescorer=lambda: run.evaluator)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"- Note: {said}.\n" in card
+    assert "- Note: 3 of 20 search items are in the list of known texts.\n" in card
+    assert "- Note: ties: (a local path) is gone." in card
+
+
+def test_a_candidate_chosen_by_hand_is_called_that(run: FinishedRun, tmp_path: Path) -> None:
+    publish_to(run, tmp_path / "out", candidate=0)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "**Candidate 0 (parent beta), chosen by hand.** It is not the campaign's winner" in card
+    assert provenance(tmp_path / "out")["weights"] == run.results.candidate(0).weights_digest
+
+
+def test_a_run_without_verdict_and_candidates_that_are_not_there_are_bad_input(
+    run: FinishedRun, tmp_path: Path
+) -> None:
+    early = replace(run.results, verdict=None, winner=None)
+    with pytest.raises(CampaignError, match="no verdict yet"):
+        publish(early, run.directory, Order(tmp_path / "out"), rescorer=pytest.fail)
+    with pytest.raises(CampaignError, match="got 7, campaign 'tiny' has candidates 0 to 1"):
+        publish_to(run, tmp_path / "out", candidate=7)
+    lost = replace(run.results.candidate(0), weights_digest=None, failure="NaN in lm_head")
+    broken = replace(run.results, candidates=(lost, run.results.candidate(1)))
+    with pytest.raises(CampaignError, match="no weights to compare with: NaN in lm_head"):
+        publish(broken, run.directory, Order(tmp_path / "out", candidate=0), rescorer=pytest.fail)
+
+
+# ------------------------------------------------------------------------------------------------------- the card
+
+
+def test_the_card_is_one_the_hub_reads_with_results_and_their_intervals(run: FinishedRun, published: Path) -> None:
+    card = ModelCard.load(published / "README.md")
+    assert card.data.license == "apache-2.0"
+    assert card.data.language == ["en"]
+    assert {"merge", "mergefleet"} <= set(card.data.tags)
+    assert card.data.pipeline_tag == "text-generation"
+    by_name = {result.dataset_name: result for result in card.data.eval_results}
+    letters = by_name["letters"]
+    assert (letters.metric_value, letters.dataset_split) == (1.0, "holdout")
+    assert letters.metric_args == {"confidence_level": 0.95, "interval": [1.0, 1.0], "items": 8}
+    assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
+    assert "beats all 1 comparators** on 8 sealed holdout items" in card.text
+    assert "mergefleet reproduce published --sources beta=PATH --sources alpha=PATH" in card.text
+
+
+def test_nothing_that_is_published_names_a_path_of_this_machine_or_the_stores_password(
+    run: FinishedRun, published: Path
+) -> None:
+    root = str(run.models["alpha"].parents[1])
+    for path in published.iterdir():
+        if path.suffix in (".md", ".json", ".yml"):
+            text = path.read_text()
+            assert root not in text, path.name
+            assert "secret" not in text, path.name
+
+
+def test_provenance_says_how_it_was_found_judged_and_by_what(run: FinishedRun, published: Path) -> None:
+    facts = provenance(published)
+    campaign = facts["campaign"]
+    assert campaign["items_digest"] == "ef" * 32
+    assert campaign["evaluation_key"] == run.results.eval_key
+    assert campaign["recipe_hash"] == facts["recipe_hash"]
+    assert campaign["verdict"]["comparisons"][0]["label"] == "parent beta"
+    assert {"python", "torch", "transformers"} <= campaign["versions"].keys()
+    assert [source["model"] for source in facts["sources"]] == ["beta", "alpha"]
+    assert all(len(source["content"]) == 64 for source in facts["sources"])
+
+
+# -------------------------------------------------------------------------------------------------- made once more
+
+
+def test_a_published_model_is_reproduced_from_its_directory_and_from_its_card_alone(
+    run: FinishedRun, published: Path, tmp_path: Path
+) -> None:
+    sources = {name: str(path) for name, path in run.models.items()}
+    shutil.copy(published / "README.md", tmp_path / "card.md")
+    kept = reproduce(str(published), sources, to=tmp_path / "again")
+    assert kept.equal
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (published / "model.safetensors").read_bytes()
+    for name in (published, published / "README.md", tmp_path / "card.md"):
+        assert reproduce(str(name), sources).equal
+
+
+def test_with_another_source_it_says_which_tensors_differ_and_which_source_it_is(
+    run: FinishedRun, published: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(run.models["beta"], tmp_path / "other") / "model.safetensors"
+    data = bytearray(other.read_bytes())
+    data[-2] ^= 64  # in the last value of the last tensor, in its exponent
+    other.write_bytes(data)
+    last = max(open_checkpoint(ModelRef(str(other.parent))).tensors.values(), key=lambda tensor: tensor.offset)
+    sources = {"alpha": str(run.models["alpha"]), "beta": str(other.parent)}
+    found = reproduce(str(published), sources, to=tmp_path / "again")
+    assert not found.equal
+    assert (found.different, found.sources) == ((last.name,), ("beta",))
+    assert not (tmp_path / "again").exists()
+    assert not (tmp_path / "again.partial").exists()
+
+
+def test_sources_that_are_missing_are_all_named(published: Path) -> None:
+    with pytest.raises(InputError, match="--sources beta=PATH --sources alpha=PATH"):
+        reproduce(str(published), {})
+    with pytest.raises(InputError, match="names no model 'bete'; did you mean 'beta'"):
+        reproduce(str(published), {"bete": "x"})
+
+
+def test_a_model_on_the_items_of_a_campaign_scores_what_the_campaign_gave_it(run: FinishedRun, published: Path) -> None:
+    found = evaluate(str(published), run.results.campaign, split="selection", rescorer=run.evaluator)
+    mine = [e.score for e in run.results.item_scores if e.candidate == 1 and e.split == "selection"]
+    mean, half, items = found.tasks["letters"]
+    assert (mean, items) == (pytest.approx(statistics.fmean(mine)), len(mine))
+    assert half == pytest.approx(1.959964 * statistics.stdev(mine) / len(mine) ** 0.5)
+    assert found.mean == pytest.approx(mean)

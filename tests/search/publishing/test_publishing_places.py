@@ -1,0 +1,143 @@
+"""To the Hub by one commit, to an object store by its manifest: seen whole or not at all, and found done when done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from finished_run import FinishedRun, make_finished_run
+from hub_standin import Hub, running_hub
+
+from engine.errors import InputError, MergefleetError, OutputExists
+from engine.outputs.hub_upload import HubRepo
+from engine.reproducing import reproduce
+from search.publishing.destination import parse_destination
+from search.publishing.publish import OUTBOX, Order, Publication, publish
+
+TOKEN = "hf_" + "a" * 34
+FILES = {"README.md", "config.json", "mergekit_config.yml", "model.safetensors", "provenance.json", "recipe.json"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FinishedRun]:
+    made = make_finished_run(tmp_path_factory.mktemp("finished"))
+    yield made
+    made.evaluator.close()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """An empty Hub that TOKEN may write to as `org`; huggingface_hub read its environment when it was imported."""
+    from huggingface_hub import constants
+
+    with running_hub({}) as made:
+        made.writers = {TOKEN: frozenset({"org"})}
+        monkeypatch.setattr(constants, "ENDPOINT", made.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", made.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        yield made
+
+
+def publish_to(run: FinishedRun, place: str, **order: object) -> Publication:
+    return publish(run.results, run.directory, Order(parse_destination(place), **order), rescorer=lambda: run.evaluator)
+
+
+def nothing_waits(run: FinishedRun) -> bool:
+    return list((run.directory.root / OUTBOX).iterdir()) == []
+
+
+def test_on_the_hub_a_model_is_private_and_comes_by_one_commit(run: FinishedRun, hub: Hub) -> None:
+    done = publish_to(run, "hub:org/winner")
+    repository = hub.repositories["org/winner"]
+    assert repository.visibility == "private"
+    _, made = repository.commits
+    assert (made, repository.refs["main"]) == (done.commit, done.commit)
+    files = repository.commits[made]
+    assert files.keys() > FILES
+    assert b"mergefleet reproduce hub:org/winner --sources beta=PATH" in files["README.md"]
+    assert b"# winner\n" in files["README.md"]
+    assert [line for line in hub.requests if "/commit/" in line] == ["POST /api/models/org/winner/commit/main"]
+    assert nothing_waits(run)
+    assert not publish_to(run, "hub:org/winner").made
+    assert reproduce("hub:org/winner", {name: str(path) for name, path in run.models.items()}).equal
+
+
+def test_an_interrupted_publication_shows_nothing_and_goes_on_without_sending_again(run: FinishedRun, hub: Hub) -> None:
+    hub.broken_commits = 1
+    with pytest.raises(MergefleetError, match=r"answers 503\. Nothing is visible there") as caught:
+        publish_to(run, "hub:org/winner")
+    assert TOKEN not in caught.value.message
+    assert len(hub.repositories["org/winner"].commits) == 1
+    assert len(list((run.directory.root / OUTBOX).iterdir())) == 1
+    sent = [line for line in hub.requests if line.startswith("PUT /lfs/")]
+    publish_to(run, "hub:org/winner")
+    assert [line for line in hub.requests if line.startswith("PUT /lfs/")] == sent
+    assert len(hub.repositories["org/winner"].commits) == 2
+    assert nothing_waits(run)
+
+
+def test_a_public_repository_a_branch_and_a_message_are_the_users_choice(run: FinishedRun, hub: Hub) -> None:
+    publish_to(run, "hub:org/winner", public=True)
+    publish_to(run, "hub:org/winner@second", candidate=0, message="The other one")
+    repository = hub.repositories["org/winner"]
+    assert repository.visibility == "public"
+    main, second = (repository.commits[repository.refs[name]] for name in ("main", "second"))
+    assert main["model.safetensors"] != second["model.safetensors"]
+    assert main.keys() == second.keys()
+
+
+def test_what_is_there_already_is_not_written_over(run: FinishedRun, hub: Hub) -> None:
+    publish_to(run, "hub:org/winner")
+    with pytest.raises(OutputExists, match="hub:org/winner: is there already and holds another model"):
+        publish_to(run, "hub:org/winner", candidate=0)
+    repository = hub.repositories["org/winner"]
+    commit = repository.refs["main"]
+    repository.commits = {commit: {"README.md": b"mine", "weights.bin": b"x"}}
+    with pytest.raises(OutputExists, match="is no model of mergefleet's"):
+        publish_to(run, "hub:org/winner")
+
+
+def test_without_the_right_to_write_nothing_is_merged(
+    run: FinishedRun, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match=r"hub:other/winner: .* answers 403: this token may not write there"):
+        publish_to(run, "hub:other/winner")
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(InputError, match="may not write there") as caught:
+        publish_to(run, "hub:org/winner")
+    assert "hf_wrong" not in caught.value.message
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(InputError, match="set HF_TOKEN"):
+        publish_to(run, "hub:org/winner")
+    assert hub.repositories == {}
+
+
+@pytest.mark.parametrize("place", ["hub:winner", "hub:org/a/b", "hub:org/na--me", "hub:", "https://x.y/z", "s3://b"])
+def test_a_place_that_is_none_is_bad_input(place: str) -> None:
+    with pytest.raises(InputError):
+        parse_destination(place)
+
+
+def test_a_place_reads_as_it_is_written() -> None:
+    assert parse_destination("hub:org/name@v2") == HubRepo("org/name", "v2")
+    assert str(parse_destination("hub:org/name@v2")) == "hub:org/name@v2"
+    assert parse_destination("out") == Path("out")
+
+
+def test_in_an_object_store_the_same_bits_arrive_and_are_found_done(run: FinishedRun, bucket: str) -> None:
+    place = f"{bucket}/models/winner"
+    done = publish_to(run, place)
+    assert done.made
+    assert nothing_waits(run)
+    assert not publish_to(run, place).made
+    assert reproduce(place, {name: str(path) for name, path in run.models.items()}).equal
+    with pytest.raises(OutputExists, match="holds another model"):
+        publish_to(run, place, candidate=0)

@@ -1,0 +1,226 @@
+"""The report says what the data says, in one page that needs nothing from outside."""
+
+import json
+import math
+import re
+import statistics
+from dataclasses import replace
+
+import pytest
+from made_results import HOLDOUT, LAYERS, TASKS, make_campaign, make_results
+
+from search.report.report import headline, render_html, render_text, report_data, write_html
+from search.report.tables import comparison_table, skill_table, tables
+from search.report.text import bars
+from search.report.weights import heat_maps
+from search.results import Results
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    return make_results()
+
+
+@pytest.fixture(scope="module")
+def page(results: Results) -> str:
+    return render_html(results)
+
+
+def without_scripts(page: str) -> str:
+    return re.sub(r"<script.*?</script>|<style>.*?</style>", "", page, flags=re.DOTALL)
+
+
+def test_the_verdict_is_the_first_thing_on_the_page_and_in_the_terminal(results, page):
+    sentence = f"Candidate {results.winner} (cma {results.winner}) beats all 11 comparators"
+    assert render_text(results).startswith(sentence + "\n")
+    body = without_scripts(page).split("<body", 1)[1]
+    assert re.search(r"<h1>(.*?)</h1>", body)[1] == sentence
+    assert body.index("<h1>") < body.index("<table")
+    assert '<body class="won">' in page
+
+
+def test_a_winner_that_is_not_shown_to_win_is_called_that(page):
+    results = make_results(significant=False)
+    assert headline(results).startswith("No significant winner: ")
+    assert '<body class="unproven">' in render_html(results)
+    assert '<td class="no">no</td>' in render_html(results)
+    assert '<td class="no">no</td>' not in page
+
+
+def test_the_page_fetches_nothing_and_carries_plotly_once(page):
+    assert page.count("* plotly.js v") == 1
+    assert not re.search(r"""<(script|img|iframe|source)\b[^>]*\bsrc=""", page)
+    assert "<link" not in page
+    assert "@import" not in page
+    assert "http" not in without_scripts(page)
+
+
+def test_every_table_and_figure_is_on_the_page(results, page):
+    for table in tables(results):
+        assert f"<h2>{table.title}</h2>" in page
+    for title in ("Weight by layer and source", "Optimisation history", "Parallel coordinates, stage layers"):
+        assert f"<h3>{title}</h3>" in page
+    assert page.count('class="plotly-graph-div"') == 5
+
+
+def test_names_from_outside_cannot_put_markup_into_the_page(results):
+    evil = "<script>alert(1)</script>"
+    rows = [replace(row, label=evil, recipe={**row.recipe, "name": evil}) for row in results.candidates]
+    verdict = replace(results.verdict, label=evil, notes=(evil,))
+    campaign = make_campaign(base_model=evil, sources=[{"model": f"family/{t}", "name": evil + t} for t in TASKS])
+    made = render_html(replace(results, candidates=tuple(rows), verdict=verdict, campaign=campaign))
+    assert "<script>alert" not in made
+    assert "&lt;script&gt;alert(1)" in made
+
+
+def test_comparisons_stand_in_order_of_their_lower_bound_with_the_numbers_of_the_verdict(results):
+    table = comparison_table(results)
+    by_label = {found.label: found for found in results.verdict.comparisons}
+    bounds = [by_label[row[0]].lower for row in table.rows]
+    assert bounds == sorted(bounds)
+    assert len(table.rows) == len(by_label)
+    for row in table.rows:
+        found = by_label[row[0]]
+        assert row[1:3] == (f"{found.score:.3f}", f"{found.difference:+.3f}")
+        assert (row[-1] == "yes") == found.beaten
+
+
+def test_a_comparator_without_scores_is_listed_as_not_beaten(results):
+    table = comparison_table(replace(results, verdict=replace(results.verdict, unscored=("ties",))))
+    assert table.rows[-1][0] == "ties"
+    assert table.rows[-1][-1] == "no"
+
+
+def test_skills_are_means_over_holdout_items_with_the_normal_interval(results):
+    table = skill_table(results)
+    assert table.rows[0][0] == results.candidate(results.winner).label
+    mine = [e.score for e in results.item_scores if e.candidate == results.winner and e.task == TASKS[1]]
+    assert len(mine) == HOLDOUT
+    half = 1.959964 * statistics.stdev(mine) / math.sqrt(len(mine))
+    assert table.rows[0][2] == f"{statistics.fmean(mine):.3f} ± {half:.3f}"
+    assert len(table.rows) == 12
+
+
+def test_the_heat_map_holds_the_recipes_values_at_every_layer(results):
+    (heat,) = heat_maps(results)
+    params = results.candidate(results.winner).params
+    assert heat.columns == ("layer 0", "layer 1", "layer 2", "rest")
+    assert heat.rows == tuple(f"{task} · {module}" for task in TASKS for module in ("attention", "mlp"))
+    for row, values in zip(heat.rows, heat.values, strict=True):
+        task, module = row.split(" · ")
+        expected = [params[f"weight/{task}/{module}/{n}"] for n in range(LAYERS)] + [params[f"weight/{task}/rest"]]
+        assert values == pytest.approx(expected)
+
+
+def test_a_gradient_with_fewer_knots_than_layers_is_interpolated(results):
+    recipe = {
+        "merge_method": "ties",
+        "base_model": "family/base",
+        "models": [{"model": "family/letters", "parameters": {"weight": [0.0, 1.0], "density": 0.5}}],
+    }
+    rows = list(results.candidates)
+    rows[results.winner] = replace(rows[results.winner], recipe=recipe)
+    weight, density = heat_maps(replace(results, candidates=tuple(rows), layers=5))
+    assert (weight.parameter, density.parameter) == ("weight", "density")
+    assert weight.rows == ("letters",)
+    assert weight.values == ((0.0, 0.25, 0.5, 0.75, 1.0, 1.0),)
+    assert density.values == ((0.5,) * 6,)
+
+
+def test_a_setting_of_the_whole_merge_has_a_row_of_its_own_and_a_layer_sequence_a_map_of_layers(results):
+    t = [{"filter": r"re:\.(q|k)_proj", "value": [0.0, 1.0]}, {"value": 0.5}]
+    models = [{"model": "family/letters"}, {"model": "family/plurals"}]
+    recipe = {"merge_method": "slerp", "base_model": "family/letters", "models": models, "parameters": {"t": t}}
+    rows = list(results.candidates)
+    rows[results.winner] = replace(rows[results.winner], recipe=recipe)
+    (heat,) = heat_maps(replace(results, candidates=tuple(rows), layers=3))
+    assert (heat.parameter, heat.rows, heat.values) == ("t", ("all sources",), ((0.0, 0.5, 1.0, 0.5),))
+    ranges = (("letters", [0, 2]), ("plurals", [1, 2]), ("letters", [2, 3]))
+    slices = [{"sources": [{"model": f"family/{name}", "layer_range": layers}]} for name, layers in ranges]
+    rows[results.winner] = replace(rows[results.winner], recipe={"merge_method": "passthrough", "slices": slices})
+    (heat,) = heat_maps(replace(results, candidates=tuple(rows)))
+    assert (heat.rows, heat.columns) == (("letters", "plurals"), ("layer 0", "layer 1", "layer 2", "layer 3"))
+    assert str(heat.values) == "((0.0, 1.0, nan, 2.0), (nan, nan, 1.0, nan))"
+
+
+def test_a_value_that_the_recipe_does_not_give_is_a_gap_and_null(results):
+    choices = [{"filter": "mlp", "value": 0.5}]
+    recipe = {"merge_method": "linear", "models": [{"model": "family/letters", "parameters": {"weight": choices}}]}
+    rows = list(results.candidates)
+    rows[results.winner] = replace(rows[results.winner], recipe=recipe)
+    partial = replace(results, candidates=tuple(rows))
+    assert json.loads(json.dumps(report_data(partial), allow_nan=False))["weights"][0]["values"] == [
+        [0.5, 0.5, 0.5, None]
+    ]
+    assert "NaN" not in without_scripts(render_html(partial))
+
+
+def test_the_data_is_json_and_names_winner_cost_and_digests(results):
+    data = json.loads(json.dumps(report_data(results), allow_nan=False))
+    assert data["significant"] is True
+    assert data["winner"]["weights_digest"] == "ab" * 32
+    assert data["cost"]["items"] == {"search": 5012, "selection": 900, "holdout": 12 * 3 * HOLDOUT}
+    assert data["cost"]["failed"] == 1
+    assert data["verdict"]["comparisons"][0]["lower"] > 0
+    assert set(data["skills"]) == {row[0] for row in skill_table(results).rows}
+    assert data["evaluation_key"] == "cd" * 32
+
+
+@pytest.mark.parametrize("done", [0, 1, 12, 40])
+def test_a_campaign_under_way_has_a_report_without_verdict(results, done):
+    early = replace(
+        results,
+        phase="search",
+        winner=None,
+        verdict=None,
+        candidates=results.candidates[:done],
+        item_scores=(),
+        ledger=(),
+        items_spent={},
+        seconds=0.0,
+    )
+    assert render_text(early).startswith("No verdict yet: the campaign is in its search phase\n")
+    made = render_html(early)
+    assert '<body class="open">' in made
+    assert made.count("* plotly.js v") == (1 if done else 0)
+    assert json.dumps(report_data(early), allow_nan=False)
+
+
+def test_candidates_that_all_score_alike_have_a_report_without_importances(results):
+    flat = tuple(replace(row, estimate=0.5 if row.estimate is not None else None) for row in results.candidates)
+    made = render_html(replace(results, candidates=flat))
+    assert "Importance of parameters" not in made
+    assert "Parallel coordinates" in made
+
+
+def test_a_page_that_cannot_be_made_leaves_the_old_one_alone(results, tmp_path):
+    path = tmp_path / "report.html"
+    write_html(results, path)
+    before = path.read_bytes()
+    broken = replace(results, winner=len(results.candidates) + 5)
+    with pytest.raises(IndexError):
+        write_html(broken, path)
+    assert path.read_bytes() == before
+    assert [found.name for found in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_columns_of_the_text_stand_under_each_other(results):
+    lines = render_text(results).splitlines()
+    start = lines.index("Skills on the holdout") + 2
+    block = lines[start : start + 13]
+    assert len({len(line) for line in block}) == 1
+    assert all(line.startswith(row[0]) for line, row in zip(block[1:], skill_table(results).rows, strict=True))
+
+
+def test_the_comparison_fits_a_terminal_of_80_columns_and_history_is_a_line_of_bars(results):
+    lines = render_text(results).splitlines()
+    start = lines.index("Winner against every comparator")
+    assert max(map(len, lines[start : start + 14])) <= 80
+    assert "difference" in lines[start + 2]
+    assert re.fullmatch(r"best estimate 0\.\d+ [▁▂▃▄▅▆▇█]{50} 0\.\d+", lines[1])
+
+
+def test_bars_rise_with_the_values():
+    assert bars([0.0, 0.5, 1.0]) == "▁▅█"
+    assert bars([1.0, 1.0]) == "▁▁"
+    assert bars(list(range(100)), width=8) == "▁▂▃▄▅▆▇█"

@@ -1,0 +1,297 @@
+"""The store: whole transactions, of the newest coordinator only, whatever happened to the one before it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import Busy, CampaignError, InputsChanged, StaleEpoch
+from search.store import schema
+from search.store.store import CampaignFacts, Store, refuse_changes, store_url
+
+FACTS = CampaignFacts(name="c", config={"seed": 1}, eval_key="e", items_digest="i", layers=3)
+SCORE = {"recipe_hash": "r", "lease": "1.1"}
+
+
+LOCK_WAIT_S = 0.5
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'campaign.sqlite'}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str:
+    """An empty database: every test of the contract runs on both kinds."""
+    if request.param == "sqlite":
+        return str(request.getfixturevalue("sqlite_url"))
+    return store_url(request.getfixturevalue("postgres_url"), default=Path())
+
+
+def opened(url: str, **options: Any) -> Store:
+    store = Store(url, **options)
+    store.take_over(FACTS, now=1.0)
+    return store
+
+
+def add_score(store: Store, item: str, score: float = 1.0) -> None:
+    with store.transaction() as transaction:
+        transaction.add_scores([{**SCORE, "item": item, "score_key": item, "score": score}])
+
+
+def scored(store: Store) -> dict[str, float]:
+    return {row["item"]: row["score"] for row in store.rows(schema.ITEM_SCORES)}
+
+
+def test_every_start_takes_the_next_epoch_and_records_its_process(url: str) -> None:
+    assert [opened(url).epoch for _ in range(3)] == [1, 2, 3]
+    rows = opened(url).rows(schema.EPOCHS)
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert {row["pid"] for row in rows} == {os.getpid()}
+
+
+def test_a_predecessor_cannot_write_any_more(url: str) -> None:
+    old = opened(url)
+    add_score(old, "a")
+    new = opened(url)
+    with pytest.raises(StaleEpoch) as caught:
+        add_score(old, "b")
+    assert (caught.value.facts["epoch"], caught.value.facts["newest"]) == (1, 2)
+    add_score(new, "c")
+    assert set(scored(new)) == {"a", "c"}
+
+
+def test_a_transaction_is_all_or_nothing(url: str) -> None:
+    store = opened(url)
+
+    def torn() -> None:
+        with store.transaction() as transaction:
+            transaction.add_scores([{**SCORE, "item": "a", "score_key": "a", "score": 1.0}])
+            raise RuntimeError("torn")
+
+    with pytest.raises(RuntimeError, match="torn"):
+        torn()
+    assert scored(store) == {}
+
+
+def test_the_first_write_of_a_score_wins(url: str) -> None:
+    store = opened(url)
+    add_score(store, "a", 1.0)
+    add_score(store, "a", 0.0)
+    assert scored(store) == {"a": 1.0}
+
+
+def test_campaigns_of_one_database_keep_apart(url: str) -> None:
+    first = opened(url)
+    second = Store(url)
+    second.take_over(CampaignFacts("other", {}, "e", "i", 3), now=2.0)
+    for store, label in ((first, "one"), (second, "two")):
+        row = {"number": 0, "stage": 0, "origin": "sampler", "label": label, "params": {}, "recipe": {}}
+        with store.transaction() as transaction:
+            transaction.add(schema.CANDIDATES, [{**row, "recipe_hash": "h"}])
+            transaction.change(schema.CAMPAIGNS, {"seconds": 5.0})
+    assert [row["label"] for row in first.rows(schema.CANDIDATES)] == ["one"]
+    with first.transaction() as transaction:
+        transaction.change(schema.CANDIDATES, {"label": "changed"}, number=0)
+    assert [row["label"] for row in second.rows(schema.CANDIDATES)] == ["two"]
+
+
+def test_find_reads_without_making_tables_or_taking_over(url: str) -> None:
+    store = Store(url)
+    assert store.find("c") is None
+    assert opened(url).epoch == 1
+    found = store.find("c")
+    assert found is not None
+    assert (found["epoch"], found["config"]) == (1, {"seed": 1})
+    assert store.find("nobody") is None
+
+
+# ------------------------------------------------------------------------------------- predecessors in other processes
+
+PREDECESSOR = """
+import os, signal, sys, time
+sys.path.insert(0, {root!r})
+from search.store import schema
+from search.store.store import CampaignFacts, Store
+
+store = Store({url!r}, lock_wait_s={lock_wait_s})
+store.take_over(CampaignFacts("c", {{"seed": 1}}, "e", "i", 3), now=1.0)
+score = {{"recipe_hash": "r", "lease": "1.1", "score": 1.0}}
+with store.transaction() as transaction:
+    transaction.add_scores([{{**score, "item": "committed", "score_key": "committed"}}])
+{act}
+"""
+INSIDE = """
+with store.transaction() as transaction:
+    transaction.add_scores([{**score, "item": "uncommitted", "score_key": "uncommitted"}])
+    print("ready", flush=True)
+    os.kill(os.getpid(), signal.SIG%s)
+"""
+OUTSIDE = """
+print("ready", flush=True)
+os.kill(os.getpid(), signal.SIGSTOP)
+try:
+    with store.transaction() as transaction:
+        transaction.add_scores([{**score, "item": "stale", "score_key": "stale"}])
+except Exception as failure:
+    print(type(failure).__name__, flush=True)
+"""
+MOVED = """
+with store.transaction() as transaction:
+    transaction.change(schema.EPOCHS, {"host": "elsewhere 1234"}, epoch=1)
+"""
+
+Start = Callable[[str], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def predecessor(request: pytest.FixtureRequest) -> Iterator[Start]:
+    """Starts a process that takes over the store and then does `act`; returns once it is there."""
+    name = next(name for name in ("url", "sqlite_url") if name in request.fixturenames)
+    url = request.getfixturevalue(name)
+    started: list[subprocess.Popen[str]] = []
+
+    def start(act: str) -> subprocess.Popen[str]:
+        root = str(Path(__file__).resolve().parents[3])
+        code = PREDECESSOR.format(root=root, url=url, act=act, lock_wait_s=LOCK_WAIT_S)
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "ready"
+        time.sleep(0.1)  # from the line to the signal
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_a_kill_inside_a_transaction_leaves_what_was_committed(url: str, predecessor: Start) -> None:
+    process = predecessor(INSIDE % "KILL")
+    assert process.wait() == -signal.SIGKILL
+    store = opened(url)
+    assert store.epoch == 2
+    assert set(scored(store)) == {"committed"}
+    add_score(store, "mine")
+
+
+def test_a_predecessor_stopped_outside_a_transaction_is_refused_when_it_wakes_up(url: str, predecessor: Start) -> None:
+    process = predecessor(OUTSIDE)
+    store = opened(url)
+    add_score(store, "mine")
+    os.kill(process.pid, signal.SIGCONT)
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == "StaleEpoch"
+    assert set(scored(store)) == {"committed", "mine"}
+
+
+def test_a_predecessor_stopped_inside_a_transaction_cannot_hang_us(url: str, predecessor: Start) -> None:
+    """SQLite's lock outlives a stopped process, so it is ended; PostgreSQL ends its session and lets it live."""
+    process = predecessor(INSIDE % "STOP")
+    before = time.monotonic()
+    store = opened(url, lock_wait_s=LOCK_WAIT_S)
+    assert time.monotonic() - before < 10.0
+    if url.startswith("sqlite"):
+        assert process.wait() == -signal.SIGKILL
+    assert store.epoch == 2
+    assert set(scored(store)) == {"committed"}
+    add_score(store, "mine")
+    if not url.startswith("sqlite"):
+        os.kill(process.pid, signal.SIGCONT)
+        assert process.wait(20) != 0
+    assert set(scored(store)) == {"committed", "mine"}
+
+
+def test_a_lock_holder_on_another_host_is_named_and_left_alone(sqlite_url: str, predecessor: Start) -> None:
+    process = predecessor(MOVED + INSIDE % "STOP")
+    with pytest.raises(Busy, match=f"process {process.pid} on elsewhere"):
+        opened(sqlite_url, lock_wait_s=0.3)
+    assert process.poll() is None
+
+
+def test_a_lock_held_by_somebody_else_is_not_blamed_on_a_coordinator_that_ended(
+    sqlite_url: str, predecessor: Start
+) -> None:
+    assert predecessor(INSIDE % "KILL").wait() == -signal.SIGKILL
+    with sqlite3.connect(sqlite_url.removeprefix("sqlite:///")) as browser:
+        browser.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Busy, match="a program that is no coordinator of ours"):
+            opened(sqlite_url, lock_wait_s=0.2)
+
+
+def test_recipes_scored_by_one_campaign_are_known_to_another(url: str) -> None:
+    first = opened(url)
+    add_score(first, "a", 1.0)
+    second = Store(url)
+    second.take_over(CampaignFacts("other", {}, "e", "i", 3), now=2.0)
+    assert [(row["item"], row["score"]) for row in second.shared_scores(["r", "nobody's"])] == [("a", 1.0)]
+    assert scored(second) == {}  # it has paid for none of them
+    add_score(second, "a", 0.0)
+    add_score(second, "b", 0.5)
+    assert {row["item"]: row["score"] for row in first.shared_scores(["r"])} == {"a": 1.0, "b": 0.5}
+
+
+def test_an_item_that_gets_another_key_takes_its_scores_along(url: str) -> None:
+    store = opened(url)
+    item = {"item": "a", "split": "search", "task": "t", "score_key": "a"}
+    with store.transaction() as transaction:
+        transaction.add(schema.ITEMS, [item])
+    add_score(store, "a")
+    with store.transaction() as transaction:
+        transaction.rekey({"a": ("a", "new")})
+    assert [row["score_key"] for row in (*store.rows(schema.ITEMS), *store.rows(schema.ITEM_SCORES))] == ["new", "new"]
+
+
+def test_the_password_of_a_url_is_in_no_message(sqlite_url: str) -> None:
+    assert Store("postgresql+psycopg://me:secret@nowhere/db").place == "postgresql+psycopg://me:***@nowhere/db"
+    with pytest.raises(CampaignError) as caught:
+        store_url("mysql://me:secret@h/db", default=Path())
+    assert "secret" not in str(caught.value)
+
+
+# --------------------------------------------------------------------------------------------------- what may change
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        (CampaignFacts("c", {"seed": 2}, "e", "i", 3), "seed: 1 then, 2 now"),
+        (CampaignFacts("c", {"seed": 1, "new": 0}, "e", "i", 3), "new: None then, 0 now"),
+        (CampaignFacts("c", {"seed": 1}, "E", "i", 3), "evaluation key"),
+        (CampaignFacts("c", {"seed": 1}, "e", "I", 3), "items"),
+        (CampaignFacts("c", {"seed": 1}, "e", "i", 4), "layers: 3 then, 4 now"),
+    ],
+)
+def test_a_run_with_other_inputs_is_refused_and_told_which(url: str, facts: CampaignFacts, says: str) -> None:
+    opened(url)
+    found = Store(url).find("c")
+    assert found is not None
+    with pytest.raises(InputsChanged, match=says):
+        refuse_changes(found, facts, free=frozenset())
+    refuse_changes(found, FACTS, free=frozenset())
+
+
+def test_free_keys_may_change(url: str) -> None:
+    opened(url)
+    found = Store(url).find("c")
+    assert found is not None
+    refuse_changes(found, CampaignFacts("c", {"seed": 2}, "e", "i", 3), free=frozenset({"seed"}))
+
+
+def test_a_store_is_a_path_or_a_url(tmp_path: Path) -> None:
+    assert store_url(None, default=tmp_path / "x.sqlite") == f"sqlite:///{tmp_path}/x.sqlite"
+    assert store_url("a/b.sqlite", default=tmp_path) == "sqlite:///a/b.sqlite"
+    assert store_url("postgresql://h/db", default=tmp_path) == "postgresql+psycopg://h/db"
+    with pytest.raises(CampaignError, match="a path or a URL of sqlite or postgresql"):
+        store_url("mysql://h/db", default=tmp_path)
