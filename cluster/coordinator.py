@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.evaluator_worker import SearchTask
 from engine.errors import ClusterError, MergefleetError
+from search.blame import Cordon
 from search.ports import BlockResult, CampaignStatus, Failed, Finished, Inventory, Wait, Work
 from search.store.takeover import ProcessIdentity, this_process
 
@@ -26,11 +27,13 @@ UNREACHABLE_S = 120.0
 
 @dataclass(frozen=True)
 class Report:
-    """What the driver is told: progress, which process says so, and for how long each worker was not heard of (s)."""
+    """What the driver is told: progress, which process says so, for how long each worker was not heard of (s), and who
+    gets no further work."""
 
     status: CampaignStatus
     process: ProcessIdentity
     silent: dict[str, float]
+    cordon: Cordon
 
 
 class CoordinatorActor:
@@ -88,7 +91,7 @@ class CoordinatorActor:
     def report(self) -> Report:
         now = time.monotonic()
         silent = {worker: now - heard for worker, heard in self._heard.items()}
-        return Report(self._opened().status(), this_process(), silent)
+        return Report(self._opened().status(), this_process(), silent, self._opened().cordon())
 
     def pause(self) -> None:
         self._opened().pause()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cluster import ray_session
 from cluster.coordinator import answer_of
 from cluster.evaluator_worker import PREEMPTED, EvaluatorWorker, Ready, SearchTask
-from cluster.placement import Post, Request, posts
+from cluster.placement import Post, Request, posts, without
 from cluster.ray_session import Session
 from engine.errors import ClusterError, MergefleetError, WorkerLost
+from search.blame import Cordon
 from search.campaign_file import Campaign
 from search.ports import Inventory
 
@@ -36,11 +38,12 @@ class Wanted:
         threads = None if workers else float(campaign.evaluator.threads)
         return cls(workers, cpus_per_worker or threads, int(campaign.evaluator.device.startswith("cuda")))
 
-    def posts(self) -> list[Post]:
-        """Where they go on the nodes that there are now."""
+    def posts(self, idle: Sequence[Post] = (), cordoned: Collection[str] = ()) -> list[Post]:
+        """Where they go on the nodes of now: on none of a cordoned name, and leaving room for posts that stay idle."""
         nodes = ray_session.alive_nodes()
         room = max((node.cpus for node in nodes), default=0.0)
-        return posts(nodes, Request(self.workers, min(self.cpus, room) if self.cpus else None))
+        cpus = min(self.cpus, room) if self.cpus else None
+        return posts(without(nodes, idle, cordoned), Request(self.workers, cpus, gpus=self.gpus))
 
 
 @dataclass
@@ -69,6 +72,8 @@ class Crew:
         self._inhabited = 0.0
         self._losses = 0
         self._like: Ready | None = None
+        self._idle: list[Post] = []  # of cordoned evaluators: their processors and GPUs may be what is wrong
+        self._cordoned: set[str] = set()  # nodes, by their names
 
     @property
     def finished(self) -> bool:
@@ -98,7 +103,7 @@ class Crew:
     def _posts(self, now: float) -> list[Post]:
         """Where evaluators should be; nowhere, for an hour, when the last node was taken away (spot machines)."""
         try:
-            found = self._wanted.posts()
+            found = self._wanted.posts(self._idle, self._cordoned)
         except ClusterError:
             if not self._hired or now - self._inhabited > DESERTED_S:
                 raise
@@ -154,6 +159,21 @@ class Crew:
         for name in hung:
             self._lose(name, f"it was not heard of for {since_s[name]:.0f} s")
         return hung
+
+    def leave_out(self, cordon: Cordon) -> list[str]:
+        """Dismiss cordoned evaluators: others take their places where there is room elsewhere; their names.
+
+        The last one stays, whatever it did.
+        """
+        held = [name for name in self._members if cordon.holds(name)]
+        if len(held) == len(self._members):
+            return []
+        self._idle += [self._members[name].post for name in held if name in cordon.workers]
+        self._cordoned |= cordon.nodes.keys()
+        if held:
+            self.dismiss(held)
+            self._looked = 0.0
+        return held
 
     def went_well(self) -> None:
         """Scores came in: what died before is forgotten."""

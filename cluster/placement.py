@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from engine.errors import ClusterError
 
@@ -84,6 +84,20 @@ def posts(nodes: Sequence[Node], request: Request) -> list[Post]:
         cpus = request.cpus or (math.floor(node.cpus / count * 10_000) / 10_000 if count else 0.0)
         found += [Post(node, cpus, request.threads or max(1, int(cpus)), count, request.gpus)] * count
     return found
+
+
+def without(nodes: Sequence[Node], idle: Sequence[Post], cordoned: Collection[str]) -> list[Node]:
+    """The nodes but those of `cordoned` names, each less what the `idle` posts on it would take.
+
+    All of them, as they are, where nothing else is left.
+    """
+    left = []
+    for node in nodes:
+        here = [post for post in idle if post.node.id == node.id]
+        cpus = node.cpus - sum(post.cpus for post in here)
+        if node.host not in cordoned and cpus > 1e-6:
+            left.append(replace(node, cpus=cpus, gpus=node.gpus - sum(post.gpus for post in here)))
+    return left or list(nodes)
 
 
 def meets(labels: Mapping[str, str], selectors: Mapping[str, str]) -> bool:

@@ -163,6 +163,7 @@ class _Drive:
             self._crew.went_well()
         self._process = report.process
         self._forget(self._crew.silent(report.silent, limit_s=2 * LEASE_S))
+        self._forget(self._crew.leave_out(report.cordon))
 
     def _forget(self, names: list[str]) -> None:
         for name in names:

@@ -1,17 +1,66 @@
-"""Whose fault is a failure: the candidate's or the worker's? Pure, and rebuilt from the leases' rows.
+"""Whose fault is a failure: the candidate's, the worker's, or its node's? Pure, and rebuilt from the leases' rows.
 
-    two workers fail one candidate          the candidate is quarantined, with both causes
-    a worker fails three candidates that    the worker is cordoned: it gets no further work, and its failures count
-    pass elsewhere                          against no candidate
+    two workers fail one candidate         the candidate is quarantined, with both causes; where there are several nodes
+                                           it takes workers of two
+    a worker fails three candidates that   the worker is cordoned: it gets no further work, and its failures count
+    others score                           against no candidate
+    workers of a node fail three that      the node is cordoned, if two of its workers did or it has only one, and none
+    other nodes score                      of the others scores anything
 
-A worker that went away (preempted, killed, cut off) has failed nothing: queue.py counts such losses.
+A failure counts until its worker has scored ten other candidates: what fails once a day would else end the best machine
+in a long campaign. A worker that went away (preempted, killed, cut off) failed nothing: queue.py counts such losses.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 CORDON_AFTER = 3
+FORGOTTEN_AFTER = 10
+
+
+def node_of(worker: str) -> str:
+    """Workers are called NODE-NUMBER; one without a number is a node of its own."""
+    return worker.rpartition("-")[0] or worker
+
+
+@dataclass(frozen=True)
+class Cordon:
+    """Nodes and single workers that get no further work, and why."""
+
+    nodes: Mapping[str, str]
+    workers: Mapping[str, str]
+
+    def holds(self, worker: str) -> bool:
+        """Whether this worker, or its node, is cordoned."""
+        return worker in self.workers or node_of(worker) in self.nodes
+
+    def without(self, workers: Iterable[str]) -> set[str]:
+        """Those of `workers` that are not cordoned."""
+        return {worker for worker in workers if not self.holds(worker)}
+
+    @property
+    def sentences(self) -> list[str]:
+        """For people: who, and why."""
+        whole = [f"node {node} was cordoned: {why}" for node, why in self.nodes.items()]
+        return whole + [f"evaluator {worker} was cordoned: {why}" for worker, why in self.workers.items()]
+
+    def __str__(self) -> str:
+        """All names in one line, to stand in a status."""
+        return ", ".join([*(f"node {node}" for node in self.nodes), *self.workers])
+
+
+NOBODY = Cordon({}, {})
+
+
+class _Answer(NamedTuple):
+    """`cause` of a failure, None: it was scored."""
+
+    number: int
+    cause: str | None
 
 
 class Blame:
@@ -20,36 +69,95 @@ class Blame:
     def __init__(self) -> None:
         self._failed: dict[str, dict[str, str]] = defaultdict(dict)  # recipe hash → worker → cause
         self._passed: dict[str, set[str]] = defaultdict(set)
+        self._recent: dict[str, dict[str, _Answer]] = defaultdict(dict)  # worker → recipe hash → its last answer
+        self._answers = 0
+        self._members: dict[str, set[str]] = defaultdict(set)  # of a node
+        self._cordon: Cordon | None = NOBODY
+
+    def meet(self, worker: str) -> None:
+        """This worker asks for work."""
+        self._members[node_of(worker)].add(worker)
 
     def fail(self, worker: str, recipe_hash: str, cause: str) -> None:
         """This worker could not score this recipe."""
         self._failed[recipe_hash].setdefault(worker, cause)
+        self._note(worker, recipe_hash, cause)
 
     def succeed(self, worker: str, recipe_hash: str) -> None:
         """This worker scored items of this recipe."""
         self._passed[recipe_hash].add(worker)
+        self._note(worker, recipe_hash, None)
+
+    def _note(self, worker: str, recipe_hash: str, cause: str | None) -> None:
+        self.meet(worker)
+        recent = self._recent[worker]
+        recent.pop(recipe_hash, None)
+        self._answers += 1
+        recent[recipe_hash] = _Answer(self._answers, cause)
+        if cause is None and sum(answer.cause is None for answer in recent.values()) > FORGOTTEN_AFTER:
+            while recent.pop(next(iter(recent))).cause is not None:
+                pass  # failures before the eleventh last candidate that was scored
+        self._cordon = None if self._failed else NOBODY
+
+    def to_avoid(self, worker: str, others: Collection[str]) -> set[str]:
+        """Recipes for `others` to try: what this worker failed or, if some of them are on other nodes, its node."""
+        if not others:
+            return set()
+        node = node_of(worker)
+        elsewhere = any(node_of(other) != node for other in others)
+        mine = self._members[node] | {worker} if elsewhere else {worker}
+        return {recipe_hash for recipe_hash, workers in self._failed.items() if mine & workers.keys()}
 
     def failed_by(self, worker: str) -> set[str]:
         """Recipes that this worker has failed."""
         return {recipe_hash for recipe_hash, workers in self._failed.items() if worker in workers}
 
-    def quarantine(self, recipe_hash: str) -> str | None:
-        """Why nobody should try this recipe again, or None."""
-        cordoned = self.cordoned()
-        causes = {w: cause for w, cause in self._failed.get(recipe_hash, {}).items() if w not in cordoned}
-        if len(causes) < 2:
+    def quarantine(self, recipe_hash: str, present: Collection[str] = ()) -> str | None:
+        """Why nobody should try this recipe again, or None; `present` are workers that might."""
+        cordon = self.cordon()
+        causes = {w: cause for w, cause in self._failed.get(recipe_hash, {}).items() if not cordon.holds(w)}
+        nodes = {node_of(worker) for worker in causes}
+        if len(causes) < 2 or (len(nodes) < 2 and {node_of(worker) for worker in present} - nodes):
             return None
         return "quarantined: it failed on " + " and on ".join(f"{w} ({cause})" for w, cause in causes.items())
 
-    def cordoned(self) -> dict[str, str]:
-        """Workers that get no further work, and why."""
-        suspects: dict[str, list[str]] = defaultdict(list)
-        for recipe_hash, workers in self._failed.items():
-            for worker, cause in workers.items():
-                if self._passed.get(recipe_hash, set()) - workers.keys():
-                    suspects[worker].append(cause)
-        return {
-            worker: f"it failed {len(causes)} candidates that others scored, the last with: {causes[-1]}"
-            for worker, causes in suspects.items()
-            if len(causes) >= CORDON_AFTER
-        }
+    def cordon(self) -> Cordon:
+        """Who gets no further work."""
+        if self._cordon is None:
+            workers = {worker: self._alone({worker}) for worker in self._recent}
+            workers = {worker: causes for worker, causes in workers.items() if len(causes) >= CORDON_AFTER}
+            nodes = {node: causes for node in self._members if (causes := self._failed_alone(node, workers.keys()))}
+            self._cordon = Cordon(
+                {node: f"its evaluators failed {_said(causes)}" for node, causes in nodes.items()},
+                {w: f"it failed {_said(causes)}" for w, causes in workers.items() if node_of(w) not in nodes},
+            )
+        return self._cordon
+
+    def _failed_alone(self, node: str, cordoned: Collection[str]) -> list[str]:
+        """Why a node is to be cordoned, given the workers that are; [] where it is not."""
+        members = self._members[node]
+        if members == {node}:
+            return []  # a worker without a number
+        causes = self._alone(members)
+        culprits = {worker for worker in members if self._alone({worker}, outside=members)}
+        scorers = {w for w in members if w not in cordoned and self._scores(w)}
+        return (
+            causes if len(causes) >= CORDON_AFTER and not scorers and (len(culprits) > 1 or culprits == members) else []
+        )
+
+    def _alone(self, workers: Collection[str], *, outside: Collection[str] | None = None) -> list[str]:
+        """The causes of what these workers failed of late, and somebody scored who is not of them (nor `outside`'s)."""
+        own = set(workers if outside is None else outside)
+        found: dict[str, tuple[int, str]] = {}
+        for worker in workers:
+            for recipe_hash, (number, cause) in self._recent[worker].items():
+                if cause is not None and self._passed[recipe_hash] - self._failed[recipe_hash].keys() - own:
+                    found[recipe_hash] = max(found.get(recipe_hash, (0, "")), (number, cause))
+        return [cause for _, cause in sorted(found.values())]
+
+    def _scores(self, worker: str) -> bool:
+        return any(answer.cause is None for answer in self._recent[worker].values())
+
+
+def _said(causes: Sequence[str]) -> str:
+    return f"{len(causes)} candidates that others scored, the last with: {causes[-1]}"

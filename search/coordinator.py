@@ -13,12 +13,14 @@ memory ahead of the rows, so such a coordinator answers nothing more; a new one 
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from engine.errors import EvaluationError
 from search import campaign as machine
 from search import ends, steps
+from search.blame import CORDON_AFTER, Cordon
 from search.desk import Desk
 from search.judging.verdicts import verdict_from_dict, verdict_to_dict
 from search.live import LiveCampaign, stored_events
@@ -35,6 +37,7 @@ WAIT_S = 0.2
 NOTE_TIME_EVERY_S = 5.0
 WISHES_EVERY_S = 2.0
 CORDONED_WAIT_S = 30.0
+DOUBTED_WAIT_S = 1.0
 
 
 class Coordinator:
@@ -85,6 +88,10 @@ class Coordinator:
     def status(self) -> CampaignStatus:
         """A snapshot for progress bars."""
         return self._progress.status(self._desk, paused=self._paused, now=self._services.now())
+
+    def cordon(self) -> Cordon:
+        """Nodes and workers that get no further work."""
+        return self._desk.blame.cordon()
 
     @property
     def live(self) -> LiveCampaign:
@@ -142,13 +149,14 @@ class Coordinator:
         self._progress.saw(worker, now=now)
         self._expire(now)
         self._check_end(now)
-        cordoned = self._desk.blame.cordoned()
-        if worker in cordoned and not self._paused and self._desk.live.state.phase != "done":
-            return Wait(CORDONED_WAIT_S)
+        blame, others = self._desk.blame, self._others(worker, now)
+        blame.meet(worker)
+        held_s = self._held_back(worker, others)
+        if held_s is not None and not self._paused and self._desk.live.state.phase != "done":
+            return Wait(held_s)
         while not self._paused:
             key = f"{self.run.store.epoch}.{self._leases + 1}"
-            others = self._progress.others(worker, now=now) - cordoned.keys()
-            avoid = self._desk.blame.failed_by(worker) if others else ()  # somebody else shall try these
+            avoid = blame.to_avoid(worker, others)
             lease = self._desk.queue.take(worker, key=key, now=now, avoid=avoid)
             if lease is not None:
                 return self._hand_out(lease, now)
@@ -210,12 +218,30 @@ class Coordinator:
                 desk.lose(recipe_hash, failed.cause)
             return
         desk.blame.fail(worker, recipe_hash, failed.cause)
-        quarantine = desk.blame.quarantine(recipe_hash)
-        others = self._progress.others(worker, now=now) - desk.blame.cordoned().keys()
+        others = self._others(worker, now)
+        quarantine = desk.blame.quarantine(recipe_hash, others)
         # what no other attempt can mend here may still be this worker's fault, as long as there are others
         again = quarantine is None and (failed.retryable or bool(others))
         if not again or not desk.queue.retry(unit):
             desk.lose(recipe_hash, quarantine or failed.cause)
+
+    def _held_back(self, worker: str, others: set[str]) -> float | None:
+        """For how long this worker shall not get anything (s), because others do better; None: it may work.
+
+        A cordoned one is better than none. One that failed three candidates which others have yet to try waits for
+        these: what fails at once would else use the search up, candidate by candidate, before anybody has scored one.
+        """
+        blame = self._desk.blame
+        if others and blame.cordon().holds(worker):
+            return CORDONED_WAIT_S
+        doubtful = blame.failed_by(worker) if others else set()
+        if len(doubtful) >= CORDON_AFTER and len(doubtful & self._desk.queue.recipes_out()) >= CORDON_AFTER:
+            return DOUBTED_WAIT_S
+        return None
+
+    def _others(self, worker: str, now: float) -> set[str]:
+        """Other workers that are there and not cordoned."""
+        return self._desk.blame.cordon().without(self._progress.others(worker, now=now))
 
     def _refusal(self, result: BlockResult, unit: Unit | None) -> str | None:
         """Why these scores cannot be taken, or None."""
@@ -224,7 +250,7 @@ class Coordinator:
         if unit is not None and set(result.scores) != set(unit.items):
             return f"got scores of {len(result.scores)} items, {len(unit.items)} others were asked for"
         for measure, values in ((SCORE, result.scores), *result.measures.items()):
-            strange = [item for item, value in values.items() if not math.isfinite(value)]
+            strange = [item for item, value in values.items() if not _is_number(value)]
             if strange:
                 return f"{measure}: {len(strange)} values are not finite numbers, the first that of {strange[0]}"
             if not values.keys() <= result.scores.keys():
@@ -344,7 +370,7 @@ class Coordinator:
         """Queue what open assessments still need, with the attempts that their units have behind them."""
         desk, now = self._desk, self._services.now()
         attempts: dict[tuple[int, str, int], list[str]] = {}
-        for row in leases:
+        for row in sorted(leases, key=lambda row: row["ended"] or math.inf):
             if row["ended"] is not None and row["state"] != "lost":  # nobody knows how long a lost one was worked at
                 self._progress.used(row["ended"] - row["taken"])
             desk.remember(row)
@@ -361,3 +387,8 @@ class Coordinator:
             unit.losses = states.count("expired") + states.count("returned")
             if unit.spent:
                 desk.lose(unit.recipe_hash, "its work units failed, or ended their process, too often")
+
+
+def _is_number(value: object) -> bool:
+    """Whether this is a finite number: what other processes send may be anything, and None is no score."""
+    return isinstance(value, numbers.Real) and math.isfinite(value)

@@ -25,6 +25,8 @@ from search.run import Run, Services
 from search.store import schema
 from search.store.store import Row, Transaction
 
+BLAMED_S = 3600.0
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -114,7 +116,9 @@ class Desk:
         self.digests |= self.run.store.weights_digests(recipe_hashes)
 
     def remember(self, lease: Row) -> None:
-        """Whose fault an earlier failure was."""
+        """Whose fault an earlier failure was; after an hour a machine may have been mended, and gets another chance."""
+        if lease["ended"] is not None and lease["ended"] < self.services.now() - BLAMED_S:
+            return
         recipe_hash = self.live.state.candidates[lease["candidate"]].recipe_hash
         if lease["state"] == "failed":
             self.blame.fail(lease["worker"], recipe_hash, lease["cause"])

@@ -65,7 +65,7 @@ class Progress:
         done, total = _items(desk)
         best = desk.live.best()
         rate = self.rate(now)
-        cordoned = ", ".join(desk.blame.cordoned())
+        cordoned = str(desk.blame.cordon())
         stage = desk.run.space.stages[machine.stage_of(state)].name
         return CampaignStatus(
             name=desk.run.campaign.name,

@@ -70,6 +70,11 @@ class WorkQueue:
         running = [lease.unit for lease in self.leases.values()]
         return {item for unit in (*self.pending, *running) if unit.recipe_hash == recipe_hash for item in unit.items}
 
+    def recipes_out(self) -> set[str]:
+        """Recipes of which something is pending or running."""
+        running = (lease.unit for lease in self.leases.values())
+        return {unit.recipe_hash for unit in (*self.pending, *running)}
+
     def take(self, worker: str, *, key: str, now: float, avoid: Collection[str] = ()) -> Lease | None:
         """A lease on the next unit for this worker, or None where nothing is pending but recipes to `avoid`."""
         place = self._best_for(worker, avoid)

@@ -135,7 +135,7 @@ def _notes(desk: Desk) -> tuple[str, ...]:
         f"{count} of the holdout's {len(keys)} items were met before by campaign {name!r} of this store"
         for name, count in desk.run.store.holdouts_met(keys).items()
     ]
-    notes += [f"evaluator {worker} was cordoned: {why}" for worker, why in desk.blame.cordoned().items()]
+    notes += desk.blame.cordon().sentences
     if len(state.rules.stages) > 1 and winner.stage == 0:
         notes.append("the winner is a global candidate: the finer stages found nothing better on selection")
     return (*notes, *desk.run.notes)

@@ -12,21 +12,30 @@ from typing import Any
 import pytest
 import yaml
 from processes import actor_pids
-from simulated import SimulatedEvaluator, campaign_data, make_campaign, open_simulated
-from simulated_actors import MistakenWorker, MortalWorker, OtherWorker, SimulatedCoordinator, SimulatedWorker
+from simulated import Landscape, SimulatedEvaluator, campaign_data, make_campaign, open_simulated
+from simulated_actors import (
+    MistakenWorker,
+    MortalWorker,
+    OtherWorker,
+    SimulatedCoordinator,
+    SimulatedWorker,
+    UnequalWorker,
+)
 from simulated_driver import run_until_killed
 
 from cluster import crew, search_job
 from cluster.ray_session import Session
 from cluster.search_job import search_on_ray
 from engine.errors import CampaignError, ClusterError, OutputExists, WorkerLost
-from search.campaign_file import Campaign
+from search.campaign_file import Campaign, load_campaign
 from search.evaluators.audit import read_attempts
 from search.inline import run_inline
 from search.judging.verdicts import verdict_to_dict
 from search.ports import CampaignStatus, Verdict
 from search.run import RunDirectory
 from search.session import Outcome, stored_results
+from search.store import schema
+from search.store.store import Row, Store, store_url
 
 pytestmark = pytest.mark.ray
 SMALL: dict[str, Any] = {
@@ -91,10 +100,22 @@ def kill(pids: list[int], number: int = signal.SIGKILL) -> None:
         os.kill(pid, number)
 
 
+def attempts(path: Path) -> list[dict[str, Any]]:
+    return read_attempts(RunDirectory(path.parent / "run").audit)
+
+
+def leases(path: Path) -> list[Row]:
+    store = Store(store_url(None, default=RunDirectory(path.parent / "run").database))
+    try:
+        store.find("simulated")
+        return store.rows(schema.LEASES)
+    finally:
+        store.close()
+
+
 def no_item_was_scored_twice(path: Path, *, but: int = 0) -> None:
     """At most `but` attempts beyond the first of a (candidate, item)."""
-    attempts = read_attempts(RunDirectory(path.parent / "run").audit)
-    counted = Counter((attempt["candidate"], attempt["item"]) for attempt in attempts)
+    counted = Counter((attempt["candidate"], attempt["item"]) for attempt in attempts(path))
     assert sum(counted.values()) - len(counted) <= but
 
 
@@ -150,6 +171,57 @@ def test_a_killed_evaluator_is_replaced_and_the_verdict_stays(
     watch = once(300, lambda: kill(actor_pids(ray_here, "SimulatedWorker")))
     assert answer(search(campaign, ray_here, on_progress=watch)) == expected
     no_item_was_scored_twice(campaign, but=40)
+
+
+def test_an_evaluator_that_is_asked_to_end_hands_its_block_in_and_another_goes_on(
+    ray_here: Session, campaign: Path, expected: dict[str, Any]
+) -> None:
+    """SIGTERM, as preempted pods get it: nothing is scored twice, and no lease runs out or is lost."""
+    watch = once(300, lambda: kill(actor_pids(ray_here, "SimulatedWorker"), signal.SIGTERM))
+    assert answer(search(campaign, ray_here, on_progress=watch)) == expected
+    assert len({attempt["pid"] for attempt in attempts(campaign)}) == 2
+    no_item_was_scored_twice(campaign)
+    assert {row["state"] for row in leases(campaign)} == {"done"}
+
+
+def test_half_of_the_evaluators_taken_away_again_and_again_lose_no_candidate_and_no_score(
+    ray_here: Session, campaign: Path
+) -> None:
+    """Every other time without a word (SIGKILL); all rows are those of the formula, the winner's above all."""
+    due, taken = [100], list[int]()
+
+    def preempt(status: CampaignStatus) -> None:
+        spent, there = len(attempts(campaign)), actor_pids(ray_here, "SimulatedWorker")
+        if spent < due[0] or not there or status.phase == "done":
+            return
+        half = there[: -(-len(there) // 2)]
+        kill(half, signal.SIGKILL if len(taken) % 2 else signal.SIGTERM)
+        taken.append(len(half))
+        due[0] = spent + 250
+
+    outcome = search(campaign, ray_here, workers=4, on_progress=preempt)
+    assert len(taken) >= 4
+    found = stored_results(load_campaign(campaign), outcome.directory)
+    assert not [row for row in found.candidates if row.failure]
+    assert outcome.verdict is not None
+    assert outcome.verdict.winner == found.winner
+    truth = {row.number: Landscape().scores(row.recipe) for row in found.candidates}
+    assert all(row.score == truth[row.candidate](row.item) for row in found.item_scores)
+    no_item_was_scored_twice(campaign, but=sum(taken) * 40)
+
+
+def test_an_evaluator_that_fails_what_others_score_is_dismissed_and_named(ray_here: Session, campaign: Path) -> None:
+    seen: list[CampaignStatus] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crew, "EvaluatorWorker", UnequalWorker)
+        outcome = search(campaign, ray_here, workers=3, on_progress=seen.append)
+    assert any(status.note.startswith("cordoned: ") and status.note.endswith("-2") for status in seen)
+    assert seen[-2].workers <= 4  # the bad one, the two others, and who came instead
+    found = stored_results(load_campaign(campaign), outcome.directory)
+    assert not [row for row in found.candidates if row.failure]
+    assert found.verdict is not None
+    assert "that others scored, the last with: CUDA error" in found.verdict.notes[0]
+    assert sum(row["state"] == "failed" for row in leases(campaign)) <= 6
 
 
 def test_a_stopped_evaluator_is_replaced_and_the_verdict_stays(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from simulated import Clock, SimulatedEvaluator, make_campaign, open_simulated
 
-from search.blame import Blame
+from search.blame import NOBODY, Blame
 from search.coordinator import Coordinator
 from search.ports import BlockResult, Failed, Finished, Wait, Work
 from search.results import results_of
@@ -30,16 +30,16 @@ def test_two_workers_that_fail_one_candidate_quarantine_it_with_both_causes() ->
     assert blame.quarantine("r") is None
     blame.fail("b", "r", "out of memory")
     assert blame.quarantine("r") == "quarantined: it failed on a (NaN in the logits) and on b (out of memory)"
-    assert blame.cordoned() == {}
+    assert blame.cordon() == NOBODY
 
 
 def test_a_worker_that_fails_three_candidates_which_pass_elsewhere_is_cordoned() -> None:
     blame = Blame()
     for number in range(3):
-        assert blame.cordoned() == {}
+        assert blame.cordon() == NOBODY
         blame.fail("bad", f"r{number}", f"cause {number}")
         blame.succeed("good", f"r{number}")
-    assert blame.cordoned() == {"bad": "it failed 3 candidates that others scored, the last with: cause 2"}
+    assert blame.cordon().workers == {"bad": "it failed 3 candidates that others scored, the last with: cause 2"}
 
 
 def test_what_a_cordoned_worker_failed_counts_against_no_candidate() -> None:
@@ -57,7 +57,7 @@ def test_a_candidate_that_the_same_worker_passed_before_does_not_speak_for_other
     for number in range(5):
         blame.fail("w", f"r{number}", "x")
         blame.succeed("w", f"r{number}")
-    assert blame.cordoned() == {}
+    assert blame.cordon() == NOBODY
 
 
 def crew(coordinator: Coordinator, workers: tuple[str, ...], fault: Fault) -> dict[str, list[int]]:
@@ -97,7 +97,7 @@ def test_a_bad_candidate_is_tried_on_two_workers_and_a_good_fleet_stays_whole(re
         assert failure.startswith("quarantined: it failed on ")
         assert failure.count("NaN on") == 2
         assert sum(seen.count(number) for seen in handed.values()) == 2
-    assert coordinator._desk.blame.cordoned() == {}
+    assert coordinator.cordon() == NOBODY
 
 
 def test_a_bad_worker_gets_no_further_work_is_named_and_costs_no_candidate(tmp_path: Path) -> None:
@@ -111,7 +111,111 @@ def test_a_bad_worker_gets_no_further_work_is_named_and_costs_no_candidate(tmp_p
     assert verdict is not None
     assert any(note.startswith("evaluator bad was cordoned: it failed 3 candidates") for note in verdict.notes)
     again = opened(tmp_path, resume=True)  # a restart knows it, too
-    assert list(again._desk.blame.cordoned()) == ["bad"]
+    assert list(again.cordon().workers) == ["bad"]
+
+
+# ---------------------------------------------------------------------------------------------------------------- nodes
+
+
+def test_a_node_whose_workers_fail_what_other_nodes_score_is_cordoned_and_one_bad_worker_of_a_good_node_alone() -> None:
+    blame = Blame()
+    for number, worker in enumerate(("gpu1-1", "gpu1-2", "gpu2-5", "gpu2-5", "gpu1-1", "gpu2-5")):
+        assert blame.cordon() == NOBODY or number == 5
+        blame.succeed("gpu2-6", "scored by a good worker of the second node")
+        blame.fail(worker, f"r{number}", f"cause {number}")
+        blame.succeed("gpu3-7", f"r{number}")
+    why = "failed 3 candidates that others scored, the last with: cause"
+    assert blame.cordon().nodes == {"gpu1": f"its evaluators {why} 4"}
+    assert blame.cordon().workers == {"gpu2-5": f"it {why} 5"}
+    assert [blame.cordon().holds(worker) for worker in ("gpu1-9", "gpu2-6", "gpu2-5")] == [True, False, True]
+    assert str(blame.cordon()) == "node gpu1, gpu2-5"
+
+
+def test_a_node_is_cordoned_for_what_other_nodes_score_and_not_for_what_its_own_workers_do() -> None:
+    blame = Blame()
+    for number in range(3):
+        blame.fail("gpu1-1", f"r{number}", "x")
+        blame.succeed("gpu1-2", f"r{number}")
+    assert list(blame.cordon().workers) == ["gpu1-1"]
+    assert not blame.cordon().nodes
+
+
+def test_the_only_worker_of_a_node_stands_for_it() -> None:
+    blame = Blame()
+    for number in range(3):
+        blame.fail("gpu1-1", f"r{number}", "x")
+        blame.succeed("gpu2-2", f"r{number}")
+    assert list(blame.cordon().nodes) == ["gpu1"]
+
+
+def test_workers_of_one_node_do_not_quarantine_a_candidate_while_another_node_could_try_it() -> None:
+    blame = Blame()
+    blame.fail("gpu1-1", "r", "x")
+    assert blame.to_avoid("gpu1-2", {"gpu1-1"}) == set()
+    assert blame.to_avoid("gpu1-2", {"gpu1-1", "gpu2-3"}) == {"r"}
+    assert blame.to_avoid("gpu1-1", {"gpu1-2"}) == {"r"}
+    assert blame.to_avoid("gpu1-1", set()) == set()
+    blame.fail("gpu1-2", "r", "y")
+    assert blame.quarantine("r", {"gpu1-1", "gpu2-3"}) is None
+    assert blame.quarantine("r", {"gpu1-1"}) == "quarantined: it failed on gpu1-1 (x) and on gpu1-2 (y)"
+    blame.fail("gpu2-3", "r", "z")
+    assert blame.quarantine("r", {"gpu3-4"}) is not None
+
+
+def test_what_fails_now_and_then_ends_no_worker() -> None:
+    blame = Blame()
+    for number in range(100):
+        (blame.fail("gpu1-1", f"r{number}", "x") if number % 6 == 0 else blame.succeed("gpu1-1", f"r{number}"))
+        blame.succeed("gpu2-2", f"r{number}")
+    assert blame.cordon() == NOBODY
+
+
+def test_a_worker_that_fails_at_once_does_not_use_the_search_up_before_others_have_scored_anything(
+    tmp_path: Path,
+) -> None:
+    coordinator, evaluator = opened(tmp_path), SimulatedEvaluator()
+    slow = coordinator.next_work("slow")
+    assert isinstance(slow, Work)
+    failed = 0
+    while isinstance(work := coordinator.next_work("bad"), Work):
+        coordinator.submit("bad", Failed(work.lease, "x", retryable=False))
+        failed += 1
+    assert (failed, work) == (3, Wait(1.0))
+    for _ in range(2):
+        coordinator.submit("slow", evaluator.evaluate(slow))
+        slow = coordinator.next_work("slow")
+        assert isinstance(slow, Work)
+    assert isinstance(coordinator.next_work("bad"), Work)  # one of the three is settled
+
+
+def test_a_bad_node_costs_no_candidate_and_is_named_and_forgotten_after_an_hour(tmp_path: Path) -> None:
+    coordinator = opened(tmp_path)
+    handed = crew(coordinator, ("a-1", "bad-2", "bad-3", "c-4"), lambda worker, work: (
+        Failed(work.lease, "no space left on device", retryable=True) if worker.startswith("bad") else None
+    ))  # fmt: skip
+    assert len(handed["bad-2"]) + len(handed["bad-3"]) <= 6
+    assert not [row for row in results(coordinator).candidates if row.failure]
+    verdict = coordinator.verdict()
+    assert verdict is not None
+    assert any(note.startswith("node bad was cordoned: its evaluators failed ") for note in verdict.notes)
+    later = Clock()
+    later.time = max(row["ended"] for row in coordinator.run.store.rows(schema.LEASES)) + 60
+    assert list(opened(tmp_path, resume=True, now=later).cordon().nodes) == ["bad"]
+    later.time += 3600
+    assert opened(tmp_path, resume=True, now=later).cordon() == NOBODY
+
+
+def test_the_last_ones_left_work_on_though_they_are_cordoned(tmp_path: Path) -> None:
+    coordinator = opened(tmp_path)
+    clock = coordinator._services.now
+    assert isinstance(clock, Clock)
+    for number in range(3):
+        coordinator._desk.blame.fail("bad", f"r{number}", "x")
+        coordinator._desk.blame.succeed("good", f"r{number}")
+    assert isinstance(coordinator.next_work("good"), Work)
+    assert isinstance(coordinator.next_work("bad"), Wait)
+    clock.time += 61
+    assert isinstance(coordinator.next_work("bad"), Work)
 
 
 def test_a_cordoned_worker_waits_and_the_status_names_it(tmp_path: Path) -> None:
@@ -119,8 +223,8 @@ def test_a_cordoned_worker_waits_and_the_status_names_it(tmp_path: Path) -> None
     for number in range(3):
         coordinator._desk.blame.fail("bad", f"r{number}", "x")
         coordinator._desk.blame.succeed("good", f"r{number}")
-    assert coordinator.next_work("bad") == Wait(30.0)
     assert isinstance(coordinator.next_work("good"), Work)
+    assert coordinator.next_work("bad") == Wait(30.0)
     assert coordinator.status().note == "cordoned: bad"
     coordinator.pause()
     assert coordinator.next_work("bad") == Finished("paused")
@@ -144,4 +248,4 @@ def test_workers_that_go_away_are_blamed_for_nothing(tmp_path: Path) -> None:
     ))  # fmt: skip
     assert not [row for row in results(coordinator).candidates if row.failure]
     assert {row["state"] for row in coordinator.run.store.rows(schema.LEASES)} == {"done", "returned"}
-    assert coordinator._desk.blame.cordoned() == {}
+    assert coordinator.cordon() == NOBODY

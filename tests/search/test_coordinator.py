@@ -283,6 +283,7 @@ def with_tokens(result: BlockResult, values: dict[str, float]) -> BlockResult:
 FAULTS: dict[str, Callable[[Work, BlockResult], BlockResult | Failed]] = {
     "not finite": lambda work, result: with_score(result, float("nan")),
     "not  finite": lambda work, result: with_score(result, float("inf")),
+    "not finite ": lambda work, result: with_score(result, None),  # type: ignore[arg-type]
     "NaN in the logits": lambda work, result: Failed(work.lease, "NaN in the logits", retryable=False),
     "asked for": lambda work, result: BlockResult(result.lease, "0" * 64, "w", result.scores),
     "items": lambda work, result: BlockResult(result.lease, result.recipe_hash, "w", {}),

@@ -63,3 +63,17 @@ class OtherWorker(SimulatedWorker):
     def prepare(self) -> Ready:
         found = super().prepare()
         return Ready(found.host, found.pid, f"key of {found.pid}", found.items_digest)
+
+
+class BadGpu(SlowEvaluator):
+    """Fails whatever it is given."""
+
+    def evaluate(self, work: Work) -> BlockResult | Failed:
+        return Failed(work.lease, "CUDA error: an illegal memory access", retryable=False)
+
+
+class UnequalWorker(SimulatedWorker):
+    """The second one that is hired can score nothing."""
+
+    def _open(self) -> Evaluator:
+        return BadGpu() if self._name.endswith("-2") else super()._open()
