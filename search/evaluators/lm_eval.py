@@ -3,8 +3,8 @@
 lm-eval's own `evaluate` rebuilds every request on each call and aggregates over a task; this file uses the layer
 below it (0.4.13): Task.fewshot_context and construct_requests make the requests of one document, HFLM answers a list
 of requests, Task._filters and process_results turn answers into metrics. tests/search/evaluators/test_lm_eval.py
-pins those names. `use_cache` is never used: its key ignores the weights, so it would return the previous candidate's
-answers.
+pins those names in a table. `use_cache` is never used: its key ignores the weights, so it would return the previous
+candidate's answers.
 """
 
 from __future__ import annotations

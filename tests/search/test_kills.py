@@ -5,12 +5,17 @@ The long run, a hundred kills from the opening of a campaign on real models to i
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
-from campaign_kills import complaints, die_at, finish, kill_to_the_end, left_by, run_simulated
+from campaign_kills import Ended, complaints, die_at, finish, kill_to_the_end, left_by, run_simulated
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +54,29 @@ def test_exports_that_are_torn_or_never_came_to_their_place_are_made_anew(
         path.with_name(path.name + ".partial").write_bytes(b"torn, too")
     run_simulated(ended.folder)
     assert complaints(ended, expected) == []
+
+
+ELSEWHERE = """
+import sys
+sys.path[:0] = [{root!r}, {support!r}]
+import multiprocessing.reduction, pickle
+from pathlib import Path
+from campaign_kills import run_simulated
+
+def refused(*arguments, **options):
+    raise AssertionError("something is pickled")
+
+pickle.loads = pickle.load = pickle.dumps = pickle.dump = refused
+run_simulated(Path({folder!r}))
+run_simulated(Path({folder!r}))  # taken up again, from the rows
+"""
+
+
+def test_a_fresh_process_with_other_hashes_comes_to_the_same_rows_and_pickles_nothing(
+    expected: dict[str, Any], tmp_path: Path
+) -> None:
+    """T12: sets have another order there; T13: neither the store nor a sampler nor an export goes through pickle."""
+    code = ELSEWHERE.format(root=str(ROOT), support=str(ROOT / "tests" / "support"), folder=str(tmp_path / "there"))
+    (tmp_path / "there").mkdir()
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONHASHSEED": "77"})
+    assert complaints(Ended(tmp_path / "there"), expected) == []

@@ -1,7 +1,12 @@
 """lm-eval tasks scored item by item, against an oracle that decodes one prompt at a time."""
 
+import ast
+import dataclasses
+import importlib
+import inspect
 import logging
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +17,8 @@ from search.evaluators.contract import Places, Subject, evaluation_key
 from search.evaluators.entries import TaskEntry
 from search.evaluators.lm_eval import LmEvalScorer
 from search.ports import SPLITS
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -215,3 +222,55 @@ def test_scoring_leaves_the_weights_as_they_were(bench, scorer):
     before = {name: value.clone() for name, value in bench.b.model.state_dict().items()}
     scorer.score(bench.b, keys_of(scorer))
     assert all(torch.equal(value, before[name]) for name, value in bench.b.model.state_dict().items())
+
+
+# --------------------------------------------------------------------------------------------- what we use of lm-eval
+
+SURFACE = {
+    "lm_eval.api.task:datasets": ("", "disable_progress_bars exceptions"),
+    "lm_eval.tasks:TaskManager": ("include_path include_defaults", "all_tasks load task_index"),
+    "lm_eval.tasks._yaml_loader:load_yaml": ("", ""),
+    "lm_eval.api.model:LM": ("", "loglikelihood loglikelihood_rolling generate_until apply_chat_template"),
+    "lm_eval.models.huggingface:HFLM": ("pretrained tokenizer batch_size device", "tok_encode"),
+    "lm_eval.api.task:ConfigurableTask": (
+        "",
+        "set_fewshot_seed set_config has_test_docs test_docs has_validation_docs validation_docs has_training_docs "
+        "training_docs eval_docs fewshot_context construct_requests process_results doc_to_target doc_to_prefix "
+        "aggregation higher_is_better OUTPUT_TYPE VERSION",
+    ),
+    "lm_eval.api.task:ConfigurableTask.fewshot_context": (
+        "doc num_fewshot system_instruction apply_chat_template fewshot_as_multiturn chat_template gen_prefix",
+        "",
+    ),
+    "lm_eval.api.task:ConfigurableTask.construct_requests": ("doc ctx metadata apply_chat_template chat_template", ""),
+    "lm_eval.api.samplers:ContextSampler": ("", "replace_df"),
+    "lm_eval.filters:FilterEnsemble": ("", "name apply"),
+    "lm_eval.api.instance:Instance": ("doc", "request_type repeats resps filtered_resps args"),
+}
+"""Names of lm-eval 0.4.13 → parameters that we give, attributes that we read (T14)."""
+
+
+def imported_of_lm_eval() -> set[str]:
+    """module:name of every import from lm-eval in our sources."""
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "search").rglob("*.py")]
+    found = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return {f"{n.module}:{a.name}" for n in found if (n.module or "").split(".")[0] == "lm_eval" for a in n.names}
+
+
+def test_everything_that_we_import_from_lm_eval_is_in_the_table():
+    assert imported_of_lm_eval() - {"lm_eval.models.vllm_causallms:VLLM"} <= SURFACE.keys()  # that one imports vllm
+
+
+@pytest.mark.parametrize("name", SURFACE)
+def test_lm_eval_has_the_names_parameters_and_attributes_that_we_use(name):
+    module, _, path = name.partition(":")
+    found = importlib.import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part)
+    parameters, attributes = (text.split() for text in SURFACE[name])
+    if parameters:
+        accepted = inspect.signature(found).parameters
+        open_ended = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in accepted.values())
+        assert not [each for each in parameters if each not in accepted and not open_ended]
+    known = {field.name for field in dataclasses.fields(found)} if dataclasses.is_dataclass(found) else set()
+    assert not [each for each in attributes if not hasattr(found, each) and each not in known]
