@@ -37,15 +37,14 @@ def run(
                 on_progress=on_progress,
                 stop=stop,
             )
-        from cluster.search_job import search_on_ray
+        from cluster.search_job import Hire, search_on_ray
 
         return search_on_ray(
             campaign,
             root=run_dir,
             resume=resume,
             allow_public_test_sets=allow_public_test_sets,
-            address=address,
-            workers=workers,
+            hire=Hire(address, workers),
             on_progress=on_progress,
             stop=stop,
         )

@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,28 @@ STOPPED_S = 3.0
 UNANSWERED_S = 900.0
 
 
+@dataclass(frozen=True)
+class Hire:
+    """Which Ray evaluators run on, and how many of them.
+
+    Attributes:
+        address: `local`, `auto` or HOST:PORT (cluster.address).
+        workers: evaluators in all; default: as many as fit, also on nodes that join later.
+        cpus_per_worker: what each reserves; default: the campaign's `evaluator.threads`.
+    """
+
+    address: str = "local"
+    workers: int | None = None
+    cpus_per_worker: float | None = None
+
+
 def search_on_ray(
     path: str | Path,
     *,
     root: Path | None = None,
     resume: bool = False,
     allow_public_test_sets: bool = False,
-    address: str = "local",
-    workers: int | None = None,
-    cpus_per_worker: float | None = None,
+    hire: Hire | None = None,
     on_progress: Callable[[CampaignStatus], None] = lambda status: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
@@ -48,18 +62,17 @@ def search_on_ray(
 
     Args:
         path, root, resume, allow_public_test_sets, on_progress, stop: as for `search.session.run_campaign`.
-        address: `local`, `auto` or HOST:PORT (cluster.address).
-        workers: evaluators in all; default: as many as fit, also on nodes that join later.
-        cpus_per_worker: what each reserves; default: the campaign's `evaluator.threads`.
+        hire: where evaluators run, and how many.
 
     Raises what `run_campaign` raises, and ClusterError (the cluster cannot be used), WorkerLost (evaluators died one
     after the other without a score in between).
     """
     campaign, directory = load_run(path, root=root, resume=resume, allow_public_test_sets=allow_public_test_sets)
-    check_address(address)
+    hire = hire or Hire()
+    check_address(hire.address)
     check_start(campaign, directory, Plans())
     wait_for_predecessor(campaign, directory)
-    with ray_session.session(address) as session, _shared(directory.root) as (place, probe):
+    with ray_session.session(hire.address) as session, _shared(directory.root) as (place, probe):
         task = SearchTask(
             campaign=campaign_to_dict(campaign),
             origin=campaign.origin,
@@ -68,7 +81,7 @@ def search_on_ray(
             probe=probe,
             lease_s=LEASE_S,
         )
-        crew = Crew(session, task, Wanted.of(campaign, workers=workers, cpus_per_worker=cpus_per_worker))
+        crew = Crew(session, task, Wanted.of(campaign, workers=hire.workers, cpus_per_worker=hire.cpus_per_worker))
         drive = _Drive(crew, resume=resume)
         try:
             drive.go(on_progress, stop)

@@ -22,6 +22,7 @@ syllables take the endings of the irregular classes (leaf/leaves, cactus/cacti, 
 import random
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 
 POOLS: dict[str, int] = {"search": 600, "selection": 300, "holdout": 1000}
 """Items per skill. Search items may be overfitted, selection items choose, the holdout is opened once."""
@@ -125,15 +126,30 @@ _IRREGULAR = (
 _REGULAR = ("b", "g", "k", "l", "p", "t", "w", "a")  # endings of no irregular class
 
 
-def draw_plurals(rng: random.Random, hard: bool) -> Problem:
-    """A made-up noun; hard ones end like one of the irregular classes."""
+@dataclass(frozen=True)
+class Inflection:
+    """How made-up words are inflected: those of the regular `ends`, after one of `vowels`, by `suffix` alone."""
+
+    name: str
+    suffix: str
+    vowels: str
+    ends: tuple[str, ...]
+    irregular: tuple[tuple[str, str], ...]
+
+
+def draw_inflected(rng: random.Random, hard: bool, *, inflection: Inflection) -> Problem:
+    """A made-up word; hard ones end like one of the irregular classes."""
+    name, suffix = inflection.name, inflection.suffix
     stem = "".join(rng.choice("bcdfghklmnprstvz") + rng.choice("aeiou") for _ in range(rng.choice((1, 2))))
     stem += rng.choice("bcdghklmnprstvz")
     if not hard:
-        noun = stem + rng.choice("aeiou") + rng.choice(_REGULAR)
-        return Problem(f"plural {noun}", noun + "s", noun + "s")
-    ending, plural = rng.choice(_IRREGULAR)
-    return Problem(f"plural {stem + ending}", stem + plural, stem + ending + "s")
+        word = stem + rng.choice(inflection.vowels) + rng.choice(inflection.ends)
+        return Problem(f"{name} {word}", word + suffix, word + suffix)
+    ending, inflected = rng.choice(inflection.irregular)
+    return Problem(f"{name} {stem + ending}", stem + inflected, stem + ending + suffix)
+
+
+draw_plurals = partial(draw_inflected, inflection=Inflection("plural", "s", "aeiou", _REGULAR, _IRREGULAR))
 
 
 # -------------------------------------------------------------------------------------- skills of the second family
@@ -172,15 +188,7 @@ _STRONG = (
 _WEAK = ("b", "k", "l", "m", "p", "sh", "x", "rt")  # endings of no strong class
 
 
-def draw_pasts(rng: random.Random, hard: bool) -> Problem:
-    """A made-up verb; hard ones end like one of the strong classes."""
-    stem = "".join(rng.choice("bcdfghklmnprstvz") + rng.choice("aeiou") for _ in range(rng.choice((1, 2))))
-    stem += rng.choice("bcdghklmnprstvz")
-    if not hard:
-        verb = stem + rng.choice("aou") + rng.choice(_WEAK)
-        return Problem(f"past {verb}", verb + "ed", verb + "ed")
-    ending, past = rng.choice(_STRONG)
-    return Problem(f"past {stem + ending}", stem + past, stem + ending + "ed")
+draw_pasts = partial(draw_inflected, inflection=Inflection("past", "ed", "aou", _WEAK, _STRONG))
 
 
 SKILLS: tuple[Skill, ...] = (

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from engine.execution.known_facts import KnownFacts
 from engine.execution.open_files import allow_open_files
 from engine.execution.sinks import Sink
 from engine.execution.worker import Arithmetic, RowPool, Shared, Worker
-from engine.methods.contract import Array, Call, Facts, Stage
+from engine.methods.contract import Array, Facts, Look, Stage, finish_stages
 from engine.models.checkpoint import Checkpoint
 from engine.planning.plan import OutputTensor, Plan, Tile
 from engine.recipes.recipe import ModelRef
@@ -263,16 +263,12 @@ class _Run:
     def _measure(self, tensor: OutputTensor, stage: Stage, facts: Facts, share: list[range]) -> Array:
         return self.thread().measure(tensor, stage, facts, blocks=(number for part in share for number in part))
 
-    def _finish_stages(self, index: int, partials: Callable[[Stage, Facts], Array] | None) -> Facts:
-        """Facts of one tensor, stage by stage; `partials` looks at the data (None: no stage does)."""
+    def _finish_stages(self, index: int, look: Look | None) -> Facts:
+        """Facts of one tensor; `look` measures the data (None: no stage does)."""
         call = self.plan.tensors[index].call
-        facts: dict[str, Array] = {}
-        for stage in self.plan.method.stages(call) if call else ():
-            measured = partials(stage, facts) if partials and stage.measure else None
-            with np.errstate(all="ignore"):  # what is not finite is counted where it is read and where it is made
-                facts[stage.name] = stage.finish(cast(Call, call), measured, facts)
+        facts = finish_stages(self.plan.method.stages(call), call, look) if call else {}
         self.facts[index] = facts
-        if partials:
+        if look:
             with self.shared.lock:
                 self.hooks.on_facts(index, facts)
         return facts

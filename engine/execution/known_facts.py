@@ -15,18 +15,19 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from engine import digest
-from engine.methods.contract import Array, Call, Facts, Stage
+from engine.methods.contract import Array, Call, Facts, Stage, finish_stages
 from engine.models.checkpoint import Checkpoint
 from engine.models.views import View
 from engine.planning.plan import OutputTensor, Plan
 from engine.recipes.recipe import ModelRef
 
-Look = Callable[[OutputTensor, Stage, Facts], Array]
+LookAt = Callable[[OutputTensor, Stage, Facts], Array]
 """(tensor, stage, earlier facts) → the partial of the stage over all blocks of the tensor."""
 _MOST_BYTES = 256 << 20
 
@@ -40,7 +41,7 @@ class KnownFacts:
         self._known: OrderedDict[str, Mapping[str, Array]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def facts(self, plan: Plan, index: int, sources: Mapping[ModelRef, Checkpoint], look: Look) -> Facts | None:
+    def facts(self, plan: Plan, index: int, sources: Mapping[ModelRef, Checkpoint], look: LookAt) -> Facts | None:
         """All facts of a tensor, what is not known yet being measured by `look`; None where nothing can be reused."""
         tensor = plan.tensors[index]
         if tensor.call is None:
@@ -50,15 +51,11 @@ class KnownFacts:
         if not measuring or any(stage.reuse == "never" for stage in measuring):
             return None
         told = _Told(plan, sources)
-        facts = self._by_source(tensor, stages, told, look)
-        for stage in stages:
-            if stage.reuse != "way" and stage.name not in facts:
-                partial = self._partial(tensor, stage, told, look) if stage.measure else None
-                with np.errstate(all="ignore"):  # as where they are measured
-                    facts[stage.name] = stage.finish(tensor.call, partial, facts)
-        return facts
+        known = self._by_source(tensor, stages, told, look)
+        asked = [stage for stage in stages if stage.reuse != "way"]
+        return finish_stages(asked, tensor.call, lambda stage, _: self._partial(tensor, stage, told, look), known=known)
 
-    def _by_source(self, tensor: OutputTensor, stages: Sequence[Stage], told: _Told, look: Look) -> dict[str, Array]:
+    def _by_source(self, tensor: OutputTensor, stages: Sequence[Stage], told: _Told, look: LookAt) -> dict[str, Array]:
         """The facts that each source has by itself, put side by side."""
         lasting = [stage for stage in stages if stage.reuse == "source"]
         if not lasting:
@@ -70,12 +67,12 @@ class KnownFacts:
             key = told.key(alone, settings)
             known = self._get(key)
             if known is None:
-                found = _measured(alone, stages, look)
+                found = finish_stages(stages, _call(alone), partial(look, alone))
                 known = self._put(key, {stage.name: found[stage.name] for stage in lasting})
             parts.append(known)
         return {stage.name: np.concatenate([part[stage.name] for part in parts], axis=-1) for stage in lasting}
 
-    def _partial(self, tensor: OutputTensor, stage: Stage, told: _Told, look: Look) -> Array:
+    def _partial(self, tensor: OutputTensor, stage: Stage, told: _Told, look: LookAt) -> Array:
         key = told.key(tensor, stage.settings)
         known = self._get(key)
         if known is None:
@@ -115,15 +112,6 @@ class _Told:
 
     def _content(self, view: View) -> list[Any]:
         return digest.of_content(view, self._plan, self._sources)
-
-
-def _measured(tensor: OutputTensor, stages: Sequence[Stage], look: Look) -> dict[str, Array]:
-    facts: dict[str, Array] = {}
-    for stage in stages:
-        partial = look(tensor, stage, facts) if stage.measure else None
-        with np.errstate(all="ignore"):
-            facts[stage.name] = stage.finish(_call(tensor), partial, facts)
-    return facts
 
 
 def _alone(tensor: OutputTensor, place: int) -> OutputTensor:

@@ -12,9 +12,10 @@ are given they do the same as `measure` and `merge` on stored bits, and tests ho
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -162,6 +163,23 @@ class Stage:
     seldom: bool = False
     reuse: Reuse = "never"
     settings: tuple[str, ...] = ()
+
+
+Look = Callable[[Stage, Facts], Array]
+"""(stage, earlier facts) → the partial of the stage over all blocks of a tensor."""
+
+
+def finish_stages(
+    stages: Iterable[Stage], call: Call, look: Look | None, *, known: Facts = MappingProxyType({})
+) -> dict[str, Array]:
+    """The facts of one tensor, stage by stage, beside those that are `known`; without `look` no stage measures."""
+    facts = dict(known)
+    for stage in stages:
+        if stage.name not in facts:
+            partial = look(stage, facts) if look and stage.measure else None
+            with np.errstate(all="ignore"):  # what is not finite is counted where it is read and where it is made
+                facts[stage.name] = stage.finish(call, partial, facts)
+    return facts
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def provenance_on_hub(place: HubRepo) -> Mapping[str, Any] | None:
         return {}
     except hub_errors() as error:
         raise _explained(place, error) from error
-    return _json(Path(path))
+    return read_json(Path(path))
 
 
 def refuse_hub(place: HubRepo) -> None:
@@ -145,7 +145,8 @@ def _api(place: HubRepo) -> HfApi:
     return huggingface_hub.HfApi(library_name="mergefleet")
 
 
-def _json(path: Path) -> Mapping[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; {} where there is none that can be read."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

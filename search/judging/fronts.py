@@ -1,4 +1,4 @@
-"""Several objectives at once: dominance under constraints, sorting, spread, hypervolume, the thinned front. Pure.
+"""Several objectives at once: dominance under constraints, sorting, spread, the thinned front. Pure.
 
 Everything here looks at *oriented* values: larger is better in every objective. A violation of 0 is feasible; feasible
 points come before infeasible ones, and of two infeasible ones the smaller violation comes first (Deb 2000).
@@ -109,22 +109,6 @@ def _last_front(values_CK: Floats, violations_C: Floats) -> Integers:
     ranks_C = sorted_ranks(values_CK, violations_C)
     last = np.flatnonzero(ranks_C == ranks_C.max())
     return last.astype(np.int64)
-
-
-def hypervolume(values_CK: Floats, reference_K: Floats) -> float:
-    """The volume between the reference point and the points' front, exactly: slices along the last objective."""
-    inside = values_CK[(values_CK > reference_K).all(axis=1)]
-    if not len(inside):
-        return 0.0
-    if inside.shape[1] == 1:
-        return float(inside.max() - reference_K[0])
-    inside = inside[np.argsort(-inside[:, -1], kind="stable")]
-    floors = np.append(inside[1:, -1], reference_K[-1])
-    volume = 0.0
-    for count, (height, floor) in enumerate(zip(inside[:, -1], floors, strict=True), start=1):
-        if height > floor:
-            volume += (height - floor) * hypervolume(inside[:count, :-1], reference_K[:-1])
-    return float(volume)
 
 
 def knee(values_CK: Floats) -> int:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from engine.errors import OutputExists
-from engine.outputs.hub_upload import HubRepo, is_hub, parse_hub, provenance_on_hub, refuse_hub
+from engine.outputs.hub_upload import HubRepo, is_hub, parse_hub, provenance_on_hub, read_json, refuse_hub
 from engine.outputs.publish import refuse_existing
 from engine.planning.made import PROVENANCE
 from engine.remote.url import Url, parse_place
@@ -65,12 +64,3 @@ def _in_bucket(place: Url) -> Mapping[str, Any] | None:
         refuse_existing_objects(place)
         return None
     return read_object(bucket, PROVENANCE) or {}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; {} where there is none that can be read."""
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}

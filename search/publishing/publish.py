@@ -19,7 +19,7 @@ from typing import Any
 from engine.errors import CampaignError, EvaluationError, InputError, OutputDamaged, OutputExists, Refused
 from engine.merging import merge
 from engine.models.places import local_path
-from engine.outputs.hub_upload import HubRepo, Upload, upload
+from engine.outputs.hub_upload import HubRepo, Upload, read_json, upload
 from engine.outputs.naming import Names, is_private, unlike
 from engine.outputs.publish import clean
 from engine.planning.made import PROVENANCE
@@ -36,7 +36,6 @@ from search.publishing.destination import (
     Destination,
     parse_destination,
     provenance_at,
-    read_json,
     refuse_unwritable,
 )
 from search.publishing.licences import Licence

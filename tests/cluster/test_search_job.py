@@ -25,7 +25,7 @@ from simulated_driver import run_until_killed
 
 from cluster import crew, search_job
 from cluster.ray_session import Session
-from cluster.search_job import search_on_ray
+from cluster.search_job import Hire, search_on_ray
 from engine.errors import CampaignError, ClusterError, OutputExists, WorkerLost
 from search.campaign_file import Campaign, load_campaign
 from search.evaluators.audit import read_attempts
@@ -79,7 +79,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def search(path: Path, ray_here: Session, *, workers: int = 1, **more: Any) -> Outcome:
     root = path.parent / "run"
-    return search_on_ray(path, root=root, address=ray_here.address, workers=workers, cpus_per_worker=0.2, **more)
+    return search_on_ray(path, root=root, hire=Hire(ray_here.address, workers, cpus_per_worker=0.2), **more)
 
 
 def once(after_items: int, act: Callable[[], object]) -> Watch:

@@ -61,17 +61,25 @@ def test_kuberays_definitions_accept_it(document: Document, definitions: dict[tu
     assert definitions[document["apiVersion"], document["kind"]].complaints(document) == []
 
 
+def complaint(document: Document, release: str) -> str | None:
+    """What that release of Kubernetes has against a document of its own kinds."""
+    try:
+        kubernetes_validate.validate(document, release, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        return str(error)
+    return None
+
+
 @pytest.mark.parametrize("release", ["1.34", "1.37"])
 @pytest.mark.parametrize("document", CORE, ids=label)
 def test_kubernetes_accepts_it(document: Document, release: str) -> None:
-    kubernetes_validate.validate(document, release, strict=True)
+    assert complaint(document, release) is None
 
 
 def test_a_misspelt_field_of_a_core_kind_is_refused() -> None:
     (claim,) = (each for each in CORE if each["kind"] == "PersistentVolumeClaim")
     spoilt = claim | {"spec": claim["spec"] | {"accessMode": ["ReadWriteMany"]}}
-    with pytest.raises(kubernetes_validate.ValidationError, match="accessMode"):
-        kubernetes_validate.validate(spoilt, "1.34", strict=True)
+    assert "accessMode" in str(complaint(spoilt, "1.34"))
 
 
 # What Kubernetes' "restricted" pod security standard asks, and a little more.

@@ -25,6 +25,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+from local_server import ANY_PORT, served
+
 
 class Fault(Enum):
     """What happens to a request."""
@@ -116,16 +118,9 @@ def at(fault: Fault, matches: Callable[[Request], bool], *, times: Collection[in
 def running_proxy(upstream: str, choose: Choice = never) -> Iterator[Proxy]:
     """A proxy on a free port before the server at `upstream` (http://HOST:PORT) until the block ends."""
     proxy = Proxy("", choose)
-    server = _Server(("127.0.0.1", 0), partial(_Handler, proxy, urlsplit(upstream).netloc))
-    proxy.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    server = _Server(ANY_PORT, partial(_Handler, proxy, urlsplit(upstream).netloc))
+    with served(server) as proxy.url:
         yield proxy
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 class _Server(ThreadingHTTPServer):

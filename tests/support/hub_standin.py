@@ -14,12 +14,13 @@ import contextlib
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
+
+from local_server import ANY_PORT, served
 
 DATE = "2026-01-01T00:00:00.000Z"
 
@@ -70,16 +71,8 @@ def commit_id(label: str) -> str:
 def running_hub(repositories: Mapping[str, Repository]) -> Iterator[Hub]:
     """Serve `repositories` on a free port until the block ends."""
     hub = Hub("", dict(repositories))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(hub))
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with served(ThreadingHTTPServer(ANY_PORT, _handler_of(hub))) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @dataclass(frozen=True)

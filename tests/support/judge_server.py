@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from local_server import ANY_PORT, served
+
 Fault = tuple[int, dict[str, str]] | str  # a status with headers; "garbage", "drop", "slow"
 
 
@@ -60,14 +62,11 @@ def serving(reply: Callable[[str], str]) -> Iterator[JudgeServer]:
             pass
 
     released = threading.Event()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(ANY_PORT, Handler)
     server.daemon_threads = True
-    state.url = f"http://127.0.0.1:{server.server_port}/v1"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield state
-    finally:
-        released.set()
-        server.shutdown()
-        server.server_close()
+    with served(server) as url:
+        state.url = f"{url}/v1"
+        try:
+            yield state
+        finally:
+            released.set()

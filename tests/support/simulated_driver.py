@@ -37,7 +37,8 @@ def _search_and_die(campaign: Path, address: str, items: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     root = campaign.parent / "run"
-    search_job.search_on_ray(campaign, root=root, address=address, workers=1, cpus_per_worker=0.2, on_progress=watch)
+    hire = search_job.Hire(address, 1, cpus_per_worker=0.2)
+    search_job.search_on_ray(campaign, root=root, hire=hire, on_progress=watch)
 
 
 if __name__ == "__main__":

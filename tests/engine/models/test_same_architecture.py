@@ -21,10 +21,11 @@ def model(directory: Path, *, rows: int = 4, **config: Any) -> str:
     return str(directory)
 
 
-def plan(*models: str, **options: Any) -> None:
+def plan(*models: str, **options: Any) -> list[str]:
+    """The names of the output's tensors."""
     entries = [{"model": name, "parameters": {"weight": 1}} for name in models]
     recipe = parse_recipe({"merge_method": "linear", "models": entries}, origin="r.yml")
-    make_plan(recipe, open_checkpoints(recipe.models), Options(**options))
+    return [tensor.name for tensor in make_plan(recipe, open_checkpoints(recipe.models), Options(**options)).tensors]
 
 
 LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
@@ -37,7 +38,7 @@ def test_the_error_names_both_models_with_their_architectures_and_the_flag(tmp_p
         plan(*names)
     for words in ("r.yml", "a is LlamaForCausalLM (model_type llama)", "c is MistralForCausalLM", "--allow-crimes"):
         assert words in caught.value.message
-    plan(*names, allow_mixed=True)
+    assert plan(*names, allow_mixed=True) == ["model.norm.weight"]
 
 
 def test_allowed_mixtures_must_still_fit(tmp_path: Path) -> None:
@@ -47,4 +48,4 @@ def test_allowed_mixtures_must_still_fit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("config", [{}, {"model_type": "llama"}, {"architectures": ["LlamaForCausalLM"]}])
 def test_a_config_that_says_less_agrees_with_one_that_says_more(config: dict[str, Any], tmp_path: Path) -> None:
-    plan(model(tmp_path / "a", **LLAMA), model(tmp_path / "b", **config))
+    assert plan(model(tmp_path / "a", **LLAMA), model(tmp_path / "b", **config)) == ["model.norm.weight"]

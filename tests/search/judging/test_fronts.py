@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from hypervolume import hypervolume
 
 from search.judging.fronts import (
     Floats,
@@ -13,7 +14,6 @@ from search.judging.fronts import (
     directions,
     dominance,
     front_of,
-    hypervolume,
     knee,
     niche_of,
     sorted_ranks,

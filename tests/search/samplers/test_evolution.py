@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypervolume import hypervolume
 from simulated import LAYERS, make_campaign
 
-from search.judging.fronts import hypervolume
 from search.samplers import Setup, Told, make_sampler
 from search.samplers.evolution import Niches
 from search.samplers.variation import on_the_line, polynomial_mutation, simulated_binary
