@@ -175,6 +175,8 @@ class _Run:
                 self._measure_together(pool, index)
                 self._wait([pool.submit(self._tile, tile) for tile in tiles])
                 del self.facts[index]
+            if self.work.thread_count == 1:  # handing them over one by one takes longer than making a small tensor
+                jobs = [partial(_one_by_one, jobs)]
             self._wait([pool.submit(job) for job in jobs])
 
     def _jobs(self) -> tuple[list[Callable[[], None]], list[tuple[int, list[Tile]]]]:
@@ -292,3 +294,8 @@ class _Run:
         with self.shared.lock:
             self.blocks[tile.number] = blocks
             self.hooks.on_tile(tile, blocks)
+
+
+def _one_by_one(jobs: Iterable[Callable[[], None]]) -> None:
+    for job in jobs:
+        job()

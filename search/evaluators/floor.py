@@ -1,8 +1,8 @@
-"""Is a candidate a language model at all? Norms and one forward pass over a few prompts, before any item is scored.
+"""Is a candidate a language model at all? Norms, and a look at the first forward pass of its first items.
 
 A merge can be finite in every weight and still compute nothing: activations overflow, or every context gives one token.
-Scoring such a candidate costs a window of items (generation runs to its last token), so it fails here instead, for one
-forward pass. The limits are far outside what any language model does, so that no parent and no base meets them:
+Scoring such a candidate costs a window of items (generation runs to its last token), so it fails here instead, in the
+first pass of it. The limits are far outside what any language model does, so that no parent and no base meets them:
 
     a large matrix is ten times as large as in any parent              (search/evaluators/norms.py)
 
@@ -10,6 +10,9 @@ forward pass. The limits are far outside what any language model does, so that n
     all logits of every position are equal                             (the head sees nothing)
     every position of every prompt predicts the same token, with a probability of 0.99 and more on average
                                                                        (the text would be that token, for ever)
+
+A pass of its own over a few prompts would take an eighth of the time that scoring 15 short items takes (tiny family).
+So it is made only where scoring shows no pass to look at: a function that never runs the model, or one text at a time.
 
 Continuing text costs more than scoring a few items may, so that is done only where a whole block has nothing right:
 
@@ -19,14 +22,16 @@ Continuing text costs more than scoring a few items may, so that is done only wh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from engine.errors import EvaluationError
 from search.ports import Item, Split
 
 PROMPTS = 8
 PROMPT_TOKENS = 64
 LEAST_POSITIONS = 32  # fewer predictions may agree by chance
+LOOKED_AT = 64  # positions of a forward pass whose logits are computed once more
 SURE = 0.99
 CONTINUED = 32  # tokens of a continuation
 REPEATED = 24  # of them, at its end, that a loop makes
@@ -68,6 +73,57 @@ def prompts_of(items: Mapping[Split, Sequence[Item]], texts: Mapping[str, str]) 
     return [text for text in found if text.strip()][:PROMPTS]
 
 
+class Watch:
+    """Within it the first forward pass of a model that says enough is looked at: EvaluationError there, and at the end,
+    where it shows a failure. `looked`: whether there was such a pass.
+
+    The logits are those of the output head on the last hidden states, at positions evenly over the batch, so that
+    scoring itself computes the very same as without.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._body, self._head = model.base_model, model.get_output_embeddings()
+        self._hook: Any = None
+        self.cause: str | None = None
+        self.looked = False
+
+    def __enter__(self) -> Watch:
+        if self._head is not None:
+            self._hook = self._body.register_forward_hook(self._see, with_kwargs=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self._remove()
+        if self.cause is not None and (error is None or isinstance(error, Exception)):
+            raise EvaluationError(self.cause) from None  # whatever a scorer made of it
+
+    def _see(self, module: Any, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
+        import torch
+
+        hidden, mask = output[0], kwargs.get("attention_mask")
+        with torch.inference_mode():
+            if mask is None:
+                hidden = hidden.flatten(0, -2)
+            elif mask.shape == hidden.shape[:-1]:
+                hidden = hidden[mask.bool()]
+            else:  # which positions are padding cannot be said
+                return
+            if len(hidden) < LEAST_POSITIONS:
+                return
+            self._remove()
+            finite = bool(torch.isfinite(hidden).all())
+            look = look_of(self._head(hidden[:: -(-len(hidden) // LOOKED_AT)]))
+        self.looked = True
+        self.cause = failure(look if finite else replace(look, finite=False))
+        if self.cause is not None:
+            raise EvaluationError(self.cause)
+
+    def _remove(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+
 def look_at(model: Any, tokenizer: Any, prompts: Sequence[str]) -> Look:
     """One forward pass over the prompts' first tokens, padded on the right."""
     import torch
@@ -82,12 +138,20 @@ def look_at(model: Any, tokenizer: Any, prompts: Sequence[str]) -> Look:
         mask[place, : len(row)] = 1
     with torch.inference_mode():
         out = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False)
-        logits = out.logits[mask.bool().to(model.device)].float()
-        finite = bool(torch.isfinite(logits).all())
-        best = logits.argmax(-1)
-        surest = float(logits.softmax(-1).amax(-1).mean()) if finite else 0.0
-        spread = float((logits.amax(-1) - logits.amin(-1)).max()) if finite else 0.0
-    return Look(finite, tuple(best.tolist()), surest, spread)
+        return look_of(out.logits[mask.bool().to(model.device)])
+
+
+def look_of(logits_PV: Any) -> Look:
+    """What the logits of P positions show."""
+    import torch
+
+    logits_PV = logits_PV.float()
+    if not bool(torch.isfinite(logits_PV).all()):
+        return Look(False, tuple(logits_PV.argmax(-1).tolist()), 0.0, 0.0)
+    highest, best = logits_PV.max(-1)
+    surest = float(logits_PV.softmax(-1).amax(-1).mean())
+    spread = float((highest - logits_PV.amin(-1)).max())
+    return Look(True, tuple(best.tolist()), surest, spread)
 
 
 def nothing_right(scores: Mapping[str, float]) -> bool:

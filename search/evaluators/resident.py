@@ -234,9 +234,7 @@ class ResidentEvaluator:
         try:
             loaded = self.resident.load(work.recipe, expected_hash=work.recipe_hash)
             record_attempt(self._audit, work)
-            if self._floor:
-                self._check_floor(loaded)
-            scored = self._score(self.resident.subject, work.items)
+            scored = self._score_above_floor(loaded, work.items)
             if not self._still_holds(work.recipe_hash):
                 cause = "the weights in the live model changed while they were scored: the scores were thrown away"
                 return Failed(work.lease, cause, retryable=True)
@@ -260,17 +258,22 @@ class ResidentEvaluator:
         self.resident.loaded = None
         return False
 
-    def _check_floor(self, loaded: Loaded | VllmLoaded) -> None:
-        """EvaluationError where the candidate is no language model; looked at once, before its first block."""
-        if loaded.recipe_hash == self._floor_passed:
-            return
-        self._set_threads()
+    def _score_above_floor(self, loaded: Loaded | VllmLoaded, keys: Sequence[str]) -> Scored:
+        """EvaluationError where the candidate is no language model; looked at once, with its first block."""
         subject = self.resident.subject
-        look = floor.look_at(subject.model, subject.tokenizer, self._floor_prompts())
-        cause = self.resident.blown_up() or floor.failure(look)
+        if not self._floor or loaded.recipe_hash == self._floor_passed:
+            return self._score(subject, keys)
+        cause = self.resident.blown_up()
+        if cause is not None:
+            raise EvaluationError(cause)
+        with floor.Watch(subject.model) as watch:
+            scored = self._score(subject, keys)
+        if not watch.looked and self.resident.is_intact():
+            cause = floor.failure(floor.look_at(subject.model, subject.tokenizer, self._floor_prompts()))
         if cause is not None:
             raise EvaluationError(cause)
         self._floor_passed = loaded.recipe_hash
+        return scored
 
     def _check_text(self, loaded: Loaded | VllmLoaded) -> None:
         """EvaluationError where the candidate's text only loops and that of none of its sources does.

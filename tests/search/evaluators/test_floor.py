@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_tasks import make_model, make_tokenizer
 
+from engine.errors import EvaluationError
 from search.evaluators.entries import EvaluatorEntry
 from search.evaluators.floor import (
     CONTINUED,
     PROMPTS,
     Look,
+    Watch,
     failure,
     look_at,
     loops,
@@ -74,6 +77,61 @@ def test_a_broken_head_is_seen_in_one_forward_pass(how: str, says: str) -> None:
     assert says in str(failure(look_at(model, tokenizer, SAID)))
     assert len(passes) == 1
     assert failure(look_at(make_model(1, tokenizer), tokenizer, SAID)) is None
+
+
+class Toy(torch.nn.Module):
+    """Hidden states as they are given, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base_model = Body()
+        self.head = torch.nn.Linear(4, 7)
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        return self.head
+
+
+class Body(torch.nn.Module):
+    def forward(self, hidden, attention_mask=None):
+        return (hidden,)
+
+
+def hidden_states(rows: int, columns: int) -> torch.Tensor:
+    return torch.randn(rows, columns, 4, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_watch_looks_once_and_not_at_padding() -> None:
+    toy, hidden, mask = Toy(), hidden_states(5, 20), torch.ones(5, 20)
+    hidden[:, :3], mask[:, :3] = float("nan"), 0
+    with Watch(toy) as watch:
+        toy.base_model(hidden[:, :2], attention_mask=torch.ones(5, 2))  # too few positions to tell, or not even that
+        assert not watch.looked
+        toy.base_model(hidden, attention_mask=mask[:, None])  # a mask of another form
+        assert not watch.looked
+        toy.base_model(hidden, attention_mask=mask)
+        assert watch.looked
+        toy.base_model(torch.full((5, 20, 4), float("nan")))
+    toy.base_model(torch.full((5, 20, 4), float("nan")))
+    assert watch.cause is None
+
+
+@contextlib.contextmanager
+def in_other_words():
+    try:
+        yield
+    except EvaluationError:
+        raise ValueError("my own words") from None
+
+
+@pytest.mark.parametrize("mask", [None, torch.ones(2, 20)])
+def test_a_failure_comes_out_even_where_the_scorer_takes_it_for_its_own(mask: torch.Tensor | None) -> None:
+    toy = Toy()
+    with pytest.raises(EvaluationError, match="NaN or Inf"), Watch(toy), contextlib.suppress(Exception):
+        toy.base_model(hidden_states(2, 20) / 0, attention_mask=mask)
+    with pytest.raises(EvaluationError, match="NaN or Inf"), Watch(toy), in_other_words():
+        toy.base_model(hidden_states(2, 20) / 0)
+    with pytest.raises(KeyboardInterrupt), Watch(toy):
+        raise KeyboardInterrupt
 
 
 def test_prompts_are_the_first_search_items_that_say_something() -> None:

@@ -352,15 +352,47 @@ def test_a_directory_without_all_weights_is_refused_by_name(family, tmp_path):
         load_from_disk(tmp_path / "absent", ENTRY)
 
 
-def test_a_candidate_that_is_no_language_model_fails_before_it_is_scored(family, tmp_path):
-    asked = []
-    made = ResidentEvaluator(Tampering(family, lambda: asked.append(1)), ENTRY, audit=tmp_path / "audit.jsonl")
-    dead = made.evaluate(work(family.recipe(0.0, 0.0), family.keys()))
+def forward_passes(made: ResidentEvaluator, work: Work) -> tuple[int, BlockResult | Failed]:
+    """How often the model runs for a block, and what comes of it."""
+    passes: list[object] = []
+    made.resident.load(work.recipe)
+    hook = made.resident.subject.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    result = made.evaluate(work)
+    hook.remove()
+    return len(passes), result
+
+
+def test_a_candidate_that_is_no_language_model_fails_in_the_first_forward_pass_of_its_scoring(family, evaluator):
+    count, dead = forward_passes(evaluator, work(family.recipe(0.0, 0.0), family.keys()))
     assert isinstance(dead, Failed)
     assert not dead.retryable
     assert "floor: all logits are equal" in dead.cause
-    assert asked == []
-    assert isinstance(made.evaluate(work(family.recipe_of("a"), family.keys())), BlockResult)
+    assert count == 1
+
+
+def test_the_floor_costs_no_forward_pass_of_its_own_where_scoring_shows_one(family, evaluator, tmp_path):
+    """A pass is an eighth of what scoring 15 short items takes: counted, not timed."""
+    silent = ResidentEvaluator(family.scorer, ENTRY.model_copy(update={"floor": False}), audit=tmp_path / "b.jsonl")
+    for recipe in (family.recipe_of("a"), family.recipe(0.7, 0.3)):
+        without, plain = forward_passes(silent, work(recipe, family.keys()))
+        count, watched = forward_passes(evaluator, work(recipe, family.keys()))
+        assert watched == plain
+        assert count == without > 1
+
+
+@pytest.mark.parametrize("weights", [(0.0, 0.0), (0.7, 0.3)])
+def test_a_scorer_that_never_runs_the_model_gets_a_pass_to_look_at(family, tmp_path, weights):
+    made = ResidentEvaluator(Unread(family, lambda: None), ENTRY, audit=tmp_path / "audit.jsonl")
+    count, result = forward_passes(made, work(family.recipe(*weights), family.keys()))
+    assert isinstance(result, Failed) == (weights == (0.0, 0.0))
+    assert count == 1
+
+
+class Unread(Tampering):
+    """Scores that no model was asked for."""
+
+    def score(self, subject, keys):
+        return Scored(dict.fromkeys(keys, 0.5))
 
 
 class NothingRight(Tampering):
