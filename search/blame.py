@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 CORDON_AFTER = 3
 FORGOTTEN_AFTER = 10
+QUARANTINED = "quarantined: "
+"""How the cause of a quarantined candidate begins."""
 
 
 def node_of(worker: str) -> str:
@@ -119,7 +121,7 @@ class Blame:
         nodes = {node_of(worker) for worker in causes}
         if len(causes) < 2 or (len(nodes) < 2 and {node_of(worker) for worker in present} - nodes):
             return None
-        return "quarantined: it failed on " + " and on ".join(f"{w} ({cause})" for w, cause in causes.items())
+        return f"{QUARANTINED}it failed on " + " and on ".join(f"{w} ({cause})" for w, cause in causes.items())
 
     def cordon(self) -> Cordon:
         """Who gets no further work."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import CampaignError
 from search.campaign import Origin
 from search.campaign_file import Campaign, parse_campaign
+from search.effort import Attempt, Effort, attempts_of, efforts_of, window_items
 from search.judging.scores import WindowScore, estimates, window_numbers
 from search.judging.verdicts import verdict_from_dict
 from search.ports import SCORE, SPLITS, Phase, Split, Verdict
@@ -108,6 +109,8 @@ class Results:
     eval_key: str
     item_measures: tuple[ItemMeasure, ...] = ()
     items_digest: str = ""
+    efforts: tuple[Effort, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
 
     def candidate(self, number: int) -> CandidateRow:
         """The candidate of this number."""
@@ -137,10 +140,13 @@ def results_of(store: Store, row: Row) -> Results:
     scores: dict[str, list[tuple[str, float, str]]] = defaultdict(list)
     measures: dict[str, list[tuple[str, str, float]]] = defaultdict(list)
     spent = dict.fromkeys(SPLITS, 0)
+    paid: Counter[str] = Counter()
     for entry, item in _named(store, candidates, items):
         if entry["measure"] == SCORE:
             scores[entry["recipe_hash"]].append((item, entry["score"], _lease(entry, row)))
-            spent[split_of[item]] += entry["campaign"] == row["id"]
+            if entry["campaign"] == row["id"]:
+                spent[split_of[item]] += 1
+                paid[entry["lease"]] += 1
         else:
             measures[entry["recipe_hash"]].append((item, entry["measure"], entry["score"]))
     matrix = tuple(
@@ -155,6 +161,7 @@ def results_of(store: Store, row: Row) -> Results:
         for item, measure, value in measures[candidate.recipe_hash]
         if (candidate.number, split_of[item]) in outcomes
     )
+    leases = store.rows(schema.LEASES)
     ledger = tuple(HoldoutAccess(**{k: v for k, v in e.items() if k != "campaign"}) for e in store.rows(schema.LEDGER))
     return Results(
         campaign=campaign,
@@ -170,7 +177,22 @@ def results_of(store: Store, row: Row) -> Results:
         eval_key=row["eval_key"],
         item_measures=measured,
         items_digest=row["items_digest"],
+        efforts=efforts_of(outcomes, sizes=_sizes(store, outcomes, items.values()), leases=leases, paid=paid),
+        attempts=attempts_of(leases),
     )
+
+
+def _sizes(store: Store, outcomes: Mapping[tuple[int, str], Row], items: Collection[Row]) -> dict[tuple[int, str], int]:
+    """How many items every assessment takes in full: its cohort's window, or all of the split."""
+    counts = {split: Counter(item["task"] for item in items if item["split"] == split) for split in SPLITS}
+    windows = {
+        row["number"]: window_items(row["size"], [*counts["search"].values()]) for row in store.rows(schema.COHORTS)
+    }
+    cohorts = {row["number"]: row["cohort"] for row in store.rows(schema.CANDIDATES)}
+    return {
+        (number, split): windows[cohorts[number]] if split == "search" else counts[split].total()
+        for number, split in outcomes
+    }
 
 
 def _named(store: Store, candidates: Sequence[CandidateRow], items: Mapping[str, Row]) -> Iterator[tuple[Row, str]]:

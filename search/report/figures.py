@@ -6,6 +6,7 @@ Plotly's script goes with the first fragment that is asked for and with no other
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,7 +30,11 @@ WEIGHTS = ("#f8fafc", "#dbeafe", "#93c5fd", "#3b82f6", "#1e40af")  # light to da
 BELOW, NOTHING = "#b45309", "#f8fafc"  # another hue for negative weights
 PARALLEL_AXES = 10  # more cannot be told apart
 PARALLEL_LINES = 100
+PARALLEL_PX, HEAT_PX = 56, 26  # least width of an axis, and of a column of a heat map
+IMPORTANCE = "The share of the estimates' variation that goes with each parameter (PED-ANOVA)."
 ROW_PX = 30
+MARGINS = "The winner's holdout score minus the comparator's, with the 95 % interval; right of 0 is better."
+TITLE_LETTERS = 30  # what an axis title may be long on a phone
 
 
 @dataclass(frozen=True)
@@ -39,20 +44,24 @@ class Figure:
     title: str
     html: str
     caption: str = ""
+    min_width_px: int = 0  # on a narrower screen it is scrolled
 
 
 def figures(results: Results, heats: Sequence[HeatMap]) -> dict[str, list[Figure]]:
     """Figures by place on the page: margins, weights, search. Empty lists where there is nothing to draw."""
     made: dict[str, list[tuple[str, go.Figure, str]]] = {"margins": [], "weights": [], "search": []}
     if results.verdict is not None and results.verdict.comparisons:
-        made["margins"].append(("", _margins(results), ""))
+        made["margins"].append(("", _margins(results), MARGINS))
     made["weights"] = [(f"{heat.parameter.title()} by layer and source", _heat(heat), "") for heat in heats]
     made["search"] = [*front_figures(results), *_search_figures(results)]
     from plotly.offline import get_plotlyjs
 
     scripts = iter([f"<script>{get_plotlyjs()}</script>"])
     return {
-        place: [Figure(title, next(scripts, "") + _html(figure), caption) for title, figure, caption in found]
+        place: [
+            Figure(title, next(scripts, "") + _html(figure), caption, figure.layout.meta or 0)
+            for title, figure, caption in found
+        ]
         for place, found in made.items()
     }
 
@@ -69,14 +78,19 @@ def styled(figure: go.Figure, *, height: int, left: int = 60) -> go.Figure:
         template="plotly_white",
         title=None,
         height=height,
-        margin={"l": left, "r": 20, "t": 20, "b": 50},
+        margin={"l": left, "r": 20, "t": 20, "b": 50 if figure.layout.xaxis.title.text else 30},
         font={"family": "system-ui, sans-serif", "size": 13, "color": INK},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
     )
-    figure.update_xaxes(title_font={"size": 12, "color": MUTED})
-    figure.update_yaxes(title_font={"size": 12, "color": MUTED})
+    figure.update_xaxes(title_font={"size": 12, "color": MUTED}, title_text=_wrapped(figure.layout.xaxis.title.text))
+    figure.update_yaxes(title_font={"size": 12, "color": MUTED}, title_text=_wrapped(figure.layout.yaxis.title.text))
     return figure
+
+
+def _wrapped(title: str | None) -> str | None:
+    """An axis title in lines that a phone shows whole."""
+    return None if title is None else "<br>".join(textwrap.wrap(title, TITLE_LETTERS))
 
 
 def _margins(results: Results) -> go.Figure:
@@ -104,7 +118,7 @@ def _margins(results: Results) -> go.Figure:
         )
     )
     figure.add_vline(x=0, line={"color": INK, "width": 1})
-    figure.update_xaxes(title="winner minus comparator, holdout score", gridcolor=GRID, zeroline=False)
+    figure.update_xaxes(gridcolor=GRID, zeroline=False)
     figure.update_yaxes(autorange="reversed", showgrid=False, type="category")
     return styled(figure, height=90 + ROW_PX * len(found), left=160)
 
@@ -134,6 +148,7 @@ def _heat(heat: HeatMap) -> go.Figure:
     )
     figure.update_yaxes(autorange="reversed", type="category")
     figure.update_xaxes(type="category", side="bottom")
+    figure.update_layout(meta=240 + HEAT_PX * len(heat.columns))
     return styled(figure, height=110 + ROW_PX * len(heat.rows), left=160)
 
 
@@ -149,7 +164,7 @@ def _search_figures(results: Results) -> list[tuple[str, go.Figure, str]]:
     study, stage = _study(results, last), last[0].stage
     importances = _importances(study)
     if importances:
-        made.append((f"Importance of parameters, stage {stage}", _importance_figure(study, importances), ""))
+        made.append((f"Importance of parameters, stage {stage}", _importance_figure(study, importances), IMPORTANCE))
     names = (list(importances) or sorted(study.trials[0].params))[:PARALLEL_AXES]
     best = sorted(last, key=lambda row: -(row.estimate or 0.0))[:PARALLEL_LINES]
     caption = f"The best {len(best)} candidates over {len(names)} of {len(last[0].params)} parameters"
@@ -235,7 +250,7 @@ def _history(rows: Sequence[CandidateRow]) -> go.Figure:
         for place, stage in enumerate(stages)
     ]
     shown = go.Figure([*coloured, best], figure.layout)
-    shown.update_layout(legend={"orientation": "h", "y": 1.08, "x": 0})
+    shown.update_layout(legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})
     shown.update_xaxes(title="candidate", gridcolor=GRID)
     shown.update_yaxes(gridcolor=GRID)
     return styled(shown, height=380)
@@ -258,7 +273,7 @@ def _importance_figure(study: optuna.Study, importances: Mapping[str, float]) ->
     figure.update_traces(marker_color=BLUE)
     figure.update_layout(showlegend=False)
     widest = max(importances.values())
-    figure.update_xaxes(title="share of importance (PED-ANOVA)", gridcolor=GRID, range=[0, 1.1 * widest])
+    figure.update_xaxes(title=None, gridcolor=GRID, range=[0, 1.15 * widest])
     figure.update_yaxes(title=None)
     return styled(figure, height=90 + 22 * min(20, len(importances)), left=170)
 
@@ -267,4 +282,5 @@ def _parallel(study: optuna.Study, names: Sequence[str]) -> go.Figure:
     import optuna
 
     figure = optuna.visualization.plot_parallel_coordinate(study, params=list(names), target_name="score")
+    figure.update_layout(meta=120 + PARALLEL_PX * (len(names) + 1))
     return styled(figure, height=460)

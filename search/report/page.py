@@ -36,12 +36,14 @@ th, td { text-align: right; padding: 6px 10px; border-bottom: 1px solid var(--li
 th { color: var(--muted); font-weight: 500; font-size: 13px; }
 th:first-child, td:first-child { text-align: left; white-space: normal; }
 tr:last-child td { border-bottom: 0; }
+th.prose, td.prose { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 230px; }
 td.no { color: var(--no); font-weight: 600; } td.yes { color: var(--yes); }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 16px; }
 .two section { margin: 0; min-width: 0; }
 .text td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 .text th { text-align: left; }
 .text td:first-child { white-space: nowrap; width: 1%; color: var(--muted); }
+details { margin-top: 8px; } summary { cursor: pointer; color: var(--muted); font-size: 13px; }
 pre { background: var(--page); border-radius: 8px; padding: 14px; overflow-x: auto; font-size: 13px; margin: 0; }
 @media (max-width: 600px) {
   main { padding: 12px 8px 40px; } header, section { padding: 14px; } h1 { font-size: 21px; }
@@ -51,11 +53,16 @@ pre { background: var(--page); border-radius: 8px; padding: 14px; overflow-x: au
 <body class="{{ mood }}">
 {% macro grid(table, kind="") %}
 <div class="scroll"><table class="{{ kind }}">
-<thead><tr>{% for column in table.columns %}<th>{{ column }}</th>{% endfor %}</tr></thead>
+<thead><tr>
+{% for column in table.columns %}
+<th{% if column in table.prose %} class="prose"{% endif %}>{{ column }}</th>
+{% endfor %}
+</tr></thead>
 <tbody>
 {% for row in table.rows %}
 <tr>{% for cell in row %}
-<td{% if cell in ("yes", "no") %} class="{{ cell }}"{% endif %}>{{ cell }}</td>
+{% set prose = table.columns[loop.index0] in table.prose %}
+<td{% if prose %} class="prose"{% elif cell in ("yes", "no") %} class="{{ cell }}"{% endif %}>{{ cell }}</td>
 {% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
@@ -67,7 +74,7 @@ pre { background: var(--page); border-radius: 8px; padding: 14px; overflow-x: au
 {% macro draw(found) %}
 {% for figure in found %}
 {% if figure.title %}<h3>{{ figure.title }}</h3>{% endif %}
-{{ figure.html | safe }}
+<div class="scroll"><div style="min-width: {{ figure.min_width_px }}px">{{ figure.html | safe }}</div></div>
 {% if figure.caption %}<p class="note">{{ figure.caption }}</p>{% endif %}
 {% endfor %}
 {% endmacro %}
@@ -88,10 +95,21 @@ pre { background: var(--page); border-radius: 8px; padding: 14px; overflow-x: au
 {{ grid(tables["Winner against every comparator"]) }}
 </section>
 {% endif %}
+{{ block("Front") }}
+{{ block("Constraints") }}
 {{ block("Skills on the holdout") }}
 {% if figures.weights %}<section><h2>What the winner is made of</h2>{{ draw(figures.weights) }}</section>{% endif %}
 {% if figures.search %}<section><h2>The search</h2>{{ draw(figures.search) }}</section>{% endif %}
-<div class="two">{{ block("Best candidates") }}{{ block("Cost") }}</div>
+{% if "Top candidates" in tables %}
+<section><h2>Top candidates</h2>{{ grid(tables["Top candidates"]) }}
+{% for label, recipe in recipes %}
+<details><summary>recipe of {{ label }}</summary><pre>{{ recipe }}</pre></details>
+{% endfor %}
+</section>
+{% endif %}
+<div class="two">{{ block("Cost") }}{{ block("Saved") }}{{ block("Stopped early") }}</div>
+{{ block("Quarantined") }}
+{{ block("Failures") }}
 {{ block("Holdout ledger") }}
 {% if recipe %}<section><h2>The winner's recipe</h2><pre>{{ recipe }}</pre></section>{% endif %}
 {{ block("Provenance", "text") }}

@@ -19,6 +19,8 @@ from typing import Any, Literal
 import yaml
 
 from search.ports import SPLITS, Verdict
+from search.report.candidates import recipe_text, score_of, short_names, top_rows
+from search.report.losses import failures, quarantined, savings
 from search.report.tables import (
     count_text,
     duration_text,
@@ -59,6 +61,11 @@ def report_data(results: Results) -> dict[str, Any]:
             "failed": sum(row.failure is not None for row in results.candidates),
             "seconds": results.seconds,
         },
+        "top": [_top_data(results, row) for row in top_rows(results)],
+        "saved": [asdict(entry) for entry in savings(results)],
+        "stopped_early": [row.label for row in results.candidates if row.stopped_after is not None],
+        "quarantined": {row.label: row.failure for row in quarantined(results)},
+        "failures": {cause: [row.label for row in lost] for cause, lost in failures(results)},
         "holdout_accesses": [asdict(access) for access in results.ledger],
     }
 
@@ -71,6 +78,22 @@ def _heat_data(heat: HeatMap) -> dict[str, Any]:
 
 def _candidate_data(row: CandidateRow) -> dict[str, Any]:
     return {**asdict(row), "params": dict(row.params), "recipe": dict(row.recipe)}
+
+
+def _top_data(results: Results, row: CandidateRow) -> dict[str, Any]:
+    split, score, half = score_of(results, row)
+    mine = [effort for effort in results.efforts if effort.candidate == row.number]
+    return {
+        "number": row.number,
+        "label": row.label,
+        "recipe": recipe_text(row.recipe, short_names(results)),
+        "estimate": row.estimate,
+        "split": split,
+        "score": score,
+        "half_interval": half,
+        "items": sum(effort.paid for effort in mine),
+        "seconds": sum(effort.seconds for effort in mine),
+    }
 
 
 def headline(results: Results) -> str:
@@ -97,10 +120,13 @@ def winner_recipe(results: Results) -> str:
     """The winner's recipe as YAML that `mergefleet merge` takes, or "" before there is one."""
     if results.winner is None:
         return ""
-    recipe: str = yaml.safe_dump(
-        _plain(results.candidate(results.winner).recipe), sort_keys=False, default_flow_style=None, width=110
-    )
-    return recipe
+    return recipe_yaml(results.candidate(results.winner).recipe)
+
+
+def recipe_yaml(recipe: Mapping[str, Any]) -> str:
+    """A recipe as YAML that `mergefleet merge` takes."""
+    text: str = yaml.safe_dump(_plain(recipe), sort_keys=False, default_flow_style=None, width=110)
+    return text
 
 
 def _plain(value: Any) -> Any:
@@ -139,6 +165,7 @@ def render_html(results: Results) -> str:
         tables={table.title: table for table in tables(results)},
         figures=drawn,
         recipe=winner_recipe(results),
+        recipes=[(row.label, recipe_yaml(row.recipe)) for row in top_rows(results) if row.recipe],
         notes=() if results.verdict is None else results.verdict.notes,
     )
 

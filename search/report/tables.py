@@ -14,21 +14,24 @@ Z95 = 1.959964  # two-sided 95 % of a normal distribution
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the report, all cells text; columns after the first are numbers and stand on the right."""
+    """A table of the report, all cells text; columns after the first are numbers and stand on the right, but for those
+    that are `prose`: they stand on the left, and may be wrapped."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    prose: tuple[str, ...] = ()
 
 
 def tables(results: Results) -> list[Table]:
     """All tables of the report, in order; those without rows are left out."""
-    from search.report.goals import goal_tables  # its tables are made of this module's cells
+    from search.report.candidates import top_table  # these are made of this module's cells
+    from search.report.goals import goal_tables
+    from search.report.losses import loss_tables
 
-    made = [comparison_table(results), *goal_tables(results.verdict), skill_table(results)]
-    made += [cost_table(results), leader_table(results)]
-    made += [ledger_table(results), provenance_table(results)]
+    made = [comparison_table(results), *goal_tables(results.verdict), skill_table(results), top_table(results)]
+    made += [cost_table(results), *loss_tables(results), ledger_table(results), provenance_table(results)]
     return [table for table in made if table.rows]
 
 
@@ -93,18 +96,6 @@ def cost_table(results: Results) -> Table:
     return Table("Cost", ("what", "how much"), tuple(rows))
 
 
-def leader_table(results: Results, count: int = 10) -> Table:
-    """The best candidates by their latest kind of score."""
-    scored = [row for row in results.candidates if row.estimate is not None or row.selection_score is not None]
-    scored.sort(key=lambda row: (-(row.selection_score or -1.0), -(row.estimate or -1.0), row.number))
-    rows = tuple(
-        (row.label, row.stage or "–", score_text(row.estimate), score_text(row.selection_score))
-        for row in scored[:count]
-    )
-    note = "Estimates come from small windows of search items and are shrunk; selection scores are on fresh items."
-    return Table("Best candidates", ("candidate", "stage", "estimate", "selection"), rows, note)
-
-
 def ledger_table(results: Results) -> Table:
     """Who met the holdout, and why."""
     rows = tuple(
@@ -123,7 +114,7 @@ def provenance_table(results: Results) -> Table:
     if results.winner is not None:
         row = results.candidate(results.winner)
         rows += [("recipe hash", row.recipe_hash), ("weights digest", row.weights_digest or "–")]
-    return Table("Provenance", ("what", "value"), tuple(rows))
+    return Table("Provenance", ("what", "value"), tuple(rows), prose=("value",))
 
 
 def skill_scores(results: Results) -> dict[int, dict[str, tuple[float, float]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from search.results import Results
 
 _BARS = "▁▂▃▄▅▆▇█"
 _FIRST_TO_GO = ("sign test p", "items won : lost", "lower bound")
+_INDENT = "    "
 BARS = 50
 
 
@@ -37,12 +39,28 @@ def bars(values: Sequence[float], width: int = BARS) -> str:
 
 
 def aligned(table: Table, width: int) -> list[str]:
-    """Its lines, columns under each other; what does not fit goes, the least telling first."""
+    """Its lines, columns under each other; what does not fit goes, the least telling first. Prose that does not fit
+    stands below its row."""
     for name in _FIRST_TO_GO:
-        if len(_lines(table)[0]) <= width:
+        if _width(table) <= width:
             break
         table = _without(table, name)
-    return _lines(table)
+    if _width(table) <= width or not table.prose:
+        return _lines(table)
+    below = [[row[table.columns.index(name)] for name in table.prose] for row in table.rows]
+    for name in table.prose:
+        table = _without(table, name)
+    head, *rows = _lines(table)
+    lines = [head]
+    for row, texts in zip(rows, below, strict=True):
+        lines.append(row)
+        for text in texts:
+            lines += textwrap.wrap(text, width, initial_indent=_INDENT, subsequent_indent=_INDENT)
+    return lines
+
+
+def _width(table: Table) -> int:
+    return max(map(len, _lines(table)))
 
 
 def _without(table: Table, name: str) -> Table:
@@ -56,7 +74,7 @@ def _lines(table: Table) -> list[str]:
     widths = [max(len(row[column]) for row in cells) for column in range(len(table.columns))]
     return [
         "  ".join(
-            cell.ljust(size) if column == 0 else cell.rjust(size)
+            cell.ljust(size) if column == 0 or table.columns[column] in table.prose else cell.rjust(size)
             for column, (cell, size) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in cells

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from search.campaign_file import Campaign, parse_campaign
+from search.effort import Attempt, Effort
 from search.judging.scores import Entrant, judge
 from search.results import CandidateRow, HoldoutAccess, ItemScore, Results
 
@@ -90,8 +91,22 @@ def _candidates(rng: random.Random) -> list[CandidateRow]:
         value = 0.85 - 0.02 * spread - 0.1 * abs(params["weight/letters/mlp/1"] - 0.6) + rng.gauss(0, 0.02)
         facts = {"stage": "layers", "origin": "cma", "params": params, "recipe": layered_recipe(params)}
         rows.append(_row(number, f"cma {number}", estimate=value, search_score=value, **facts))
-    rows.append(_row(len(rows), "broken", stage="layers", origin="cma", failure="NaN in tensor 'lm_head.weight'"))
+    rows.append(_row(len(rows), "broken", stage="layers", origin="cma", failure="an Inf in tensor 'lm_head.weight'"))
+    fault = "quarantined: it failed on node-1 (out of memory) and on node-2 (out of memory)"
+    rows.append(_row(len(rows), "too large", stage="layers", origin="cma", failure=fault))
+    rows[40] = replace(rows[40], stopped_after=60)
+    rows[41] = replace(rows[41], recipe_hash=rows[39].recipe_hash)
     return rows
+
+
+def _efforts(rows: list[CandidateRow]) -> tuple[Effort, ...]:
+    """Windows of 75 items; 40 was stopped after 60, and 41 is 39 again."""
+    found = []
+    for row in rows:
+        state = "lost" if row.failure else "stopped" if row.stopped_after else "scored"
+        seen = 0 if row.failure else row.stopped_after or 75
+        found.append(Effort(row.number, "search", state, 75, seen, 0 if row.number == 41 else seen, 1.5))
+    return tuple(found)
 
 
 def make_results(*, significant: bool = True, seed: int = 1, **changes: Any) -> Results:
@@ -128,5 +143,7 @@ def make_results(*, significant: bool = True, seed: int = 1, **changes: Any) -> 
         "seconds": 83.4,
         "layers": LAYERS,
         "eval_key": "cd" * 32,
+        "efforts": _efforts(rows),
+        "attempts": (Attempt(70, "search", "node-1", "failed", "a passing fault"),),
     }
     return Results(**{**facts, **changes})

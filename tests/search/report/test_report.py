@@ -9,6 +9,8 @@ from dataclasses import replace
 import pytest
 from made_results import HOLDOUT, LAYERS, TASKS, make_campaign, make_results
 
+from search.ports import BoundKept, FrontMember
+from search.report.candidates import recipe_text
 from search.report.report import headline, render_html, render_text, report_data, write_html
 from search.report.tables import comparison_table, skill_table, tables
 from search.report.text import bars
@@ -160,7 +162,7 @@ def test_the_data_is_json_and_names_winner_cost_and_digests(results):
     assert data["significant"] is True
     assert data["winner"]["weights_digest"] == "ab" * 32
     assert data["cost"]["items"] == {"search": 5012, "selection": 900, "holdout": 12 * 3 * HOLDOUT}
-    assert data["cost"]["failed"] == 1
+    assert data["cost"]["failed"] == 2
     assert data["verdict"]["comparisons"][0]["lower"] > 0
     assert set(data["skills"]) == {row[0] for row in skill_table(results).rows}
     assert data["evaluation_key"] == "cd" * 32
@@ -175,6 +177,7 @@ def test_a_campaign_under_way_has_a_report_without_verdict(results, done):
         verdict=None,
         candidates=results.candidates[:done],
         item_scores=(),
+        efforts=results.efforts[:done],
         ledger=(),
         items_spent={},
         seconds=0.0,
@@ -224,3 +227,81 @@ def test_bars_rise_with_the_values():
     assert bars([0.0, 0.5, 1.0]) == "▁▅█"
     assert bars([1.0, 1.0]) == "▁▁"
     assert bars(list(range(100)), width=8) == "▁▂▃▄▅▆▇█"
+
+
+# ------------------------------------------------------------------------------------ who was lost, and what was saved
+
+
+def table_of(results: Results, title: str):
+    return next(table for table in tables(results) if table.title == title)
+
+
+def test_quarantined_candidates_failures_repeats_and_early_stops_have_tables(results: Results) -> None:
+    quarantined = ("too large", "it failed on node-1 (out of memory) and on node-2 (out of memory)")
+    assert table_of(results, "Quarantined").rows == (quarantined,)
+    failures = table_of(results, "Failures")
+    assert failures.rows == (("broken", "1", "an Inf in tensor 'lm_head.weight'"),)
+    assert failures.note == "Of all attempts at a block of items, 1 failed."
+    saved = (("a recipe that an earlier candidate had", "1", "75"), ("stopped early", "1", "15"))
+    assert table_of(results, "Saved").rows == saved
+    assert table_of(results, "Stopped early").rows == (("layers", "42", "1", "80 %"),)
+    data = json.loads(json.dumps(report_data(results), allow_nan=False))
+    assert list(data["failures"]) == ["an Inf in tensor 'lm_head.weight'"]
+    assert list(data["quarantined"]) == ["too large"]
+    assert data["stopped_early"] == [results.candidate(40).label]
+    assert [entry["items"] for entry in data["saved"]] == [75, 0, 15]
+
+
+def test_many_causes_are_counted_and_the_rest_is_told(results: Results) -> None:
+    lost = [replace(row, failure=f"cause {row.number % 20}" + "!" * 500) for row in results.candidates]
+    table = table_of(replace(results, candidates=tuple(lost)), "Failures")
+    assert len(table.rows) == 15
+    assert table.note.startswith("And 5 more.")
+    assert table.rows[0][1] == "4"
+    assert max(len(cause) for *_, cause in table.rows) == 240
+
+
+def test_the_top_candidates_show_recipe_score_with_interval_and_what_they_took(results: Results) -> None:
+    row = table_of(results, "Top candidates").rows[0]
+    winner = results.candidate(results.winner)
+    mine = [entry for entry in results.item_scores if entry.candidate == winner.number]
+    spreads = [statistics.variance([e.score for e in mine if e.task == task]) / HOLDOUT for task in TASKS]
+    half = 1.959964 * math.sqrt(sum(spreads)) / len(TASKS)
+    assert row[:4] == (winner.label, f"{winner.holdout_score:.3f} ± {half:.3f}", "holdout", f"{winner.estimate:.3f}")
+    assert row[4:6] == ("75", "1.5 s")
+    assert row[6].startswith("task_arithmetic: letters ")
+    data = report_data(results)["top"][0]
+    assert (data["label"], data["items"]) == (winner.label, 75)
+    assert data["half_interval"] == pytest.approx(half)
+
+
+def test_a_recipe_in_a_few_words() -> None:
+    names = {"m/a": "a", "m/b": "b"}
+    choices = [{"filter": "mlp", "value": [0.1, 0.9]}, {"value": -0.2}]
+    models = [{"model": "m/a", "parameters": {"weight": choices}}, {"model": "m/b"}, {"model": "x/c@main"}]
+    assert recipe_text({"merge_method": "ties", "models": models}, names) == "ties: a -0.20…0.90, b, main"
+    t = {"merge_method": "slerp", "models": models[1:2], "parameters": {"t": 0.5, "normalize": True}}
+    assert recipe_text(t, names) == "slerp: b; t 0.50"
+    taken = (("m/a", [0, 2]), ("m/b", [1, 3]))
+    slices = [{"sources": [{"model": model, "layer_range": layers}]} for model, layers in taken]
+    assert recipe_text({"merge_method": "passthrough", "slices": slices}, names) == "passthrough: a [0, 2), b [1, 3)"
+    assert recipe_text({}, names) == "–"
+
+
+def test_in_a_terminal_prose_that_does_not_fit_stands_below_its_row(results: Results) -> None:
+    lines = render_text(results).splitlines()
+    assert max(map(len, lines)) <= 80
+    place = next(n for n, line in enumerate(lines) if line.startswith("candidate") and "estimate" in line)
+    assert "recipe" not in lines[place]
+    assert lines[place + 2].startswith("    task_arithmetic: letters ")
+    assert "too large  it failed on node-1 (out of memory) and on node-2 (out of memory)" in lines  # this fits
+
+
+def test_front_and_constraints_are_on_the_page(results: Results) -> None:
+    members = [FrontMember(n, f"member {n}", "ab", (0.5, 2.0), ((0.4, 0.6), (1.0, 3.0)), 0.9) for n in (0, 1)]
+    bounds = (BoundKept("letters at least 0.5", 0.6, "base", 0.1, (0.0, 0.2)),)
+    verdict = replace(results.verdict, front=tuple(members), objectives=("score", "tokens"), bounds=bounds)
+    page = render_html(replace(results, verdict=verdict))
+    for table in tables(replace(results, verdict=verdict)):
+        assert f"<h2>{table.title}</h2>" in page
+    assert "<td>member 1</td>" in page

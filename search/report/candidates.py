@@ -1,0 +1,125 @@
+"""The report's table of the best candidates: what they are made of, how good they are, what they took. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+from search.ports import SPLITS, Split
+from search.report.tables import Z95, Table, count_text, duration_text, score_text
+from search.results import CandidateRow, Results
+
+TITLE = "Top candidates"
+TOP = 10
+NOTE = (
+    "The score is of the last split that a candidate met (its own window of search items, selection, holdout), ± half "
+    "of its 95 % interval. The estimate, by which the search ranks, is shrunk and comparable between windows. Items "
+    "and time: what was evaluated for it on all splits, and for how long evaluators held its work."
+)
+
+
+def top_rows(results: Results, count: int = TOP) -> list[CandidateRow]:
+    """The best by selection score, then by estimate."""
+    scored = [row for row in results.candidates if row.estimate is not None or row.selection_score is not None]
+    scored.sort(key=lambda row: (-(row.selection_score or -1.0), -(row.estimate or -1.0), row.number))
+    return scored[:count]
+
+
+def top_table(results: Results) -> Table:
+    """Candidate, recipe, score with interval, and what it took."""
+    rows = [_row(results, row) for row in top_rows(results)]
+    columns = ("candidate", "score", "on", "estimate", "items", "time", "recipe")
+    return Table(TITLE, columns, tuple(rows), NOTE, prose=("recipe",))
+
+
+def _row(results: Results, row: CandidateRow) -> tuple[str, ...]:
+    efforts = [effort for effort in results.efforts if effort.candidate == row.number]
+    split, mean, half = score_of(results, row)
+    scored = f"{score_text(mean)} ± {half:.3f}" if half is not None else score_text(mean)
+    items, seconds = sum(effort.paid for effort in efforts), sum(effort.seconds for effort in efforts)
+    took = (count_text(items), duration_text(seconds)) if efforts else ("–", "–")
+    recipe = recipe_text(row.recipe, short_names(results))
+    return (row.label, scored, split or "–", score_text(row.estimate), *took, recipe)
+
+
+def score_of(results: Results, row: CandidateRow) -> tuple[Split | None, float | None, float | None]:
+    """(the last split it was scored on, its score there, half of the 95 % interval), by the campaign's task weights."""
+    known: dict[Split, float | None] = {"search": row.search_score, "selection": row.selection_score}
+    known["holdout"] = row.holdout_score
+    split = next((name for name in reversed(SPLITS) if known[name] is not None), None)
+    if split is None:
+        return None, None, None
+    by_task: dict[str, list[float]] = defaultdict(list)
+    for entry in results.item_scores:
+        if entry.candidate == row.number and entry.split == split:
+            by_task[entry.task].append(entry.score)
+    return split, known[split], _half(by_task, results.campaign.task_weights)
+
+
+def _half(by_task: Mapping[str, Sequence[float]], weights: Mapping[str, float]) -> float | None:
+    """Half of the 95 % interval of the weighted mean of tasks; None where a task has too few items to tell."""
+    if not by_task or any(len(values) < 2 for values in by_task.values()):
+        return None
+    variance = 0.0
+    for task, values in by_task.items():
+        mean = math.fsum(values) / len(values)
+        spread = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+        variance += weights[task] ** 2 * spread / len(values)
+    return Z95 * math.sqrt(variance)
+
+
+def short_names(results: Results) -> dict[str, str]:
+    """Model as recipes have it → what reports call it."""
+    campaign = results.campaign
+    names = dict(zip((entry.model for entry in campaign.sources), campaign.source_names, strict=True))
+    return {campaign.base_model: "base", **names}
+
+
+def recipe_text(recipe: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """A recipe in a few words: its method, and of every source its weight, or from where to where that goes.
+
+    >>> models = [{"model": "m/a", "parameters": {"weight": 0.5}}, {"model": "m/b", "parameters": {"weight": [0, 1.0]}}]
+    >>> recipe_text({"merge_method": "ties", "models": models}, {"m/a": "a"})
+    'ties: a 0.50, b 0.00…1.00'
+    """
+    if not recipe:
+        return "–"
+    slices = [part["sources"] for part in recipe.get("slices", ())]
+    if slices:
+        parts = [f"{_name(s, names)} {_span(s.get('layer_range', ()))}" for s in chain.from_iterable(slices)]
+    else:
+        parts = [f"{_name(s, names)} {_numbers(s)}".strip() for s in recipe.get("models", ())]
+    shared = _numbers(recipe, ("t",))
+    return f"{recipe.get('merge_method', '')}: {', '.join(parts)}" + (f"; t {shared}" if shared else "")
+
+
+def _name(source: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    model = str(source.get("model", ""))
+    return names.get(model, re.split(r"[/@]", model.rstrip("/"))[-1])
+
+
+def _span(layers: Sequence[int]) -> str:
+    return f"[{layers[0]}, {layers[1]})" if len(layers) == 2 else ""
+
+
+def _numbers(part: Mapping[str, Any], keys: Sequence[str] = ("weight",)) -> str:
+    found = [*chain.from_iterable(_flat(part.get("parameters", {}).get(key)) for key in keys)]
+    if not found:
+        return ""
+    low, high = min(found), max(found)
+    return f"{low:.2f}" if low == high else f"{low:.2f}…{high:.2f}"
+
+
+def _flat(setting: Any) -> list[float]:
+    """Every number in a setting: a constant, a gradient, choices by name."""
+    if isinstance(setting, bool) or setting is None:
+        return []
+    if isinstance(setting, int | float):
+        return [float(setting)]
+    if isinstance(setting, Mapping):
+        return _flat(setting.get("value"))
+    return [*chain.from_iterable(map(_flat, setting))] if isinstance(setting, list | tuple) else []
