@@ -184,7 +184,9 @@ def results_of(store: Store, row: Row) -> Results:
 
 def _sizes(store: Store, outcomes: Mapping[tuple[int, str], Row], items: Collection[Row]) -> dict[tuple[int, str], int]:
     """How many items every assessment takes in full: its cohort's window, or all of the split."""
-    counts = {split: Counter(item["task"] for item in items if item["split"] == split) for split in SPLITS}
+    counts: dict[str, Counter[str]] = {
+        split: Counter(item["task"] for item in items if item["split"] == split) for split in SPLITS
+    }
     windows = {
         row["number"]: window_items(row["size"], [*counts["search"].values()]) for row in store.rows(schema.COHORTS)
     }
