@@ -48,12 +48,13 @@ SHARED = 0.8
 
 @dataclass(frozen=True)
 class Size:
-    """Items per skill and split (three skills), and the search's budget of items."""
+    """Items per skill and split (three skills), the search's budget of items, and its window from the 500th one on."""
 
     search: int = 120
     selection: int = 60
     holdout: int = 200
     budget: int = 1500
+    late: int = 60
 
     @property
     def counts(self) -> dict[Split, int]:
@@ -65,7 +66,7 @@ def make_simulated(folder: Path, size: Size, *, seed: int, **services: Any) -> C
     campaign = parse_campaign(
         campaign_data(
             seed=seed,
-            items={"window": {0: 15, 500: 60}, "block_size": 60},
+            items={"window": {0: 15, 500: size.late}, "block_size": 60},
             budget={"items": size.budget},
             selection={"top": 2, "means": 2, "soup": 3},
         ),
@@ -299,7 +300,7 @@ def main() -> None:
 
 
 def _print_null(repetitions: int) -> None:
-    size = Size()
+    size = Size(search=240, budget=4500, late=120)  # 120 items have rungs at which candidates are stopped
     found = judged(repetitions, size=size)
     named = sum(entry.named for entry in found) / repetitions
     print(f"null: {repetitions} campaigns, holdout of {3 * size.holdout} items, nominal 5 %")
@@ -310,16 +311,14 @@ def _print_null(repetitions: int) -> None:
 
 
 def _print_power(repetitions: int) -> None:
-    for shared, holdout in ((SHARED, 500), (SHARED, 1000)):
-        size = Size(selection=500, holdout=holdout)
-        found = judged(repetitions, size=size, planted=True, shared=shared)
-        named = sum(entry.named and entry.planted for entry in found) / repetitions
-        chosen = sum(entry.planted for entry in found) / repetitions
-        print(
-            f"power: +{GAIN:.0%}, shared {shared}, selection {3 * size.selection}, holdout {3 * holdout} items: "
-            f"chosen on selection {chosen:.1%}, declared {named:.1%} of {repetitions}",
-            flush=True,
-        )
+    size = Size(selection=500, holdout=1200)
+    found = judged(repetitions, size=size, planted=True, shared=SHARED)
+    named = sum(entry.named and entry.planted for entry in found) / repetitions
+    chosen = sum(entry.planted for entry in found) / repetitions
+    print(
+        f"power: +{GAIN:.0%}, shared {SHARED}, selection {3 * size.selection}, holdout {3 * size.holdout} items: "
+        f"chosen on selection {chosen:.1%}, declared {named:.1%} of {repetitions}"
+    )
 
 
 def _print_fleet(repetitions: int) -> None:
