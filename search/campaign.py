@@ -1,8 +1,9 @@
 """What a campaign does next: a pure machine, (state, event) → (state, decisions). No clock, no IO, no random draw.
 
     search      baselines and Sobol points share the first window; then cohorts of a stage's population, each on another
-                window. A full cohort with all its results is *told* to the sampler, in completion order. Asking never
-                waits: whoever is free draws from the present distribution, filling the one open cohort.
+                window (`fresh`), or each from the first item on, so that larger windows hold smaller ones. A full
+                cohort with all its results is *told* to the sampler, in completion order. Asking never waits: whoever
+                is free draws from the present distribution, filling the one open cohort.
     selection   the nominees (select.py) are scored on selection items; the best one is the winner
     holdout     winner and comparators, fixed before it opens, are scored on it once
     done        judged
@@ -281,7 +282,22 @@ def _with_candidate(state: State, event: Proposed) -> State:
         return replace(state, phase=event.split)
     joined = replace(cohort, members=(*cohort.members, event.number))
     cohorts = (*state.cohorts[: cohort.number], joined)
-    return replace(state, cohorts=cohorts, spent=state.spent + cohort.size)
+    return replace(state, cohorts=cohorts, spent=state.spent + cohort.size - _met(state, event.recipe_hash, cohort))
+
+
+def _met(state: State, recipe_hash: str, cohort: Cohort) -> int:
+    """How much of this window the recipe was scored on already, in a smaller one that it holds."""
+    if state.rules.fresh:
+        return 0
+    smaller = {other.number: other.size for other in state.cohorts if other.size < cohort.size}
+    return max(
+        (
+            smaller.get(entry.cohort, 0)
+            for entry in state.candidates
+            if entry.recipe_hash == recipe_hash and entry.cohort is not None and entry.outcomes["search"].complete
+        ),
+        default=0,
+    )
 
 
 def _with_outcome(state: State, number: int, *, split: Split, outcome: Outcome) -> tuple[State, tuple[Tell, ...]]:
@@ -377,14 +393,6 @@ def _entered(state: State, numbers: set[int], *, split: Split) -> State:
         for candidate in state.candidates
     )
     return replace(state, candidates=candidates)
-
-
-def rivals(state: State, cohort: Cohort) -> list[tuple[Candidate, float]]:
-    """Candidates with a score on all of the window of this cohort, in this cohort or another with the same one."""
-    alike = [other for other in state.cohorts if (other.start, other.size) == (cohort.start, cohort.size)]
-    members = (state.candidates[number] for other in alike for number in other.members)
-    found = ((member, member.outcomes["search"]) for member in members)
-    return [(member, outcome.score) for member, outcome in found if outcome.complete and outcome.score is not None]
 
 
 def stage_of(state: State) -> int:

@@ -23,18 +23,31 @@ FRONT, REFERENCE = "front", "reference"
 def searched(desk: Desk) -> list[Searched]:
     """Every scored point of the search, with its values where there are several objectives."""
     state, points, goals = desk.live.state, desk.live.points, desk.gauge.goals
-    found = []
+    found, largest = [], _largest_window(desk)
     for number, estimate in desk.live.estimates().items():
         point = points[number]
         if point.stage < 0:
             continue
         entry = Searched(number, point.stage, point.params, estimate)
-        if goals.several and state.candidates[number].outcomes["search"].complete:
+        if goals.several and desk.live.window(number) >= largest:
             seen = desk.gauge.contender(state, number, "search", items=tuple(desk.search_items(number)))
             violation = state.candidates[number].outcomes["search"].violation
             entry = dataclasses.replace(entry, values=seen.values, errors=seen.errors, violation=violation)
         found.append(entry)
     return found
+
+
+def _largest_window(desk: Desk) -> int:
+    """The window whose results make the front: the largest that as many candidates saw as the front may have.
+
+    Values on a smaller one, which it holds, are the lucky ones: whoever lasted was scored again. Where windows are not
+    nested there is no such difference.
+    """
+    if desk.live.state.rules.fresh:
+        return 0
+    outcomes = machine.outcomes(desk.live.state, "search")
+    seen = sorted((desk.live.window(c.number) for c, outcome in outcomes if outcome.complete), reverse=True)
+    return seen[min(desk.run.campaign.selection.front, len(seen)) - 1] if seen else 0
 
 
 def references(desk: Desk) -> list[int]:

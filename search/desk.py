@@ -21,6 +21,7 @@ from search.judging import stopping
 from search.live import EVENT_KINDS, LiveCampaign, Point
 from search.ports import Split
 from search.queue import WorkQueue
+from search.judging.rivals import nobody_beats, rivals
 from search.run import Run, Services
 from search.store import schema
 from search.store.store import Row, Transaction
@@ -165,13 +166,19 @@ class Desk:
                 self.queue.add(units)
 
     def _look(self, assessment: Assessment, seen: Mapping[str, float]) -> stopping.Reason | None:
-        state = self.live.state
+        state, goals = self.live.state, self.gauge.goals
         cohort = state.cohorts[state.candidates[assessment.number].cohort or 0]
-        rivals = machine.rivals(state, cohort)
-        best = max(rivals, key=lambda pair: (pair[1], -pair[0].number), default=None)
+        known = rivals(state, cohort)
+        if goals.objectives:
+            own, *others = (
+                self.gauge.facts(state, number, items=tuple(seen))
+                for number in (assessment.number, *nobody_beats(state, goals, known))
+            )
+            return stopping.dominated(own, others, goals)
+        best = max(known, key=lambda pair: (pair[1], -pair[0].number), default=None)
         field = stopping.Field(
             incumbent=None if best is None else self.board.scores[best[0].recipe_hash],
-            complete=tuple(score for member, score in rivals if member.cohort == cohort.number),
+            complete=tuple(score for member, score in known if member.cohort == cohort.number),
             capacity=cohort.capacity,
         )
         measure = stopping.Measure(self.run.pools.task_of, self.run.campaign.task_weights)
@@ -212,9 +219,8 @@ class Desk:
             cohort = self.live.state.cohorts[candidate.cohort]
             items = self.run.pools.window(cohort.start, cohort.size)
             # baselines are scored on all of it: reports compare with them
-            # and with objectives a lower score may be worth its price
-            whole = candidate.origin == "baseline" or bool(self.run.campaign.objectives)
-            rungs = () if whole else self.looks.rungs(len(items))
+            whole = candidate.origin == "baseline" or not self.live.sampler.stops_losers
+            rungs = () if whole else self.looks.rungs(len(items), parts=self.gauge.goals.parts)
             return Assessment(number, split, candidate.recipe_hash, items, rungs)
         return Assessment(number, split, candidate.recipe_hash, self.run.pools.all(split))
 

@@ -13,6 +13,7 @@ from search import campaign as machine
 from search.baselines import Baseline
 from search.campaign import Cohort, Event, HoldoutOpened, Lost, Proposed, Scored, State, Stopped
 from search.campaign_file import Campaign
+from search.judging.rivals import outgrown
 from search.judging.scores import WindowScore, estimates, window_numbers
 from search.samplers import Sampler, Setup, Told, make_sampler
 from search.space import Params, Space
@@ -43,17 +44,19 @@ class Point:
     label: str
 
 
-def make_rules(campaign: Campaign, space: Space, baselines: tuple[Baseline, ...], *, by_cohort: bool) -> machine.Rules:
-    """The machine's rules; where the sampler ranks within cohorts, each of them may see other items."""
+def make_rules(campaign: Campaign, space: Space, baselines: tuple[Baseline, ...], sampler: Sampler) -> machine.Rules:
+    """The machine's rules. Where the sampler ranks within cohorts, each of them may see other items; where it scores
+    survivors again, windows are nested and may grow; all others compare whatever they were told: one window for all."""
+    grows = campaign.items.fresh and (sampler.by_cohort or sampler.rescores)
     return machine.Rules(
         kinds=tuple(baseline.kind for baseline in baselines),
         sobol=campaign.space.stages[0].sobol,
         stages=tuple(machine.StageRule(stage.population, stage.entry.candidates) for stage in space.stages),
-        window=campaign.items.window if campaign.items.fresh and by_cohort else {0: campaign.items.window[0]},
+        window=campaign.items.window if grows else {0: campaign.items.window[0]},
         comparators=campaign.comparators,
         budget_items=campaign.budget.items,
         budget_candidates=campaign.budget.candidates,
-        fresh=campaign.items.fresh and by_cohort,
+        fresh=grows and sampler.by_cohort,
     )
 
 
@@ -73,7 +76,7 @@ class LiveCampaign:
         self.objectives = campaign.objectives
         self.baselines = baselines
         self.sampler: Sampler = sampler_of(campaign, space, baselines=len(baselines), elites=elites)
-        rules = make_rules(campaign, space, baselines, by_cohort=self.sampler.by_cohort)
+        rules = make_rules(campaign, space, baselines, self.sampler)
         self.state: State = machine.begin(rules)
         self._items_of = items_of or (lambda number: {})
         self.listener: Callable[[Event], None] | None = None
@@ -110,7 +113,8 @@ class LiveCampaign:
             for entry, score in machine.scored(self.state, "search")
             if entry.cohort is not None
         ]
-        return estimates(windows)
+        gone = outgrown(self.state)
+        return {number: estimate for number, estimate in estimates(windows).items() if number not in gone}
 
     def best(self) -> tuple[int, float] | None:
         """The candidate with the highest estimate, and that; looked up anew when another cohort is told."""
@@ -142,7 +146,32 @@ class LiveCampaign:
         items = self._items_of(number) if self.sampler.wants_items else {}
         signs = [entry.sign for entry in self.objectives]
         values = tuple(sign * value for sign, value in zip(signs, outcome.values, strict=False))
-        return Told(number, params, outcome.score, values, outcome.violation, stopped=outcome.stopped, items=items)
+        return Told(
+            number,
+            params,
+            outcome.score,
+            values,
+            outcome.violation,
+            stopped=outcome.stopped,
+            window=self.window(number),
+            items=items,
+        )
+
+    def window(self, number: int) -> int:
+        """How many items a candidate's window of the search has."""
+        cohort = self.state.candidates[number].cohort
+        return 0 if cohort is None else self.state.cohorts[cohort].size
+
+    def propose(self, stage: int, number: int, cohort: Cohort) -> Params:
+        """The next point of the search: a survivor that was not scored on so large a window yet, else a new draw."""
+        waiting = [survivor.params for survivor in self.sampler.survivors(stage) if survivor.window < cohort.size]
+        if waiting:
+            alike = [other for other in (*self.state.cohorts, cohort) if other.size >= cohort.size]
+            out = [point.params for other in alike for m in other.members if (point := self.points[m]).stage == stage]
+            again = next((params for params in waiting if params not in out), None)
+            if again is not None:
+                return again
+        return self.sampler.ask(stage, number)
 
 
 def sampler_of(campaign: Campaign, space: Space, *, baselines: int, elites: Elites | None = None) -> Sampler:

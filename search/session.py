@@ -185,7 +185,7 @@ def rules_of(campaign: Campaign) -> Rules:
     space, baselines = make_space(campaign, layers=layers), make_baselines(campaign)
     check_budget(campaign, len(baselines), population=space.stages[0].population)
     sampler = sampler_of(campaign, space, baselines=len(baselines))
-    return make_rules(campaign, space, baselines, by_cohort=sampler.by_cohort)
+    return make_rules(campaign, space, baselines, sampler)
 
 
 def fork_campaign(

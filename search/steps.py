@@ -15,6 +15,7 @@ from search.live import Point, winner_first
 from search.ports import Verdict
 from search.samplers.points import sobol_point
 from search.select import Nominee, nominate
+from search.space import Params
 from search.store import schema
 
 
@@ -28,9 +29,9 @@ def propose(desk: Desk, ask: machine.Ask) -> None:
         return
     stage = run.space.stages[ask.stage]
     if ask.origin == "sobol":
-        params = sobol_point(run.space, ask.stage, ask.number - len(run.baselines), seed=run.campaign.seed)
+        params: Params = sobol_point(run.space, ask.stage, ask.number - len(run.baselines), seed=run.campaign.seed)
     else:
-        params = desk.live.sampler.ask(ask.stage, ask.number)
+        params = desk.live.propose(ask.stage, ask.number, ask.cohort)
     point = Point(ask.stage, params, f"{stage.name} {ask.number}")
     desk.enter(event, Entry(point, run.space.recipe(ask.stage, params)))
 

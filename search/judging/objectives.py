@@ -183,6 +183,11 @@ class Goals:
         return {of.removeprefix("measure:") for of in named if of.startswith("measure:")}
 
     @property
+    def parts(self) -> int:
+        """Into how many parts the items fall where objectives are compared: tasks, where one is about tasks."""
+        return len(self.weights) if any(e.of.startswith(("task:", "worst")) for e in self.objectives) else 1
+
+    @property
     def plain(self) -> bool:
         """Nothing but the weighted mean score."""
         return not self.objectives and not self.bounds

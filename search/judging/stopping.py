@@ -8,6 +8,11 @@ last a candidate meets the *incumbent*, the best candidate that was scored on al
     it is too late    even with every item to come right it would not reach the better half of its cohort (0/1 scores
                       only: others have no best possible value)
 
+With objectives a lower score may be worth its price, so there a candidate stops where it is
+
+    dominated         by one and the same rival in every objective: by these tests, at this level, in each of them (of
+                      the worst task: in every task), and without being smaller where its size is an objective
+
 Why the exact test at .02, and few looks: reference measurements (400 items, incumbent .60, looks every 40 items) stop
 a better candidate (.62) in 2 % and a hopeless one (.40) at 14 % of its items; Wilcoxon at p < .1 after every 4 items
 stops 9 % of the better ones. tests/search/judging/test_stopping.py measures the present looks. A stopped candidate
@@ -21,6 +26,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+from search.judging.objectives import Facts, Goals, ObjectiveEntry
 from search.judging.scores import sign_test, weighted_mean
 
 LEVEL = 0.02
@@ -31,7 +37,7 @@ a stopped candidate would save fewer items than the further work unit costs."""
 LEAST = 6
 """Discordant items below which no sign test is significant: 2^-6 < .02 < 2^-5."""
 
-Reason = Literal["worse", "too late"]
+Reason = Literal["worse", "too late", "dominated"]
 Scores = Mapping[str, float]
 
 
@@ -42,8 +48,10 @@ class Looks:
     shares: tuple[float, ...] = LOOKS
     from_items: int = FROM_ITEMS
 
-    def rungs(self, size: int) -> tuple[int, ...]:
+    def rungs(self, size: int, *, parts: int = 1) -> tuple[int, ...]:
         """How many items of a window of `size` are scored after each rung, the last one being all of them.
+
+        A rung with too few items for a test of each of their `parts` would be one more work unit for nothing.
 
         >>> Looks().rungs(150), Looks().rungs(75), Looks().rungs(30)
         ((19, 38, 75, 150), (10, 19, 38, 75), (30,))
@@ -51,7 +59,7 @@ class Looks:
         if size < self.from_items:
             return (size,)
         marks = sorted({-int(-share * size // 1) for share in self.shares})
-        return (*(mark for mark in marks if LEAST <= mark < size), size)
+        return (*(mark for mark in marks if LEAST * parts <= mark < size), size)
 
 
 NO_LOOKS = Looks(shares=())
@@ -93,6 +101,29 @@ def look(scores: Scores, window: Sequence[str], field: Field, measure: Measure) 
         if measure.mean(best) < bar:
             return "too late"
     return None
+
+
+def dominated(own: Facts, rivals: Sequence[Facts], goals: Goals) -> Reason | None:
+    """Whether one of the rivals is better than a candidate in all objectives, beyond noise; all on the same items."""
+    noisy = [entry for entry in goals.objectives if entry.of != "parameters"]
+    exact = [entry for entry in goals.objectives if entry.of == "parameters"]
+    for theirs in rivals if noisy else ():
+        smaller = any(entry.sign * ((own.parameters or 0.0) - (theirs.parameters or 0.0)) > 0 for entry in exact)
+        if not smaller and all(_loses_in(entry, own, theirs, goals) for entry in noisy):
+            return "dominated"
+    return None
+
+
+def _loses_in(entry: ObjectiveEntry, own: Facts, theirs: Facts, goals: Goals) -> bool:
+    """Whether a candidate is significantly worse in one objective that items decide."""
+    kind, _, name = entry.of.partition(":")
+    if kind == "worst":  # it is lower for sure where every task is
+        return all(_loses_in(ObjectiveEntry(of=f"task:{task}"), own, theirs, goals) for task in goals.weights)
+    mine, other = (facts.measures.get(name, {}) if kind == "measure" else facts.scores for facts in (own, theirs))
+    items = [item for item in mine if item in other and (kind != "task" or goals.task_of[item] == name)]
+    if entry.sign * (goals.value(entry.of, own)[0] - goals.value(entry.of, theirs)[0]) >= 0:
+        return False
+    return loses({i: entry.sign * mine[i] for i in items}, {i: entry.sign * other[i] for i in items})
 
 
 def loses(scores: Scores, theirs: Scores) -> bool:

@@ -160,7 +160,7 @@ class StagedCma(Sampler):
             optimiser.tell([(point, float(rank)) for rank, (_, point) in enumerate(taken)])
 
     def _note(self, stage: int, best_first: Sequence[Told], points: Sequence[Floats]) -> None:
-        kept = [(point, r.score) for point, r in zip(points, best_first, strict=True) if r.key[:3] == (False, False, 0)]
+        kept = [(point, r.score) for point, r in zip(points, best_first, strict=True) if r.key[:3] == (False, 0, False)]
         if kept:
             self._trails[stage].add(np.array([point for point, _ in kept]), np.array([score for _, score in kept]))
 

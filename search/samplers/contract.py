@@ -27,6 +27,7 @@ class Told:
     values      one per objective, turned so that larger is better; empty where the campaign names no objectives
     violation   how far it is out of the constraints' bounds; 0: feasible
     stopped     scored on a part of its window only, because that part showed enough
+    window      how many items its window has: of two results of one point the one on more items counts
     items       item → score, where the sampler asks for them (`Sampler.wants_items`)
     """
 
@@ -36,6 +37,7 @@ class Told:
     values: tuple[float, ...] = ()
     violation: float = 0.0
     stopped: bool = False
+    window: int = 0
     items: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -44,9 +46,9 @@ class Told:
         return self.values or (self.score or 0.0,)
 
     @property
-    def key(self) -> tuple[bool, bool, float, float, int]:
-        """Sorts the best first: lost ones last, stopped ones before them, feasible ones first, then by score."""
-        return (self.score is None, self.stopped, self.violation, -(self.score or 0.0), self.number)
+    def key(self) -> tuple[bool, float, bool, float, int]:
+        """Sorts the best first: lost ones last, feasible ones first, stopped ones behind their like, then by score."""
+        return (self.score is None, self.violation, self.stopped, -(self.score or 0.0), self.number)
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,16 @@ class Setup:
 
 
 class Sampler(ABC):
-    """`by_cohort`: told complete cohorts, ranked within; otherwise one result at a time, as they come in."""
+    """`by_cohort`: told complete cohorts, ranked within; otherwise one result at a time, as they come in.
+
+    `rescores`: when the window has grown, its `survivors` are scored on the larger one before anything new is drawn.
+    `stops_losers`: a candidate that is worse than the best one is worth no further items.
+    """
 
     by_cohort = False
     wants_items = False
+    rescores = False
+    stops_losers = True
 
     @abstractmethod
     def ask(self, stage: int, number: int) -> dict[str, Value]:
@@ -105,6 +113,10 @@ class Sampler(ABC):
     def population(self, stage: int) -> int | None:
         """How many candidates the next cohort of a stage takes, where the sampler has a say in it."""
         return None
+
+    def survivors(self, stage: int) -> Sequence[Told]:
+        """The results that proposals are made from, where a sampler `rescores`."""
+        return ()
 
     def means(self) -> Sequence[Sequence[Params]]:
         """Per stage the centre of the distribution after everything told, oldest first; empty where there is none."""

@@ -1,8 +1,10 @@
 """`nsga2`, `nsga3` and `niches`: steady-state evolution (μ+1). Results are taken in as they come, no generation ends.
 
-A child is drawn from the archive as it is now; the archive holds μ members and lets the worst one go. All candidates
-are scored on the same items, so that members can be compared whenever they were born. The archive of a finer stage
-begins with that of the coarser one, lifted exactly: such a point is the same model, and its result still holds.
+A child is drawn from the archive as it is now; the archive holds μ members and lets the worst one go. Candidates are
+scored on nested windows, so that members can be compared whenever they were born: when the window grows, the members
+are scored on what is new in it before any child is (`survivors`), so that luck on few items does not last. The archive
+of a finer stage begins with that of the coarser one, lifted exactly: such a point is the same model, and its result
+still holds.
 
     nsga2    out goes the most crowded of the last front (Deb 2002); parents win a tournament by (front, crowding)
     nsga3    out goes the farthest of the fullest niche of the last front (Deb and Jain 2014), for many objectives
@@ -42,6 +44,8 @@ class EvolutionOptions(Part):
 class SteadyState(Sampler):
     """What the three have in common: archives by stage, the first points, children without copies."""
 
+    rescores = True
+
     def __init__(self, setup: Setup, options: EvolutionOptions | None = None) -> None:
         self.setup = setup
         self.options = options or EvolutionOptions()
@@ -66,10 +70,12 @@ class SteadyState(Sampler):
         return child
 
     def tell(self, stage: int, results: Sequence[Told]) -> None:
-        """Take results in; a lost one teaches nothing, of a stopped one too little is known to keep it."""
+        """Take results in; a lost one teaches nothing, and one that was stopped is no member, even if it was one."""
         for result in results:
-            if result.params and result.score is not None and not result.stopped:
-                self._archives[stage] = self._kept([*self._archives[stage], result])
+            if result.stopped:
+                self._archives[stage] = [m for m in self._archives[stage] if m.params != result.params]
+            elif result.params and result.score is not None:
+                self._archives[stage] = self._kept(_latest([*self._archives[stage], result]))
 
     def members(self, stage: int) -> list[Told]:
         """The archive of a stage: its own results and the lifted ones of the stage before, the best μ."""
@@ -77,7 +83,10 @@ class SteadyState(Sampler):
         if stage == 0:
             return own
         lifted = [self._lift(stage, member) for member in self.members(stage - 1)]
-        return self._kept([*lifted, *own])
+        return self._kept(_latest([*lifted, *own]))
+
+    def survivors(self, stage: int) -> Sequence[Told]:
+        return self.members(stage)
 
     def _lift(self, stage: int, member: Told) -> Told:
         key = (stage, member.number)
@@ -158,6 +167,7 @@ class Niches(SteadyState):
     """Fitness shared over items, mates that complement each other."""
 
     wants_items = True
+    stops_losers = False  # who is worse on the whole may be the only one that is right where nobody else is
 
     def _worst(self, members: Sequence[Told]) -> int:
         fitness_C, _ = _shared(members)
@@ -176,6 +186,16 @@ class Niches(SteadyState):
         """One parent before a layer, the other from there on (M2N2 also mixes the two; here mutation does)."""
         split = int(draw.integers(self.setup.space.layers + 1))
         return crossover(self.setup.space, (stage, first), (stage, second), split=split, stage=stage)
+
+
+def _latest(members: list[Told]) -> list[Told]:
+    """Of the results of one point only the one on the most items, where the point first stood."""
+    best: dict[tuple[Value, ...], Told] = {}
+    for member in members:
+        point = tuple(member.params.values())
+        if point not in best or member.window > best[point].window:
+            best[point] = member
+    return list(best.values())
 
 
 def _matrix(members: Sequence[Told]) -> tuple[Floats, Floats]:

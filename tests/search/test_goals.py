@@ -10,8 +10,9 @@ import pytest
 from simulated import SimulatedEvaluator, campaign_data, make_campaign, open_simulated, resolved_weights
 
 from engine.errors import CampaignError
+from search import campaign as machine
 from search.coordinator import Coordinator
-from search.inline import run_inline
+from search.inline import run_inline, work_once
 from search.judging.verdicts import verdict_from_dict, verdict_to_dict
 from search.ports import BlockResult, Failed, Verdict, Work
 from search.report.front import front_figures
@@ -87,8 +88,43 @@ def test_two_objectives_give_a_front_whose_members_meet_the_holdout_beside_the_w
     assert sorted(trial.values for trial in study.get_trials()) == sorted(rows.values())
 
 
+GROWS = {"items": {"window": {0: 15, 600: 60, 1500: 96}}, "budget": {"items": 3600}}
+
+
+def test_windows_grow_and_who_has_lasted_is_scored_on_what_is_new_before_anything_else(tmp_path: Path) -> None:
+    options = {"population": 8}
+    coordinator = open_simulated(
+        tmp_path, campaign(objectives=[{"of": "score"}, TOKENS], sampler_options=options, **GROWS)
+    )
+    evaluator = Counting()
+    while coordinator.status().phase == "search":
+        assert work_once(coordinator, evaluator, worker="w") is None
+    state, points = coordinator.live.state, coordinator.live.points
+    sizes = [cohort.size for cohort in state.cohorts]
+    assert sorted(set(sizes)) == [15, 60, 96]
+    search = {row["item"] for row in coordinator.run.store.rows(schema.ITEMS, split="search")}
+    scores = coordinator.run.store.rows(schema.ITEM_SCORES, measure="score")
+    assert state.spent == sum(row["item"] in search for row in scores)
+    run = coordinator.run
+    known = [run.space.point_of(baseline.recipe, baseline.weights) for baseline in run.baselines]
+    for size in (60, 96):
+        asked = [number for cohort in state.cohorts if cohort.size == size for number in cohort.members]
+        before = [*known, *(points[number].params for number in range(asked[0]))]
+        again = [points[number].params in before for number in asked]
+        assert again[:8] == [True] * 8  # the archive, member by member
+        assert sum(again) < len(again)
+    whole = [
+        c.number for c, o in machine.outcomes(state, "search") if o.complete and coordinator.live.window(c.number) == 96
+    ]
+    promoted = [c.number for c, _ in machine.outcomes(state, "selection") if "search" in c.outcomes and c.stage == 0]
+    assert len(whole) >= 8
+    assert len({*promoted} - {*whole}) <= 3 < len({*promoted} & {*whole})  # but for the best three by estimate
+    coordinator.close()
+
+
 def test_a_campaign_with_objectives_goes_on_after_a_kill_as_if_nothing_had_happened(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"objectives": [{"of": "score"}, {"of": "worst"}], "constraints": [{**TOKENS_BOUND}]}
+    changes |= {"items": {"window": {0: 15, 330: 60}}, "sampler_options": {"population": 6}}
     whole, verdict = judged(tmp_path / "whole", **changes)
     expected = whole.run.store.rows(schema.CANDIDATES)
     whole.close()

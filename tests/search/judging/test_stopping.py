@@ -1,4 +1,4 @@
-"""When a candidate is stopped: rungs, the two reasons, and how often which candidate meets them."""
+"""When a candidate is stopped: rungs, the reasons, and how often which candidate meets them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from search.judging.stopping import LEVEL, Field, Looks, Measure, look, loses
+from search.judging.objectives import Facts, Goals, ObjectiveEntry, make_goals
+from search.judging.stopping import LEVEL, Field, Looks, Measure, dominated, look, loses
 
 MEASURE = Measure({f"i{n}": "task" for n in range(400)}, {"task": 1.0})
 
@@ -31,6 +32,7 @@ def test_rungs_grow_to_the_whole_window_and_each_can_say_something(size: int) ->
 def test_a_small_window_is_scored_at_once() -> None:
     assert Looks().rungs(59) == (59,)
     assert Looks(shares=()).rungs(500) == (500,)
+    assert Looks().rungs(60, parts=3) == (30, 60)  # of three tasks eight items and fifteen are too few
     assert Looks(from_items=15).rungs(15) == (8, 15)  # an eighth and a quarter of it are too few to tell
 
 
@@ -71,6 +73,55 @@ def test_a_candidate_that_is_ahead_in_the_weighted_mean_goes_on() -> None:
     assert loses(scores, items(theirs))
     assert look(scores, list(tasks), against(theirs), measure) is None
     assert look(scores, list(tasks), against(theirs), Measure(tasks, {"light": 0.5, "heavy": 0.5})) == "worse"
+
+
+# ------------------------------------------------------------------------------------------------- several objectives
+
+TWO = {f"i{n}": "even" if n % 2 == 0 else "odd" for n in range(400)}
+
+
+def goals(*objectives: str) -> Goals:
+    entries = [ObjectiveEntry(of=of) for of in objectives]
+    return make_goals(entries, [], task_of=TWO, weights={"even": 0.5, "odd": 0.5})
+
+
+def facts(even: Sequence[float], odd: Sequence[float], *, tokens: float = 10.0, parameters: float = 100.0) -> Facts:
+    scores = {f"i{2 * n}": score for n, score in enumerate(even)} | {f"i{2 * n + 1}": s for n, s in enumerate(odd)}
+    rows = {item: tokens + place % 3 for place, item in enumerate(scores)}
+    return Facts({item: float(score) for item, score in scores.items()}, {"tokens": rows}, parameters)
+
+
+GOOD, BAD, NEARLY = [1.0] * 8, [0.0] * 8, [0.0] * 5 + [1.0] * 3
+BEST = facts(GOOD, GOOD)
+
+
+@pytest.mark.parametrize(
+    ("objectives", "own", "stopped"),
+    [
+        (("task:even", "task:odd"), facts(BAD, BAD), True),
+        (("task:even", "task:odd"), facts(BAD, GOOD), False),  # as good in one of them
+        (("task:even", "task:odd"), facts(BAD, NEARLY), False),  # five lost items of one may be chance
+        (("score", "tokens"), facts(BAD, BAD, tokens=30), True),
+        (("score", "tokens"), facts(BAD, BAD, tokens=9), False),  # it is worth its price
+        (("score", "parameters"), facts(BAD, BAD), True),
+        (("score", "parameters"), facts(BAD, BAD, parameters=99), False),
+        (("score", "parameters"), facts(NEARLY, GOOD, parameters=300), False),
+        (("worst", "score"), facts(BAD, BAD), True),
+        (("worst", "score"), facts(BAD, GOOD), False),  # lower for sure only where every task is
+        (("parameters",), facts(BAD, BAD, parameters=300), False),  # nothing that items could tell
+    ],
+)
+def test_with_objectives_only_who_is_dominated_beyond_noise_is_stopped(
+    objectives: tuple[str, ...], own: Facts, stopped: bool
+) -> None:
+    assert dominated(own, [BEST], goals(*objectives)) == ("dominated" if stopped else None)
+    assert dominated(own, [own], goals(*objectives)) is None
+    assert dominated(own, [], goals(*objectives)) is None
+
+
+def test_two_rivals_of_which_each_is_better_somewhere_stop_nobody() -> None:
+    rivals = [facts(GOOD, BAD), facts(BAD, GOOD)]
+    assert dominated(facts(BAD, BAD), rivals, goals("task:even", "task:odd")) is None
 
 
 # ------------------------------------------------------------------------------------------------ how often whom
