@@ -18,10 +18,10 @@ from search.blame import Blame
 from search.board import Assessment, Board
 from search.gauge import Gauge, Measured
 from search.judging import stopping
+from search.judging.rivals import nobody_beats, rivals
 from search.live import EVENT_KINDS, LiveCampaign, Point
 from search.ports import Split
 from search.queue import WorkQueue
-from search.judging.rivals import nobody_beats, rivals
 from search.run import Run, Services
 from search.store import schema
 from search.store.store import Row, Transaction
