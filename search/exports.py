@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from search import collector
 from search.mirror import write_mirror
 from search.ports import SCORE
 from search.results import ItemMeasure, ItemScore, Results, results_of
@@ -11,6 +12,7 @@ from search.run import Run
 from search.whole_file import whole_file
 
 
+@collector.paused()
 def export_run(run: Run) -> None:
     """Write both files, each whole or not at all."""
     found = run.store.find(run.campaign.name)

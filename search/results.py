@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from engine.errors import CampaignError
+from search import collector
 from search.campaign import Origin
 from search.campaign_file import Campaign, parse_campaign
 from search.effort import Attempt, Effort, attempts_of, efforts_of, window_items
@@ -129,6 +131,7 @@ def read_results(url: str, *, name: str) -> Results:
         store.close()
 
 
+@collector.paused()
 def results_of(store: Store, row: Row) -> Results:
     """The results of the campaign that `store` has found, whose row this is."""
     campaign = parse_campaign(row["config"], origin=f"{store.place} ({row['name']})")
@@ -203,8 +206,10 @@ def _named(store: Store, candidates: Sequence[CandidateRow], items: Mapping[str,
     for name, item in items.items():
         names[item["score_key"]].append(name)
     rows = store.shared_scores(sorted({candidate.recipe_hash for candidate in candidates}))
-    found = [(row, name) for row in rows for name in names.get(row["score_key"], ())]
-    yield from sorted(found, key=lambda pair: (pair[0]["recipe_hash"], pair[1], pair[0]["measure"]))
+    called = ((row, name) for row in rows for name in names.get(row["score_key"], ()))
+    found = [(row["recipe_hash"], name, row["measure"], row) for row, name in called]
+    found.sort(key=itemgetter(0, 1, 2))
+    yield from ((row, name) for _, name, _, row in found)
 
 
 def _lease(entry: Row, campaign: Row) -> str:

@@ -12,7 +12,7 @@ from engine.errors import Busy, CampaignError, SourceError
 from engine.models.architecture import Layout
 from engine.recipes.keypath import KeyPath
 from engine.recipes.model_ref import parse_model
-from search import ends
+from search import collector, ends
 from search.baselines import make_baselines
 from search.campaign import Rules
 from search.campaign_file import Campaign, campaign_to_dict, load_campaign, parse_campaign
@@ -165,11 +165,12 @@ def run_campaign(
     evaluator = open_evaluator(campaign, audit=directory.audit, plans=plans)
     try:
         coordinator = open_session(campaign, rehearsed(evaluator), directory=directory, resume=resume, plans=plans)
-        try:
-            run_inline(coordinator, evaluator, on_progress=on_progress, stop=stop)
-        finally:
-            coordinator.close()
-        return conclude(campaign, directory, rescorer=lambda: evaluator)
+        with collector.settled():
+            try:
+                run_inline(coordinator, evaluator, on_progress=on_progress, stop=stop)
+            finally:
+                coordinator.close()
+            return conclude(campaign, directory, rescorer=lambda: evaluator)
     finally:
         evaluator.close()
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from search.mirror import shared_trials
 from search.report.front import front_figures
 from search.results import CandidateRow, Results
 from search.space import Value
@@ -187,7 +188,7 @@ def _study(results: Results, rows: Sequence[CandidateRow]) -> optuna.Study:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="maximize")
+    study = optuna.create_study(direction="maximize", storage=shared_trials())
     ranges = results.campaign.space.parameters
     bounds = {
         name: _distribution(ranges.get(name.split("/", 1)[0]), [row.params[name] for row in rows])
@@ -229,7 +230,7 @@ def _history(rows: Sequence[CandidateRow]) -> go.Figure:
     import plotly.graph_objects as go
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="maximize")
+    study = optuna.create_study(direction="maximize", storage=shared_trials())
     for row in sorted(rows, key=lambda row: row.number):
         study.add_trial(optuna.trial.create_trial(value=row.estimate))
     figure = optuna.visualization.plot_optimization_history(study, target_name="estimated score")

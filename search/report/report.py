@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import yaml
 
+from search import collector
 from search.ports import SPLITS, Verdict
 from search.report.candidates import recipe_text, score_of, short_names, top_rows
 from search.report.losses import failures, quarantined, savings
@@ -170,6 +171,7 @@ def render_html(results: Results) -> str:
     )
 
 
+@collector.paused()
 def write_html(results: Results, path: Path) -> None:
     """Write the page whole or not at all."""
     with whole_file(path) as partial:

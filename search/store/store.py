@@ -21,6 +21,7 @@ from typing import Any
 
 from sqlalchemy import (
     Connection,
+    CursorResult,
     Engine,
     Insert,
     Table,
@@ -109,7 +110,7 @@ class Store:
         for name, value in equal.items():
             query = query.where(table.c[name] == value)
         with self._reader.connect() as connection:
-            return [dict(row) for row in connection.execute(query).mappings()]
+            return _as_dicts(connection.execute(query))
 
     def shared_scores(self, recipe_hashes: Sequence[str]) -> list[Row]:
         """What any campaign of this store scored of these recipes."""
@@ -133,7 +134,7 @@ class Store:
         with self._reader.connect() as connection:
             for start in range(0, len(recipe_hashes), CHUNK):
                 chunk = query.where(table.c.recipe_hash.in_(recipe_hashes[start : start + CHUNK]))
-                found += [dict(row) for row in connection.execute(chunk).mappings()]
+                found += _as_dicts(connection.execute(chunk))
         return found
 
     def wish(self, wish: str, *, now: float) -> None:
@@ -222,6 +223,12 @@ class Store:
         with self._reader.connect() as connection:
             found = connection.execute(select(table).order_by(table.c.at.desc())).mappings().first()
         return None if found is None else ProcessIdentity(found["pid"], found["started"], found["host"])
+
+
+def _as_dicts(result: CursorResult[Any]) -> list[Row]:
+    """Every row by column name. SQLAlchemy's own mappings look the names up anew for each: four times the time."""
+    names = tuple(result.keys())
+    return [dict(zip(names, row, strict=True)) for row in result.all()]
 
 
 class Transaction:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +14,9 @@ from pyarrow import parquet
 from simulated import SimulatedEvaluator, make_campaign, open_simulated
 
 from engine.errors import CampaignError
+from search import collector
 from search.inline import run_inline, work_once
-from search.mirror import make_study, write_mirror
+from search.mirror import make_study, shared_trials, write_mirror
 from search.ports import BlockResult, Failed, Work
 from search.results import Results, read_results
 from search.run import RunDirectory
@@ -155,3 +158,19 @@ def test_torn_exports_are_rebuilt_from_the_rows(tmp_path: Path) -> None:
         assert len(table) == 15 * (attempt + 1)
         directory.scores.write_bytes(b"PAR1 torn")
         directory.mirror.write_bytes(b"torn")
+
+
+def test_figures_read_the_trials_themselves_and_no_copies_of_them(directory: RunDirectory) -> None:
+    """Optuna's figures take all trials once per axis: copies of them were most of a report's time."""
+    study = make_study(read_results(store_url(None, default=directory.database), name="simulated"))
+    assert study.trials[0] is study.trials[0]
+    assert optuna.create_study(storage=shared_trials()).trials == []
+
+
+def test_the_collector_is_as_it_was_after_what_it_was_kept_from() -> None:
+    with contextlib.suppress(KeyError), collector.settled(), collector.paused():
+        assert gc.get_freeze_count()
+        assert not gc.isenabled()
+        raise KeyError
+    assert gc.isenabled()
+    assert not gc.get_freeze_count()
