@@ -234,14 +234,15 @@ def publish(
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model's directory, or ORG/NAME[@REVISION] on the Hub.")],
-    suite: Annotated[Path, typer.Option(help="A campaign YAML file, whose items are asked.")],
-    split: Annotated[str, typer.Option(help="search or selection; never the holdout.")] = "selection",
+    suite: Annotated[Path, typer.Option(help="A campaign YAML file, or its tasks alone: whose items are asked.")],
+    split: Annotated[str, typer.Option(help="search, selection, or holdout (the run's ledger tells).")] = "selection",
+    run_dir: RunDir = None,
     json: Json = False,
 ) -> None:
     """Score a MODEL on the items of a campaign, loaded as its users load it: means with 95 % intervals."""
     from cluster import publish_command
 
-    publish_command.evaluate(model, suite, split=split, as_json=json)
+    publish_command.evaluate(model, suite, split=split, run_dir=run_dir, as_json=json)
 
 
 @app.command()

@@ -9,20 +9,20 @@ from tempfile import TemporaryDirectory
 
 from cluster.output import print_facts, print_json, print_table
 from cluster.search_command import quiet_libraries
-from engine.errors import InputError, Refused
+from engine.errors import InputError
 from engine.outputs.hub_upload import HubRepo, parse_hub
 from engine.reproducing import parse_sources
 from engine.reproducing import reproduce as merge_again
-from search.campaign_file import load_campaign
 from search.evaluating import evaluate as score_model
+from search.evaluating import load_suite
 from search.evaluators.resident import ResidentEvaluator, open_evaluator
-from search.ports import Split
+from search.ports import SPLITS
 from search.publishing.destination import parse_destination
 from search.publishing.publish import Order, Publication, order_of
 from search.publishing.publish import publish as publish_candidate
 from search.results import Results
 from search.run import RunDirectory
-from search.session import find_run
+from search.session import find_run, run_directory
 
 
 @dataclass(frozen=True)
@@ -105,19 +105,18 @@ def reproduce(published: str, sources: list[str], *, to: Path | None, as_json: b
     return found.equal
 
 
-def evaluate(model: str, suite: Path, *, split: str, as_json: bool) -> None:
-    """Score a model on a campaign's items and print the means."""
-    if split == "holdout":
-        raise Refused("--split: the holdout is sealed: only a campaign opens it, once. Take search or selection.")
-    if split not in ("search", "selection"):
-        raise InputError(f"--split: got {split!r}, search or selection expected.")
+def evaluate(model: str, suite: Path, *, split: str, run_dir: Path | None, as_json: bool) -> None:
+    """Score a model on the items of a campaign or of a tasks file and print the means."""
+    chosen = next((name for name in SPLITS if name == split), None)
+    if chosen is None:
+        raise InputError(f"--split: got {split!r}, search, selection or holdout expected.")
     quiet_libraries()
-    campaign = load_campaign(suite)
-    chosen: Split = "search" if split == "search" else "selection"
+    campaign, whole = load_suite(suite)
+    directory = run_directory(campaign, run_dir) if whole else None
     with TemporaryDirectory() as folder:
         evaluator = open_evaluator(campaign, audit=Path(folder) / "audit.jsonl")
         try:
-            found = score_model(model, campaign, split=chosen, rescorer=evaluator)
+            found = score_model(model, campaign, split=chosen, rescorer=evaluator, directory=directory)
         finally:
             evaluator.close()
     if as_json:

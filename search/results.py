@@ -18,6 +18,7 @@ from search.judging.verdicts import verdict_from_dict
 from search.ports import SCORE, SPLITS, Phase, Split, Verdict
 from search.store import schema
 from search.store.store import Row, Store
+from search.visits import Visit, visit_of
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class Results:
     items_digest: str = ""
     efforts: tuple[Effort, ...] = ()
     attempts: tuple[Attempt, ...] = ()
+    visits: tuple[Visit, ...] = ()
 
     def candidate(self, number: int) -> CandidateRow:
         """The candidate of this number."""
@@ -182,6 +184,7 @@ def results_of(store: Store, row: Row) -> Results:
         items_digest=row["items_digest"],
         efforts=efforts_of(outcomes, sizes=_sizes(store, outcomes, items.values()), leases=leases, paid=paid),
         attempts=attempts_of(leases),
+        visits=tuple(map(visit_of, store.rows(schema.VISITS))),
     )
 
 

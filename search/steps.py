@@ -17,6 +17,7 @@ from search.samplers.points import sobol_point
 from search.select import Nominee, nominate
 from search.space import Params
 from search.store import schema
+from search.visits import day_of, visit_of
 
 
 def propose(desk: Desk, ask: machine.Ask) -> None:
@@ -136,6 +137,8 @@ def _notes(desk: Desk) -> tuple[str, ...]:
         f"{count} of the holdout's {len(keys)} items were met before by campaign {name!r} of this store"
         for name, count in desk.run.store.holdouts_met(keys).items()
     ]
+    visits = map(visit_of, desk.run.store.rows(schema.VISITS))
+    notes += [f"the holdout was met before the verdict by {v.model}, on {day_of(v.at)} UTC" for v in visits]
     notes += desk.blame.cordon().sentences
     if len(state.rules.stages) > 1 and winner.stage == 0:
         notes.append("the winner is a global candidate: the finer stages found nothing better on selection")

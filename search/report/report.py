@@ -68,6 +68,7 @@ def report_data(results: Results) -> dict[str, Any]:
         "quarantined": {row.label: row.failure for row in quarantined(results)},
         "failures": {cause: [row.label for row in lost] for cause, lost in failures(results)},
         "holdout_accesses": [asdict(access) for access in results.ledger],
+        "holdout_visits": [asdict(visit) for visit in results.visits],
     }
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from search.ports import SPLITS
 from search.results import Results
+from search.visits import day_of
 
 Z95 = 1.959964  # two-sided 95 % of a normal distribution
 
@@ -97,12 +98,13 @@ def cost_table(results: Results) -> Table:
 
 
 def ledger_table(results: Results) -> Table:
-    """Who met the holdout, and why."""
-    rows = tuple(
-        (results.candidate(access.candidate).label, access.reason, count_text(access.items), str(access.epoch))
+    """Who met the holdout, why and when: candidates of the campaign, then models from outside."""
+    rows = [
+        (results.candidate(access.candidate).label, access.reason, count_text(access.items), day_of(access.at))
         for access in results.ledger
-    )
-    return Table("Holdout ledger", ("candidate", "reason", "items", "epoch"), rows)
+    ]
+    rows += [(v.model, f"evaluated by {v.who}", count_text(v.items), day_of(v.at)) for v in results.visits]
+    return Table("Holdout ledger", ("who", "why", "items", "when (UTC)"), tuple(rows))
 
 
 def provenance_table(results: Results) -> Table:

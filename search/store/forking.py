@@ -18,6 +18,9 @@ NOBODY = 0
 """Who paid for item scores that a fork brings into a store of its own: no campaign of that store."""
 
 
+_TABLES = (schema.ITEMS, schema.VISITS, schema.CANDIDATES, schema.COHORTS, schema.ASSESSMENTS, schema.LEASES)
+
+
 def fork(old: Store, campaign: Campaign, new: Store, *, at: int | None, now: float) -> int:
     """Make `campaign`, which has another name than the one in `old`, of that one's candidates 0 to `at`.
 
@@ -41,7 +44,7 @@ def fork(old: Store, campaign: Campaign, new: Store, *, at: int | None, now: flo
     scores = old.shared_scores(sorted({entry["recipe_hash"] for entry in rows[schema.CANDIDATES.name]}))
     new.take_over(facts, now=now)
     with new.transaction() as transaction:
-        for table in (schema.ITEMS, schema.CANDIDATES, schema.COHORTS, schema.ASSESSMENTS, schema.LEASES):
+        for table in _TABLES:
             transaction.add(table, rows[table.name])
         if new.place != old.place:
             transaction.add_scores(scores, campaign=NOBODY)
@@ -73,6 +76,7 @@ def _copied(old: Store, *, at: int | None) -> dict[str, list[Row]]:
     leases = [row for row in old.rows(schema.LEASES, split="search", state="done") if row["candidate"] in kept]
     return {
         schema.ITEMS.name: old.rows(schema.ITEMS),
+        schema.VISITS.name: old.rows(schema.VISITS),  # to the same sealed items
         schema.CANDIDATES.name: candidates,
         schema.COHORTS.name: [row for row in old.rows(schema.COHORTS) if row["number"] in cohorts],
         schema.ASSESSMENTS.name: [searched[number] for number in kept],

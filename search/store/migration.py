@@ -93,8 +93,12 @@ def _from_0(connection: Connection) -> None:
     connection.execute(text("DROP TABLE item_scores_0"))
 
 
+def _from_1(connection: Connection) -> None:
+    """1 → 2: visits, a table of its own, which `migrate` makes."""
+
+
 _CHANGED = ("campaigns", "items", "item_scores")
-_STEPS = {0: _from_0}
+_STEPS = {0: _from_0, 1: _from_1}
 
 
 def _add_columns(connection: Connection) -> None:

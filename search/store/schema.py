@@ -13,6 +13,7 @@ item_scores   (recipe hash, score key, measure) → value; the measure "score" i
 leases        every handing out of a work unit, and how it ended: done, failed, expired (no heartbeat), returned (the
               worker went away), lost (the coordinator ended)
 ledger        every candidate that was let onto the holdout, why and when
+visits        every model from outside that was (`mergefleet evaluate --split holdout`), by whom and when
 wishes        what other processes ask of the running coordinator (`mergefleet stop`)
 schema_version  one row: VERSION of whoever made the tables; migration.py brings older stores here
 """
@@ -24,8 +25,8 @@ from sqlalchemy import JSON, Column, Float, Integer, MetaData, String, Table, Te
 from search.ports import SCORE
 
 METADATA = MetaData()
-VERSION = 1
-"""Goes up with every change of a table. 0 had no table of its version and kept scores by campaign and item name."""
+VERSION = 2
+"""Goes up with every change of a table. 1 had no visits, 0 no version and scores by campaign and item."""
 
 SCHEMA_VERSION = Table("schema_version", METADATA, Column("version", Integer, primary_key=True))
 
@@ -167,4 +168,17 @@ LEDGER = Table(
     Column("items", Integer, nullable=False),
     Column("epoch", Integer, nullable=False),
     Column("at", Float, nullable=False),
+)
+
+VISITS = Table(
+    "visits",
+    METADATA,
+    Column("campaign", Integer, primary_key=True),
+    Column("visit", Integer, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("who", String(300), nullable=False),  # user and host
+    Column("model", Text, nullable=False),  # as it was named
+    Column("weights", String(128), nullable=False),  # digest of its tensors, or its commit
+    Column("items", Integer, nullable=False),
+    Column("items_digest", String(64), nullable=False),  # of their keys
 )

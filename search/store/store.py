@@ -30,8 +30,10 @@ from sqlalchemy import (
     create_engine,
     delete,
     event,
+    func,
     insert,
     select,
+    union,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -48,6 +50,7 @@ LOCK_WAIT_S = 10.0
 CHUNK = 500
 """Recipe hashes per query: SQLite takes 32766 parameters, PostgreSQL 65535."""
 Row = Mapping[str, Any]
+_MEETINGS = (schema.LEDGER, schema.VISITS)
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,15 @@ class Store:
             row = {"campaign": self.campaign, "wish": wish, "at": now}
             connection.execute(_upserting(connection).insert(table).on_conflict_do_nothing(), [row])
 
+    def visit(self, facts: Row) -> None:
+        """Enter a model from outside that is about to meet the holdout, from any process: no epoch is taken."""
+        table, campaigns = schema.VISITS, schema.CAMPAIGNS
+        with self._engine.begin() as connection:
+            connection.execute(_locking(select(campaigns.c.id).where(campaigns.c.id == self.campaign)))  # one by one
+            mine = select(func.count()).select_from(table).where(table.c.campaign == self.campaign)
+            number = connection.execute(mine).scalar_one()
+            connection.execute(insert(table), [{**facts, "campaign": self.campaign, "visit": number}])
+
     def holdout_opened(self) -> bool:
         """Whether anybody of this campaign has met the sealed items."""
         return bool(self.rows(schema.LEDGER))
@@ -162,17 +174,18 @@ class Store:
             return migration.migrate(connection, place=self.place), copy
 
     def holdouts_met(self, score_keys: Collection[str]) -> dict[str, int]:
-        """Other campaigns of this store whose opened holdouts hold some of these items, and how many of them."""
-        items, ledger, campaigns = schema.ITEMS, schema.LEDGER, schema.CAMPAIGNS
-        opened = select(ledger.c.campaign).where(ledger.c.campaign != self.campaign).distinct()
+        """Other campaigns of this store whose holdouts, opened or visited, hold some of these items; how many."""
+        items, campaigns = schema.ITEMS, schema.CAMPAIGNS
+        met = [select(table.c.campaign).where(table.c.campaign != self.campaign) for table in _MEETINGS]
+        opened = union(*met).subquery()
         query = (
             select(campaigns.c.name, items.c.score_key)
             .join(items, items.c.campaign == campaigns.c.id)
-            .where(items.c.split == "holdout", campaigns.c.id.in_(opened))
+            .where(items.c.split == "holdout", campaigns.c.id.in_(select(opened.c.campaign)))
         )
         with self._reader.connect() as connection:
-            met = [name for name, key in connection.execute(query) if key in score_keys]
-        return dict(sorted(Counter(met).items()))
+            names = [name for name, key in connection.execute(query) if key in score_keys]
+        return dict(sorted(Counter(names).items()))
 
     def close(self) -> None:
         """Close all connections."""

@@ -62,7 +62,7 @@ def test_a_store_of_an_older_version_is_refused_with_the_command_that_migrates_i
     for act in (lambda: store.find("simulated"), lambda: store.take_over(CampaignFacts("c", {}, "e", "i", 3), now=1.0)):
         with pytest.raises(CampaignError, match=f"mergefleet migrate {old}"):
             act()
-    with pytest.raises(CampaignError, match="schema version 0, this mergefleet uses 1"):
+    with pytest.raises(CampaignError, match="schema version 0, this mergefleet uses 2"):
         open_simulated(old.parent, make_campaign(**CAMPAIGN), resume=True)
 
 
@@ -71,7 +71,7 @@ def test_a_store_of_a_newer_version_is_refused_and_not_touched(old: Path) -> Non
     with sqlite3.connect(old) as connection:
         connection.execute("UPDATE schema_version SET version = 99")
     for act in (lambda: migrate_store(str(old)), lambda: Store(f"sqlite:///{old}").find("simulated")):
-        with pytest.raises(CampaignError, match=r"schema version 99, this mergefleet knows 1\. Use the newer"):
+        with pytest.raises(CampaignError, match=r"schema version 99, this mergefleet knows 2\. Use the newer"):
             act()
 
 
@@ -101,9 +101,21 @@ def test_a_migrated_campaign_goes_on_without_scoring_anything_twice(old: Path) -
     assert {row["item"]: row["score_key"] for row in store.rows(schema.ITEMS)} == keys
 
 
+def test_a_store_of_version_1_gets_the_table_of_visits_and_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "campaign.sqlite"
+    open_simulated(tmp_path, make_campaign(**CAMPAIGN)).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE visits")
+        connection.execute("UPDATE schema_version SET version = 1")
+    with pytest.raises(CampaignError, match=f"mergefleet migrate {path}"):
+        open_simulated(tmp_path, make_campaign(**CAMPAIGN), resume=True)
+    assert migrate_store(str(path)) == (1, tmp_path / "campaign.sqlite.version-1")
+    assert open_simulated(tmp_path, make_campaign(**CAMPAIGN), resume=True).run.store.rows(schema.VISITS) == []
+
+
 def test_migrating_twice_does_nothing_and_an_empty_file_is_no_store(old: Path, tmp_path: Path) -> None:
     migrate_store(str(old))
-    assert migrate_store(str(old)) == (1, None)
+    assert migrate_store(str(old)) == (schema.VERSION, None)
     (tmp_path / "empty.sqlite").touch()
     with pytest.raises(CampaignError, match="holds no campaigns"):
         migrate_store(str(tmp_path / "empty.sqlite"))
