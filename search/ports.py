@@ -226,7 +226,8 @@ class Comparison:
 class FrontMember:
     """A model of the front on the holdout. `values` and their two-sided 95 % intervals are in the order of
     `Verdict.objectives`, in the units of the campaign file; `chance` is the share of bootstrap resamples in which no
-    other member is as good in everything and better in something."""
+    other member is as good in everything and better in something, `broken` names the constraints that it does not keep
+    there."""
 
     number: int
     label: str
@@ -234,6 +235,7 @@ class FrontMember:
     values: tuple[float, ...]
     intervals: tuple[tuple[float, float], ...]
     chance: float
+    broken: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -89,14 +89,15 @@ def judge_front(draws: Draws, members: Sequence[int]) -> tuple[FrontMember, ...]
             values=tuple(float(value) for value, _ in row),
             intervals=tuple(_interval(drawn) for _, drawn in row),
             chance=float(chance),
+            broken=tuple(bound.title for bound in judge_bounds(draws, index) if not bound.kept),
         )
         for index, row, chance in zip(members, found, chances_M, strict=True)
     )
 
 
-def judge_bounds(draws: Draws, winner: int) -> tuple[BoundKept, ...]:
-    """What is left to every bound of the model of index `winner`."""
-    return tuple(_kept(draws, bound, winner) for bound in draws.goals.bounds)
+def judge_bounds(draws: Draws, index: int) -> tuple[BoundKept, ...]:
+    """What is left to every bound of the model of this index."""
+    return tuple(_kept(draws, bound, index) for bound in draws.goals.bounds)
 
 
 def _kept(draws: Draws, bound: Bound, winner: int) -> BoundKept:

@@ -25,4 +25,5 @@ def verdict_from_dict(data: Mapping[str, Any]) -> Verdict:
 
 
 def _pairs(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {"values": tuple(entry["values"]), "intervals": tuple(tuple(ends) for ends in entry["intervals"])}
+    pairs = {"values": tuple(entry["values"]), "intervals": tuple(tuple(ends) for ends in entry["intervals"])}
+    return {**pairs, "broken": tuple(entry.get("broken", ()))}

@@ -21,12 +21,14 @@ def front_table(verdict: Verdict) -> Table:
             f"{_number(value)} ({_number(low)} … {_number(high)})"
             for value, (low, high) in zip(member.values, member.intervals, strict=True)
         ]
-        rows.append((member.label, *cells, f"{100 * member.chance:.0f} %"))
+        kept = [", ".join(member.broken) or "none"] if verdict.bounds else []
+        rows.append((member.label, *cells, f"{100 * member.chance:.0f} %", *kept))
     note = (
         "Values on the holdout with 95 % intervals (joint bootstrap over items). The chance: the share of resamples "
         "in which no other member is as good in everything and better in something. The first row is published."
     )
-    return Table("Front", ("model", *verdict.objectives, "chance"), tuple(rows), note)
+    columns = ("model", *verdict.objectives, "chance", *(["constraints broken"] if verdict.bounds else []))
+    return Table("Front", columns, tuple(rows), note)
 
 
 def bounds_table(verdict: Verdict) -> Table:

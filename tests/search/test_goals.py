@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,26 @@ def test_a_constraint_keeps_the_winner_within_its_bound_and_costs_it_some_score(
     assert 0 < len(infeasible) < len(study.get_trials())
     assert [(entry.title, entry.kept) for entry in held.bounds] == [("tokens at most 18", True)]
     assert held.score < unbound.score
+
+
+def test_the_front_is_feasible_on_selection_and_the_holdout_says_of_every_member_what_it_breaks(tmp_path: Path) -> None:
+    retention = {"of": "tasks", "relative_to": "best_parent", "at_least": -0.3}
+    cheap = {"of": "tokens", "at_most": 14.0}
+    coordinator, verdict = judged(tmp_path, objectives=[{"of": "score"}, TOKENS], constraints=[retention, cheap])
+    rows = {row["number"]: row for row in coordinator.run.store.rows(schema.ASSESSMENTS, split="selection")}
+    chosen = [rows[member.number] for member in verdict.front]
+    least = min(row["violation"] for number, row in rows.items() if coordinator.live.points[number].stage >= 0)
+    assert {row["violation"] for row in chosen} == {least}
+    for member in verdict.front:
+        assert ("tokens at most 14" in member.broken) == (member.values[1] > 14.0)
+    winner = verdict.front[0]
+    assert winner.broken == tuple(bound.title for bound in verdict.bounds if not bound.kept)
+    assert not (verdict.significant and winner.broken)
+    assert verdict_from_dict(json.loads(json.dumps(verdict_to_dict(verdict)))) == verdict
+    told = next(table for table in tables(stored(tmp_path)) if table.title == "Front")
+    assert told.columns[-1] == "constraints broken"
+    assert [row[-1] for row in told.rows] == [", ".join(member.broken) or "none" for member in verdict.front]
+    coordinator.close()
 
 
 def test_a_winner_that_breaks_a_constraint_on_the_holdout_is_none(tmp_path: Path) -> None:
