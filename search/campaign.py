@@ -345,9 +345,9 @@ def _hopeless(state: State) -> str | None:
     causes = [cause for cause in lost if cause is not None]
     if state.phase == "search" and causes and len(causes) == len(lost):
         return causes[0]
-    nominees = [pair for pair in outcomes(state, "selection") if pair[0].origin != "baseline"]
-    if state.phase == "selection" and nominees and all(outcome.cause for _, outcome in nominees):
-        return nominees[0][1].cause
+    if state.phase == "selection":
+        nominees = [outcome.cause for entry, outcome in outcomes(state, "selection") if entry.origin != "baseline"]
+        return nominees[0] if nominees and all(nominees) else None
     return None
 
 

@@ -16,6 +16,7 @@ import math
 import numbers
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from engine.errors import EvaluationError
 from search import campaign as machine
@@ -32,6 +33,9 @@ from search.store import schema
 from search.store.store import Row, stored_config
 from search.trackers.contract import Ended
 from search.trackers.newsroom import Newsroom
+
+if TYPE_CHECKING:
+    from search.results import Results
 
 WAIT_S = 0.2
 NOTE_TIME_EVERY_S = 5.0
@@ -106,15 +110,19 @@ class Coordinator:
         """Hand out nothing more: workers get Finished("paused"); results of running leases are still taken."""
         self._paused = True
 
-    def close(self) -> None:
-        """Note the time used, write the exports (item matrix as Parquet, Optuna mirror), close the store."""
+    def close(self) -> Results | None:
+        """Note the time used, write the exports (item matrix as Parquet, Optuna mirror), close the store.
+
+        Returns what the exports were made of; None after a failure.
+        """
         from search.exports import export_run
 
         try:
-            if self._broken is None:
-                with self._committing():
-                    self._note_time(every_s=0.0)
-                export_run(self.run)
+            if self._broken is not None:
+                return None
+            with self._committing():
+                self._note_time(every_s=0.0)
+            return export_run(self.run)
         finally:
             self.run.store.close()
             if self._services.tell is not None:

@@ -13,14 +13,15 @@ from search.whole_file import whole_file
 
 
 @collector.paused()
-def export_run(run: Run) -> None:
-    """Write both files, each whole or not at all."""
+def export_run(run: Run) -> Results | None:
+    """Write both files, each whole or not at all, and return what they were made of."""
     found = run.store.find(run.campaign.name)
     if found is None:
-        return
+        return None
     results = results_of(run.store, found)
     write_scores(run.directory.scores, results)
     write_mirror(run.directory.mirror, results)
+    return results
 
 
 def write_scores(path: Path, results: Results) -> None:

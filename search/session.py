@@ -169,8 +169,8 @@ def run_campaign(
             try:
                 run_inline(coordinator, evaluator, on_progress=on_progress, stop=stop)
             finally:
-                coordinator.close()
-            return conclude(campaign, directory, rescorer=lambda: evaluator)
+                results = coordinator.close()
+            return conclude(campaign, directory, rescorer=lambda: evaluator, results=results)
     finally:
         evaluator.close()
 
@@ -245,15 +245,22 @@ def migrate_store(place: str) -> tuple[int, Path | None]:
         store.close()
 
 
-def conclude(campaign: Campaign, directory: RunDirectory, *, rescorer: Callable[[], Rescorer] | None = None) -> Outcome:
+def conclude(
+    campaign: Campaign,
+    directory: RunDirectory,
+    *,
+    rescorer: Callable[[], Rescorer] | None = None,
+    results: Results | None = None,
+) -> Outcome:
     """Write the report, and publish the winner if there is one and it is not published yet.
 
-    `rescorer` gives who scores the published files again; default: an evaluator of this process's own.
+    `rescorer` gives who scores the published files again; default: an evaluator of this process's own. `results`:
+    what the store holds, where somebody has read it.
     """
     from search.publishing.publish import order_of, publish
     from search.report.report import write_html
 
-    results = stored_results(campaign, directory)
+    results = results or stored_results(campaign, directory)
     write_html(results, directory.report)
     verdict = results.verdict
     published = None
