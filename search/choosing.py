@@ -63,7 +63,7 @@ def chosen_entrants(desk: Desk) -> tuple[tuple[int, str], ...]:
     state, goals = desk.live.state, desk.gauge.goals
     ranked = [_on_selection(desk, candidate.number) for candidate in machine.contenders(state)]
     parents = [_on_selection(desk, n).values for n in references(desk) if _scored(state, n, "selection")]
-    worth = worths([entry.weight for entry in goals.objectives], parents, [entry.values for entry in ranked])
+    worth = worths(goals.objectives, parents, [entry.values for entry in ranked])
     winner, front = choose(ranked, worth=worth)
     entrants = list(machine.entrants_for(state, winner))
     hashes = {state.candidates[number].recipe_hash for number, _ in entrants}

@@ -15,6 +15,7 @@ import numpy as np
 
 from search.campaign_file import SelectionEntry
 from search.judging.fronts import crowding, front_of, knee, thinned
+from search.judging.objectives import ObjectiveEntry, is_cost
 from search.samplers.points import allowed
 from search.space import Params, Space, Value
 
@@ -159,17 +160,22 @@ def choose(contenders: Sequence[Contender], *, worth: Sequence[float]) -> tuple[
 
 
 def worths(
-    weights: Sequence[float | None], parents: Sequence[Sequence[float]], contenders: Sequence[Sequence[float]]
+    entries: Sequence[ObjectiveEntry], parents: Sequence[Sequence[float]], contenders: Sequence[Sequence[float]]
 ) -> list[float]:
     """What a unit of each objective is worth: as the file says, else all ranges of the parents are worth the same.
 
-    An objective in which the parents do not differ is measured by the range of the contenders.
+    An objective in which the parents do not differ is measured by the range of the contenders. Costs are worth nothing
+    beside skills where no weight says what: else the model that says nothing would win by the tokens that it saves.
     """
-    given = [weight for weight in weights if weight is not None]
-    if len(given) == len(weights):
+    given = [entry.weight for entry in entries if entry.weight is not None]
+    if len(given) == len(entries):
         return given
+    skills = any(not is_cost(entry.of) for entry in entries)
     found = []
-    for column in range(len(weights)):
+    for column, entry in enumerate(entries):
+        if skills and is_cost(entry.of):
+            found.append(0.0)
+            continue
         ranges = [
             max(row[column] for row in rows) - min(row[column] for row in rows)
             for rows in (parents, contenders)

@@ -6,6 +6,7 @@ import pytest
 from simulated import LAYERS, make_campaign
 
 from search.campaign_file import SelectionEntry
+from search.judging.objectives import ObjectiveEntry
 from search.select import Contender, Nominee, Searched, choose, nominate, worths
 from search.space import Space, make_space
 
@@ -115,9 +116,22 @@ def test_the_front_has_no_dominated_and_no_indistinguishable_members_and_the_wor
 
 def test_a_unit_is_worth_what_the_file_says_or_one_range_of_the_parents() -> None:
     parents, contenders = [(0.2, 10.0), (0.6, 10.0)], [(0.1, 5.0), (0.2, 10.0)]
-    assert worths([2.0, 0.5], parents, contenders) == [2.0, 0.5]
-    assert worths([None, None], parents, contenders) == pytest.approx([1 / 0.4, 1 / 5.0])
-    assert worths([None], [], [(1.0,), (1.0,)]) == [1.0]
+    tasks = [ObjectiveEntry(of="task:a"), ObjectiveEntry(of="task:b")]
+    weighted = [ObjectiveEntry(of="score", weight=2.0), ObjectiveEntry(of="tokens", weight=0.5)]
+    assert worths(weighted, parents, contenders) == [2.0, 0.5]
+    assert worths(tasks, parents, contenders) == pytest.approx([1 / 0.4, 1 / 5.0])
+    assert worths(tasks[:1], [], [(1.0,), (1.0,)]) == [1.0]
+
+
+def test_without_weights_a_cost_is_worth_nothing_beside_a_skill() -> None:
+    score, tokens, size = (ObjectiveEntry(of=of) for of in ("score", "tokens", "parameters"))
+    parents = [(0.6, -5.3, -9.0), (0.8, -5.2, -9.0)]
+    assert worths([score, tokens, size], parents, parents) == pytest.approx([1 / 0.2, 0.0, 0.0])
+    assert worths([tokens], [(-5.3,), (-5.2,)], []) == pytest.approx([1 / 0.1])
+    silent = Contender(1, 0.0, (0.0, -0.7), (0.02, 0.2))
+    able = Contender(2, 0.75, (0.75, -5.2), (0.02, 0.2))
+    worth = worths([score, tokens], [row[:2] for row in parents], [])
+    assert choose([silent, able], worth=worth) == (2, [2, 1])
 
 
 def test_of_several_objectives_the_knee_the_ends_of_the_front_and_points_between_are_nominated() -> None:
