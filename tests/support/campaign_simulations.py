@@ -166,8 +166,14 @@ def judged(repetitions: int, *, size: Size, planted: bool = False, shared: float
     once = partial(judge_once, size=size, planted=planted, shared=shared)
     if repetitions < 20:
         return [once(first + number) for number in range(repetitions)]
+    found: list[Judged] = []
     with ProcessPoolExecutor(2) as pool:
-        return list(pool.map(once, range(first, first + repetitions), chunksize=5))
+        for entry in pool.map(once, range(first, first + repetitions), chunksize=5):
+            found.append(entry)
+            if len(found) % 50 == 0:
+                beaten = [sum(each.parents[place] for each in found) for place in range(3)]
+                print(f"  {len(found)}: {sum(e.named for e in found)} named, parents beaten {beaten}", file=sys.stderr)
+    return found
 
 
 # --------------------------------------------------------------------------------------------------------- T3, T4: work
