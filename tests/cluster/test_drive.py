@@ -58,14 +58,15 @@ def simulated(
         yield job, Drive(job, roster, tally, None), roster, seen
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
-def test_one_two_and_four_workers_make_the_tensors_of_one_process(workers: int, models: Models, tmp_path: Path) -> None:
+def test_one_two_and_four_workers_make_the_tensors_of_one_process(models: Models, tmp_path: Path) -> None:
     expected = inline(recipe_of("dare_ties", models), tmp_path / "expected", Options(threads=1))
-    with simulated("dare_ties", models, tmp_path / "out", Chances(), nodes=workers) as (job, driver, _, seen):
-        made = job.publish(driver.go())
-    assert sum(count.tiles_done > 0 for count in seen[-1].nodes.values()) == workers
-    assert made.weights_digest == expected.weights_digest
-    assert bytes_of(made.out) == bytes_of(expected.out)
+    for workers in (1, 2, 4):
+        out = tmp_path / str(workers)
+        with simulated("dare_ties", models, out, Chances(), nodes=workers) as (job, driver, _, seen):
+            made = job.publish(driver.go())
+        assert sum(count.tiles_done > 0 for count in seen[-1].nodes.values()) == workers
+        assert made.weights_digest == expected.weights_digest
+        assert bytes_of(made.out) == bytes_of(expected.out)
 
 
 @pytest.mark.parametrize(
