@@ -53,8 +53,8 @@ def peer_limited(evaluator: FastEvaluator, seed: int, items: int) -> Iterator[Ch
 
 Algorithm = Callable[[FastEvaluator, int, int], Iterator[Choice]]
 ALGORITHMS: Mapping[str, tuple[Algorithm, int]] = {
-    "ours": (ours, 30_000),
-    "peer": (peer, 130_000),
+    "ours": (ours, 60_000),
+    "peer": (peer, 400_000),
     "peer-limit-20": (peer_limited, 30_000),
     "ours-global": (ours_global, 12_000),
 }

@@ -52,7 +52,7 @@ def make_rules(campaign: Campaign, space: Space, baselines: tuple[Baseline, ...]
         kinds=tuple(baseline.kind for baseline in baselines),
         sobol=campaign.space.stages[0].sobol,
         stages=tuple(machine.StageRule(stage.population, stage.entry.candidates) for stage in space.stages),
-        window=campaign.items.window if grows else {0: campaign.items.window[0]},
+        window=(campaign.items.window or sampler.window) if grows else {0: campaign.items.window_size(0)},
         comparators=campaign.comparators,
         budget_items=campaign.budget.items,
         budget_candidates=campaign.budget.candidates,

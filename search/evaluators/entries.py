@@ -234,14 +234,18 @@ _KINDS: Mapping[Kind, str] = {
 }
 
 
+FIRST_WINDOW = 15
+
+
 class ItemsEntry(Part):
-    """How many items. `window` maps search items spent so far to items per candidate; the last three cap each task.
+    """How many items. `window` maps search items spent so far to items per candidate (None: as suits the sampler,
+    FIRST_WINDOW at first); the last three cap each task.
 
     `early_stopping`: windows of `looks_from` items and more are scored in parts, and losers are stopped at the shares
     of the window that `looks` names.
     """
 
-    window: Mapping[int, Annotated[int, Field(ge=1)]] = {0: 15, 5000: 30, 12000: 75, 30000: 150}
+    window: Mapping[int, Annotated[int, Field(ge=1)]] | None = None
     block_size: int = Field(default=60, ge=1)
     early_stopping: bool = True
     looks: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = LOOKS
@@ -253,14 +257,15 @@ class ItemsEntry(Part):
 
     @field_validator("window")
     @classmethod
-    def _starts_at_zero(cls, value: Mapping[int, int]) -> Mapping[int, int]:
-        if 0 not in value or min(value) < 0:
+    def _starts_at_zero(cls, value: Mapping[int, int] | None) -> Mapping[int, int] | None:
+        if value is not None and (0 not in value or min(value) < 0):
             raise ValueError("the schedule needs an entry for 0 items spent, and none below 0")
         return value
 
     def window_size(self, spent: int) -> int:
-        """Items per candidate after `spent` search items."""
-        return self.window[max(mark for mark in self.window if mark <= spent)]
+        """Items per candidate after the first `spent` search items, whatever the sampler."""
+        window = self.window or {0: FIRST_WINDOW}
+        return window[max(mark for mark in window if mark <= spent)]
 
     @property
     def early_stopping_looks(self) -> Looks:

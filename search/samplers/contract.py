@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from search.evaluators.entries import FIRST_WINDOW
 from search.space import Params, Space, Value
 
 Floats = NDArray[np.float64]
@@ -84,12 +85,15 @@ class Sampler(ABC):
 
     `rescores`: when the window has grown, its `survivors` are scored on the larger one before anything new is drawn.
     `stops_losers`: a candidate that is worse than the best one is worth no further items.
+    `window`: search items spent so far -> items per candidate, where the campaign does not say it. Ranks need more
+    items as differences get smaller.
     """
 
     by_cohort = False
     wants_items = False
     rescores = False
     stops_losers = True
+    window: Mapping[int, int] = {0: FIRST_WINDOW, 5000: 30, 12000: 75, 30000: 150}
 
     @abstractmethod
     def ask(self, stage: int, number: int) -> dict[str, Value]:

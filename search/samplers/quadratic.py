@@ -11,12 +11,13 @@ cohort's worst score.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from pydantic import Field
 
+from search.evaluators.entries import FIRST_WINDOW
 from search.part import Part
 from search.samplers.contract import Floats, Sampler, Setup, Told
 from search.samplers.distributions import warm_distribution
@@ -24,7 +25,6 @@ from search.samplers.points import allowed, few_blocks
 from search.samplers.quadratic_model import Scores, advised_step
 from search.space import Params, Value
 
-LEAST_VARIANCE = 0.02  # of an item's score, as a share of its range: a cohort may have only right answers
 KEPT = 4000
 """Scores that a fit looks at, the latest: its time grows with their number, and the oldest lie farthest away."""
 
@@ -42,7 +42,6 @@ class _Known:
     points: list[Floats] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     items: list[int] = field(default_factory=list)
-    variances: list[float] = field(default_factory=list)
     cohorts: list[int] = field(default_factory=list)
 
 
@@ -51,6 +50,7 @@ class StagedQuadratic(Sampler):
 
     by_cohort = True
     wants_items = True
+    window: Mapping[int, int] = {0: FIRST_WINDOW, 5000: 30}  # more points teach a regression more than more items do
 
     def __init__(self, setup: Setup, options: QuadraticOptions | None = None) -> None:
         self._setup, self.space = setup, setup.space
@@ -79,11 +79,9 @@ class StagedQuadratic(Sampler):
         known = self._known[stage]
         cohort = known.cohorts[-1] + 1 if known.cohorts else 0
         for result in results:
-            values = list(result.items.values())
             known.points.append(self.space.stages[stage].to_unit(result.params))
             known.scores.append(min(scored) if result.score is None else result.score)
-            known.items.append(max(1, len(values)))
-            known.variances.append(float(np.var(values)) if len(values) > 1 else float(np.var(scored)))
+            known.items.append(max(1, len(result.items)))
             known.cohorts.append(cohort)
         self._centres[stage] = self._moved(stage)
         self.history[stage].append(self.mean(stage))
@@ -118,13 +116,10 @@ class StagedQuadratic(Sampler):
     def _moved(self, stage: int) -> Floats:
         """The stage's centre after a step of the model of all that it was told."""
         known, sigma, centre = self._known[stage], self.space.stages[stage].entry.sigma, self._centre(stage)
-        points, scores, items, variances, cohorts = (
-            np.array(values[-KEPT:])
-            for values in (known.points, known.scores, known.items, known.variances, known.cohorts)
+        points, scores, items, cohorts = (
+            np.array(values[-KEPT:]) for values in (known.points, known.scores, known.items, known.cohorts)
         )
-        spread = float(scores.max() - scores.min()) or 1.0
-        variance = max(float(np.average(variances, weights=items)), LEAST_VARIANCE * spread**2)
-        told = Scores((points - centre) / sigma, scores, variance / items, cohorts, variance)
+        told = Scores((points - centre) / sigma, scores, items, cohorts)
         step = advised_step(told, reach=self.options.reach * np.sqrt(len(centre)))
         moved: Floats = np.clip(centre + sigma * step, 0.0, 1.0)
         return moved

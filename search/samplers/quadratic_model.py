@@ -2,9 +2,11 @@
 
 Bayesian linear regression on the terms 1, z_k, z_k² and z_j·z_k, where z are coordinates around the centre in units of
 the search's step size: a Gaussian prior on every coefficient, one offset for every cohort (its items may be easy or
-hard), and the noise that so few items have. Two scales of the prior, of slopes and of curvatures, are those of highest
-evidence on a small grid. So a coefficient that the scores do not support stays near zero, and no step is longer than
-`reach`: unlike a Gaussian process' optimum, this one does not trust what it has not seen.
+hard), and noise. How large the noise is the scores themselves tell (maximum marginal likelihood): candidates of one
+cohort answer the same items and lie close together, so most of an item's variance is common to them and drops out. Two
+scales of the prior, of slopes and of curvatures, are those of highest evidence on a small grid. So a coefficient that
+the scores do not support stays near zero, and no step is longer than `reach`: unlike a Gaussian process' optimum, this
+one does not trust what it has not seen.
 
 Scores far from the centre count less, since a quadratic is right nearby only. Legend: R scores, K axes, F terms,
 C cohorts.
@@ -18,26 +20,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-SLOPES = (5e-4, 2e-3, 6e-3)
-"""Prior variance of a slope per step size, in units of the variance of one item's score."""
+SLOPES = (5e-4, 2e-3, 1e-2)
+"""Prior variance of a slope per step size; like all variances below in units of the noise of one item's score."""
 CURVATURES = (0.05, 0.2)
 """Prior variance of a curvature, in units of a slope's."""
 CROSSED = 0.3  # of z_j·z_k, in units of a curvature's
-COMMON = 6e-4  # of a curvature that all axes share: with equal sources all weights tend to saturate alike
-COHORT = 0.3  # variance of a cohort's offset, in units of the noise of a score on its items
+COMMON = 3e-3  # of a curvature that all axes share: with equal sources all weights tend to saturate alike
+COHORT = 1.5  # of a cohort's offset, in units of the noise of a score on its items
+LEVEL = 100.0  # of the level: as good as free
 FAR = 3.0  # the squared distance per axis, beyond that of a usual draw, at which a score counts exp(-1/2)
+LEAST = 1e-6  # of the scores' variance, that noise is never below: a quadratic may explain all of it
 MOST_AXES = 64  # beyond these, products of two axes are left out: F would grow with their square
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What is known: coordinates [R, K] around the centre in step sizes, scores, their variances, their cohorts."""
+    """What is known: coordinates [R, K] around the centre in step sizes, scores, how many items each is a mean of, and
+    their cohorts."""
 
     points_RK: Floats
     scores_R: Floats
-    noise_R: Floats
+    items_R: Floats
     cohorts_R: NDArray[np.int64]
-    item_variance: float
 
 
 def advised_step(known: Scores, *, reach: float) -> Floats:
@@ -48,6 +52,8 @@ def advised_step(known: Scores, *, reach: float) -> Floats:
     """
     from threadpoolctl import threadpool_limits
 
+    if not np.ptp(known.scores_R):  # all equal: nothing is known, not even the noise
+        return np.zeros(known.points_RK.shape[1])
     with threadpool_limits(1, user_api="blas"):  # on a busy machine threads that wait for each other cost 100 times
         slope_K, curvature_KK, floor = _fitted(known)
         values, axes = np.linalg.eigh(curvature_KK)
@@ -60,20 +66,22 @@ def _fitted(known: Scores) -> tuple[Floats, Floats, float]:
     """Slope, matrix of second derivatives, and a curvature's prior deviation, at the highest evidence."""
     terms_RF, kinds_F = _terms(known.points_RK, known.cohorts_R)
     distance_R = (known.points_RK**2).mean(axis=1)
-    precision_R = np.exp(-0.5 * np.maximum(0.0, distance_R - 1) / FAR) / known.noise_R
+    precision_R = np.exp(-0.5 * np.maximum(0.0, distance_R - 1) / FAR) * known.items_R
     centred_R = known.scores_R - np.average(known.scores_R, weights=precision_R)
     gram_FF = (terms_RF * precision_R[:, None]).T @ terms_RF
     moment_F = terms_RF.T @ (precision_R * centred_R)
+    total, count = float(precision_R @ centred_R**2), len(centred_R)
     best: tuple[float, Floats, float] | None = None
     for slope in SLOPES:
         for curvature in CURVATURES:
-            prior_F = known.item_variance * _prior(kinds_F, slope, curvature, known)
+            prior_F = _prior(kinds_F, slope, curvature, cohort=COHORT / float(np.median(known.items_R)))
             lower_FF = np.linalg.cholesky(gram_FF + np.diag(1 / prior_F))
             half_F = np.linalg.solve(lower_FF, moment_F)
-            evidence = 0.5 * float(half_F @ half_F - np.log(prior_F).sum()) - float(np.log(np.diag(lower_FF)).sum())
+            noise = max(total - float(half_F @ half_F), LEAST * total) / count  # of one item, at its likeliest
+            evidence = -0.5 * (count * np.log(noise) + float(np.log(prior_F).sum()))
+            evidence -= float(np.log(np.diag(lower_FF)).sum())
             if best is None or evidence > best[0]:
-                weights_F = np.linalg.solve(lower_FF.T, half_F)
-                best = evidence, weights_F, float(np.sqrt(known.item_variance * slope * curvature))
+                best = evidence, np.linalg.solve(lower_FF.T, half_F), float(np.sqrt(noise * slope * curvature))
     assert best is not None
     return *_read(best[1], known.points_RK.shape[1]), best[2]
 
@@ -99,10 +107,9 @@ def _terms(points_RK: Floats, cohorts_R: NDArray[np.int64]) -> tuple[Floats, NDA
     return np.hstack([part for part, _ in parts]), kinds_F
 
 
-def _prior(kinds_F: NDArray[np.int64], slope: float, curvature: float, known: Scores) -> Floats:
-    """[F] prior variances in units of the item variance."""
-    cohort = COHORT * float(np.median(known.noise_R)) / known.item_variance
-    of_kind = np.array([slope, slope * curvature, slope * curvature * CROSSED, COMMON, 10.0, cohort])
+def _prior(kinds_F: NDArray[np.int64], slope: float, curvature: float, *, cohort: float) -> Floats:
+    """[F] prior variances in units of the noise of one item's score."""
+    of_kind = np.array([slope, slope * curvature, slope * curvature * CROSSED, COMMON, LEVEL, cohort])
     found: Floats = of_kind[kinds_F]
     return found
 
