@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ from engine.recipes.yamlfile import parse_yaml
 from engine.remote.url import is_url, parse_url
 
 _CARD_RECIPE = re.compile(r"^## Recipe\n+(`{3,})yaml\n(.*?)\n\1$", re.DOTALL | re.MULTILINE)
+_CARD_SOURCES = re.compile(r"^## Sources\n+((?:\|.*\n)+)", re.MULTILINE)
+_CARD_SOURCE = re.compile(r"^\| `([^`]+)` \| `(?:([0-9a-f]{40})|([0-9a-f]{64}))` \|$", re.MULTILINE)
 _CARD_WEIGHTS = re.compile(r"^\| weights \| `([0-9a-f]{64})` \|$", re.MULTILINE)
 
 
@@ -75,7 +77,7 @@ class Reproduction:
 
 @dataclass(frozen=True)
 class _Claim:
-    """What a published model says of itself; `tensors` is {} and `sources` is () where only its card is there."""
+    """What a published model says of itself; where only its card is there, `tensors` is {} and `sources` say less."""
 
     name: str
     recipe: Recipe
@@ -189,7 +191,17 @@ def _from_card(path: Path, name: str) -> _Claim:
     if recipe is None or weights is None:
         raise InputError(f"{name}: is no card of mergefleet's: it has no recipe and no digest of weights.")
     data = parse_yaml(recipe[2], origin=name)
-    return _Claim(name, parse_recipe(data, origin=name), weights[1], {}, ())
+    return _Claim(name, parse_recipe(data, origin=name), weights[1], {}, tuple(_card_sources(text)))
+
+
+def _card_sources(text: str) -> Iterator[Mapping[str, Any]]:
+    """What the table of sources says: the commit of a model on the Hub, the digest of the tensors of another."""
+    table = _CARD_SOURCES.search(text)
+    for model, commit, content in _CARD_SOURCE.findall(table[1] if table else ""):
+        if commit:
+            yield {"model": model, "identity": {"kind": "hub", "commit": commit}}
+        elif content:
+            yield {"model": model, "content": content}
 
 
 # ------------------------------------------------------------------------------------------------- where sources are

@@ -7,7 +7,6 @@ it stands in the metric's name and, as numbers, in its `args`. Under `mergefleet
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from engine.outputs.card import Extras, fenced, table
 from engine.outputs.naming import Names
 from search.publishing.licences import Licence, merged_licence
 from search.publishing.parents import Parent, agreed
+from search.publishing.public import public_text
 from search.publishing.sentinels import Sentinels
 from search.report.tables import (
     Table,
@@ -29,7 +29,6 @@ from search.report.tables import (
 )
 from search.results import CandidateRow, Results
 
-_LOCAL_PATH = re.compile(r"(?<![\w:/.])/(?:[\w.@+-]+/)+[\w.@+-]*")
 PIPELINE = "text-generation"  # what every evaluator here loads a model as
 
 
@@ -112,7 +111,7 @@ def _model_index(published: Published) -> list[dict[str, Any]]:
             made.append(
                 EvalResult(
                     task_type=PIPELINE,
-                    dataset_type=task.task_of("holdout"),
+                    dataset_type=public_text(task.task_of("holdout")).removeprefix("…/"),
                     dataset_name=task.name,
                     dataset_split="holdout",
                     **_metric(task.metrics[0], mean, (mean - half, mean + half), items=met[task.name]),
@@ -194,13 +193,8 @@ def _search_text(published: Published) -> str:
     else:
         count, split = len(published.sentinels.scores), published.sentinels.split
         lines.append(f"Loaded from these files, {count} sentinel items of {split} scored again exactly what they had.")
-    lines += [f"Note: {_public(note)}." for note in (results.verdict.notes if results.verdict else ())]
+    lines += [f"Note: {public_text(note)}." for note in (results.verdict.notes if results.verdict else ())]
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _public(note: str) -> str:
-    """A note of the verdict as one line, without paths of this machine (a failure's cause may name one)."""
-    return _LOCAL_PATH.sub("(a local path)", " ".join(note.split()))
 
 
 def _reproduce_text(published: Published) -> str:

@@ -10,7 +10,7 @@ the run's `outbox` first, and checked there; for an object store it is then merg
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from engine.errors import CampaignError, EvaluationError, InputError, OutputDama
 from engine.merging import merge
 from engine.models.places import local_path
 from engine.outputs.hub_upload import HubRepo, Upload, read_json, upload
-from engine.outputs.naming import Names, is_private, unlike
+from engine.outputs.naming import Names, unlike
 from engine.outputs.publish import clean
 from engine.planning.made import PROVENANCE
 from engine.planning.options import Options
@@ -41,6 +41,7 @@ from search.publishing.destination import (
 from search.publishing.licences import Licence
 from search.publishing.model_card import Published, card_extras, licence_of, parents_facts
 from search.publishing.parents import Parent, read_parent
+from search.publishing.public import public_data
 from search.publishing.sentinels import Rescorer
 from search.publishing.versions import versions
 from search.results import CandidateRow, Results
@@ -215,7 +216,7 @@ def campaign_facts(published: Published) -> dict[str, Any]:
         "candidates": len(results.candidates),
         "items_spent": dict(results.items_spent),
         "seconds": results.seconds,
-        "verdict": None if results.verdict is None else asdict(results.verdict),
+        "verdict": None if results.verdict is None else public_data(asdict(results.verdict), published.names),
         "sentinels": None if found is None else {"split": found.split, "scores": dict(found.scores)},
         "parents": parents_facts(published.parents),
         "license": licence_of(published)[0].text,
@@ -285,15 +286,4 @@ def _public_config(campaign: Campaign, names: Names) -> dict[str, Any]:
     """The campaign file without what belongs to this machine: where its store is (with a password, perhaps), paths."""
     mine = ("store", "publish", "trackers")
     data = {key: value for key, value in campaign_to_dict(campaign).items() if key not in mine}
-    cleaned: dict[str, Any] = _public(data, names)
-    return cleaned
-
-
-def _public(value: Any, names: Names) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _public(inner, names) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_public(inner, names) for inner in value]
-    if isinstance(value, str):
-        return names.get(value) or (Path(value).name if is_private(value) else value)
-    return value
+    return dict(public_data(data, names))

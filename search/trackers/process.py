@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from search.masking import masked
 from search.trackers.contract import Ended, News, Opener, Opening, Started, Told, Tracker, from_plain
-from search.trackers.masking import masked
 
 GATHER_S = 2.0
 """News of so long go in one batch: fewer calls, and fewer moments of CPU taken from the evaluators."""

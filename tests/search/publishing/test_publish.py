@@ -123,15 +123,30 @@ def test_a_winner_that_is_not_shown_to_win_is_published_only_when_asked_and_its_
     assert provenance(tmp_path / "out")["campaign"]["published_as"] == "anyway"
 
 
-def test_the_verdicts_notes_stand_on_the_card_without_paths_of_this_machine(run: FinishedRun, tmp_path: Path) -> None:
+def test_the_verdicts_notes_are_published_without_secrets_and_paths_of_this_machine(
+    run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said = "search used items of the public test set GSM8K"
-    notes = (said, "3 of 20 search items are in the\nlist of known texts", "ties: /home/me/models/a.json is gone")
+    known = "3 of 20 search items are in the\nlist of known texts"
+    notes = (
+        said,
+        known,
+        "ties: /home/me/models/a.json is gone",
+        "https://me:pw@h/x?key=1 answers 401 to hunter2hunter2",
+    )
+    monkeypatch.setenv("JUDGE_API_KEY", "hunter2hunter2")
     noted = replace(run.results, verdict=replace(run.results.verdict, notes=notes))
     publish(noted, run.directory, Order(tmp_path / "out"), rescorer=lambda: run.evaluator)
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"- Note: {said}.\n" in card
     assert "- Note: 3 of 20 search items are in the list of known texts.\n" in card
-    assert "- Note: ties: (a local path) is gone." in card
+    assert "- Note: ties: …/a.json is gone." in card
+    assert "- Note: https://h/x answers 401 to ***." in card
+    for file in (tmp_path / "out").iterdir():
+        for secret in (b"hunter2", b"me:pw", b"key=1", b"/home/me"):
+            assert secret not in file.read_bytes(), file.name
+    told = provenance(tmp_path / "out")["campaign"]["verdict"]["notes"]
+    assert told == [said, known, "ties: …/a.json is gone", "https://h/x answers 401 to ***"]
 
 
 def test_a_candidate_chosen_by_hand_is_called_that(run: FinishedRun, tmp_path: Path) -> None:
@@ -225,6 +240,9 @@ def test_with_another_source_it_says_which_tensors_differ_and_which_source_it_is
     assert (found.different, found.sources) == ((last.name,), ("beta",))
     assert not (tmp_path / "again").exists()
     assert not (tmp_path / "again.partial").exists()
+    card = shutil.copy(published / "README.md", tmp_path / "card.md")  # it knows the digests of sources, too
+    found = reproduce(str(card), sources)
+    assert (found.equal, found.different, found.sources) == (False, (), ("beta",))
 
 
 def test_sources_that_are_missing_are_all_named(published: Path) -> None:

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 from finished_run import FinishedRun, make_finished_run
-from hub_standin import Hub, running_hub
+from hub_standin import Hub, Repository, running_hub
 
 from engine.errors import InputError, MergefleetError, OutputExists
 from engine.outputs.hub_upload import HubRepo
+from engine.recipes.model_ref import ModelRef
 from engine.reproducing import reproduce
 from search.publishing.destination import parse_destination
+from search.publishing.licences import Licence
+from search.publishing.parents import read_parent
 from search.publishing.publish import OUTBOX, Order, Publication, publish
 
 TOKEN = "hf_" + "a" * 34
@@ -130,6 +133,36 @@ def test_a_place_reads_as_it_is_written() -> None:
     assert parse_destination("hub:org/name@v2") == HubRepo("org/name", "v2")
     assert str(parse_destination("hub:org/name@v2")) == "hub:org/name@v2"
     assert parse_destination("out") == Path("out")
+
+
+def on_hub(folder: Path, **more: bytes) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()} | more
+
+
+def test_from_a_card_alone_a_model_on_the_hub_is_taken_at_the_commit_that_was_merged(
+    run: FinishedRun, hub: Hub, tmp_path: Path
+) -> None:
+    """Today's `main` has other weights."""
+    then, now = "a" * 40, "b" * 40
+    files = {then: on_hub(run.models["alpha"]), now: on_hub(run.models["beta"])}
+    hub.repositories["org/alpha"] = Repository(files, {"main": now})
+    publish_to(run, str(tmp_path / "out"))
+    card = (tmp_path / "out" / "README.md").read_text()
+    row = next(line for line in card.splitlines() if line.startswith("| `alpha` |"))
+    card = card.replace(row, f"| `org/alpha` | `{then}` |").replace("base_model: alpha", "base_model: org/alpha")
+    (tmp_path / "card.md").write_text(card)
+    assert reproduce(str(tmp_path / "card.md"), {"beta": str(run.models["beta"])}).equal
+    (tmp_path / "card.md").write_text(card.replace(then, now))
+    assert not reproduce(str(tmp_path / "card.md"), {"beta": str(run.models["beta"])}).equal
+
+
+def test_a_parents_licence_is_that_of_the_commit_that_is_merged(run: FinishedRun, hub: Hub) -> None:
+    then, now = "a" * 40, "b" * 40
+    cards = {then: b"---\nlicense: mit\n---\n", now: b"---\nlicense: other\n---\n"}
+    files = {commit: on_hub(run.models["alpha"], **{"README.md": card}) for commit, card in cards.items()}
+    hub.repositories["org/alpha"] = Repository(files, {"main": now, "v1": then})
+    for revision, licence in ((then, "mit"), ("v1", "mit"), (None, "other")):
+        assert read_parent("alpha", ModelRef("org/alpha", revision=revision)).licence == Licence(licence)
 
 
 def test_in_an_object_store_the_same_bits_arrive_and_are_found_done(run: FinishedRun, bucket: str) -> None:

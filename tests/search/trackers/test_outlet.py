@@ -14,9 +14,9 @@ import yaml
 
 from engine.errors import CampaignError
 from search.campaign_file import parse_campaign
+from search.masking import masked
 from search.trackers import outlet
 from search.trackers.contract import CandidateScored, Ended, News, Opening, Started, Told
-from search.trackers.masking import masked
 from search.trackers.outlet import Line, make_outlet, refuse_missing
 from search.trackers.process import Follower, Task, read_state
 
@@ -171,7 +171,7 @@ def test_a_state_file_that_cannot_be_read_begins_a_new_run(tmp_path: Path, text:
     ],
 )
 def test_masking_leaves_what_helps(text: str, expected: str) -> None:
-    assert masked(text, {"MLFLOW_TRACKING_PASSWORD": "hunter22", "HOME": "secret", "API_KEY": "is"}) == expected
+    assert masked(text, {"MLFLOW_TRACKING_PASSWORD": "hunter22", "KEYBOARD": "no secret", "API_KEY": "is"}) == expected
 
 
 # --------------------------------------------------------------------------------------------------- the campaign file

@@ -7,9 +7,9 @@ import os
 import re
 from collections.abc import Mapping
 
-_TELLING = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|TRACKING_URI|DATABASE_URL", re.IGNORECASE)
+_TELLING = re.compile(r"(KEY|KEY_ID|TOKEN|SECRET|PASSWORD|PASSWD|TRACKING_URI|DATABASE_URL)$", re.IGNORECASE)
 _URL = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*://)(?P<rest>[^\s'\"<>)]+)")
-SHORTEST = 6
+SHORTEST = 8
 """A secret shorter than this is a word that messages need."""
 
 
