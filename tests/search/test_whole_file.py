@@ -1,0 +1,33 @@
+"""Exports are there whole or not at all, whatever an earlier attempt left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from search.whole_file import whole_file
+
+
+def test_a_torn_file_and_what_was_left_beside_it_are_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("<html>to")
+    (tmp_path / "report.html.partial").write_text("torn, too")
+    with whole_file(path) as partial:
+        assert not partial.exists()
+        partial.write_text("<html></html>")
+        assert path.read_text() == "<html>to"
+    assert path.read_text() == "<html></html>"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_fails_half_way_leaves_the_file_that_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "items.parquet"
+    path.write_text("whole")
+    with pytest.raises(OSError, match="no space"), whole_file(path) as partial:
+        partial.write_text("ha")
+        raise OSError("no space left on device")
+    assert path.read_text() == "whole"
+    with whole_file(path) as partial:
+        partial.write_text("whole again")
+    assert path.read_text() == "whole again"
