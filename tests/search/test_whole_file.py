@@ -9,6 +9,12 @@ import pytest
 from search.whole_file import whole_file
 
 
+def fail_half_way(path: Path) -> None:
+    with whole_file(path) as partial:
+        partial.write_text("ha")
+        raise OSError("no space left on device")
+
+
 def test_a_torn_file_and_what_was_left_beside_it_are_replaced_as_a_whole(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text("<html>to")
@@ -24,9 +30,8 @@ def test_a_torn_file_and_what_was_left_beside_it_are_replaced_as_a_whole(tmp_pat
 def test_what_fails_half_way_leaves_the_file_that_was_there(tmp_path: Path) -> None:
     path = tmp_path / "items.parquet"
     path.write_text("whole")
-    with pytest.raises(OSError, match="no space"), whole_file(path) as partial:
-        partial.write_text("ha")
-        raise OSError("no space left on device")
+    with pytest.raises(OSError, match="no space"):
+        fail_half_way(path)
     assert path.read_text() == "whole"
     with whole_file(path) as partial:
         partial.write_text("whole again")
