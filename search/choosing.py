@@ -28,11 +28,11 @@ def searched(desk: Desk) -> list[Searched]:
         point = points[number]
         if point.stage < 0:
             continue
-        entry = Searched(number, point.stage, point.params, estimate)
+        violation = state.candidates[number].outcomes["search"].violation
+        entry = Searched(number, point.stage, point.params, estimate, violation=violation)
         if goals.several and desk.live.window(number) >= largest:
             seen = desk.gauge.contender(state, number, "search", items=tuple(desk.search_items(number)))
-            violation = state.candidates[number].outcomes["search"].violation
-            entry = dataclasses.replace(entry, values=seen.values, errors=seen.errors, violation=violation)
+            entry = dataclasses.replace(entry, values=seen.values, errors=seen.errors)
         found.append(entry)
     return found
 

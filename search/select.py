@@ -52,12 +52,12 @@ def nominate(
     means: Sequence[Sequence[Params]],
     rules: SelectionEntry,
 ) -> list[Nominee]:
-    """The nominees, means first, then the front where there is one.
+    """The nominees, means first, then the front where there is one; who is out of bounds comes after all who are not.
 
     `means[stage]` holds the distribution's mean after every told cohort, oldest first.
     """
     names = [stage.name for stage in space.stages]
-    ranked = sorted(candidates, key=lambda entry: (-entry.estimate, entry.number))
+    ranked = sorted(candidates, key=lambda entry: (entry.violation, -entry.estimate, entry.number))
     reached = [stage for stage, history in enumerate(means) if history]
     found: list[Nominee] = []
     for stage in reached[-1:]:

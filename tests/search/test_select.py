@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from simulated import LAYERS, make_campaign
 
@@ -121,6 +123,18 @@ def test_a_unit_is_worth_what_the_file_says_or_one_range_of_the_parents() -> Non
     assert worths(weighted, parents, contenders) == [2.0, 0.5]
     assert worths(tasks, parents, contenders) == pytest.approx([1 / 0.4, 1 / 5.0])
     assert worths(tasks[:1], [], [(1.0,), (1.0,)]) == [1.0]
+
+
+def test_the_best_by_score_is_not_nominated_where_it_is_out_of_bounds_and_others_are_not() -> None:
+    tempting = replace(CANDIDATES[9], estimate=0.9, violation=0.1)
+    found = nominate(SPACE, [*CANDIDATES[:9], tempting], means=MEANS, rules=SelectionEntry(top=2, soup=2))
+    assert {8, 7} <= {nominee.number for nominee in found}
+    assert 9 not in {nominee.number for nominee in found}
+    soup = next(nominee for nominee in found if nominee.origin == "soup")
+    assert soup.params["weight/letters/attention/0"] == pytest.approx(0.25 + 7.5 / 64)
+    everybody = [replace(entry, violation=0.1 + entry.number / 100) for entry in CANDIDATES]
+    numbers = {n.number for n in nominate(SPACE, everybody, means=MEANS, rules=SelectionEntry(top=2, soup=0))}
+    assert {0, 1} <= numbers  # nobody is within the bounds: the least infeasible
 
 
 def test_without_weights_a_cost_is_worth_nothing_beside_a_skill() -> None:

@@ -12,6 +12,7 @@ from simulated import LAYERS, make_campaign
 from engine.errors import CampaignError
 from search.campaign_file import SAMPLERS
 from search.samplers import NAMES, TABLE, OptunaSampler, Sampler, Setup, Told, choose, make_sampler
+from search.samplers.contract import ranked
 from search.space import Space, make_space
 
 PATHS = ("optuna.samplers:NSGAIISampler", "optuna.samplers:QMCSampler", "optuna.samplers:CmaEsSampler")
@@ -205,6 +206,18 @@ def test_a_sampler_that_cannot_work_is_refused_with_the_reason(
     with pytest.raises(CampaignError, match=r"^c\.yml: ") as caught:
         make_sampler(name, Setup(**{"space": SPACE, **facts}), options, origin="c.yml")
     assert says in caught.value.message
+
+
+def test_feasible_ones_go_first_then_those_that_were_not_stopped_then_the_better_ones_and_lost_ones_last() -> None:
+    best_first = [
+        Told(0, {}, 0.6),
+        Told(1, {}, 0.4),
+        Told(2, {}, 0.5, stopped=True),  # its mean is of the part that it saw
+        Told(3, {}, 0.9, violation=0.1),  # its score does not count as long as it is out of bounds
+        Told(4, {}, 0.9, violation=0.2),
+        Told(5, {}, None),
+    ]
+    assert ranked(best_first[::-1]) == best_first
 
 
 MIXED = mixed()
