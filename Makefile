@@ -13,9 +13,9 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install demo test faults simulate check fix bench bench-ray bench-scaling bench-search oracle clean
+.PHONY: help install demo test faults simulate check fix bench bench-ray bench-scaling bench-search bench-campaign oracle clean
 help:
-	@echo "make demo | test | faults | simulate | check | fix | bench | bench-ray | bench-scaling | bench-search | oracle | install | clean   (ARGS=... is handed on)"
+	@echo "make demo | test | faults | simulate | check | fix | bench | bench-ray | bench-scaling | bench-search | bench-campaign | oracle | install | clean   (ARGS=... is handed on)"
 
 # The stamp is touched last: an installation that failed half way is tried again.
 install: $(STAMP)
@@ -71,6 +71,10 @@ bench-ray: $(STAMP)
 # The search beside mergekit-evolve's algorithm, ten seeds on two families: hours; goes on where it stopped.
 bench-search: $(STAMP)
 	$(BIN)/python -m bench.search $(ARGS)
+
+# What a campaign costs besides evaluating: the demo's, in this process; ARGS=--ray: on a Ray.
+bench-campaign: $(STAMP)
+	$(BIN)/python -m bench.search_overhead $(ARGS)
 
 # mergekit 0.1.5 in a virtual environment of its own, for tests/conformance and bench
 oracle: $(STAMP)

@@ -1,6 +1,7 @@
 """Where a process's CPU-seconds go: each of them is entered in the innermost account that is open.
 
-`Ledger.charge` wraps functions of the product for a while, so that it needs no hooks for being measured.
+`Ledger.charge` wraps functions of the product for a while, so that it needs no hooks for being measured. One thread at
+a time is believed to work: a pool's only thread counts as the caller that waits for it.
 """
 
 from __future__ import annotations
@@ -14,57 +15,52 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-IMPORTS = "imports"
+IMPORTS = "imports of libraries"
+_IMPORTING = "importlib._bootstrap:_find_and_load"  # called for modules that are not loaded yet
 
 
 class Ledger:
-    """CPU-seconds of this process by account, all threads together, from its start on.
-
-    One thread at a time is believed to work: a pool's only thread counts as the caller that waits for it.
-    """
+    """CPU-seconds of this process by account, all threads together, from its start on."""
 
     def __init__(self, first: str) -> None:
+        """`first` gets everything until `become`."""
         self.seconds: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
         self._open = [first]
         self._since = 0.0
-        self._closed = 0  # accounts that keep what is below them
+        self._kept = 1  # open accounts that keep what is below them
         self._lock = threading.Lock()
 
-    @property
-    def total(self) -> float:
-        """CPU-seconds entered so far."""
-        return sum(self.seconds.values())
-
-    def become(self, account: str) -> None:
-        """The account at the bottom, from now on: the next phase."""
+    def become(self, rest: str) -> None:
+        """The first account is over: from now on functions have their own, and `rest` gets what no function has."""
         self._enter()
-        self._open[0] = account
+        self._open[0] = rest
+        self._kept = 0
 
-    @contextmanager
-    def account(self, name: str, *, whole: bool = False) -> Iterator[None]:
-        """Enter what runs meanwhile under `name`; `whole`: also what has accounts of its own elsewhere."""
-        self._enter()
-        self.calls[name] += 1
-        self._open.append(self._open[-1] if self._closed else name)
-        self._closed += whole
-        try:
-            yield
-        finally:
-            self._enter()
-            self._closed -= whole
-            self._open.pop()
-
-    def balance(self) -> Mapping[str, float]:
+    def balance(self) -> dict[str, float]:
         """Seconds by account, up to now."""
         self._enter()
         return dict(self.seconds)
 
     @contextmanager
+    def account(self, name: str, *, whole: bool = False) -> Iterator[None]:
+        """Enter what runs meanwhile under `name`; `whole`: also what has an account of its own elsewhere."""
+        self._enter()
+        self.calls[name] += not self._kept
+        self._open.append(self._open[-1] if self._kept else name)
+        self._kept += whole
+        try:
+            yield
+        finally:
+            self._enter()
+            self._kept = max(0, self._kept - whole)
+            self._open.pop()
+
+    @contextmanager
     def charge(self, places: Mapping[str, str]) -> Iterator[None]:
         """Functions ("package.module:Class.method") by the account that they go to; "=" before it: as a whole."""
         undo = [self._wrap(place, account.lstrip("="), whole="=" in account) for place, account in places.items()]
-        undo.append(self._wrap("importlib._bootstrap:_find_and_load", IMPORTS, whole=False))
+        undo.append(self._wrap(_IMPORTING, IMPORTS, whole=False))
         try:
             yield
         finally:

@@ -1,110 +1,167 @@
-"""`python -m bench.search_overhead`: what a campaign costs besides evaluating, in CPU-seconds of its one process.
+"""`python -m bench.search_overhead [--ray] [--write]`: what a campaign costs besides evaluating, in CPU-seconds.
 
-The demo's campaign with its own evaluator (lm-eval, one thread), after start-up: time inside `evaluate` (merging,
-generating, checking) against all time from the first proposal to the last result. `--profile` lists what the rest is.
+The demo's campaign, from the start of its process to its published winner, with its own evaluator (lm-eval, one
+thread). *Evaluation* is what no search could do without: forward passes and scoring of the items that were asked for,
+and the arithmetic of merging. All else is overhead: proposing, fitting, planning and hashing, digests and the checks of
+weights, the floor, audit file, store, progress, exports, verdict, report, publishing. Told apart: start-up (all before
+the first work unit is asked for) and imports of libraries after it, which cost the same however long a campaign is.
+With --ray on a Ray of this machine that is started for it, with one evaluator, all processes counted.
 """
 
 from __future__ import annotations
 
 import argparse
-import cProfile
-import pstats
+import json
+import os
+import sys
 import tempfile
-import time
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.campaign_file import load_campaign
-from search.evaluators.plans import Plans
-from search.evaluators.resident import open_evaluator
-from search.inline import run_inline
-from search.ports import BlockResult, Evaluator, Failed, Inventory, Work
-from search.run import RunDirectory
-from search.session import open_session
+import yaml
 
-CAMPAIGN = Path(__file__).resolve().parent.parent / "configs" / "campaigns" / "demo.yml"
-ITEMS = 4_000
+from bench.ledger import IMPORTS, Ledger
 
-
-class Timed:
-    """An evaluator and the CPU-seconds that it took; profiles what runs outside of it, if wanted."""
-
-    def __init__(self, evaluator: Evaluator, profile: cProfile.Profile | None) -> None:
-        self._evaluator, self._profile = evaluator, profile
-        self.seconds, self.units = 0.0, 0
-
-    def inventory(self) -> Inventory:
-        return self._evaluator.inventory()
-
-    def evaluate(self, work: Work) -> BlockResult | Failed:
-        if self._profile is not None:
-            self._profile.disable()
-        started = time.process_time()
-        try:
-            return self._evaluator.evaluate(work)
-        finally:
-            self.seconds += time.process_time() - started
-            self.units += 1
-            if self._profile is not None:
-                self._profile.enable()
-
-    def close(self) -> None:
-        self._evaluator.close()
+ROOT = Path(__file__).resolve().parent.parent
+CAMPAIGN = ROOT / "configs" / "campaigns" / "demo.yml"
+BEGIN, END = "<!-- search-overhead:begin -->", "<!-- search-overhead:end -->"
+END_OF_IT = ("exports", "report", "publishing", "selection and verdict")
+FIRST = ("start-up", IMPORTS)
+ENVIRONMENT = {
+    **dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"), "1"),
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 
 
 @dataclass(frozen=True)
-class Overhead:
-    """CPU-seconds of a campaign, all of it and inside its evaluator, and the work units in them."""
+class Accounts:
+    """CPU-seconds by account (`seconds`), how often each was opened, and of all processes together."""
 
-    all_s: float
-    evaluating_s: float
-    units: int
+    seconds: Mapping[str, float]
+    calls: Mapping[str, int]
+    total: float
+    evaluation: tuple[str, ...]
+    units: int = 0
 
     @property
-    def share(self) -> float:
-        """What is not evaluation, of all."""
-        return 1 - self.evaluating_s / self.all_s
+    def evaluating(self) -> float:
+        """Seconds that count as evaluation."""
+        return sum(self.seconds.get(name, 0.0) for name in self.evaluation)
 
-    def __str__(self) -> str:
-        outside = self.all_s - self.evaluating_s
+    def outside(self, *left_out: str) -> float:
+        """Seconds of overhead, without those of some accounts."""
+        return self.total - self.evaluating - sum(self.seconds.get(name, 0.0) for name in left_out)
+
+    def share(self, *left_out: str) -> float:
+        """Overhead, without some accounts, of itself and evaluation together."""
+        return self.outside(*left_out) / (self.outside(*left_out) + self.evaluating)
+
+    def table(self) -> str:
+        """Every account with its share of the whole; the largest first, evaluation on top."""
+        order = sorted(self.seconds, key=lambda name: (name not in self.evaluation, -self.seconds[name]))
+        lines = ["| | CPU-s | share | calls | ms each |", "|---|---|---|---|---|"]
+        for name in order:
+            seconds, calls = self.seconds[name], self.calls.get(name, 0)
+            each = f"{1000 * seconds / calls:.2f}" if calls else ""
+            told = f"**{name}**" if name in self.evaluation else name
+            lines.append(f"| {told} | {seconds:.2f} | {seconds / self.total:.1%} | {calls or ''} | {each} |")
+        return "\n".join(lines)
+
+    def sentences(self) -> str:
+        """What the table comes to."""
         return (
-            f"{self.all_s:.1f} CPU-s, {self.evaluating_s:.1f} of them in {self.units} evaluations; outside "
-            f"{outside:.2f} s = {self.share:.1%}, {1000 * outside / self.units:.1f} ms per work unit"
+            f"{self.total:.1f} CPU-s, {self.evaluating:.1f} of them evaluation, {self.units} work units. Overhead: "
+            f"{self.share():.1%} of all; {self.share(*FIRST):.1%} of the rest without start-up and imports; "
+            f"{self.share(*FIRST, *END_OF_IT):.1%} also without exports, verdict, report and publishing, "
+            f"{1000 * self.outside(*FIRST, *END_OF_IT) / max(1, self.units):.1f} ms per work unit."
         )
 
 
-def measure(*, items: int, profile: cProfile.Profile | None = None) -> Overhead:
-    """The search phase of the demo's campaign with that budget of items."""
-    campaign = load_campaign(CAMPAIGN)
-    budget = campaign.budget.model_copy(update={"items": items})
-    campaign = campaign.model_copy(update={"budget": budget})
-    plans = Plans()
-    with tempfile.TemporaryDirectory() as folder:
-        directory = RunDirectory(Path(folder))
-        timed = Timed(open_evaluator(campaign, audit=directory.audit, plans=plans), profile)
-        coordinator = open_session(campaign, timed.inventory(), directory=directory, resume=False, plans=plans)
-        work = coordinator.next_work("warm")  # the first evaluation loads libraries and compiles kernels
-        assert isinstance(work, Work)
-        coordinator.submit("warm", timed.evaluate(work))
-        timed.seconds, timed.units = 0.0, 0
-        started = time.process_time()
-        run_inline(coordinator, timed, stop=lambda: coordinator.live.state.phase != "search")
-        found = Overhead(time.process_time() - started, timed.seconds, timed.units)
-        coordinator.run.store.close()
-        timed.close()
-    return found
-
-
 def main() -> None:
-    """Measure and print."""
+    """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="python -m bench.search_overhead", description=__doc__)
-    parser.add_argument("--items", type=int, default=ITEMS, help="budget of item evaluations")
-    parser.add_argument("--profile", action="store_true", help="what the time outside evaluation goes to")
+    parser.add_argument("--items", type=int, help="budget of item evaluations; default: as in the campaign")
+    parser.add_argument("--ray", action="store_true", help="on a Ray with one evaluator, not in this process")
+    parser.add_argument("--write", action="store_true", help="also write the table into docs/search.md")
+    parser.add_argument("--driver", help=argparse.SUPPRESS)  # what --ray starts: a run directory
     options = parser.parse_args()
-    profile = cProfile.Profile() if options.profile else None
-    print(measure(items=options.items, profile=profile))
-    if profile is not None:
-        pstats.Stats(profile).sort_stats("cumulative").print_stats(40)
+    os.environ.update(ENVIRONMENT)
+    if options.driver:
+        _drive(Path(options.driver))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        campaign = _campaign(Path(folder), options.items)
+        found = _on_ray(campaign, Path(folder)) if options.ray else _in_process(campaign, Path(folder))
+    print(found.table(), found.sentences(), sep="\n\n")
+    if options.write:
+        from bench import report
+
+        command = " ".join(["python -m bench.search_overhead", *(word for word in sys.argv[1:] if word != "--write")])
+        text = "\n\n".join([found.table(), found.sentences(), report.provenance(command)])
+        report.write_into(ROOT / "docs" / "search.md", text, between=(BEGIN, END))
+
+
+def _campaign(folder: Path, items: int | None) -> Path:
+    """The demo's campaign, with another budget if one is given."""
+    data = yaml.safe_load(CAMPAIGN.read_text())
+    if items:
+        data["budget"]["items"] = items
+    path = folder / "demo.yml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+def _in_process(campaign: Path, folder: Path) -> Accounts:
+    """One process. Start-up ends where the loop over work units begins."""
+    ledger = Ledger("start-up")
+    from bench import search_metered as metered
+    from search import session
+
+    loop = session.run_inline
+
+    def begin(*args, **kwargs):  # type: ignore[no-untyped-def]
+        ledger.become(metered.REST)
+        return loop(*args, **kwargs)
+
+    with ledger.charge(metered.PLACES):
+        session.run_inline = begin
+        try:
+            session.run_campaign(campaign, root=folder / "run")
+        finally:
+            session.run_inline = loop
+    seconds = ledger.balance()
+    return Accounts(seconds, ledger.calls, sum(seconds.values()), metered.EVALUATION, ledger.calls[metered.SCORING])
+
+
+def _on_ray(campaign: Path, folder: Path) -> Accounts:
+    """All processes of `mergefleet search --address local --workers 1`: two of them keep ledgers."""
+    from bench import search_metered as metered
+    from bench.measure import session_cpu_s
+
+    told = folder / "ledgers"
+    told.mkdir()
+    command = [sys.executable, "-m", "bench.search_overhead", "--driver", str(campaign)]
+    environment = {metered.FOLDER: str(told), "PYTHONPATH": str(ROOT)}
+    total = session_cpu_s(command, environment=environment, log=folder / "log")
+    seconds, calls = Counter[str](), Counter[str]()
+    for path in told.glob("*.json"):
+        part = json.loads(path.read_text())
+        seconds.update(part["seconds"])
+        calls.update(part["calls"])
+    seconds["driver and Ray's daemons, their start included"] = total - sum(seconds.values())
+    return Accounts(seconds, calls, total, metered.EVALUATION, calls[metered.SCORING])
+
+
+def _drive(campaign: Path) -> None:
+    """The driver of a campaign on Ray whose actors keep ledgers."""
+    from bench import search_metered as metered
+    from cluster import crew, search_job
+
+    crew.EvaluatorWorker = metered.MeteredEvaluator  # type: ignore[misc]
+    search_job.CoordinatorActor = metered.MeteredCoordinator  # type: ignore[misc]
+    search_job.search_on_ray(campaign, root=campaign.parent / "run", address="local", workers=1)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ class Board:
 
         The measures of an item are learned with its score, and stay with it.
         """
-        wanted = {item for assessment in self.waiting[recipe_hash] for item in assessment.items}
+        wanted = set[str]().union(*(assessment.items for assessment in self.waiting[recipe_hash]))
         known = self.scores[recipe_hash]
         fresh = {item: score for item, score in scores.items() if item in wanted and item not in known}
         known.update(fresh)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from search.coordinator import Coordinator
 from search.ports import CampaignStatus, Evaluator, Finished, Verdict, Wait, WorkSource
 
-PROGRESS_EVERY_S = 0.25
+PROGRESS_EVERY_S = 1.0
 WORKER = "inline"
 
 
@@ -30,7 +30,7 @@ def run_inline(
 ) -> Verdict | None:
     """Run the campaign to its end; the verdict, or None where `stop` said so first (a pause; resume goes on).
 
-    `on_progress` gets a status a few times a second and at the end; `stop` is asked after every unit of work. The
+    `on_progress` gets a status every second and at the end; `stop` is asked after every unit of work. The
     coordinator stays open: the caller closes it.
     """
     shown = 0.0

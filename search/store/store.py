@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -275,8 +276,7 @@ class Transaction:
             payer = self._campaign if campaign is None else campaign
             text, order = _adding_scores(self._connection.dialect)
             entries = [{"measure": SCORE, **row, "campaign": payer} for row in rows]
-            values = [tuple(entry[name] for name in order) for entry in entries] if order else entries
-            self._connection.exec_driver_sql(text, values)
+            self._connection.exec_driver_sql(text, list(map(itemgetter(*order), entries)) if order else entries)
 
     def rekey(self, keys: Mapping[str, tuple[str, str]]) -> None:
         """Give items, by name, another score key: (old, new). Their scores move along, unless they are there."""

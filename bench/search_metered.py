@@ -1,0 +1,85 @@
+"""A campaign's processes with a ledger each: which function's time goes to which account, and the actors of a Ray that
+write theirs down when they end. For `bench.search_overhead`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from bench.ledger import Ledger
+from cluster.coordinator import CoordinatorActor
+from cluster.evaluator_worker import EvaluatorWorker, Ready
+from search.store.takeover import ProcessIdentity
+
+SCORING, MERGING = "forward passes and scoring", "merge arithmetic"
+EVALUATION = (SCORING, MERGING)
+START_UP = "start-up"
+REST = "coordinator, queue and loop"
+FOLDER = "MERGEFLEET_BENCH_LEDGERS"  # where actors leave theirs
+
+PLACES = {
+    "search.evaluators.contract:Suite.score": SCORING,
+    "search.evaluators.floor:Watch._see": "=floor: norms and logits",
+    "search.evaluators.resident:ResidentModel.blown_up": "=floor: norms and logits",
+    "search.evaluators.resident:ResidentEvaluator._check_text": "=floor: text",
+    "search.evaluators.resident:execute": MERGING,
+    "engine.digest:of_block": "digests of merged weights",
+    "search.evaluators.resident:ResidentModel.load": "loading a candidate, the rest",
+    "search.evaluators.resident:ResidentModel.is_intact": "=are the weights still those",
+    "search.evaluators.resident:record_attempt": "audit file",
+    "search.evaluators.plans:Plans.__call__": "=plans and recipe hashes",
+    "search.samplers.quadratic:StagedQuadratic.ask": "proposing",
+    "search.steps:sobol_point": "proposing",
+    "search.space.codec:Space.recipe": "proposing",
+    "search.samplers.quadratic:StagedQuadratic.tell": "fitting",
+    "search.steps:nominate": "selection and verdict",
+    "search.steps:judge": "selection and verdict",
+    "search.coordinator:Coordinator.status": "progress",
+    "sqlalchemy.engine.base:Connection.execute": "store",
+    "sqlalchemy.engine.base:Connection.exec_driver_sql": "store",
+    "sqlalchemy.engine.base:Connection._begin_impl": "store",
+    "sqlalchemy.engine.base:Connection._commit_impl": "store",
+    "search.exports:export_run": "=exports",
+    "search.report.report:write_html": "=report",
+    "search.publishing.publish:publish": "=publishing",
+}
+"""What a function, exclusive of those below it, is charged to; those with = with everything below them."""
+
+
+class MeteredEvaluator(EvaluatorWorker):
+    """Start-up ends where it begins to pull work."""
+
+    def prepare(self) -> Ready:
+        self._ledger = Ledger(START_UP)
+        return super().prepare()
+
+    def work(self, coordinator: Any) -> str:
+        with self._ledger.charge(PLACES):
+            self._ledger.become("evaluator: Ray and loop")
+            said = super().work(coordinator)
+        write_down(self._ledger, "evaluator")
+        return said
+
+
+class MeteredCoordinator(CoordinatorActor):
+    """Start-up ends where the run is open."""
+
+    def open(self) -> ProcessIdentity:
+        self._ledger = Ledger(START_UP)
+        found = super().open()
+        self._charges = self._ledger.charge(PLACES)
+        self._charges.__enter__()
+        self._ledger.become("coordinator: Ray, queue and loop")
+        return found
+
+    def close(self) -> None:
+        super().close()
+        write_down(self._ledger, "coordinator")
+
+
+def write_down(ledger: Ledger, who: str) -> None:
+    """Leave a process's accounts where the benchmark looks for them."""
+    told = {"who": who, "seconds": ledger.balance(), "calls": dict(ledger.calls)}
+    (Path(os.environ[FOLDER]) / f"{who}-{os.getpid()}.json").write_text(json.dumps(told))
