@@ -34,7 +34,7 @@ p.note { color: var(--muted); font-size: 13px; margin: 10px 0 0; max-width: 90ch
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 6px 10px; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--muted); font-weight: 500; font-size: 13px; }
-th:first-child, td:first-child { text-align: left; white-space: normal; }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 110px; }
 tr:last-child td { border-bottom: 0; }
 th.prose, td.prose { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 230px; }
 td.no { color: var(--no); font-weight: 600; } td.yes { color: var(--yes); }

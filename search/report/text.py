@@ -40,23 +40,28 @@ def bars(values: Sequence[float], width: int = BARS) -> str:
 
 def aligned(table: Table, width: int) -> list[str]:
     """Its lines, columns under each other; what does not fit goes, the least telling first. Prose that does not fit
-    stands below its row."""
+    beside its row stands below it."""
     for name in _FIRST_TO_GO:
         if _width(table) <= width:
             break
         table = _without(table, name)
     if _width(table) <= width or not table.prose:
         return _lines(table)
-    below = [[row[table.columns.index(name)] for name in table.prose] for row in table.rows]
+    whole, bare = _lines(table), table
     for name in table.prose:
-        table = _without(table, name)
-    head, *rows = _lines(table)
-    lines = [head]
-    for row, texts in zip(rows, below, strict=True):
-        lines.append(row)
-        for text in texts:
-            lines += textwrap.wrap(text, width, initial_indent=_INDENT, subsequent_indent=_INDENT)
-    return lines
+        bare = _without(bare, name)
+    head, *lines = _lines(bare)
+    below = [[row[table.columns.index(name)] for name in table.prose] for row in table.rows]
+    made = []
+    for line, beside, texts in zip(lines, whole[1:], below, strict=True):
+        made += [beside] if len(beside) <= width else [line, *_wrapped(texts, width)]
+    return [whole[0] if set(whole) & set(made) else head, *made]
+
+
+def _wrapped(texts: Sequence[str], width: int) -> list[str]:
+    return [
+        line for text in texts for line in textwrap.wrap(text, width, initial_indent=_INDENT, subsequent_indent=_INDENT)
+    ]
 
 
 def _width(table: Table) -> int:
