@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
-from cluster.output import human_seconds, print_json
+from cluster.output import human_seconds, print_json, print_log
 from search.ports import CampaignStatus
 from search.session import Outcome, find_run, run_campaign
 
@@ -27,6 +27,7 @@ def run(
 ) -> Outcome:
     """Run the campaign in this process, or on Ray where an address is given; a signal pauses it cleanly."""
     quiet_libraries()
+    print_log(verbose=0, quiet=quiet)
     with pausing_signals() as stop, campaign_progress(quiet=quiet) as on_progress:
         if address is None:
             return run_campaign(

@@ -51,7 +51,7 @@ def read_state(path: Path) -> tuple[str | None, int]:
     """(run, up to which news it knows); (None, 0) before the first."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        return str(facts["run"]), int(facts["told"])
+        return (str(facts["run"]), int(facts["told"])) if facts["run"] is not None else (None, 0)
     except (OSError, ValueError, KeyError, TypeError):
         return None, 0
 
@@ -66,6 +66,7 @@ class Follower:
         self._tracker: Tracker | None = None
         self._waiting: list[Told | Ended] = []
         self._failures = 0
+        self._trouble = ""
         self._try_again = 0.0
 
     def take(self, news: Sequence[News], *, now: float, last: bool = False) -> bool:
@@ -85,7 +86,9 @@ class Follower:
         except Exception as failure:  # noqa: BLE001  a foreign library, in the outermost frame of a process of its own
             self._fail(failure, now=now)
             return False
-        self._failures = 0
+        if self._failures:
+            self._failures, self._trouble = 0, ""
+            self._note()
         return True
 
     def _tell(self, started: Started) -> None:
@@ -100,16 +103,19 @@ class Follower:
             self._note()
 
     def _fail(self, failure: Exception, *, now: float) -> None:
+        said = " ".join(str(failure).split()).rstrip(".") or type(failure).__name__
+        self._trouble = masked(said)[:300]
         if not self._failures:
-            said = " ".join(str(failure).split()) or type(failure).__name__
-            self._say(masked(said)[:300])
+            self._say(self._trouble)
+        self._note()
         self._tracker = None  # opened anew, under the same id
         self._try_again = now + RETRY_S[min(self._failures, len(RETRY_S) - 1)]
         self._failures += 1
 
     def _note(self) -> None:
         partial = self._task.state.with_suffix(".partial")
-        partial.write_text(json.dumps({"run": self._run, "told": self._known}) + "\n", encoding="utf-8")
+        facts = {"run": self._run, "told": self._known, "trouble": self._trouble}
+        partial.write_text(json.dumps(facts) + "\n", encoding="utf-8")
         partial.replace(self._task.state)
 
 

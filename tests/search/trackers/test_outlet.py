@@ -141,10 +141,13 @@ def test_what_failed_is_told_later_in_one_piece_and_said_once_without_secrets(
     assert not follower.take([STARTED, scored(1)], now=0.0)
     assert not follower.take([scored(2)], now=1.0)  # too early to try again
     assert len(opener.openings) == 1
+    assert json.loads((tmp_path / "fake.json").read_text())["trouble"] == said[0]
+    assert read_state(tmp_path / "fake.json") == (None, 0)
     assert not follower.take([], now=10.0)
     assert follower.take([scored(3)], now=100.0)
     assert opener.runs["run-0"] == [scored(1), scored(2), scored(3)]
     assert said == ["https://tracker.example/api refused: token ***"]
+    assert json.loads((tmp_path / "fake.json").read_text())["trouble"] == ""
 
 
 def test_at_the_end_a_failed_tracker_is_tried_once_more(tmp_path: Path) -> None:
