@@ -15,7 +15,7 @@ import numpy as np
 
 from search.campaign_file import SelectionEntry
 from search.judging.fronts import crowding, front_of, knee, thinned
-from search.judging.objectives import ObjectiveEntry, is_cost
+from search.judging.objectives import ObjectiveEntry
 from search.samplers.points import allowed
 from search.space import Params, Space, Value
 
@@ -164,16 +164,17 @@ def worths(
 ) -> list[float]:
     """What a unit of each objective is worth: as the file says, else all ranges of the parents are worth the same.
 
-    An objective in which the parents do not differ is measured by the range of the contenders. Costs are worth nothing
-    beside skills where no weight says what: else the model that says nothing would win by the tokens that it saves.
+    An objective in which the parents do not differ is measured by the range of the contenders. What is minimized is
+    worth nothing beside what is maximized where no weight says what: else the model that says nothing would win by the
+    tokens that it saves.
     """
     given = [entry.weight for entry in entries if entry.weight is not None]
     if len(given) == len(entries):
         return given
-    skills = any(not is_cost(entry.of) for entry in entries)
+    skills = any(entry.sign > 0 for entry in entries)
     found = []
     for column, entry in enumerate(entries):
-        if skills and is_cost(entry.of):
+        if skills and entry.sign < 0:
             found.append(0.0)
             continue
         ranges = [

@@ -26,7 +26,9 @@ from search.part import Part
 
 Direction = Literal["maximize", "minimize"]
 KINDS = ("score", "worst", "task:NAME", "measure:NAME", "parameters")
-DIRECTIONS: Mapping[str, Direction] = {"tokens": "minimize", "forwards": "minimize", "seconds": "minimize"}
+DIRECTIONS: Mapping[str, Direction] = dict.fromkeys(
+    ("tokens", "forwards", "seconds", "perplexity", "bits_per_byte"), "minimize"
+)
 """Measures whose name says which way is better; an objective on any other one has to say it."""
 TOLERANCE = 0.02
 """How much of a parent's skill may be lost where a constraint says nothing else: 2 points."""

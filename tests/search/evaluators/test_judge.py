@@ -49,7 +49,7 @@ def test_answers_of_the_live_model_are_graded_in_the_campaigns_prompt(bench: Ben
     rows = bench.rows
     assert prompts == {f"{rows[key]['question']}=A: {expected[key]}|{rows[key]['answer']}" for key in keys}
     assert scored.scores == {key: 1.0 if expected[key].startswith("x") else 0.4 for key in keys}
-    assert set(scored.measures) == {"exact_match", "tokens"}
+    assert scored.measures.keys() == scorer.measures() == {"exact_match", "tokens"}
     asked = len(server.asked)
     assert scorer.score(bench.a, keys) == scored
     assert len(server.asked) == asked  # nothing was asked twice

@@ -46,6 +46,7 @@ def all_keys(scorer: TextScorer) -> list[str]:
 def test_each_chunk_scores_minus_its_nats_per_token_or_bits_per_byte(bench: Bench, tmp_path: Path) -> None:
     scorer = scorer_of(tmp_path, context=32, stride=1, metric=["perplexity", "bits_per_byte"])
     scored = scorer.score(bench.a, all_keys(scorer))
+    assert scored.measures.keys() == scorer.measures()
     for key, text in scorer.texts().items():
         nats = oracle(bench.a, text, context=32)
         assert scored.measures["tokens"][key] == len(text)  # a token is a character here
