@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -11,8 +12,11 @@ from pathlib import Path
 from types import FrameType
 
 from cluster.output import human_seconds, print_json, print_log
+from search.outage import PATIENCE_S
 from search.ports import CampaignStatus
 from search.session import Outcome, find_run, run_campaign
+
+SAY_EVERY_S = 60.0
 
 
 def run(
@@ -116,12 +120,15 @@ def pausing_signals() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def campaign_progress(*, quiet: bool) -> Iterator[Callable[[CampaignStatus], None]]:
-    """A live line on a terminal: phase, best score, items, rate, time left. Plain lines elsewhere, one a phase."""
+    """A live line on a terminal: phase, best score, items, rate, time left. Plain lines elsewhere, one a phase.
+
+    An outage is told in any case.
+    """
     if quiet:
-        yield lambda status: None
+        yield OutageLines(lambda status: None)
         return
     if not sys.stderr.isatty():
-        yield _PlainProgress()
+        yield OutageLines(_PlainProgress())
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -139,7 +146,24 @@ def campaign_progress(*, quiet: bool) -> Iterator[Callable[[CampaignStatus], Non
                 note=_note(status),
             )
 
-        yield show
+        yield OutageLines(show)
+
+
+class OutageLines:
+    """Says on stderr what evaluators wait for, once a minute, besides what `show` shows."""
+
+    def __init__(self, show: Callable[[CampaignStatus], None], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._show, self._clock = show, clock
+        self._said: float | None = None
+
+    def __call__(self, status: CampaignStatus) -> None:
+        now = self._clock()
+        if status.outage and not status.gave_up and (self._said is None or now - self._said >= SAY_EVERY_S):
+            self._said = now
+            sys.stderr.write(
+                f"{status.outage} Trying again, for {PATIENCE_S / 60:.0f} minutes in all; then the campaign pauses.\n"
+            )
+        self._show(status)
 
 
 class _PlainProgress:

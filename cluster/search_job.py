@@ -23,6 +23,7 @@ from cluster.crew import Crew, Wanted
 from cluster.evaluator_worker import SearchTask
 from search.campaign_file import campaign_to_dict
 from search.evaluators.plans import Plans
+from search.outage import refuse_given_up
 from search.ports import CampaignStatus
 from search.session import Outcome, check_start, conclude, load_run, wait_for_predecessor
 from search.store import takeover
@@ -84,10 +85,12 @@ def search_on_ray(
         crew = Crew(session, task, Wanted.of(campaign, workers=hire.workers, cpus_per_worker=hire.cpus_per_worker))
         drive = _Drive(crew, resume=resume)
         try:
-            drive.go(on_progress, stop)
+            ended = drive.go(on_progress, stop)
         finally:
             drive.dismiss()
-    return conclude(campaign, directory)
+    outcome = conclude(campaign, directory)
+    refuse_given_up(ended)
+    return outcome
 
 
 class _Drive:
@@ -102,8 +105,8 @@ class _Drive:
         self._asked: tuple[Any, float] | None = None
         self._progress: tuple[Any, ...] = ()
 
-    def go(self, on_progress: Callable[[CampaignStatus], None], stop: Callable[[], bool]) -> None:
-        """Until every evaluator was told that the campaign is done or paused."""
+    def go(self, on_progress: Callable[[CampaignStatus], None], stop: Callable[[], bool]) -> CampaignStatus:
+        """Until every evaluator was told that the campaign is done or paused; how it then stands."""
         while not self._crew.finished:
             self._crew.hire()
             self._forget(self._crew.watch(POLL_S))
@@ -116,8 +119,10 @@ class _Drive:
             if report is not None:
                 self._heed(report)
                 on_progress(report.status)
-        on_progress(answered(self._coordinator.report).status)
+        ended: CampaignStatus = answered(self._coordinator.report).status
+        on_progress(ended)
         answered(self._coordinator.close)
+        return ended
 
     def dismiss(self) -> None:
         """End all actors."""

@@ -14,6 +14,7 @@
     ├── NotFinite                        exit 1   NaN or Inf in a source, or made by rounding
     ├── OutputDamaged                    exit 1   bytes on disk are not the bytes that were written
     ├── EvaluationError                  exit 1   an evaluator could not score a candidate
+    ├── Outage                           exit 1   what an evaluator needs did not answer: paused, --resume goes on
     ├── MethodError                      exit 1   a user's own merge method failed
     ├── StaleEpoch                       exit 1   a newer coordinator owns the campaign
     ├── TileFailed                       exit 1   a tile failed on every worker that tried it
@@ -107,6 +108,10 @@ class OutputDamaged(MergefleetError):
 
 
 class EvaluationError(MergefleetError):
+    pass
+
+
+class Outage(MergefleetError):
     pass
 
 

@@ -16,6 +16,7 @@ import math
 import numbers
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from engine.errors import EvaluationError
@@ -25,6 +26,7 @@ from search.blame import CORDON_AFTER, Cordon
 from search.desk import Desk
 from search.judging.verdicts import verdict_from_dict, verdict_to_dict
 from search.live import LiveCampaign, stored_events
+from search.outage import Outages
 from search.ports import SCORE, BlockResult, CampaignStatus, Failed, Finished, Verdict, Wait, Work
 from search.progress import Progress
 from search.queue import Lease, Unit
@@ -57,6 +59,7 @@ class Coordinator:
         self._leases = 0
         self._taken: dict[str, float] = {}  # running leases, since when
         self._asked_for_wishes: float | None = None
+        self._outages, self._gave_up = Outages(), ""
         self._paused = False
         self._broken: BaseException | None = None
         self._verdict: Verdict | None = None
@@ -91,7 +94,9 @@ class Coordinator:
 
     def status(self) -> CampaignStatus:
         """A snapshot for progress bars."""
-        return self._progress.status(self._desk, paused=self._paused, now=self._services.now())
+        now = self._services.now()
+        found = self._progress.status(self._desk, paused=self._paused, now=now)
+        return replace(found, outage=self._outages.sentence(now=now), gave_up=self._gave_up)
 
     def cordon(self) -> Cordon:
         """Nodes and workers that get no further work."""
@@ -159,7 +164,9 @@ class Coordinator:
         self._check_end(now)
         blame, others = self._desk.blame, self._others(worker, now)
         blame.meet(worker)
-        held_s = self._held_back(worker, others)
+        if not self._paused and self._outages.hopeless({worker, *others}, now=now):
+            self._paused, self._gave_up = True, self._outages.sentence(now=now)
+        held_s = self._outages.wait_s(worker, now=now) or self._held_back(worker, others)
         if held_s is not None and not self._paused and self._desk.live.state.phase != "done":
             return Wait(held_s)
         while not self._paused:
@@ -182,6 +189,8 @@ class Coordinator:
             if refusal is None:
                 self._take_scores(result, unit, now)
                 self._desk.blame.succeed(worker, result.recipe_hash)
+                if unit is not None and unit.outages:
+                    self._outages.end(worker)
                 return
             result = Failed(result.lease, refusal, retryable=True)
         if unit is not None:
@@ -220,6 +229,11 @@ class Coordinator:
     def _fail(self, unit: Unit, failed: Failed, *, worker: str, now: float) -> None:
         """Another attempt, here or elsewhere, or the end of the candidate: see blame.py."""
         desk, recipe_hash = self._desk, unit.recipe_hash
+        if failed.outage:
+            self._end_lease(failed.lease, "outage", now=now, cause=failed.cause)
+            self._outages.meet(worker, failed.cause, now=now)
+            desk.queue.put_back(unit)
+            return
         self._end_lease(failed.lease, "returned" if failed.blameless else "failed", now=now, cause=failed.cause)
         if failed.blameless:
             if not desk.queue.retry(unit, lost=True):
@@ -392,7 +406,7 @@ class Coordinator:
         for unit in list(desk.queue.pending):
             states = attempts.get((unit.candidate, unit.split, unit.block), [])
             unit.attempts, unit.failures = len(states), states.count("failed")
-            unit.losses = states.count("expired") + states.count("returned")
+            unit.losses, unit.outages = states.count("expired") + states.count("returned"), states.count("outage")
             if unit.spent:
                 desk.lose(unit.recipe_hash, "its work units failed, or ended their process, too often")
 

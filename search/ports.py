@@ -100,12 +100,14 @@ class Failed:
     """A work unit without scores: why, and whether another attempt may do better (out of memory, not a NaN).
 
     `blameless`: the worker went away (it was killed or preempted); that says nothing about the candidate or the worker.
+    `outage`: what the evaluator needs did not answer (a judge); the attempt counts for nothing, see outage.py.
     """
 
     lease: str
     cause: str
     retryable: bool
     blameless: bool = False
+    outage: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ class Evaluator(Protocol):
 
 @runtime_checkable
 class Rehearses(Protocol):
-    """An evaluator that runs code of the user's: whether that does what is asked of it, only a trial tells."""
+    """An evaluator that runs code of the user's, or asks a judge: whether these do their part, only a trial tells."""
 
     def rehearse(self) -> None:
         """Try it on a few search items of the base. Raises CampaignError for what would fail every candidate."""
@@ -179,6 +181,7 @@ class CampaignStatus:
     `items_done` of `items_total` are item evaluations of the present phase; `items_per_s` is measured over the last
     minute of this run, `seconds_left` covers this and the following phases (None while nothing was measured yet).
     `best_score` is the shrunk estimate of the best candidate's mean score on search items, 0 to 1 for accuracies.
+    `outage` says what evaluators wait for, `gave_up` that the campaign paused because of it.
     """
 
     name: str
@@ -196,6 +199,8 @@ class CampaignStatus:
     epoch: int
     paused: bool = False
     note: str = ""
+    outage: str = ""
+    gave_up: str = ""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ MAX_ATTEMPTS = 12
 class Unit:
     """Items of one recipe to be scored together.
 
-    `attempts` were handed out; `failures` of them went wrong, and `losses` went away with their worker.
+    `attempts` were handed out; `failures` of them went wrong, `losses` went away with their worker, and `outages` met
+    one (outage.py): these do not count.
     """
 
     candidate: int
@@ -35,11 +36,12 @@ class Unit:
     attempts: int = 0
     failures: int = 0
     losses: int = 0
+    outages: int = 0
 
     @property
     def spent(self) -> bool:
         """No further attempt is due."""
-        return self.failures > RETRIES or self.losses > LOSSES or self.attempts >= MAX_ATTEMPTS
+        return self.failures > RETRIES or self.losses > LOSSES or self.attempts - self.outages >= MAX_ATTEMPTS
 
 
 @dataclass
@@ -109,6 +111,11 @@ class WorkQueue:
             return False
         self.pending.insert(0, unit)
         return True
+
+    def put_back(self, unit: Unit) -> None:
+        """Put a unit that met an outage first in the queue."""
+        unit.outages += 1
+        self.pending.insert(0, unit)
 
     def extend(self, worker: str, *, now: float) -> None:
         """Move the deadlines of a worker's leases."""

@@ -22,6 +22,7 @@ from search.evaluators.resident import open_evaluator
 from search.inline import run_inline
 from search.live import make_rules, sampler_of
 from search.opening import Start, check_budget, open_coordinator
+from search.outage import refuse_given_up
 from search.ports import CampaignStatus, Inventory, Verdict, rehearsed
 from search.publishing.destination import Destination
 from search.publishing.sentinels import Rescorer
@@ -156,7 +157,8 @@ def run_campaign(
     """Run (or continue) a campaign in this process, to its report and its published winner.
 
     Raises CampaignError and the other InputErrors before anything is scored, OutputExists where the run is there
-    already and `resume` is False, InputsChanged, Busy, StaleEpoch where a successor took the campaign over.
+    already and `resume` is False, InputsChanged, Busy, StaleEpoch where a successor took the campaign over, Outage
+    where the run paused itself because what an evaluator needs did not answer.
     """
     campaign, directory = load_run(path, root=root, resume=resume, allow_public_test_sets=allow_public_test_sets)
     plans = Plans()
@@ -168,9 +170,12 @@ def run_campaign(
         with collector.settled():
             try:
                 run_inline(coordinator, evaluator, on_progress=on_progress, stop=stop)
+                ended = coordinator.status()
             finally:
                 results = coordinator.close()
-            return conclude(campaign, directory, rescorer=lambda: evaluator, results=results)
+            outcome = conclude(campaign, directory, rescorer=lambda: evaluator, results=results)
+            refuse_given_up(ended)
+            return outcome
     finally:
         evaluator.close()
 

@@ -77,6 +77,10 @@ class Places:
         return f"{self.origin}: task {entry.name!r}, {entry.key_of(place)}"
 
 
+class Unreachable(ConnectionError):
+    """What a score needs besides the model did not answer: an outage, and nobody's fault (search/outage.py)."""
+
+
 class Scorer(Protocol):
     """See the head of this file; tests/search/evaluators/test_contract.py runs one suite over all of them."""
 
@@ -93,7 +97,7 @@ class Scorer(Protocol):
         """What a reader of the verdict should know of the items."""
 
     def score(self, subject: Subject, keys: Sequence[str]) -> Scored:
-        """One score per item key; EvaluationError where the model's answers cannot be scored."""
+        """One score per item key; EvaluationError where the model's answers cannot be scored, Unreachable."""
 
 
 @runtime_checkable
@@ -118,6 +122,14 @@ class NeedsRehearsal(Protocol):
 
     def rehearse(self, subject: Subject) -> None:
         """Run it on a few search items. Raises CampaignError for what would fail every candidate."""
+
+
+@runtime_checkable
+class NeedsSomebody(Protocol):
+    """A scorer that asks somebody over the network."""
+
+    def probe(self) -> None:
+        """Ask once, cheaply. Raises CampaignError where no answer comes."""
 
 
 class Suite:
@@ -175,6 +187,11 @@ class Suite:
         for scorer in self._scorers:
             if isinstance(scorer, NeedsRehearsal):
                 scorer.rehearse(subject)
+
+    def probe(self) -> None:
+        for scorer in self._scorers:
+            if isinstance(scorer, NeedsSomebody):
+                scorer.probe()
 
     def notes(self) -> Sequence[str]:
         return [*self._notes, *(note for scorer in self._scorers for note in scorer.notes())]

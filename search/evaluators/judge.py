@@ -23,14 +23,18 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import CampaignError, EvaluationError
-from search.evaluators.contract import Scored, Subject, digest
+from search.evaluators.contract import Scored, Subject, Unreachable, digest
 from search.evaluators.entries import JudgeEntry, TaskEntry
 from search.evaluators.lm_eval import Answer, LmEvalScorer
 from search.ports import Item, Split
 
 BUSY = frozenset({408, 409, 429, 500, 502, 503, 504})  # worth another attempt
+OF_THE_ANSWER = frozenset({400, 413, 422})  # too long, say; any other refusal is of the key, the model or the address
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
+PATIENCE_S = 30.0
+"""After this an attempt is the last one: the campaign then waits, says so, and asks again (search/outage.py)."""
 SHOWN_CHARS = 120
+PROBE = Answer("Is the endpoint there?", "It answers.", "It answers.")
 
 
 class JudgeScorer:
@@ -66,6 +70,11 @@ class JudgeScorer:
         graded = {judge.entry.model for judge in self._judges.values()}
         return [*self._answers.notes(), *(f"answers were graded by {model}" for model in sorted(graded))]
 
+    def probe(self) -> None:
+        """One request to every judge."""
+        for judge in self._judges.values():
+            judge.probe()
+
     def score(self, subject: Subject, keys: Sequence[str]) -> Scored:
         """Generate the answers of the block, and have them graded, several at a time."""
         answers, measures = self._answers.answers(subject, keys)
@@ -93,16 +102,47 @@ class Judge:
         return self.entry.model_dump(exclude={"api_key_env", "concurrency", "timeout_s", "retries", "cache"})
 
     def grade(self, answers: Mapping[str, Answer]) -> dict[str, float]:
-        """Item → score. EvaluationError where the judge gives no grade, OSError where it cannot be reached."""
+        """Item → score. EvaluationError where the judge gives no grade, Unreachable where it does not answer.
+
+        What came before a failure is kept: the next attempt asks for the rest only.
+        """
         asked = {key: self._prompt(answer) for key, answer in answers.items()}
         digests = {key: digest([self.facts(), prompt]) for key, prompt in asked.items()}
         new = {digests[key]: prompt for key, prompt in asked.items() if digests[key] not in self._grades}
-        with ThreadPoolExecutor(self.entry.concurrency) as pool:
-            replies = dict(zip(new, pool.map(self._ask, new.values()), strict=True))
-        found = {name: self._read(reply) for name, reply in replies.items()}
+        found, failures = self._grade_all(new)
         self._grades |= found
         _append_grades(self.entry.cache, found)
+        if failures:
+            raise next((failure for failure in failures if isinstance(failure, EvaluationError)), failures[0])
         return {key: self._grades[digests[key]] for key in answers}
+
+    def _grade_all(self, prompts: Mapping[str, str]) -> tuple[dict[str, float], list[EvaluationError | Unreachable]]:
+        """The scores of those prompts that a grade came for, and why none came for the others."""
+        gave_up: list[Unreachable] = []
+        found: dict[str, float] = {}
+        failures: list[EvaluationError | Unreachable] = []
+        with ThreadPoolExecutor(self.entry.concurrency) as pool:
+            calls = {name: pool.submit(self._ask, prompt, gave_up) for name, prompt in prompts.items()}
+            for name, call in calls.items():
+                try:
+                    found[name] = self._read(call.result())
+                except (EvaluationError, Unreachable) as failure:
+                    failures.append(failure)
+        return found, failures
+
+    def probe(self) -> None:
+        """Ask once whether endpoint, key and model are there. CampaignError where they are not.
+
+        Not where grades were read from a file: a campaign that is repeated needs nobody.
+        """
+        if self._grades:
+            return
+        try:
+            self._ask(self._prompt(PROBE), [])
+        except (EvaluationError, Unreachable) as failure:
+            raise CampaignError(
+                f"{failure} Nothing is scored before it answers: see to that, and run the same command again."
+            ) from failure
 
     def _prompt(self, answer: Answer) -> str:
         """The prompt with the three texts in their places; braces inside the texts stay as they are."""
@@ -127,16 +167,24 @@ class Judge:
             )
         return (grade - entry.low) / (entry.high - entry.low)
 
-    def _ask(self, prompt: str) -> str:
-        """One reply, with growing pauses between attempts while the endpoint is busy or out of reach."""
+    def _ask(self, prompt: str, gave_up: list[Unreachable]) -> str:
+        """One reply, with growing pauses between attempts while the endpoint is busy or out of reach.
+
+        `gave_up` is shared by the requests of a block: where one has given up, the others are not made any more.
+        """
+        began = time.monotonic()
         for attempt in range(self.entry.retries + 1):
+            if gave_up:
+                raise Unreachable(str(gave_up[0]))
             try:
                 return self._post(prompt)
             except _Busy as busy:
-                if attempt == self.entry.retries:
-                    raise ConnectionError(
-                        f"task {self._task!r}: judge at {self.entry.base_url}: {busy.why}, {attempt + 1} attempts"
-                    ) from None
+                if busy.last or attempt == self.entry.retries or time.monotonic() - began > PATIENCE_S:
+                    tried = "1 attempt" if attempt == 0 else f"{attempt + 1} attempts"
+                    gave_up.append(
+                        Unreachable(f"task {self._task!r}: judge at {self.entry.base_url}: {busy.why}, {tried}.")
+                    )
+                    raise gave_up[-1] from None
                 self._sleep(max(busy.after_s, min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt)))
         raise AssertionError("the loop returns or raises")
 
@@ -159,11 +207,12 @@ class Judge:
         except urllib.error.HTTPError as error:
             if error.code in BUSY:
                 raise _Busy(f"HTTP {error.code}", after_s=_retry_after(error)) from None
-            raise EvaluationError(
-                f"task {self._task!r}: judge at {entry.base_url}: HTTP {error.code} for model {entry.model!r}"
-            ) from None
+            why = f"HTTP {error.code} for model {entry.model!r}"
+            if error.code not in OF_THE_ANSWER:
+                raise _Busy(why, last=True) from None
+            raise EvaluationError(f"task {self._task!r}: judge at {entry.base_url}: {why}.") from None
         except (OSError, http.client.HTTPException) as error:
-            raise _Busy(type(error).__name__) from None
+            raise _Busy(_reason(error)) from None
         except (ValueError, LookupError, TypeError):
             raise _Busy("a reply that is no chat completion") from None
 
@@ -179,11 +228,19 @@ _OPENER = urllib.request.build_opener(_NoRedirects)
 
 
 class _Busy(Exception):
-    """The endpoint may answer another time."""
+    """The endpoint may answer another time; `last`: hardly within seconds."""
 
-    def __init__(self, why: str, *, after_s: float = 0.0) -> None:
+    def __init__(self, why: str, *, after_s: float = 0.0, last: bool = False) -> None:
         super().__init__(why)
-        self.why, self.after_s = why, after_s
+        self.why, self.after_s, self.last = why, after_s, last
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong with a connection, in the system's words; never the request, which holds the key."""
+    inner = getattr(error, "reason", error)
+    if isinstance(inner, TimeoutError):
+        return "no answer in time"
+    return str(getattr(inner, "strerror", None) or type(inner).__name__)
 
 
 def _authorization(entry: JudgeEntry) -> dict[str, str]:

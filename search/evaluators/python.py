@@ -19,7 +19,7 @@ import json
 import numbers
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,14 +38,8 @@ from search.evaluators.contract import (
 )
 from search.evaluators.entries import TaskEntry
 from search.evaluators.splitting import items_of
+from search.evaluators.user_function import ScoreFunction, call
 from search.ports import SCORE, Item, Split
-
-ScoreFunction = Callable[[Any, Any, list[dict[str, Any]]], Sequence[Any]]
-
-# What a user's module may raise while it is imported.
-_IMPORT_ERRORS = (ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, LookupError, OSError)
-# What a user's function may raise when it is called.
-_FUNCTION_ERRORS = (*_IMPORT_ERRORS, ArithmeticError, AssertionError, RuntimeError)
 
 REHEARSED = 3
 """Rows of a rehearsal: more than one, so that a function that returns one number for all is found out."""
@@ -65,6 +59,7 @@ class PythonScorer:
         self._places = places or Places()
         self._home = Path(self._places.origin).parent
         self._measures: frozenset[str] | None = None
+        self._called = {entry.name: entry.metrics[0] for entry in entries}
         self._functions = {entry.name: load_function(entry, self._places.origin) for entry in entries}
         self._rows: dict[str, tuple[str, dict[str, Any]]] = {}
         self._items = items_of(entries, self._read, seed=self._places.seed, origin=self._places.origin)
@@ -99,10 +94,8 @@ class PythonScorer:
             keys = [item.key for item in self._items["search"] if item.task == name][:REHEARSED]
             try:
                 found |= self.score(subject, keys).measures.keys()
-            except EvaluationError as error:
-                raise self._rehearsal_failed(name, error.message) from error
-            except _FUNCTION_ERRORS as error:
-                raise self._rehearsal_failed(name, f"{type(error).__name__}: {error}") from error
+            except (EvaluationError, OSError) as error:
+                raise self._rehearsal_failed(name, str(error)) from error
         self._measures = frozenset(found)
 
     def _rehearsal_failed(self, name: str, cause: str) -> CampaignError:
@@ -125,11 +118,7 @@ class PythonScorer:
                 continue
             rows = copy.deepcopy([self._rows[key][1] for key in mine])  # the function may write into them
             with importable(self._home):
-                returned = list(function(subject.model, subject.tokenizer, rows))
-            if len(returned) != len(mine):
-                raise EvaluationError(
-                    f"task {name!r}: its function returned {len(returned)} scores for {len(mine)} items", task=name
-                )
+                returned = call(function, subject, rows, called=f"task {name!r}: {self._called[name]}")
             for key, value in zip(mine, returned, strict=True):
                 values = _named(value, name)
                 scores[key] = values.pop(SCORE)
@@ -186,7 +175,7 @@ def load_function(entry: TaskEntry, origin: str) -> ScoreFunction:
     try:
         with importable(Path(origin).parent):
             module = importlib.import_module(module_name)
-    except _IMPORT_ERRORS as error:
+    except (Exception, SystemExit) as error:  # a user's code may raise anything
         raise CampaignError(f"{where}: cannot import {module_name!r}: {error}", metric=written) from error
     function = getattr(module, name, None)
     if not callable(function):

@@ -34,6 +34,7 @@ from search.evaluators.contract import (
     Subject,
     Suite,
     TellsMeasures,
+    Unreachable,
     evaluation_key,
     keyed_items,
     runtime_facts,
@@ -222,6 +223,8 @@ class ResidentEvaluator:
 
     def rehearse(self) -> None:
         """See search.ports.Rehearses. The base is loaded only where the scorer runs code of the user's, and stays."""
+        if isinstance(self._scorer, Suite):
+            self._scorer.probe()
         if self._base is None or not (isinstance(self._scorer, Suite) and self._scorer.needs_rehearsal):
             return
         self.resident.load(self._base)
@@ -242,6 +245,8 @@ class ResidentEvaluator:
                 self._check_text(loaded)
         except CampaignError:
             raise
+        except Unreachable as error:
+            return Failed(work.lease, str(error), retryable=True, outage=True)
         except _PASSING_ERRORS as error:
             return Failed(work.lease, _cause(error), retryable=True)
         except (MergefleetError, *_SCORING_ERRORS) as error:

@@ -114,6 +114,7 @@ def _repeated(attempts: Iterable[Attempt]) -> str:
         "failed": "failed",
         "expired": "fell silent",
         "returned": "were given back",
+        "outage": "met an outage",
         "lost": "ended with their coordinator",
     }
     told = [f"{count_text(counts[state])} {name}" for state, name in names.items() if counts[state]]

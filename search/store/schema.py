@@ -152,7 +152,7 @@ LEASES = Table(
     Column("worker", String(200), nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("epoch", Integer, nullable=False),
-    Column("state", String(10), nullable=False),  # running, done, failed, expired, returned, lost
+    Column("state", String(10), nullable=False),  # running, done, failed, expired, returned, outage, lost
     Column("cause", Text),
     Column("weights_digest", String(128)),
     Column("taken", Float, nullable=False),

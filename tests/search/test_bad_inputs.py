@@ -128,7 +128,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a function that returns the wrong number of items": (
         tasks(task="rows.jsonl", metric="bad_scores:score"),
-        "task 't', metric: tried on the base with the first rows .*: its function returned 2 scores for 3 items",
+        "task 't', metric: tried on the base with the first rows .*: bad_scores:score returned 2 scores for 3 items",
     ),
     "a measure without a direction": (
         lambda folder: opened(folder, objectives=[{"of": "score"}, {"of": "measure:acc"}]),

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judge_server import JudgeServer, serving
+from judge_server import Fault, JudgeServer, serving
 from pydantic import ValidationError
 from tiny_tasks import Bench, greedy_answer, keys_of
 
 from engine.errors import CampaignError, EvaluationError
-from search.evaluators.contract import Places, evaluation_key
+from search.evaluators.contract import Places, Unreachable, evaluation_key
 from search.evaluators.entries import JudgeEntry, TaskEntry
 from search.evaluators.judge import Judge, JudgeScorer
 from search.evaluators.lm_eval import Answer, LmEvalScorer
@@ -86,12 +86,61 @@ def test_an_endpoint_that_stays_silent_is_a_passing_failure(server: JudgeServer)
         judge(server, retries=1, timeout_s=0.2).grade(answers("a"))
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 302])
-def test_a_refusal_is_no_passing_failure_and_a_redirection_is_not_followed(server: JudgeServer, status: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "error"), [(400, EvaluationError), (401, Unreachable), (404, Unreachable), (302, Unreachable)]
+)
+def test_a_refusal_of_the_answer_fails_it_any_other_is_an_outage_and_a_redirection_is_not_followed(
+    server: JudgeServer, status: int, error: type[Exception]
+) -> None:
     server.faults = [(status, {"Location": server.url})]
-    with pytest.raises(EvaluationError, match=f"HTTP {status} for model 'm'"):
+    with pytest.raises(error, match=f"HTTP {status} for model 'm'"):
         judge(server).grade(answers("a"))
     assert len(server.asked) == 1
+
+
+def test_grades_that_came_before_an_outage_are_kept_and_nobody_is_asked_after_it(server: JudgeServer) -> None:
+    made = judge(server, retries=0, concurrency=1)
+    server.faults = [(500, {})]
+    with pytest.raises(Unreachable):
+        made.grade(answers("a", "b", "c"))
+    assert len(server.asked) == 1
+    server.reply = lambda prompt: server.faults.append((503, {})) or "5"  # type: ignore[func-returns-value]
+    with pytest.raises(Unreachable, match="HTTP 503, 1 attempt"):
+        made.grade(answers("a", "b", "c"))
+    server.faults.clear()
+    server.reply = lambda prompt: "5"
+    assert made.grade(answers("a", "b", "c")) == dict.fromkeys(answers("a", "b", "c"), 0.5)
+    assert len(server.asked) == 5
+
+
+@pytest.mark.parametrize(
+    ("faults", "says"),
+    [
+        ([(500, {})] * 2, "HTTP 500, 2 attempts"),
+        ([(401, {})], "HTTP 401 for model 'm', 1 attempt"),
+        (["slow", "slow"], "no answer in time, 2 attempts"),
+        ([(500, {})], None),
+        ([], None),
+    ],
+)
+def test_a_judge_that_does_not_answer_is_found_at_the_start(
+    server: JudgeServer, faults: list[Fault], says: str | None
+) -> None:
+    made = judge(server, retries=1, timeout_s=0.2)
+    server.faults = list(faults)
+    if says is None:
+        made.probe()
+        return
+    with pytest.raises(CampaignError, match=f"task 't': judge at {server.url}: {says}. Nothing is scored before"):
+        made.probe()
+
+
+def test_a_campaign_that_is_repeated_from_its_grades_asks_for_no_judge(server: JudgeServer, tmp_path: Path) -> None:
+    cache = str(tmp_path / "grades.jsonl")
+    judge(server, cache=cache).grade(answers("a"))
+    judge(server, cache=cache, base_url="http://127.0.0.1:1/v1").probe()
+    with pytest.raises(CampaignError, match="Connection refused"):
+        judge(server, base_url="http://127.0.0.1:1/v1").probe()
 
 
 @pytest.mark.parametrize(

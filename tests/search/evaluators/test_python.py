@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import CampaignError, EvaluationError
-from search.evaluators.contract import Places, Subject
+from search.evaluators.contract import Places, Subject, Unreachable
 from search.evaluators.entries import TaskEntry
 from search.evaluators.python import PythonScorer
 from search.ports import SPLITS
@@ -39,7 +39,39 @@ def a_number(model, tokenizer, rows):
 
 
 def misspells(model, tokenizer, rows):
-    return [row["m"] for row in rows]
+    return [row["m"] for row in rows]  # misspells
+
+
+def nothing(model, tokenizer, rows):
+    return None
+
+
+def of_two(model, tokenizer):
+    return []
+
+
+def leaves(model, tokenizer, rows):
+    sys.exit(3)  # leaves
+
+
+class Odd(Exception):
+    """Of no class that anybody foresaw."""
+
+
+def tells_secrets(model, tokenizer, rows):
+    deeper()
+
+
+def deeper():
+    raise Odd("no sk-secret-of-mine at https://me:you@h/v1?key=1\nsecond line")  # tells_secrets
+
+
+def has_no_file(model, tokenizer, rows):
+    Path("/none").read_text()  # has_no_file
+
+
+def has_no_judge(model, tokenizer, rows):
+    raise TimeoutError("no answer")  # has_no_judge
 
 
 def with_measures(model, tokenizer, rows):
@@ -115,14 +147,35 @@ def test_a_rehearsal_tells_what_a_function_measures(folder):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("one_too_few", "its function returned 2 scores for 3 items"),
-        ("one_for_all", "its function returned 1 scores for 3 items"),
-        ("a_number", "TypeError: 'float' object is not iterable"),
+        ("one_too_few", "user_scores:one_too_few returned 2 scores for 3 items (user_scores.py:LINE)"),
+        ("one_for_all", "user_scores:one_for_all returned 1 scores for 3 items (user_scores.py:LINE)"),
+        ("a_number", "user_scores:a_number returned a float (user_scores.py:LINE), want a list of 3 scores"),
+        ("nothing", "user_scores:nothing returned None (user_scores.py:LINE), want a list of 3 scores"),
+        (
+            "of_two",
+            "user_scores:of_two raised TypeError: of_two() takes 2 positional arguments but 3 were given "
+            "(user_scores.py:LINE)",
+        ),
+        ("leaves", "user_scores:leaves called sys.exit(3) (user_scores.py:LINE)"),
+        (
+            "tells_secrets",
+            "user_scores:tells_secrets raised Odd: no *** at https://h/v1 second line (user_scores.py:LINE)",
+        ),
+        (
+            "has_no_file",
+            "user_scores:has_no_file raised FileNotFoundError: [Errno 2] No such file or directory: '/none' "
+            "(user_scores.py:LINE)",
+        ),
         ("says_words", "its function returned a str for 'score', a number expected"),
-        ("misspells", "KeyError: 'm'"),
+        ("misspells", "user_scores:misspells raised KeyError: 'm' (user_scores.py:LINE)"),
     ],
 )
-def test_a_function_that_would_fail_every_candidate_fails_the_start(folder, function, message):
+def test_a_function_that_would_fail_every_candidate_fails_the_start(folder, function, message, monkeypatch):
+    monkeypatch.setenv("MY_API_KEY", "sk-secret-of-mine")
+    lines = Path(__file__).read_text().splitlines()
+    failing = next((n for n, line in enumerate(lines, start=1) if line.endswith(f"# {function}")), None)
+    line = failing or next(n for n, line in enumerate(lines, start=1) if line.startswith(f"def {function}("))
+    message = message.replace("LINE", str(line))
     scorer = PythonScorer([entry(function)], Places(str(folder), origin="c.yml"))
     with pytest.raises(CampaignError) as caught:
         scorer.rehearse(SUBJECT)
@@ -133,12 +186,24 @@ def test_a_function_that_would_fail_every_candidate_fails_the_start(folder, func
 
 @pytest.mark.parametrize(
     ("function", "message"),
-    [("without_score", "a dict without 'score'"), ("says_words", "returned a str for 'score', a number expected")],
+    [
+        ("without_score", "a dict without 'score'"),
+        ("says_words", "returned a str for 'score', a number expected"),
+        ("leaves", r"called sys\.exit\(3\)"),
+    ],
 )
 def test_what_is_no_score_is_an_error_that_names_the_task(folder, function, message):
     scorer = PythonScorer([entry(function)], Places(str(folder)))
     with pytest.raises(EvaluationError, match=f"task 'numbers': .*{message}"):
         scorer.score(SUBJECT, [item.key for item in scorer.items()["search"]])
+
+
+def test_what_a_function_cannot_reach_is_an_outage_and_a_file_that_is_missing_is_none(folder):
+    for function, error in (("has_no_judge", Unreachable), ("has_no_file", OSError)):
+        scorer = PythonScorer([entry(function)], Places(str(folder)))
+        with pytest.raises(error, match=f"task 'numbers': user_scores:{function} raised") as caught:
+            scorer.score(SUBJECT, [item.key for item in scorer.items()["search"]])
+        assert isinstance(caught.value, Unreachable) == (function == "has_no_judge")
 
 
 def test_one_file_may_be_cut_in_three(folder):
