@@ -10,7 +10,7 @@ from typing import Any
 
 from engine.errors import EvaluationError
 from search.evaluators.contract import Subject, Unreachable
-from search.trackers.masking import masked
+from search.masking import masked
 
 ScoreFunction = Callable[[Any, Any, list[dict[str, Any]]], Sequence[Any]]
 SHOWN_CHARS = 300
