@@ -140,10 +140,13 @@ class Campaign(Part):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"two entries are called {twice[0]!r}: give every {what} a name of its own")
-        models = [source.model for source in self.sources]
-        again = [model for model in models if models.count(model) > 1]
-        if again:
-            raise ValueError(f"sources: {again[0]!r} is listed twice")
+        places: dict[str, str] = {}
+        for source in self.sources:
+            place = _place(source.model)
+            if place in places:
+                other = "" if places[place] == source.model else f", the other time as {places[place]!r}"
+                raise ValueError(f"sources: {source.model!r} is listed twice{other}")
+            places[place] = source.model
         return self
 
     @field_validator("trackers")
@@ -169,6 +172,11 @@ class Campaign(Part):
         """Task name → its share of the score; the shares sum to 1."""
         total = sum(task.weight for task in self.tasks)
         return {task.name: task.weight / total for task in self.tasks}
+
+
+def _place(model: str) -> str:
+    """The same text for all ways to write a model's place: a directory may have a slash behind it, or links to it."""
+    return str(Path(model).resolve()) if Path(model).is_dir() else model.rstrip("/")
 
 
 def load_campaign(path: str | Path, *, allow_public_test_sets: bool = False) -> Campaign:

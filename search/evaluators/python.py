@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 import json
 import numbers
 import sys
@@ -183,6 +184,13 @@ def load_function(entry: TaskEntry, origin: str) -> ScoreFunction:
         raise CampaignError(
             f"{where}: {module_name} has no function {name!r}, {did_you_mean(name, known)}", metric=written
         )
+    try:
+        inspect.signature(function).bind("model", "tokenizer", [])
+    except (TypeError, ValueError) as error:  # ValueError: it tells no signature, as some built-in functions do
+        if isinstance(error, TypeError):
+            raise CampaignError(
+                f"{where}: {written} cannot be called with (model, tokenizer, rows): {error}", metric=written
+            ) from error
     found: ScoreFunction = function
     return found
 

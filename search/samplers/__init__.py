@@ -23,7 +23,7 @@ from search.samplers.catcma import CatCmaOptions, StagedCatCma
 from search.samplers.cma import CmaOptions, StagedCma
 from search.samplers.contract import Sampler, Setup, Told
 from search.samplers.evolution import EvolutionOptions, Niches, SteadyNsga2, SteadyNsga3
-from search.samplers.optuna_samplers import OptunaSampler, gp, imported, random, tpe
+from search.samplers.optuna_samplers import OptionsRefused, OptunaSampler, gp, imported, random, tpe
 from search.samplers.points import Places
 from search.samplers.quadratic import QuadraticOptions, StagedQuadratic
 from search.samplers.quadratic_model import MOST_AXES
@@ -90,7 +90,11 @@ def make_sampler(name: str, setup: Setup, options: Mapping[str, Any], *, origin:
     chosen = choose(name, setup)
     row = row_of(chosen, origin=origin)
     refuse_misfit(chosen, row, setup, origin=origin)
-    return row.make(setup, _checked_options(row, options, origin=origin))
+    checked = _checked_options(row, options, origin=origin)
+    try:
+        return row.make(setup, checked)
+    except OptionsRefused as failure:
+        raise CampaignError(f"{origin}: {failure}") from None
 
 
 def refuse_misfit(name: str, row: Row, setup: Setup, *, origin: str) -> None:

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import CampaignError
+from engine.errors import CampaignError, did_you_mean
 from search.samplers.contract import SEED_STEP, Sampler, Setup, Told
 from search.samplers.points import Places, allowed
 from search.space import Params, Value
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     Making = Callable[[int], optuna.samplers.BaseSampler]
 
 VIOLATION = "violation"
+
+
+class OptionsRefused(ValueError):
+    """What Optuna's class has against the options, with their key; the campaign file is `make_sampler`'s to name."""
 
 
 class OptunaSampler(Sampler):
@@ -49,14 +53,18 @@ class OptunaSampler(Sampler):
         elite = self.setup.first(stage, number)
         if elite is not None:
             return elite
+        return self._proposed(stage, number)
+
+    def draw(self, number: int) -> tuple[int, dict[str, Any]]:
+        """A new trial, and what the sampler of candidate `number` draws for it."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that something is experimental is no news for whoever runs a campaign
             self.study.sampler = self._make((self.setup.seed * SEED_STEP + number) % 2**32)
-            return self._proposed(stage, number)
+            return self._drawn()
 
     def _proposed(self, stage: int, number: int) -> dict[str, Value]:
         """What the sampler draws; where that may not be, the trial fails and the point that is scored gets another."""
-        trial, drawn = self._drawn()
+        trial, drawn = self.draw(number)
         space = self.setup.space
         point = allowed(space, stage, space.stages[stage].rounded(drawn))
         self._trials[number] = trial
@@ -125,7 +133,7 @@ def tpe(setup: Setup, options: Mapping[str, Any]) -> OptunaSampler:
     import optuna
 
     known = {"multivariate": True, "group": Places(setup.space.stages[0]).conditional} | dict(options)
-    return OptunaSampler(setup, lambda seed: optuna.samplers.TPESampler(seed=seed, **known))
+    return _tried(setup, optuna.samplers.TPESampler, known)
 
 
 def gp(setup: Setup, options: Mapping[str, Any]) -> OptunaSampler:
@@ -133,14 +141,14 @@ def gp(setup: Setup, options: Mapping[str, Any]) -> OptunaSampler:
     import optuna
 
     known = {"deterministic_objective": False, "warn_independent_sampling": False} | dict(options)
-    return OptunaSampler(setup, lambda seed: optuna.samplers.GPSampler(seed=seed, **known))
+    return _tried(setup, optuna.samplers.GPSampler, known)
 
 
 def random(setup: Setup, options: Mapping[str, Any]) -> OptunaSampler:
     """Even draws."""
     import optuna
 
-    return OptunaSampler(setup, lambda seed: optuna.samplers.RandomSampler(seed=seed, **options))
+    return _tried(setup, optuna.samplers.RandomSampler, options)
 
 
 def imported(path: str, *, origin: str) -> Callable[[Setup, Mapping[str, Any]], OptunaSampler]:
@@ -148,11 +156,34 @@ def imported(path: str, *, origin: str) -> Callable[[Setup, Mapping[str, Any]], 
     cls = _imported_class(path, origin=origin)
 
     def make(setup: Setup, options: Mapping[str, Any]) -> OptunaSampler:
-        seeded = "seed" in inspect.signature(cls).parameters
-        _refuse_options(cls, {**options, **({"seed": 0} if seeded else {})}, origin=origin)
-        return OptunaSampler(setup, lambda seed: cls(**options, **({"seed": seed} if seeded else {})), redraw=True)
+        return _tried(setup, cls, options, redraw=True)
 
     return make
+
+
+def _tried(
+    setup: Setup, cls: type[optuna.samplers.BaseSampler], options: Mapping[str, Any], *, redraw: bool = False
+) -> OptunaSampler:
+    """A sampler of this class, which has drawn a first point in a study that is thrown away.
+
+    OptionsRefused where it refuses an option: some look at their values only when they draw.
+    """
+    known = inspect.signature(cls).parameters
+    seeded, rest = "seed" in known, any(entry.kind is entry.VAR_KEYWORD for entry in known.values())
+    for name in options:
+        if name == "seed" or (name not in known and not rest):
+            told = "comes from the campaign's `seed`" if name == "seed" else did_you_mean(name, {*known} - {"seed"})
+            raise OptionsRefused(f"sampler_options.{name}: {cls.__name__}: {told}")
+
+    def make(seed: int) -> optuna.samplers.BaseSampler:
+        return cls(**options, **({"seed": seed} if seeded else {}))
+
+    try:
+        OptunaSampler(setup, make).draw(0)
+    except (TypeError, ValueError, AttributeError) as failure:
+        told = str(failure).replace("\n", " ")
+        raise OptionsRefused(f"sampler_options: {cls.__name__} refuses them: {told}") from None
+    return OptunaSampler(setup, make, redraw=redraw)
 
 
 def _states() -> type[optuna.trial.TrialState]:
@@ -186,12 +217,3 @@ def _imported_class(path: str, *, origin: str) -> type[optuna.samplers.BaseSampl
             "expected, as in optuna.samplers:TPESampler"
         )
     return found
-
-
-def _refuse_options(cls: type[optuna.samplers.BaseSampler], options: Mapping[str, Any], *, origin: str) -> None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            cls(**options)
-    except (TypeError, ValueError) as failure:
-        raise CampaignError(f"{origin}: sampler_options: {cls.__name__} refuses them: {failure}") from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from itertools import pairwise
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from engine.errors import CampaignError, InputError, did_you_mean
@@ -18,7 +19,7 @@ from engine.recipes.keypath import KeyPath
 from engine.recipes.reader import parse_recipe
 from search.space import feasible
 from search.space.axes import REST, Shape
-from search.space.constraints import Constraint, Interval, parse_constraint
+from search.space.constraints import Constraint, Interval, contradiction, parse_constraint
 from search.space.entry import Choice, LayersEntry, Range
 from search.space.lifting import contained, parent
 from search.space.methods import MergeMethod, merge_method
@@ -187,6 +188,18 @@ def _constraints(space: Space, campaign: Campaign, where: KeyPath) -> tuple[Cons
     return tuple(found)
 
 
+def _refuse_contradiction(space: Space, where: KeyPath) -> None:
+    """CampaignError where no point satisfies the constraints of a method: then no other start helps."""
+    bounds = {name: _interval(space, name) for entry in space.constraints for name in entry.names}
+    for method in space.methods:
+        own = method.parameters
+        mine = [entry for entry in space.constraints if all(n.split("/")[0] in own for n in entry.names)]
+        clash = contradiction(mine, bounds)
+        if len(clash) > 1:
+            told = " and ".join(repr(entry.text) for entry in clash)
+            raise where.key("constraints").error(f"{told}: nothing within the bounds satisfies them together.")
+
+
 def _interval(space: Space, name: str) -> Interval:
     parameter = name.split("/", 1)[0]
     if parameter in space.fixed:
@@ -204,10 +217,10 @@ def _check_start(space: Space, where: KeyPath) -> None:
     for index, constraint in enumerate(space.constraints):
         excess = constraint.violation(values)
         if excess:
+            _refuse_contradiction(space, where)
             place = where.key("constraints").item(index)
-            raise place.error(
-                f"{constraint.text!r}: the start of the search breaks it by {excess:.4g}; give other `start` values."
-            )
+            how = f"breaks it by {excess:.4g}" if isfinite(excess) else "makes it divide by 0"
+            raise place.error(f"{constraint.text!r}: the start of the search {how}; give other `start` values.")
     searched = "method" in space.stages[0].by_name
     for method in space.methods if searched else space.methods[:1]:
         point = start | ({"method": method.name} if searched else {})

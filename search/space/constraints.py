@@ -14,9 +14,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import combinations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.errors import did_you_mean
 
@@ -126,6 +128,51 @@ class Constraint:
         return _OVER_SOURCES[node.func.id]([values[name] for name in self.groups[self.known[node.args[0].id]]])
 
 
+def contradiction(constraints: Sequence[Constraint], bounds: Mapping[str, Interval]) -> tuple[Constraint, ...]:
+    """Constraints that no values within the bounds satisfy together: two where two are enough, else all; empty where
+    nobody knows. Only those are looked at that are linear there, exactly (by linear programming).
+    """
+    linear = [(entry, rows) for entry in constraints if (rows := _rows(entry, bounds)) is not None]
+    for some in [*combinations(linear, 2), tuple(linear)]:
+        if some and not _have_a_point([row for _, rows in some for row in rows], bounds):
+            return tuple(entry for entry, _ in some)
+    return ()
+
+
+def _rows(constraint: Constraint, bounds: Mapping[str, Interval]) -> list[tuple[dict[str, float], float]] | None:
+    """(a, b) with Σ a · x <= b for every comparison; None where it is not linear within the bounds."""
+    names, random = constraint.names, np.random.default_rng(0)
+    low, high = (np.array([getattr(bounds[name], end) for name in names]) for end in ("low", "high"))
+
+    def at(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        with np.errstate(all="ignore"):
+            return np.array([float(value) for value in constraint.excess(dict(zip(names, x.tolist(), strict=True)))])
+
+    origin = at(low)
+    steps = [at(low + (high - low) * unit) - origin for unit in np.eye(len(names))]
+    for part in random.random((4, len(names))):  # a function that is no plane leaves it at a random point
+        expected = origin + sum((step * share for step, share in zip(steps, part, strict=True)), np.zeros(len(origin)))
+        if not np.allclose(at(low + (high - low) * part), expected, atol=1e-9):
+            return None
+    width = np.where(high > low, high - low, 1.0)
+    slopes = np.array(steps).T / width
+    ends = slopes @ low - origin
+    return [(dict(zip(names, row.tolist(), strict=True)), float(end)) for row, end in zip(slopes, ends, strict=True)]
+
+
+def _have_a_point(rows: Sequence[tuple[Mapping[str, float], float]], bounds: Mapping[str, Interval]) -> bool:
+    from scipy.optimize import linprog
+
+    names = sorted({name for row, _ in rows for name in row})
+    found = linprog(
+        np.zeros(len(names)),
+        A_ub=[[row.get(name, 0.0) for name in names] for row, _ in rows],
+        b_ub=[end + 1e-9 for _, end in rows],
+        bounds=[(bounds[name].low, bounds[name].high) for name in names],
+    )
+    return bool(found.status != 2)  # 2: infeasible
+
+
 def parse_constraint(text: str, names: Sequence[str], groups: Mapping[str, tuple[str, ...]]) -> Constraint:
     """Read a constraint over these names and groups of names. ValueError says what is wrong, and what there is."""
     if len(text) > MAX_LENGTH:
@@ -159,6 +206,8 @@ def _checked(node: ast.expr, known: Mapping[str, str], groups: Mapping[str, tupl
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
         return _checked(node.operand, known, groups, text)
     if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+        if isinstance(node.op, ast.Div) and _constant(node.right) == 0:
+            raise ValueError("divides by 0")
         return [*_checked(node.left, known, groups, text), *_checked(node.right, known, groups, text)]
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _OVER_SOURCES:
         inner = node.args[0] if len(node.args) == 1 and not node.keywords else None
@@ -174,6 +223,19 @@ def _checked(node: ast.expr, known: Mapping[str, str], groups: Mapping[str, tupl
             return [name]
         raise ValueError(_unknown(text, list(known.values())).removeprefix("; "))
     raise ValueError(f"only {_ALLOWED} are allowed{_unknown(text, list(known.values()))}")
+
+
+def _constant(node: ast.expr) -> float | None:
+    """The number that a part without names comes to."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        return float(node.value)
+    if isinstance(node, ast.UnaryOp):
+        inner = _constant(node.operand)
+        return -inner if inner is not None and isinstance(node.op, ast.USub) else inner
+    if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+        left, right = _constant(node.left), _constant(node.right)
+        return None if left is None or right is None else float(_ARITHMETIC[type(node.op)](left, right))
+    return None
 
 
 def _unknown(text: str, every: Sequence[str]) -> str:

@@ -27,7 +27,10 @@ from search.session import load_run
 VERSION_0 = Path(__file__).parent / "store" / "version_0.sql"
 STAGES = campaign_data()["space"]["stages"]
 WEIGHT = {"low": 0, "high": 1.2, "start": 0.5}
-FUNCTION = "def score(model, tokenizer, rows):\n    return [0.5] * (len(rows) - 1)\n"
+ONE_STAGE = {"space": {"parameters": {"weight": WEIGHT}, "stages": [{"name": "g", "population": 6, "sobol": 4}]}}
+FUNCTION = (
+    "def score(model, tokenizer, rows):\n    return [0.5] * (len(rows) - 1)\n\n\ndef lone(model):\n    return [0.5]\n"
+)
 
 
 def opened(folder: Path, *, inventory: Inventory | None = None, layers: int = LAYERS, **changes: Any) -> None:
@@ -153,6 +156,42 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a budget of candidates below the baselines": (
         lambda folder: opened(folder, budget={"candidates": 12}),
         r"budget\.candidates: got 12, at least 22 needed",
+    ),
+    "an option that the sampler has not": (
+        lambda folder: opened(folder, **ONE_STAGE, sampler="tpe", sampler_options={"n_startup": 1}),
+        r": sampler_options\.n_startup: TPESampler: did you mean 'n_startup_trials'\?",
+    ),
+    "an option of a kind that the sampler stumbles over when it draws": (
+        lambda folder: opened(folder, **ONE_STAGE, sampler="tpe", sampler_options={"n_startup_trials": "ten"}),
+        r"sampler_options: TPESampler refuses them: '<' not supported",
+    ),
+    "a sampler's own seed": (
+        lambda folder: opened(folder, **ONE_STAGE, sampler="random", sampler_options={"seed": 3}),
+        r"sampler_options\.seed: RandomSampler: comes from the campaign's `seed`",
+    ),
+    "a bound without end": (
+        space(parameters={"weight": {"low": 0, "high": float("inf"), "start": 0.5}}),
+        r"space\.parameters\.weight\.high: got inf: input should be a finite number",
+    ),
+    "a source under two spellings": (
+        lambda folder: opened(folder, sources=[str(folder), f"{folder}/", "c"]),
+        r"sources: '.*/' is listed twice, the other time as '",
+    ),
+    "constraints that contradict each other": (
+        space(constraints=["sum(weight) <= 9", "sum(weight) <= 1", "sum(weight) >= 1.2"]),
+        r"space\.constraints: 'sum\(weight\) <= 1' and 'sum\(weight\) >= 1\.2': nothing .* satisfies them together",
+    ),
+    "a constraint that divides by zero": (
+        space(constraints=["sum(weight) / (1 - 1) <= 2"]),
+        r"space\.constraints\[0\]: 'sum\(weight\) / \(1 - 1\) <= 2': divides by 0",
+    ),
+    "a constraint that divides by zero at the start": (
+        space(constraints=["1 / max(weight) <= 2"], parameters={"weight": {**WEIGHT, "start": 0}}),
+        r"space\.constraints\[0\]: .*: the start of the search makes it divide by 0; give other `start` values",
+    ),
+    "a function that takes something else": (
+        tasks(task="rows.jsonl", metric="bad_scores:lone"),
+        r"c\.yml: task 't', metric: bad_scores:lone cannot be called with \(model, tokenizer, rows\): too many pos",
     ),
     "a store of another version": (old_store, r"`?mergefleet migrate .*old/campaign\.sqlite"),
     "a sampler that cannot search the space": (

@@ -197,7 +197,7 @@ def test_auto_is_a_cma_for_one_objective_and_nsga_for_several() -> None:
         ("cma", {"restarts": -1}, {}, "sampler_options.restarts: got -1"),
         ("json:JSONDecoder", {}, {}, "'json:JSONDecoder' is no Optuna sampler"),
         ("nowhere.at_all:Sampler", {}, {}, "'nowhere.at_all:Sampler' cannot be imported"),
-        ("optuna.samplers:TPESampler", {"gama": 3}, {}, "sampler_options: TPESampler refuses them"),
+        ("optuna.samplers:TPESampler", {"gama": 3}, {}, "sampler_options.gama: TPESampler: did you mean 'gamma'?"),
     ],
 )
 def test_a_sampler_that_cannot_work_is_refused_with_the_reason(
