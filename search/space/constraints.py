@@ -192,6 +192,8 @@ def parse_constraint(text: str, names: Sequence[str], groups: Mapping[str, tuple
     used: list[str] = []
     for node in (tree.left, *tree.comparators):
         used += _checked(node, known, groups, text)
+    if any(isinstance(n, ast.BinOp) and isinstance(n.op, ast.Div) and _constant(n.right) == 0 for n in ast.walk(tree)):
+        raise ValueError("divides by 0")
     if not used:
         raise ValueError(f"names no parameter; there are {', '.join(sorted(every))}")
     return Constraint(text, tree, known, groups, tuple(dict.fromkeys(used)))
@@ -206,8 +208,6 @@ def _checked(node: ast.expr, known: Mapping[str, str], groups: Mapping[str, tupl
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
         return _checked(node.operand, known, groups, text)
     if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
-        if isinstance(node.op, ast.Div) and _constant(node.right) == 0:
-            raise ValueError("divides by 0")
         return [*_checked(node.left, known, groups, text), *_checked(node.right, known, groups, text)]
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _OVER_SOURCES:
         inner = node.args[0] if len(node.args) == 1 and not node.keywords else None
