@@ -25,7 +25,8 @@ from search.campaign_file import campaign_to_dict
 from search.evaluators.plans import Plans
 from search.outage import refuse_given_up
 from search.ports import CampaignStatus
-from search.session import Outcome, check_start, conclude, load_run, wait_for_predecessor
+from search.session import Outcome, conclude, load_run, wait_for_predecessor
+from search.starting import check_start
 from search.store import takeover
 
 POLL_S = 0.25

@@ -45,6 +45,11 @@ class MergefleetError(Exception):
     def message(self) -> str:
         return str(self.args[0])
 
+    @property
+    def flagless(self) -> str:
+        """The message for those who cannot give `merge`'s flags: without the advice to give one (fact `flagless`)."""
+        return str(self.__dict__["facts"].get("flagless", self.message))
+
     def __getattr__(self, name: str) -> Any:
         facts = self.__dict__.get("facts", {})
         if name in facts:

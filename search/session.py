@@ -8,10 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.errors import Busy, CampaignError, SourceError
-from engine.models.architecture import Layout
-from engine.recipes.keypath import KeyPath
-from engine.recipes.model_ref import parse_model
+from engine.errors import Busy, CampaignError
 from search import collector, ends
 from search.baselines import make_baselines
 from search.campaign import Rules
@@ -28,10 +25,10 @@ from search.publishing.destination import Destination
 from search.publishing.sentinels import Rescorer
 from search.results import Results, read_results
 from search.run import RunDirectory, Services
-from search.space import Space, check_tensors, make_space
+from search.starting import check_models, check_start, space_of
 from search.store import forking, schema, takeover
 from search.store.store import Store, store_url
-from search.trackers.outlet import make_outlet, refuse_missing
+from search.trackers.outlet import make_outlet
 
 RUNS = Path("runs")
 PREDECESSOR_WAIT_S = 20.0
@@ -104,30 +101,6 @@ def load_run(
     return campaign, directory
 
 
-def check_start(campaign: Campaign, directory: RunDirectory, plans: Plans) -> None:
-    """What would otherwise come out late: models that cannot be read, a place to publish that is taken."""
-    from search.publishing.publish import refuse_target
-
-    refuse_target(campaign, directory)
-    refuse_missing(campaign)
-    names = [("base_model", campaign.base_model)]
-    names += [(f"sources[{index}]", entry.model) for index, entry in enumerate(campaign.sources)]
-    for key, name in names:
-        try:
-            plans.open(parse_model(name, KeyPath(campaign.origin).key(key)))
-        except SourceError as error:
-            raise SourceError(f"{campaign.origin}: {key}: {error.message}", **error.facts) from error
-    sampler_of(campaign, space_of(campaign, plans), baselines=0)
-
-
-def space_of(campaign: Campaign, plans: Plans) -> Space:
-    """The campaign's space on its real base: layers and tensors' names from the headers."""
-    base = plans.open(parse_model(campaign.base_model, KeyPath(campaign.origin).key("base_model")))
-    space = make_space(campaign, layers=Layout.read(base.tensors, base.config, origin=campaign.base_model).layers)
-    check_tensors(space, base.tensors)
-    return space
-
-
 def open_session(
     campaign: Campaign,
     inventory: Inventory,
@@ -181,14 +154,12 @@ def run_campaign(
 
 
 def rules_of(campaign: Campaign) -> Rules:
-    """The machine's rules for a campaign, from the headers of its base alone. Raises what opening it would raise."""
+    """The machine's rules for a campaign, from the headers of its models alone. Raises what opening it would raise."""
     plans = Plans()
     try:
-        base = plans.open(parse_model(campaign.base_model, KeyPath(campaign.origin).key("base_model")))
-        layers = Layout.read(base.tensors, base.config, origin=campaign.base_model).layers
+        space, baselines = check_models(campaign, plans), make_baselines(campaign)
     finally:
         plans.close()
-    space, baselines = make_space(campaign, layers=layers), make_baselines(campaign)
     check_budget(campaign, len(baselines), population=space.stages[0].population)
     sampler = sampler_of(campaign, space, baselines=len(baselines))
     return make_rules(campaign, space, baselines, sampler)

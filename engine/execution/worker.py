@@ -341,18 +341,13 @@ def _made_nonfinite(tensor: OutputTensor, count: int) -> NotFinite:
     from engine.methods import METHODS
 
     if tensor.call is not None and tensor.call.method not in METHODS:
-        return NotFinite(
-            f"tensor {tensor.name!r}: your method {tensor.call.method!r} made {count} NaN or Inf of finite values. "
-            "Correct the method, or give --allow-nan to publish them.",
-            tensor=tensor.name,
-            count=count,
-        )
-    return NotFinite(
-        f"tensor {tensor.name!r}: merging finite values made {count} NaN or Inf: the result is too large for "
-        f"{tensor.dtype}. Give a wider out_dtype or smaller weights, or --allow-nan to publish them.",
-        tensor=tensor.name,
-        count=count,
-    )
+        told = f"tensor {tensor.name!r}: your method {tensor.call.method!r} made {count} NaN or Inf of finite values."
+        told = f"{told} Correct the method"
+    else:
+        told = f"tensor {tensor.name!r}: merging finite values made {count} NaN or Inf: the result is too large for "
+        told = f"{told}{tensor.dtype}. Give a wider out_dtype or smaller weights"
+    message = f"{told}, or give --allow-nan to publish them."
+    return NotFinite(message, tensor=tensor.name, count=count, flagless=f"{told}.")
 
 
 def _read_nonfinite(job: Shared, view: View, count: int) -> NotFinite:
@@ -360,9 +355,10 @@ def _read_nonfinite(job: Shared, view: View, count: int) -> NotFinite:
     source = job.sources[view.source]
     total = count_nonfinite(source, view.tensor)
     made = "" if total else f" after rounding to {view.rounded}"
+    told = f"{source.ref}: tensor {view.tensor!r} holds {total or count} NaN or Inf{made}"
     return NotFinite(
-        f"{source.ref}: tensor {view.tensor!r} holds {total or count} NaN or Inf{made}; nothing is "
-        "published. Repair the source, leave it out, or give --allow-nan to publish them.",
+        f"{told}; nothing is published. Repair the source, leave it out, or give --allow-nan to publish them.",
+        flagless=f"{told}. Repair the source, or leave it out.",
         tensor=view.tensor,
         source=str(source.ref),
         count=total or count,

@@ -24,10 +24,11 @@ def refuse_mixed(recipe: Recipe, checkpoints: Mapping[ModelRef, Checkpoint]) -> 
     for ref in recipe.models:
         config = checkpoints[ref].config
         if any(donor.get(key) and config.get(key) and donor[key] != config[key] for key in _KEYS):
+            told = f"{recipe.origin}: {recipe.donor} is {_described(donor)}, {ref} is {_described(config)}: models of "
             raise PlanError(
-                f"{recipe.origin}: {recipe.donor} is {_described(donor)}, {ref} is {_described(config)}: models of "
-                "different architectures are merged only with --allow-crimes, and only where their tensors fit.",
+                f"{told}different architectures are merged only with --allow-crimes, and only where their tensors fit.",
                 models=(str(recipe.donor), str(ref)),
+                flagless=f"{told}different architectures are not merged.",
             )
 
 

@@ -28,7 +28,14 @@ from search.evaluators.contract import (
 )
 from search.evaluators.entries import TaskEntry
 from search.evaluators.lm_eval_metrics import Metric, find_metrics, read_metrics
-from search.evaluators.lm_eval_tasks import documents_of, keep_from_examples, load_leaves, silence, task_manager
+from search.evaluators.lm_eval_tasks import (
+    documents_of,
+    keep_from_examples,
+    load_leaves,
+    refuse_arguments,
+    silence,
+    task_manager,
+)
 from search.evaluators.public_sets import public_set
 from search.evaluators.splitting import items_of
 from search.ports import SPLITS, Item, Measures, Split
@@ -209,6 +216,12 @@ class LmEvalScorer:
                     f"answers ({loaded.task.OUTPUT_TYPE})",
                     task=name,
                 )
+
+    def refuse_unknown_arguments(self) -> None:
+        """CampaignError for an argument of generation that neither transformers nor lm-eval has."""
+        for loaded in self._loaded.values():
+            if loaded.generates:
+                refuse_arguments(loaded.task, loaded.entry, self._where.origin)
 
     def _answered(self, subject: Subject, keys: Sequence[str]) -> list[tuple[str, LoadedTask, int, list[Any]]]:
         model = self._language_model(subject)

@@ -11,6 +11,8 @@ from engine.errors import CampaignError, did_you_mean
 from search.evaluators.entries import TaskEntry
 
 FEWSHOT_SEED = 1234  # lm-eval's default; examples are drawn in document order, so prompts equal those of its command
+GENERATION_KEYS = ("until", "max_gen_toks", "max_tokens", "max_completion_tokens")
+"""Arguments of generation that lm-eval translates (`normalize_gen_kwargs` of 0.4.13); the others are transformers'."""
 LOCAL_FORMATS = ("json", "csv", "parquet", "text", "arrow")  # dataset_path values whose data_files are files
 
 
@@ -129,6 +131,20 @@ def _refuse_unfit(task: Any, where: str) -> None:
         raise CampaignError(f"{where}: lm-eval task {name!r} runs code the model writes; that is not done", task=name)
     if getattr(task, "MULTIMODAL", False):
         raise CampaignError(f"{where}: lm-eval task {name!r} needs images or sound; models here read text", task=name)
+
+
+def refuse_arguments(task: Any, entry: TaskEntry, origin: str) -> None:
+    """CampaignError for an argument of generation that transformers would refuse with the first answer."""
+    from transformers import GenerationConfig
+
+    known = {*vars(GenerationConfig()), *GENERATION_KEYS}
+    for name in task.config.generation_kwargs or {}:
+        if name not in known:
+            place = "gen_kwargs" if name in entry.gen_kwargs else f"generation_kwargs of {task.config.task!r}"
+            raise CampaignError(
+                f"{origin}: task {entry.name!r}, {place}: unknown argument {name!r}; {did_you_mean(name, known)}",
+                task=task.config.task,
+            )
 
 
 def documents_of(task: Any, docs: str | None, where: str) -> list[dict[str, Any]]:

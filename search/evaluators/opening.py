@@ -40,8 +40,11 @@ def _scorer(kind: Kind, entries: list[TaskEntry], places: Places, campaign: Camp
         return TextScorer(entries, places, batch_size=batch_size)
     from search.evaluators.lm_eval import LmEvalScorer
 
+    scorer = LmEvalScorer(entries, places, batch_size=batch_size)
+    if campaign.evaluator.engine == "hf":  # vLLM knows others
+        scorer.refuse_unknown_arguments()
     if kind == "judge":
         from search.evaluators.judge import JudgeScorer
 
-        return JudgeScorer(entries, LmEvalScorer(entries, places, batch_size=batch_size))
-    return LmEvalScorer(entries, places, batch_size=batch_size)
+        return JudgeScorer(entries, scorer)
+    return scorer

@@ -51,6 +51,13 @@ class Plans:
             _keep(self._planned, key, self._plan(parsed, structure(recipe)))
         return self._planned[key]
 
+    def plan_of(self, recipe: Mapping[str, Any], *, origin: str) -> Plan:
+        """The plan of a recipe from headers alone: no content is read for its hash, and nothing is kept."""
+        parsed = parse_recipe(dict(recipe), origin=origin)
+        for ref in parsed.opened:
+            self.open(ref)
+        return make_plan(parsed, self.checkpoints)
+
     def _plan(self, recipe: Recipe, like: str) -> Planned:
         """By the outline of its structure where there is one that serves, else from the headers."""
         outline = self._outlines.get(like)

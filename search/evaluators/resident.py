@@ -371,4 +371,4 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    return str(error) if isinstance(error, MergefleetError) else f"{type(error).__name__}: {error}"
+    return error.flagless if isinstance(error, MergefleetError) else f"{type(error).__name__}: {error}"

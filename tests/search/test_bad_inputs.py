@@ -193,6 +193,10 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
         tasks(task="rows.jsonl", metric="bad_scores:lone"),
         r"c\.yml: task 't', metric: bad_scores:lone cannot be called with \(model, tokenizer, rows\): too many pos",
     ),
+    "an argument of generation that is not there": (
+        tasks(task="a_task", gen_kwargs={"max_gen_tok": 3}),
+        r"task 't', gen_kwargs: unknown argument 'max_gen_tok'; did you mean 'max_gen_toks'\?",
+    ),
     "a store of another version": (old_store, r"`?mergefleet migrate .*old/campaign\.sqlite"),
     "a sampler that cannot search the space": (
         lambda folder: opened(folder, sampler="gp"),

@@ -11,8 +11,8 @@ from engine.planning.planner import make_plan
 from search.campaign_file import load_campaign
 from search.evaluators import plans as plans_of_search
 from search.evaluators.plans import Plans
-from search.session import space_of
 from search.space import Space
+from search.starting import space_of
 
 CAMPAIGN = "configs/campaigns/demo.yml"
 

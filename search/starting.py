@@ -1,0 +1,120 @@
+"""What is known of a campaign before anything is loaded or written: the file, and the headers of its models.
+
+    models can be read · the space fits them · every fixed recipe can be planned · the sampler fits · the target is free
+
+`mergefleet search` asks all of it first, and `--plan` all that is about models. What only items tell is asked next
+(evaluators, search.opening), and that, too, before there is a run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from engine.errors import CampaignError, InputError
+from engine.models.architecture import Layout
+from engine.models.chat_templates import own_template
+from engine.planning.plan import Plan
+from engine.recipes.keypath import KeyPath
+from engine.recipes.model_ref import parse_model
+from search.baselines import make_baselines
+from search.campaign_file import Campaign
+from search.evaluators.plans import Plans
+from search.live import sampler_of
+from search.run import RunDirectory
+from search.space import Space, check_tensors, make_space
+from search.trackers.outlet import refuse_missing
+
+Recipe = Mapping[str, Any]
+_COMMON = ("dtype", "out_dtype", "tokenizer_source")
+
+
+def check_start(campaign: Campaign, directory: RunDirectory, plans: Plans) -> None:
+    """What would otherwise come out late. Raises InputError, with file and key."""
+    from search.publishing.publish import refuse_target
+
+    refuse_target(campaign, directory)
+    refuse_missing(campaign)
+    sampler_of(campaign, check_models(campaign, plans), baselines=0)
+
+
+def check_models(campaign: Campaign, plans: Plans) -> Space:
+    """The campaign's space, where all of its models can be read and merged with each other, as their headers say."""
+    for key, name in _models(campaign):
+        try:
+            plans.open(parse_model(name, KeyPath(campaign.origin).key(key)))
+        except InputError as error:
+            raise _said(error, campaign, key) from error
+    space = space_of(campaign, plans)
+    start = space.recipe(0, space.stages[0].start())
+    seen: set[str] = set()
+    for key, recipe in [*_fixed(campaign), ("space", start)]:
+        models = json.dumps([_model(entry) for entry in _entries(recipe)] + [recipe.get("base_model"), key == "space"])
+        if models not in seen:  # methods do not differ in what models they take
+            seen.add(models)
+            _check_recipe(campaign, plans, key=key, recipe=recipe)
+    _check_chat(campaign, plans, plans.plan_of(start, origin=campaign.origin))
+    return space
+
+
+def space_of(campaign: Campaign, plans: Plans) -> Space:
+    """The campaign's space on its real base: layers and tensors' names from the headers."""
+    base = plans.open(parse_model(campaign.base_model, KeyPath(campaign.origin).key("base_model")))
+    space = make_space(campaign, layers=Layout.read(base.tensors, base.config, origin=campaign.base_model).layers)
+    check_tensors(space, base.tensors)
+    return space
+
+
+def _models(campaign: Campaign) -> Iterator[tuple[str, str]]:
+    """Key of the campaign file → the model named there."""
+    yield "base_model", campaign.base_model
+    yield from ((f"sources[{index}]", entry.model) for index, entry in enumerate(campaign.sources))
+
+
+def _fixed(campaign: Campaign) -> Iterator[tuple[str, Recipe]]:
+    for baseline in make_baselines(campaign):
+        yield f"baselines: {baseline.label}", baseline.recipe
+
+
+def _entries(recipe: Recipe) -> list[Any]:
+    return [entry for part in recipe.get("slices", ()) for entry in part["sources"]] or list(recipe.get("models", ()))
+
+
+def _model(entry: Mapping[str, Any]) -> str:
+    return str(entry["model"])
+
+
+def _check_recipe(campaign: Campaign, plans: Plans, *, key: str, recipe: Recipe) -> None:
+    """CampaignError where it cannot be planned; about the first model, if any, that does not go with the base."""
+    try:
+        plans.plan_of(recipe, origin=campaign.origin)
+    except InputError as error:
+        key_of = {model: key for key, model in reversed([*_models(campaign)])}
+        named = list(dict.fromkeys(filter(None, [recipe.get("base_model"), *map(_model, _entries(recipe))])))
+        common = {name: recipe[name] for name in _COMMON if name in recipe}
+        for model in named if len(named) > 1 else ():
+            pair = [{"model": each, "parameters": {"weight": 1}} for each in (campaign.base_model, model)]
+            try:
+                plans.plan_of({"merge_method": "linear", "models": pair, **common}, origin=campaign.origin)
+            except InputError as found:
+                raise _said(found, campaign, key_of.get(model, key)) from found
+        raise _said(error, campaign, key if len(named) > 1 else key_of.get(named[0], key)) from error
+
+
+def _said(error: InputError, campaign: Campaign, key: str) -> CampaignError:
+    told = error.flagless.removeprefix(f"{campaign.origin}: ")
+    facts = {name: value for name, value in error.facts.items() if name not in ("file", "key", "flagless")}
+    return CampaignError(f"{campaign.origin}: {key}: {told}", file=campaign.origin, key=key, **facts)
+
+
+def _check_chat(campaign: Campaign, plans: Plans, plan: Plan) -> None:
+    """A task with a chat template needs candidates that have one."""
+    index = next((number for number, task in enumerate(campaign.tasks) if task.chat_template), None)
+    if index is None or plan.chat_template or own_template(plans.open(plan.tokenizer).tokenizer_directory):
+        return
+    raise CampaignError(
+        f"{campaign.origin}: tasks[{index}].chat_template: candidates take the tokenizer of {plan.tokenizer}, which "
+        "has no chat template: leave it out, or add one to that tokenizer.",
+        task=campaign.tasks[index].name,
+    )

@@ -1,0 +1,74 @@
+"""Models that cannot be merged, or asked as the campaign says, are refused by their headers, with file and key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from simulated import campaign_data
+from tiny_models import LAYER, write_model
+
+from cluster import campaign_command
+from engine.errors import CampaignError
+from search.campaign_file import Campaign, parse_campaign
+from search.evaluators.plans import Plans
+from search.run import RunDirectory
+from search.starting import check_start
+
+
+def a_model(folder: Path, *, rows: int = 4, layers: int = 3, tensors: int = 3, **config: Any) -> str:
+    names = [LAYER.format(layer) for layer in range(layers)][:tensors]
+    arrays = {name: np.ones((rows, 4), np.float32) for name in [*names, "model.norm.weight"]}
+    return str(write_model(folder, arrays, **{"num_hidden_layers": layers, "model_type": "llama", **config}))
+
+
+def campaign(folder: Path, *, template: bool = False, second: dict[str, Any] | None = None) -> Campaign:
+    """Of three models, of which the second source may be another."""
+    models = [a_model(folder / name) for name in ("base", "a")] + [a_model(folder / "b", **(second or {}))]
+    data = campaign_data() | {"base_model": models[0], "sources": models[1:]}
+    data["space"] = {"parameters": {"weight": {"low": 0, "high": 1, "start": 0.5}}, "stages": [{"name": "g"}]}
+    data["tasks"][0]["chat_template"] = template
+    return parse_campaign(data, origin="c.yml")
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        (
+            {"second": {"model_type": "mistral"}},
+            r"c\.yml: sources\[1\]: .*/base is model_type llama, .*/b is model_type mistral: models of different "
+            r"architectures are not merged\.$",
+        ),
+        ({"second": {"rows": 5}}, r"c\.yml: sources\[1\]: tensor .* is \[4, 4\] in .*/base and \[5, 4\] in .*/b"),
+        (
+            {"second": {"tensors": 2}},
+            r"c\.yml: sources\[1\]: .*/b: config.json says num_hidden_layers = 3, but its tensors have 2 ",
+        ),
+        (
+            {"template": True},
+            r"c\.yml: tasks\[0\]\.chat_template: candidates take the tokenizer of .*/base, which has no",
+        ),
+    ],
+)
+def test_what_headers_show_is_refused_at_the_start(facts: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with pytest.raises(CampaignError, match=says) as caught:
+        check_start(campaign(tmp_path, **facts), RunDirectory(tmp_path / "run"), Plans())
+    assert "--allow" not in caught.value.message
+    assert not (tmp_path / "run").exists()
+
+
+def test_models_that_fit_pass_and_a_template_is_found_where_the_base_has_one(tmp_path: Path) -> None:
+    found = campaign(tmp_path, template=True)
+    (tmp_path / "base" / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    check_start(found, RunDirectory(tmp_path / "run"), Plans())
+
+
+def test_a_plan_says_it_too(tmp_path: Path) -> None:
+    found = campaign(tmp_path, second={"rows": 5})
+    (tmp_path / "c.yml").write_text(yaml.safe_dump(found.model_dump(mode="json", exclude={"origin"})))
+    with pytest.raises(CampaignError, match=r"c\.yml: sources\[1\]: tensor "):
+        campaign_command.plan(tmp_path / "c.yml", run_dir=None, as_json=True)
