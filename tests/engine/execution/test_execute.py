@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from backends import bytes_of, recipe_of
 from safetensors.numpy import load_file, save_file
-from shared_families import shared_family
+from shared_families import excerpt, shared_family
 
 from bench.torture import torture_family
-from engine import Options, make_plan, merge, open_checkpoints
+from engine import Options, Recipe, make_plan, merge, open_checkpoints
 from engine.errors import InputsChanged, MergefleetError, NotFinite, OutputExists, PlanError, SourceError
 from engine.execution.execute import Hooks, execute
 from engine.methods import METHODS
@@ -36,6 +36,13 @@ MIB = 1 << 20
 def torture(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
     family = torture_family(tmp_path_factory.mktemp("torture"), mixed=True, giant=False)
     return family.models
+
+
+@pytest.fixture(scope="module")
+def few(torture: tuple[Path, ...], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+    """One tensor of each kind that the definitions could treat otherwise: torch takes ten times as long as kernels."""
+    parts = ("0.self_attn.odd_rows", "1.self_attn.block_and_one", "0.mlp.up_proj", "norm", "scale", "gate", "ids")
+    return excerpt(torture, tmp_path_factory.mktemp("few"), parts)
 
 
 @pytest.fixture(scope="module")
@@ -55,18 +62,19 @@ CUT = [name for name, method in sorted(METHODS.items()) if name not in ("tsvm", 
 """Those that take matrices whole have a test of their own, on small ones (methods/test_spectral.py)."""
 
 
+def apart(method: str, models: tuple[Path, ...]) -> Recipe:
+    changes = {"parameters": APART[method], "base_model": str(models[0])} if method in APART else {}
+    return recipe_of(method.split()[0], models, **changes)
+
+
 @pytest.mark.parametrize("method", [*CUT, *APART])
-def test_tiles_threads_memory_and_definitions_give_one_result(
-    method: str, torture: tuple[Path, ...], tmp_path: Path
-) -> None:
-    apart = {"parameters": APART[method], "base_model": str(torture[0])} if method in APART else {}
-    recipe = recipe_of(method.split()[0], torture, **apart)
+def test_tiles_threads_and_memory_give_one_result(method: str, torture: tuple[Path, ...], tmp_path: Path) -> None:
+    recipe = apart(method, torture)
     results = set()
     ways = [
         Options(threads=1, tile_bytes=1),
         Options(threads=2, tile_bytes=MIB, memory_bytes=64 * MIB),
         Options(threads=2, tile_bytes=7 * MIB),
-        Options(threads=2, tile_bytes=64 * MIB, arithmetic="definition"),
         Options(threads=2, tile_bytes=MIB, memory_bytes=40 * MIB),
     ]
     least = make_plan(recipe, open_checkpoints(recipe.opened)).peak_bytes(2)
@@ -75,6 +83,15 @@ def test_tiles_threads_memory_and_definitions_give_one_result(
         result = merge(recipe, tmp_path / str(number), options=enough)
         results.add((bytes_of(result.out), result.weights_digest))
     assert len(results) == 1
+
+
+@pytest.mark.parametrize("method", [*CUT, *APART])
+def test_definitions_give_the_result_of_kernels(method: str, few: tuple[Path, ...], tmp_path: Path) -> None:
+    recipe = apart(method, few)
+    kernel = merge(recipe, tmp_path / "kernel", options=Options(threads=1, tile_bytes=MIB))
+    definition = merge(recipe, tmp_path / "definition", options=Options(threads=2, arithmetic="definition"))
+    assert bytes_of(kernel.out) == bytes_of(definition.out)
+    assert kernel.weights_digest == definition.weights_digest
 
 
 @pytest.mark.slow
@@ -92,13 +109,11 @@ def test_a_tensor_of_40_million_elements_is_cut_without_a_trace(
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
-def test_output_has_the_dtype_asked_for_and_counts_survive(
-    dtype: str, torture: tuple[Path, ...], tmp_path: Path
-) -> None:
+def test_output_has_the_dtype_asked_for_and_counts_survive(dtype: str, few: tuple[Path, ...], tmp_path: Path) -> None:
     results = set()
     for arithmetic in ("kernel", "definition"):
         out = merge(
-            recipe_of("ties", torture, dtype=dtype), tmp_path / arithmetic, options=Options(arithmetic=arithmetic)
+            recipe_of("ties", few, dtype=dtype), tmp_path / arithmetic, options=Options(arithmetic=arithmetic)
         ).out  # type: ignore[arg-type]
         results.add(bytes_of(out))
     assert len(results) == 1
