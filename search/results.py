@@ -13,6 +13,7 @@ from search import collector
 from search.campaign import Origin
 from search.campaign_file import Campaign, parse_campaign
 from search.effort import Attempt, Effort, attempts_of, efforts_of, window_items
+from search.judging.rivals import superseded
 from search.judging.scores import WindowScore, estimates, window_numbers
 from search.judging.verdicts import verdict_from_dict
 from search.ports import SCORE, SPLITS, Phase, Split, Verdict
@@ -225,7 +226,7 @@ def _candidates(store: Store, campaign: Campaign, outcomes: Mapping[tuple[int, s
     rows = store.rows(schema.CANDIDATES)
     names = [stage.name for stage in campaign.space.stages]
     windows = [(row["start"], row["size"]) for row in store.rows(schema.COHORTS)]
-    estimated = estimates(list(_windows(rows, outcomes, windows)))
+    estimated = _estimated(rows, outcomes, windows)
     digests = store.weights_digests(sorted({row["recipe_hash"] for row in rows}))
     found = []
     for row in rows:
@@ -254,6 +255,16 @@ def _candidates(store: Store, campaign: Campaign, outcomes: Mapping[tuple[int, s
             )
         )
     return tuple(found)
+
+
+def _estimated(
+    rows: Sequence[Row], outcomes: Mapping[tuple[int, str], Row], windows: Sequence[tuple[int, int]]
+) -> dict[int, float]:
+    """Candidate → estimate; none for a result of which a larger window tells more, as the campaign has it (live.py)."""
+    scored = list(_windows(rows, outcomes, windows))
+    known = {row["number"]: (row["recipe_hash"], row["cohort"]) for row in rows}
+    gone = superseded((entry.number, known[entry.number][0], windows[known[entry.number][1]]) for entry in scored)
+    return {number: value for number, value in estimates(scored).items() if number not in gone}
 
 
 def _windows(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -35,16 +35,25 @@ def nobody_beats(state: State, goals: Goals, known: Sequence[tuple[Candidate, fl
 
 
 def outgrown(state: State) -> set[int]:
-    """Candidates whose recipe was scored again on a larger window that holds theirs: the later result counts."""
-    if state.rules.fresh:
-        return set()
-    largest: dict[str, int] = {}
+    """Candidates of the search whose recipe was scored again on a larger window that holds theirs."""
+    cohorts = state.cohorts
+    return superseded(
+        (entry.number, entry.recipe_hash, (cohorts[entry.cohort].start, cohorts[entry.cohort].size))
+        for entry, _ in scored(state, "search")
+        if entry.cohort is not None
+    )
+
+
+def superseded(results: Iterable[tuple[int, str, tuple[int, int]]]) -> set[int]:
+    """Of (candidate, recipe hash, (start, size) of its window) those of which a larger window tells more: one of the
+    same recipe that begins with the same item."""
+    latest: dict[tuple[str, int], tuple[int, int]] = {}
     found = set()
-    for entry, _ in scored(state, "search"):
-        size = 0 if entry.cohort is None else state.cohorts[entry.cohort].size
-        before = largest.setdefault(entry.recipe_hash, entry.number)
-        cohort = state.candidates[before].cohort
-        if cohort is not None and size > state.cohorts[cohort].size:
-            found.add(before)
-            largest[entry.recipe_hash] = entry.number
+    for number, recipe_hash, (start, size) in results:
+        other, largest = latest.setdefault((recipe_hash, start), (number, size))
+        if size > largest:
+            found.add(other)
+            latest[recipe_hash, start] = number, size
+        elif size < largest:
+            found.add(number)
     return found

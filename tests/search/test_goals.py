@@ -114,6 +114,8 @@ def test_windows_grow_and_who_has_lasted_is_scored_on_what_is_new_before_anythin
         again = [points[number].params in before for number in asked]
         assert again[:8] == [True] * 8  # the archive, member by member
         assert sum(again) < len(again)
+    live = coordinator.live.estimates()
+    assert {row.number: row.estimate for row in stored(tmp_path).candidates if row.estimate is not None} == live
     whole = [
         c.number for c, o in machine.outcomes(state, "search") if o.complete and coordinator.live.window(c.number) == 96
     ]

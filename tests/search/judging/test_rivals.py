@@ -5,7 +5,7 @@ from __future__ import annotations
 from search import campaign as machine
 from search.campaign import Cohort, Proposed, Rules, Scored, StageRule, State
 from search.judging.objectives import ObjectiveEntry, make_goals
-from search.judging.rivals import nobody_beats, outgrown, rivals
+from search.judging.rivals import nobody_beats, outgrown, rivals, superseded
 
 RULES = Rules(kinds=(), sobol=2, stages=(StageRule(2),), window={0: 10, 40: 30}, fresh=False)
 GOALS = make_goals([ObjectiveEntry(of="score"), ObjectiveEntry(of="tokens")], [], task_of={}, weights={})
@@ -40,6 +40,13 @@ def test_a_recipe_that_was_scored_again_counts_by_its_larger_window() -> None:
     fresh = Rules(kinds=(), sobol=2, stages=(StageRule(2),), window={0: 10, 40: 30})
     assert outgrown(scored(rows, fresh)) == set()
     assert scored(rows, fresh).spent == 4 * 10 + 2 * 30  # other items: nothing of it is known
+
+
+def test_of_results_in_any_order_the_one_on_the_largest_window_that_begins_alike_counts() -> None:
+    results = [(0, "a", (0, 15)), (1, "b", (0, 15)), (2, "a", (0, 60)), (3, "a", (0, 30)), (4, "b", (15, 60))]
+    assert superseded(results) == {0, 3}
+    assert superseded(results[::-1]) == {0, 3}
+    assert superseded([(0, "a", (0, 15)), (1, "a", (0, 15))]) == set()
 
 
 def test_a_twin_on_the_same_window_costs_as_much_so_that_a_search_that_finds_nothing_new_ends() -> None:
