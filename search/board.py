@@ -58,16 +58,17 @@ class Board:
         known = self.scores[assessment.recipe_hash].keys()
         blocks = 0
         for part in assessment.parts:
-            cut = self.pools.blocks(part)
-            missing = [tuple(item for item in items if item not in known) for items in cut]
-            if any(missing):
-                wanted = [tuple(item for item in items if item not in out) for items in missing]
+            missing = set(part).difference(known)
+            if missing:
+                wanted = missing.difference(out)
+                cut = self.pools.blocks(part) if wanted else ()
+                asked = [tuple(item for item in items if item in wanted) for items in cut]
                 return [
                     Unit(assessment.number, assessment.recipe_hash, assessment.split, blocks + block, items)
-                    for block, items in enumerate(wanted)
+                    for block, items in enumerate(asked)
                     if items
                 ]
-            blocks += len(cut)
+            blocks += len(self.pools.blocks(part))
         return []
 
     def seen(self, assessment: Assessment) -> dict[str, float]:
@@ -89,7 +90,8 @@ class Board:
 
         The measures of an item are learned with its score, and stay with it.
         """
-        wanted = set[str]().union(*(assessment.items for assessment in self.waiting[recipe_hash]))
+        came = set(scores)  # a block; assessments have thousands of items
+        wanted = set[str]().union(*(came.intersection(assessment.items) for assessment in self.waiting[recipe_hash]))
         known = self.scores[recipe_hash]
         fresh = {item: score for item, score in scores.items() if item in wanted and item not in known}
         known.update(fresh)
@@ -106,7 +108,11 @@ class Board:
     def complete(self, recipe_hash: str) -> list[Assessment]:
         """Assessments that have all their scores now; they wait no longer."""
         known = self.scores[recipe_hash]
-        done = [entry for entry in self.waiting[recipe_hash] if known.keys() >= set(entry.items)]
+        done = [
+            entry
+            for entry in self.waiting[recipe_hash]
+            if len(known) >= len(entry.items) and known.keys() >= set(entry.items)
+        ]
         self.waiting[recipe_hash] = [entry for entry in self.waiting[recipe_hash] if entry not in done]
         return done
 
