@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from cluster.output import human_seconds, print_json, print_log
+from engine.errors import InputError
 from search.outage import PATIENCE_S
 from search.ports import CampaignStatus
 from search.session import Outcome, find_run, run_campaign
@@ -90,6 +91,8 @@ def report(campaign: Path, *, run_dir: Path | None, html: Path | None, as_json: 
 
     results, directory = find_run(campaign, run_dir)
     page = html or directory.report
+    if not page.parent.is_dir():
+        raise InputError(f"--html: {page.parent}: there is no such directory.")
     write_html(results, page)
     if as_json:
         print_json({**report_data(results), "html": str(page)})

@@ -155,15 +155,14 @@ def _read_claim(published: str) -> _Claim:
     if is_url(published):
         from engine.remote.bucket import Bucket
 
-        data = Bucket(parse_url(published)).get(PROVENANCE)
-        return _from_provenance(data.decode() if data else "", published)
+        return _from_provenance(Bucket(parse_url(published)).get(PROVENANCE) or b"", published)
     path = Path(published).expanduser()
     if path.is_dir():
         return _from_directory(path, published)
     if not path.is_file():
         raise InputError(f"{published}: there is no such directory or card.")
     if path.suffix != ".md":
-        return _from_provenance(path.read_text(encoding="utf-8"), published)
+        return _from_provenance(path.read_bytes(), published)
     beside = path.with_name(PROVENANCE)
     return _from_directory(path.parent, published) if beside.is_file() else _from_card(path, published)
 
@@ -172,21 +171,37 @@ def _from_directory(directory: Path, name: str) -> _Claim:
     path = directory / PROVENANCE
     if not path.is_file():
         raise InputError(f"{name}: has no {PROVENANCE}: it was not made by mergefleet, or lost it.")
-    return _from_provenance(path.read_text(encoding="utf-8"), name)
+    return _from_provenance(path.read_bytes(), name)
 
 
-def _from_provenance(text: str, name: str) -> _Claim:
+def _from_provenance(text: bytes, name: str) -> _Claim:
     try:
         facts = json.loads(text)
-        recipe, weights = facts["recipe"], str(facts["weights"])
-        tensors, sources = dict(facts["tensors"]), tuple(facts["sources"])
-    except (ValueError, KeyError, TypeError) as error:
+        recipe, weights = facts["recipe"], facts["weights"]
+        _want(str, weights)
+        tensors, sources = dict(facts["tensors"]), tuple(map(_source, facts["sources"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{name}: {PROVENANCE} has no recipe, sources and digests that can be read.") from error
     return _Claim(name, parse_recipe(recipe, origin=f"{name}: {PROVENANCE}"), weights, tensors, sources)
 
 
+def _source(entry: Any) -> Mapping[str, Any]:
+    """An entry of `sources`. TypeError, or KeyError, where it is not what a merge writes."""
+    identity = entry.get("identity", {})
+    for part in (identity, identity.get("model", {}), identity.get("adapter", {})):
+        _want(dict, part)
+    for text in (entry["model"], entry.get("path", ""), entry.get("content", "")):
+        _want(str, text)
+    return dict(entry)
+
+
+def _want(kind: type, value: object) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"got {type(value).__name__}, {kind.__name__} expected")
+
+
 def _from_card(path: Path, name: str) -> _Claim:
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8", errors="replace")
     recipe, weights = _CARD_RECIPE.search(text), _CARD_WEIGHTS.search(text)
     if recipe is None or weights is None:
         raise InputError(f"{name}: is no card of mergefleet's: it has no recipe and no digest of weights.")

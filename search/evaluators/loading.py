@@ -97,19 +97,29 @@ def load_tokenizer(directory: Path) -> Any:
 
 
 def load_from_disk(directory: Path, entry: EvaluatorEntry) -> Subject:
-    """A published model as its users load it, in the evaluator's dtype and attention."""
+    """A published model as its users load it, in the evaluator's dtype and attention.
+
+    Raises SourceError where there is none, EvaluationError where its files cannot be loaded, or not whole.
+    """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     if not directory.is_dir():
         raise SourceError(f"{directory}: there is no such model directory", path=str(directory))
-    model, report = AutoModelForCausalLM.from_pretrained(
-        directory,
-        dtype=getattr(torch, entry.dtype),
-        attn_implementation=entry.attention,
-        local_files_only=True,
-        output_loading_info=True,
-    )
+    if not (directory / "config.json").is_file():
+        raise SourceError(f"{directory}: is no model: there is no config.json in it", path=str(directory))
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=getattr(torch, entry.dtype),
+            attn_implementation=entry.attention,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        said = " ".join(str(error).split())
+        raise EvaluationError(f"{directory}: transformers cannot load this model: {said[:300]}") from error
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[what]:
             raise EvaluationError(f"{directory}: {what.replace('_', ' ')}: {sorted(map(str, report[what]))[:3]}")

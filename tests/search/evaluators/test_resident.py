@@ -350,6 +350,12 @@ def test_a_directory_without_all_weights_is_refused_by_name(family, tmp_path):
         load_from_disk(tmp_path, ENTRY)
     with pytest.raises(SourceError, match="no such model directory"):
         load_from_disk(tmp_path / "absent", ENTRY)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(SourceError, match=r"is no model: there is no config\.json in it"):
+        load_from_disk(tmp_path / "none", ENTRY)
+    (tmp_path / "none" / "config.json").write_text("{}")
+    with pytest.raises(EvaluationError, match="transformers cannot load this model: "):
+        load_from_disk(tmp_path / "none", ENTRY)
 
 
 def forward_passes(made: ResidentEvaluator, work: Work) -> tuple[int, BlockResult | Failed]:

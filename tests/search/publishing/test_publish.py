@@ -245,6 +245,36 @@ def test_with_another_source_it_says_which_tensors_differ_and_which_source_it_is
     assert (found.equal, found.different, found.sources) == (False, (), ("beta",))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"weights": None},
+        {"tensors": [1]},
+        {"sources": "abc"},
+        {"sources": [1]},
+        {"sources": [{}]},
+        {"sources": [{"model": 3}]},
+        {"sources": [{"model": "beta", "identity": []}]},
+        {"sources": [{"model": "beta", "identity": {"adapter": 3}}]},
+        {"sources": [{"model": "beta", "path": 3}]},
+    ],
+)
+def test_a_damaged_provenance_is_bad_input(published: Path, tmp_path: Path, changes: dict[str, object]) -> None:
+    (tmp_path / "provenance.json").write_text(json.dumps(provenance(published) | changes))
+    with pytest.raises(InputError, match=r"provenance.json has no recipe, sources and digests that can be read"):
+        reproduce(str(tmp_path), {})
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"", b"# a model\n", b"## Recipe\n\n```yaml\na: 1\n```\n"])
+def test_a_card_of_somebody_else_is_bad_input(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "README.md").write_bytes(data)
+    with pytest.raises(InputError, match="is no card of mergefleet's"):
+        reproduce(str(tmp_path / "README.md"), {})
+    (tmp_path / "provenance.json").write_bytes(data)
+    with pytest.raises(InputError, match=r"has no recipe, sources and digests that can be read"):
+        reproduce(str(tmp_path), {})
+
+
 def test_sources_that_are_missing_are_all_named(published: Path) -> None:
     with pytest.raises(InputError, match="--sources beta=PATH --sources alpha=PATH"):
         reproduce(str(published), {})
