@@ -5,6 +5,7 @@ Paths of models, of `include_path` and of `publish.to` are relative to the worki
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +19,13 @@ from engine.recipes.yamlfile import read_yaml
 from search.baselines import check_baseline
 from search.evaluators.entries import DTYPES, EvaluatorEntry, ItemsEntry, TaskEntry
 from search.judging.objectives import ConstraintEntry, ObjectiveEntry, refuse_unknown
-from search.part import Part
+from search.part import Part, wanted
 from search.space.checks import check_entry
 from search.space.entry import SpaceEntry
 from search.trackers.entries import TrackerEntry
 
 ComparatorGroup = Literal["parents", "base", "baselines", "best_global"]
+_UNION_MEMBERS = frozenset({"str", "int", "float", "bool"})
 SAMPLERS = ("auto", "quadratic", "cma", "catcma", "nsga2", "nsga3", "niches", "tpe", "gp", "random", "sobol")
 """The names of the table in search.samplers, which knows this file and so cannot be asked here; a test compares."""
 
@@ -78,6 +80,13 @@ class PublishEntry(Part):
     to: str | None = None
     public: bool = False
     license: str | None = None
+
+    @field_validator("license")
+    @classmethod
+    def _an_identifier(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", value):
+            raise ValueError(f"got {value!r}, an identifier of the Hub expected: apache-2.0, cc-by-4.0, other …")
+        return value
 
 
 class Campaign(Part):
@@ -215,7 +224,7 @@ def _explained(failure: ValidationError, origin: str) -> CampaignError:
     errors = failure.errors()
     # a misspelt key is missing, too, and the misspelling is what helps
     first = next((error for error in errors if error["type"] == "extra_forbidden"), errors[0])
-    place = [part for part in first["loc"] if not (isinstance(part, str) and "[" in part)]
+    place = _keys(first)
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
     if first["type"] == "extra_forbidden":
         told = f"unknown key; {did_you_mean(str(place[-1]), _known_keys(place[:-1]))}"
@@ -224,8 +233,14 @@ def _explained(failure: ValidationError, origin: str) -> CampaignError:
     elif first["type"] == "value_error":
         told = str(first["ctx"]["error"])
     else:
-        told = f"got {shown(first['input'])}: {first['msg'][:1].lower()}{first['msg'][1:]}."
+        alike = [wanted(error) for error in errors if _keys(error) == place]
+        told = f"got {shown(first['input'])}, {' or '.join(dict.fromkeys(alike))} expected."
     return CampaignError(f"{origin}: {key}: {told}" if key else f"{origin}: {told}", file=origin, key=key)
+
+
+def _keys(error: Mapping[str, Any]) -> list[Any]:
+    """The place of an error of pydantic, without what it calls the members of a union."""
+    return [part for part in error["loc"] if not (isinstance(part, str) and ("[" in part or part in _UNION_MEMBERS))]
 
 
 def _known_keys(place: list[Any]) -> set[str]:

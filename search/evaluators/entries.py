@@ -28,6 +28,7 @@ Kind = Literal["lm_eval", "python", "text", "judge"]
 _LM_EVAL_KEYS = ("docs", "num_fewshot", "chat_template", "system_instruction", "fewshot_as_multiturn", "gen_kwargs")
 _TEXT_KEYS = ("chunk", "context", "stride")
 TEXT_METRICS = ("perplexity", "bits_per_byte")
+PROMPT_PLACES = ("question", "answer", "reference")
 
 
 class SplitEntry(Part):
@@ -93,9 +94,19 @@ class JudgeEntry(Part):
     @classmethod
     def _an_expression(cls, value: str) -> str:
         try:
-            re.compile(value)
+            groups = re.compile(value).groups
         except re.error as error:
             raise ValueError(f"got {value!r}, no regular expression: {error}") from error
+        if not groups:
+            raise ValueError(f"got {value!r}, which has no group: put parentheses around what is the grade")
+        return value
+
+    @field_validator("prompt")
+    @classmethod
+    def _places_known(cls, value: str) -> str:
+        strange = [name for name in re.findall(r"\{(\w+)\}", value) if name not in PROMPT_PLACES]
+        if strange:
+            raise ValueError(f"{{{strange[0]}}} stands for nothing; {did_you_mean(strange[0], PROMPT_PLACES)}")
         return value
 
     @model_validator(mode="after")

@@ -24,7 +24,7 @@ from typing import Any
 
 from engine.errors import CampaignError, EvaluationError
 from search.evaluators.contract import Scored, Subject, Unreachable, digest
-from search.evaluators.entries import JudgeEntry, TaskEntry
+from search.evaluators.entries import PROMPT_PLACES, JudgeEntry, TaskEntry
 from search.evaluators.lm_eval import Answer, LmEvalScorer
 from search.ports import Item, Split
 
@@ -147,7 +147,7 @@ class Judge:
     def _prompt(self, answer: Answer) -> str:
         """The prompt with the three texts in their places; braces inside the texts stay as they are."""
         texts = {"question": answer.question, "answer": answer.answer, "reference": answer.reference}
-        return re.sub(r"\{(question|answer|reference)\}", lambda found: texts[found[1]], self.entry.prompt)
+        return re.sub(rf"\{{({'|'.join(PROMPT_PLACES)})\}}", lambda found: texts[found[1]], self.entry.prompt)
 
     def _read(self, reply: str) -> float:
         """The score in a reply. EvaluationError where there is none, or one out of bounds."""
@@ -157,7 +157,7 @@ class Judge:
                 grade = float(json.loads(reply[reply.index("{") : reply.rindex("}") + 1])[entry.score_key])
             else:
                 found = re.search(entry.score, reply)
-                grade = float(found.group(found.re.groups and 1)) if found else float("nan")
+                grade = float(found.group(1)) if found else float("nan")
         except (ValueError, LookupError, TypeError):
             grade = float("nan")
         if not entry.low <= grade <= entry.high:

@@ -36,7 +36,7 @@ from search.evaluators.lm_eval_tasks import (
     silence,
     task_manager,
 )
-from search.evaluators.public_sets import public_set
+from search.evaluators.public_sets import public_entry, public_set
 from search.evaluators.splitting import items_of
 from search.ports import SPLITS, Item, Measures, Split
 
@@ -262,8 +262,10 @@ class LmEvalScorer:
         """Load the leaf tasks of one place of one entry, register their items, and return them in file order."""
         where = self._where.where(entry, name)
         items = []
+        if name in self._manager.task_index and not self._where.allow_public:  # before the Hub is asked for it
+            self._refuse_public(public_entry(self._manager.task_index[name], entry.docs), name, entry, place=name)
         for leaf_name, task in load_leaves(self._manager, name, entry, where).items():
-            self._refuse_public(task, entry, name)
+            self._refuse_public(public_set(task, entry.docs), task.config.task, entry, place=name)
             if leaf_name not in self._loaded:
                 documents = documents_of(task, entry.docs, where)
                 metrics = find_metrics(task, entry, documents[0], where)
@@ -276,17 +278,17 @@ class LmEvalScorer:
             items += self._register(leaf_name, entry, "" if leaf_name == name else leaf_name)
         return items
 
-    def _refuse_public(self, task: Any, entry: TaskEntry, place: str) -> None:
+    def _refuse_public(self, known: str | None, task: str, entry: TaskEntry, *, place: str) -> None:
         """A search, or a selection, on a public test set needs to be allowed; then the verdict says so."""
-        known, key = public_set(task, entry.docs), entry.key_of(place)
+        key = entry.key_of(place)
         if known is None or key == "holdout":
             return
         if not self._where.allow_public:
             raise CampaignError(
-                f"{self._where.where(entry, place)}: lm-eval task {task.config.task!r} is the public test set "
+                f"{self._where.where(entry, place)}: lm-eval task {task!r} is the public test set "
                 f"{known}: a merge searched on it has seen the exam. Search on other items (docs: train, where the set "
                 "has any), or say allow_public_test_sets: true (--allow-public-test-sets); the verdict will tell.",
-                task=task.config.task,
+                task=task,
             )
         self._public.add((key if key in SPLITS else "the search", known))
 

@@ -9,6 +9,7 @@ is not a local file under one of these names. A training split is free, except w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
@@ -78,10 +79,26 @@ PUBLIC_SETS = (
 
 def public_set(task: Any, docs: str | None) -> str | None:
     """The public set whose test items an lm-eval task's documents are, or None."""
-    config = task.config
-    dataset, name = str(config.dataset_path or ""), str(config.task)
-    read = {"test": config.test_split, "validation": config.validation_split, "train": config.training_split}
-    split = str(read[docs] if docs is not None else config.test_split or config.validation_split)
+    return _known(str(task.config.task), vars(task.config), docs)
+
+
+def public_entry(entry: Any, docs: str | None) -> str | None:
+    """The same of an entry of lm-eval's index, before its data are looked for; None where only these tell.
+
+    A group says nothing of data: one of lm-eval's own goes by its name, unless training splits are asked for.
+    """
+    config = entry.cfg or {}
+    if "dataset_path" in config:
+        return _known(entry.name, config, docs)
+    own = entry.yaml_path is not None and "lm_eval" in entry.yaml_path.parts
+    return _known(entry.name, config, docs) if own and docs != "train" else None
+
+
+def _known(name: str, config: Mapping[str, Any], docs: str | None) -> str | None:
+    dataset = str(config.get("dataset_path") or "")
+    read = {"test": "test_split", "validation": "validation_split", "train": "training_split"}
+    scored = config.get("test_split") or config.get("validation_split")
+    split = str(config.get(read[docs]) if docs is not None else scored)
     for known in PUBLIC_SETS:
         by_data = any(fnmatch(dataset.casefold(), pattern.casefold()) for pattern in known.datasets)
         by_name = dataset not in LOCAL and any(fnmatch(name.casefold(), pattern) for pattern in known.tasks)

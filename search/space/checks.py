@@ -20,7 +20,7 @@ from engine.recipes.reader import parse_recipe
 from search.space import feasible
 from search.space.axes import REST, Shape
 from search.space.constraints import Constraint, Interval, contradiction, parse_constraint
-from search.space.entry import Choice, LayersEntry, Range
+from search.space.entry import Choice, LayersEntry, Range, SpaceEntry
 from search.space.lifting import contained, parent
 from search.space.methods import MergeMethod, merge_method
 
@@ -40,6 +40,9 @@ def check_entry(campaign: Campaign) -> tuple[MergeMethod, ...]:
         _check_alone(campaign, where)
     if entry.use_base and not any(method.engine.base == "optional" for method in methods):
         raise where.key("use_base").error(f"is for methods that can do without a base; {_named(methods)} cannot.")
+    unused = entry.modules != SpaceEntry.model_fields["modules"].default
+    if unused and not any(stage.by.startswith("module") for stage in entry.stages):
+        raise where.key("modules").error("means nothing where no stage is by module, module_layer or module_gradient.")
     _check_names(campaign, methods, where)
     for method in methods:
         _check_sources(campaign, method, where)

@@ -9,7 +9,7 @@ from typing import Any
 import lm_eval.tasks
 import pytest
 
-from search.evaluators.public_sets import PUBLIC_SETS, public_set
+from search.evaluators.public_sets import PUBLIC_SETS, public_entry, public_set
 
 OWN = Path(lm_eval.tasks.__file__).parent
 
@@ -37,6 +37,24 @@ def task(name: str, dataset: str, **splits: str) -> Any:
 )
 def test_a_task_is_a_public_set_by_its_data_or_else_its_name(made: Any, docs: str | None, expected: str | None) -> None:
     assert public_set(made, docs) == expected
+    entry = SimpleNamespace(name=made.config.task, cfg=vars(made.config), yaml_path=None)
+    assert public_entry(entry, docs) == expected  # before it was loaded
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "docs", "expected"),
+    [
+        (OWN, "mmlu", None, "MMLU"),
+        (OWN, "leaderboard_gpqa", None, "GPQA"),
+        (OWN, "mmlu", "train", None),
+        (OWN, "openllm", None, None),
+        (Path("/my/tasks"), "mmlu", None, None),
+    ],
+)
+def test_a_group_of_lm_evals_own_goes_by_its_name_before_its_parts_are_loaded(
+    folder: Path, name: str, docs: str | None, expected: str | None
+) -> None:
+    assert public_entry(SimpleNamespace(name=name, cfg={"group": name}, yaml_path=folder / "g.yaml"), docs) == expected
 
 
 @pytest.mark.parametrize(
