@@ -134,6 +134,14 @@ class Campaign(Part):
             raise ValueError(f"got {value!r}, {did_you_mean(value, SAMPLERS)} Or an import path, module:Class")
         return value
 
+    @field_validator("store")
+    @classmethod
+    def _known_database(cls, value: str | None) -> str | None:
+        scheme, url, _ = (value or "").partition("://")
+        if url and scheme.partition("+")[0] not in ("sqlite", "postgresql"):  # the rest may hold a password
+            raise ValueError(f"got {scheme}://..., a path or a URL of sqlite or postgresql expected")
+        return value
+
     @model_validator(mode="after")
     def _goals_known(self) -> Campaign:
         tasks = [task.name for task in self.tasks]

@@ -44,12 +44,17 @@ class JudgeScorer:
     """
 
     def __init__(
-        self, entries: Sequence[TaskEntry], answers: LmEvalScorer, *, sleep: Callable[[float], None] = time.sleep
+        self,
+        entries: Sequence[TaskEntry],
+        answers: LmEvalScorer,
+        *,
+        origin: str = "<campaign>",
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         answers.refuse_silent()
         self._answers = answers
         judges = {entry.name: entry.judge for entry in entries if entry.judge is not None}
-        self._judges = {name: Judge(judge, name, sleep=sleep) for name, judge in judges.items()}
+        self._judges = {name: Judge(judge, name, origin=origin, sleep=sleep) for name, judge in judges.items()}
         self._task_of = {item.key: item.task for items in answers.items().values() for item in items}
 
     def items(self) -> Mapping[Split, tuple[Item, ...]]:
@@ -86,15 +91,17 @@ class JudgeScorer:
 
 
 class Judge:
-    """One judge: prompt, endpoint and the grades it gave."""
+    """One judge: prompt, endpoint and the grades it gave. `origin` is the campaign file."""
 
-    def __init__(self, entry: JudgeEntry, task: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
-        self.entry, self._task, self._sleep = entry, task, sleep
+    def __init__(
+        self, entry: JudgeEntry, task: str, *, origin: str = "<campaign>", sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self.entry, self._task, self._origin, self._sleep = entry, task, origin, sleep
         self._grades = _read_grades(entry.cache)
         if entry.api_key_env is not None and not os.environ.get(entry.api_key_env):
             raise CampaignError(
-                f"task {task!r}: judge.api_key_env: the environment has no {entry.api_key_env}: export it, or leave "
-                "the key out for an endpoint that needs none"
+                f"{origin}: task {task!r}: judge.api_key_env: the environment has no {entry.api_key_env}: export "
+                "it, or leave the key out for an endpoint that needs none"
             )
 
     def facts(self) -> dict[str, Any]:
@@ -141,7 +148,8 @@ class Judge:
             self._ask(self._prompt(PROBE), [])
         except (EvaluationError, Unreachable) as failure:
             raise CampaignError(
-                f"{failure} Nothing is scored before it answers: see to that, and run the same command again."
+                f"{self._origin}: {failure} Nothing is scored before it answers: see to that, and run the "
+                "same command again."
             ) from failure
 
     def _prompt(self, answer: Answer) -> str:

@@ -145,7 +145,8 @@ class LmEvalScorer:
         self._loaded: dict[str, LoadedTask] = {}
         self._model: tuple[Subject, Any] | None = None
         self._public: set[tuple[str, str]] = set()
-        self._manager = task_manager({place for entry in entries for place in entry.places}, self._where.folder)
+        named = {place for entry in entries for place in entry.places}
+        self._manager = task_manager(named, self._where.folder, self._where.origin)
         self._items = items_of(entries, self._load, seed=self._where.seed, origin=self._where.origin)
         self._keep_items_from_examples()
 

@@ -33,13 +33,13 @@ def silence() -> None:
             library.addHandler(logging.NullHandler())  # keeps Python's handler of last resort (stderr) out
 
 
-def task_manager(names: set[str], include_path: str | None) -> Any:
+def task_manager(names: set[str], include_path: str | None, origin: str) -> Any:
     """An index of task YAMLs: the campaign's folder, and lm-eval's own 12,000 files only if that does not do."""
     from lm_eval.tasks import TaskManager
 
     if include_path is not None:
         if not Path(include_path).is_dir():
-            raise CampaignError(f"include_path: {include_path} is not a folder", path=include_path)
+            raise CampaignError(f"{origin}: include_path: got {include_path!r}, a folder expected.", path=include_path)
         manager = TaskManager(include_path=include_path, include_defaults=False)
         _anchor_data_files(manager.task_index)
         if names <= set(manager.all_tasks):

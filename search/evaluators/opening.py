@@ -46,5 +46,5 @@ def _scorer(kind: Kind, entries: list[TaskEntry], places: Places, campaign: Camp
     if kind == "judge":
         from search.evaluators.judge import JudgeScorer
 
-        return JudgeScorer(entries, scorer)
+        return JudgeScorer(entries, scorer, origin=campaign.origin)
     return scorer

@@ -40,9 +40,6 @@ def check_entry(campaign: Campaign) -> tuple[MergeMethod, ...]:
         _check_alone(campaign, where)
     if entry.use_base and not any(method.engine.base == "optional" for method in methods):
         raise where.key("use_base").error(f"is for methods that can do without a base; {_named(methods)} cannot.")
-    unused = entry.modules != SpaceEntry.model_fields["modules"].default
-    if unused and not any(stage.by.startswith("module") for stage in entry.stages):
-        raise where.key("modules").error("means nothing where no stage is by module, module_layer or module_gradient.")
     _check_names(campaign, methods, where)
     for method in methods:
         _check_sources(campaign, method, where)
@@ -82,8 +79,11 @@ def _chosen(campaign: Campaign) -> list[str]:
 
 
 def _check_names(campaign: Campaign, methods: tuple[MergeMethod, ...], where: KeyPath) -> None:
-    """Every parameter is one that a method has, of one meaning, and within its bounds."""
+    """Every parameter is one that a method has, of one meaning, and within its bounds; modules are for some stage."""
     entry = campaign.space
+    given = entry.modules != SpaceEntry.model_fields["modules"].default
+    if given and not any(stage.by.startswith("module") for stage in entry.stages):
+        raise where.key("modules").error("means nothing where no stage is by module, module_layer or module_gradient.")
     for key, given in (("parameters", entry.parameters), ("fixed", entry.fixed)):
         for name, value in given.items():
             owners = [method for method in methods if name in method.parameters]

@@ -47,6 +47,7 @@ from engine.errors import Busy, CampaignError, InputsChanged, StaleEpoch
 from search.campaign_file import Campaign, campaign_to_dict, parse_campaign
 from search.ports import SCORE
 from search.store import migration, schema, takeover
+from search.store.failures import explain_failures, place_of
 from search.store.takeover import ProcessIdentity
 
 LOCK_WAIT_S = 10.0
@@ -72,9 +73,10 @@ class Store:
     """One campaign in one database. `take_over` first; then `transaction` writes and `rows` reads."""
 
     def __init__(self, url: str, *, lock_wait_s: float = LOCK_WAIT_S) -> None:
-        self.place = shown_url(url)
+        self.place = place_of(url)
         self._lock_wait_s = lock_wait_s
         self._engine = _connect(url, lock_wait_s)
+        explain_failures(self._engine)
         self._reader = self._engine.execution_options(write=False)
         self.campaign = 0
         self.epoch = 0

@@ -27,6 +27,7 @@ from search.session import load_run
 VERSION_0 = Path(__file__).parent / "store" / "version_0.sql"
 STAGES = campaign_data()["space"]["stages"]
 WEIGHT = {"low": 0, "high": 1.2, "start": 0.5}
+JUDGE = {"base_url": "http://127.0.0.1:1/v1", "model": "m", "prompt": "{answer}", "retries": 0}
 ONE_STAGE = {"space": {"parameters": {"weight": WEIGHT}, "stages": [{"name": "g", "population": 6, "sobol": 4}]}}
 FUNCTION = (
     "def score(model, tokenizer, rows):\n    return [0.5] * (len(rows) - 1)\n\n\ndef lone(model):\n    return [0.5]\n"
@@ -56,8 +57,10 @@ def measured(*measures: str, **changes: Any) -> Callable[[Path], None]:
     return lambda folder: opened(folder, inventory=inventory, **changes)
 
 
-def tasks(**entry: Any) -> Callable[[Path], None]:
+def tasks(*, folder: str = ".", **entry: Any) -> Callable[[Path], None]:
     """A campaign's scorers, over files of the folder, and their rehearsal."""
+
+    include = folder
 
     def start(folder: Path) -> None:
         (folder / "rows.jsonl").write_text("\n".join(json.dumps({"n": n}) for n in range(20)))
@@ -71,8 +74,9 @@ def tasks(**entry: Any) -> Callable[[Path], None]:
         )
         half = {"search": 0.5, "selection": 0.25, "holdout": 0.25}
         task = TaskEntry(**{"name": "t", "split": half, **entry})
-        data = make_campaign(tasks=[task.model_dump()], include_path=str(folder))
+        data = make_campaign(tasks=[task.model_dump()], include_path=str(folder / include))
         scorer = open_scorer(data.model_copy(update={"origin": str(folder / "c.yml")}))
+        scorer.probe()
         scorer.rehearse(Subject("model", "tokenizer"))
 
     return start
@@ -171,7 +175,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a bound without end": (
         space(parameters={"weight": {"low": 0, "high": float("inf"), "start": 0.5}}),
-        r"space\.parameters\.weight\.high: got inf: input should be a finite number",
+        r"space\.parameters\.weight\.high: got inf, a finite number expected",
     ),
     "a source under two spellings": (
         lambda folder: opened(folder, sources=[str(folder), f"{folder}/", "c"]),
@@ -196,6 +200,22 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "an argument of generation that is not there": (
         tasks(task="a_task", gen_kwargs={"max_gen_tok": 3}),
         r"task 't', gen_kwargs: unknown argument 'max_gen_tok'; did you mean 'max_gen_toks'\?",
+    ),
+    "an include path that is not there": (
+        tasks(task="a_task", folder="nowhere"),
+        r"c\.yml: include_path: got '.*nowhere'",
+    ),
+    "a judge without its key": (
+        tasks(task="a_task", judge=JUDGE | {"api_key_env": "NOT_SET_AT_ALL"}),
+        r"c\.yml: task 't': judge\.api_key_env: the environment has no NOT_SET_AT_ALL",
+    ),
+    "a judge that is down": (
+        tasks(task="a_task", judge=JUDGE),
+        r"c\.yml: task 't': judge at http://127\.0\.0\.1:1/v1: Connection refused, 1 attempt\. Nothing is scored",
+    ),
+    "a public test set by its name": (
+        tasks(task="gsm8k"),
+        r"c\.yml: task 't', task: lm-eval task 'gsm8k' is the public test set GSM8K",
     ),
     "a store of another version": (old_store, r"`?mergefleet migrate .*old/campaign\.sqlite"),
     "a sampler that cannot search the space": (

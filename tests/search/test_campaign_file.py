@@ -58,14 +58,38 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("sources", ["a/x", "a/x"], ["a/x", "listed twice"]),
         ("origin", "me", ["origin: unknown key"]),
         ("space.stages.1.name", "global", ["two entries are called 'global'"]),
+        ("seed", True, ["seed: got true, a number expected."]),
+        ("seed", 1.5, ["seed: got 1.5, a whole number expected."]),
+        ("budget", 600, ["budget: got 600, a mapping expected."]),
+        ("sources", "models/letters", ["sources: got 'models/letters', a list expected."]),
+        ("space.parameters.weight", {"choices": [1]}, ["weight.choices: got a list, 2 or more entries expected."]),
+        ("tasks.0.metric", {"a": 1}, ["tasks[0].metric: got a mapping, text or a list expected."]),
+        ("items", {"early_stopping": "maybe"}, ["items.early_stopping: got 'maybe', true or false expected."]),
+        ("publish", {"license": "no such licence"}, ["publish.license: got 'no such licence', an identifier"]),
+        ("store", "mysql://user:s3cr3t@host/db", ["store: got mysql://..., a path or a URL of sqlite or postgresql"]),
+        ("store", "sqlite+pysqlite:///x.sqlite", None),
+        ("space.modules", {"a": "mlp"}, None),
+        ("space.stages", [{"name": "s"}], None),
     ],
 )
-def test_a_wrong_entry_is_named_with_its_key_and_the_nearest_known_name(path: str, value: Any, says: list[str]) -> None:
+def test_a_wrong_entry_is_named_with_its_key_and_the_nearest_known_name(
+    path: str, value: Any, says: list[str] | None
+) -> None:
+    if says is None:  # what is next to a mistake is none
+        parse_campaign(changed(path, value), origin="c.yml")
+        return
     with pytest.raises(CampaignError) as caught:
         parse_campaign(changed(path, value), origin="c.yml")
     assert caught.value.exit_code == 2
     for part in ["c.yml", *says]:
         assert part in caught.value.message
+
+
+def test_modules_that_no_stage_uses_are_refused() -> None:
+    data = changed("space.modules", {"a": "zzz"})
+    data["space"]["stages"] = data["space"]["stages"][:1]
+    with pytest.raises(CampaignError, match=r"^c\.yml: space\.modules: means nothing where no stage is by module"):
+        parse_campaign(data, origin="c.yml")
 
 
 @pytest.mark.parametrize("key", ["name", "base_model", "sources", "space", "tasks", "budget"])

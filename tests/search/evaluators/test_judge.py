@@ -30,7 +30,7 @@ def server() -> Iterator[JudgeServer]:
 
 def judge(server: JudgeServer, waits: list[float] | None = None, **changes: Any) -> Judge:
     entry = JudgeEntry(**{"base_url": server.url, "model": "m", "prompt": PROMPT} | changes)
-    return Judge(entry, "t", sleep=[].append if waits is None else waits.append)
+    return Judge(entry, "t", origin="c.yml", sleep=[].append if waits is None else waits.append)
 
 
 def answers(*texts: str) -> dict[str, Answer]:
@@ -131,7 +131,9 @@ def test_a_judge_that_does_not_answer_is_found_at_the_start(
     if says is None:
         made.probe()
         return
-    with pytest.raises(CampaignError, match=f"task 't': judge at {server.url}: {says}. Nothing is scored before"):
+    with pytest.raises(
+        CampaignError, match=f"c.yml: task 't': judge at {server.url}: {says}. Nothing is scored before"
+    ):
         made.probe()
 
 
@@ -179,7 +181,7 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(
         made.grade(answers("b"))
     assert SECRET not in repr(caught.value) + str(made.facts()) + cache.read_text() + repr(made.entry)
     monkeypatch.delenv("JUDGE_KEY")
-    with pytest.raises(CampaignError, match="the environment has no JUDGE_KEY"):
+    with pytest.raises(CampaignError, match=r"c\.yml: task 't': judge\.api_key_env: the environment has no JUDGE_KEY"):
         judge(server, api_key_env="JUDGE_KEY")
 
 
@@ -191,12 +193,20 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(
         ({"prompt": "{question}"}, "has no {answer}"),
         ({"low": 5, "high": 5}, "low < high"),
         ({"score": "("}, "no regular expression"),
+        ({"score": "a"}, "got 'a', which has no group"),
+        ({"prompt": "{answer} {foo}"}, r"\{foo\} stands for nothing; known: answer, question, reference"),
+        ({"prompt": "{answer} {referenc}"}, r"did you mean 'reference'\?"),
+        ({"retries": True}, "got true, a number expected"),
     ],
 )
 def test_a_judge_that_cannot_work_is_refused_without_saying_a_secret(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says) as caught:
         JudgeEntry(**{"base_url": "http://h/v1", "model": "m", "prompt": PROMPT} | changes)
     assert SECRET not in str(caught.value.errors()[0]["ctx"]["error"])
+
+
+def test_braces_of_json_in_a_prompt_are_no_places() -> None:
+    assert JudgeEntry(base_url="http://h/v1", model="m", prompt='{answer} → {"grade": 5} {} { x }')
 
 
 def test_a_task_that_generates_nothing_cannot_be_judged_and_the_prompt_belongs_to_the_key(

@@ -46,10 +46,6 @@ def nothing(model, tokenizer, rows):
     return None
 
 
-def of_two(model, tokenizer):
-    return []
-
-
 def leaves(model, tokenizer, rows):
     sys.exit(3)  # leaves
 
@@ -151,11 +147,6 @@ def test_a_rehearsal_tells_what_a_function_measures(folder):
         ("one_for_all", "user_scores:one_for_all returned 1 scores for 3 items (user_scores.py:LINE)"),
         ("a_number", "user_scores:a_number returned a float (user_scores.py:LINE), want a list of 3 scores"),
         ("nothing", "user_scores:nothing returned None (user_scores.py:LINE), want a list of 3 scores"),
-        (
-            "of_two",
-            "user_scores:of_two raised TypeError: of_two() takes 2 positional arguments but 3 were given "
-            "(user_scores.py:LINE)",
-        ),
         ("leaves", "user_scores:leaves called sys.exit(3) (user_scores.py:LINE)"),
         (
             "tells_secrets",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
-from engine.errors import Busy, CampaignError, InputsChanged, StaleEpoch
+from engine.errors import Busy, CampaignError, InputsChanged, MergefleetError, StaleEpoch
 from search.store import schema
+from search.store.failures import failure
 from search.store.store import CampaignFacts, Store, refuse_changes, store_url
 
 FACTS = CampaignFacts(name="c", config={"seed": 1}, eval_key="e", items_digest="i", layers=3)
@@ -287,6 +290,78 @@ def test_free_keys_may_change(url: str) -> None:
     found = Store(url).find("c")
     assert found is not None
     refuse_changes(found, CampaignFacts("c", {"seed": 2}, "e", "i", 3), free=frozenset({"seed"}))
+
+
+def _folder(place: Path) -> None:
+    place.mkdir()
+
+
+def _garbage(place: Path) -> None:
+    place.write_text("no database at all, but longer than SQLite's own header" * 9)
+
+
+def _damaged(place: Path) -> None:
+    opened(f"sqlite:///{place}").close()
+    data = bytearray(place.read_bytes())
+    data[100:4096] = bytes(3996)
+    place.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (_folder, r"x\.sqlite: cannot be opened: it is a folder\. Name a file in a folder that is there \(`store`"),
+        (_garbage, r"x\.sqlite: is no SQLite file\. Name another file \(`store`"),
+        (_damaged, r"x\.sqlite: is damaged \(.*malformed.*\)\. Put a copy back"),
+    ],
+)
+def test_a_file_that_cannot_be_a_store_is_named_with_what_to_do(
+    tmp_path: Path, spoil: Callable[[Path], None], says: str
+) -> None:
+    spoil(tmp_path / "x.sqlite")
+    store = Store(f"sqlite:///{tmp_path}/x.sqlite")
+    with pytest.raises(CampaignError, match=f"^{re.escape(str(tmp_path))}/{says}") as caught:
+        store.find("c")
+    assert "\n" not in caught.value.message
+    store.close()
+
+
+def test_a_folder_that_is_not_there_and_a_full_disk_are_told(tmp_path: Path) -> None:
+    with pytest.raises(CampaignError, match=r"/none/x\.sqlite: cannot be opened: .*/none is no folder"):
+        Store(f"sqlite:///{tmp_path}/none/x.sqlite").find("c")
+    store = opened(f"sqlite:///{tmp_path}/x.sqlite")
+    store._engine.dispose()
+
+    def limit(connection: Any, _: Any) -> None:  # SQLite's own way to have no room left
+        connection.execute("PRAGMA max_page_count=1")
+
+    event.listen(store._engine, "connect", limit)
+    rows = [{"item": f"i{n}" * 50, "split": "search", "task": "t", "score_key": "k" * 60} for n in range(2000)]
+    with (
+        pytest.raises(MergefleetError, match=r"x\.sqlite: the disk is full\. What was committed is kept: .* --resume"),
+        store.transaction() as transaction,
+    ):
+        transaction.add(schema.ITEMS, rows)
+
+
+@pytest.mark.parametrize(
+    ("said", "connected", "expected"),
+    [
+        ("attempt to write a readonly database", True, "/r/x.sqlite: cannot be written to."),
+        ("disk I/O error", True, "/r/x.sqlite: the disk failed"),
+        ("database is locked", True, None),
+        ("UNIQUE constraint failed", True, None),
+    ],
+)
+def test_what_sqlite_says_is_explained_where_people_can_do_something(
+    said: str, connected: bool, expected: str | None
+) -> None:
+    found = failure("/r/x.sqlite", said, connected=connected)
+    assert (found is None) == (expected is None)
+    assert found is None or found.message.startswith(str(expected))
+    down = failure("postgresql://me:***@h/db", "connection refused", connected=False)
+    assert down is not None
+    assert down.message == "postgresql://me:***@h/db: the database cannot be reached: connection refused."
 
 
 def test_a_store_is_a_path_or_a_url(tmp_path: Path) -> None:
