@@ -15,7 +15,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,9 +132,7 @@ def main() -> int:
     with _alone(task.state):
         follower = Follower(task, openers()[task.tracker], say=_say)
         done = True
-        for batch, last in _batches(lines):
-            if last and not any(isinstance(entry, Ended) for entry in batch):
-                batch.append(Ended("interrupted"))
+        for batch, last in ended_once(_batches(lines)):
             done = follower.take(batch, now=time.monotonic(), last=last)
     return 0 if done else 1
 
@@ -162,6 +160,14 @@ def _batches(lines: queue.Queue[str | None]) -> Iterator[tuple[list[News], bool]
             last = line is None
             batch += [from_plain(entry) for entry in json.loads(line)] if line is not None else []
         yield batch, last
+
+
+def ended_once(batches: Iterable[tuple[list[News], bool]]) -> Iterator[tuple[list[News], bool]]:
+    """The batches; where nobody said `Ended` before the last is over, the coordinator was killed."""
+    ended = False
+    for batch, last in batches:
+        ended = ended or any(isinstance(entry, Ended) for entry in batch)
+        yield [*batch, Ended("interrupted")] if last and not ended else batch, last
 
 
 @contextmanager

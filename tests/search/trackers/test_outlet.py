@@ -18,7 +18,7 @@ from search.masking import masked
 from search.trackers import outlet
 from search.trackers.contract import CandidateScored, Ended, News, Opening, Started, Told
 from search.trackers.outlet import Line, make_outlet, refuse_missing
-from search.trackers.process import Follower, Task, read_state
+from search.trackers.process import Follower, Task, ended_once, read_state
 
 STARTED = Started("demo", {"seed": "0"})
 HANGS = (sys.executable, "-c", "import time; time.sleep(600)")
@@ -156,6 +156,13 @@ def test_at_the_end_a_failed_tracker_is_tried_once_more(tmp_path: Path) -> None:
     assert not follower.take([STARTED, scored(1)], now=0.0)
     assert follower.take([Ended("done")], now=0.1, last=True)
     assert opener.runs["run-0"] == [scored(1), Ended("done")]
+
+
+def test_only_a_coordinator_that_never_said_so_was_interrupted() -> None:
+    done, interrupted = Ended("done"), Ended("interrupted")
+    assert list(ended_once([([scored(1), done], False), ([], True)])) == [([scored(1), done], False), ([], True)]
+    assert list(ended_once([([done], True)])) == [([done], True)]
+    assert list(ended_once([([scored(1)], False), ([], True)])) == [([scored(1)], False), ([interrupted], True)]
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"run": 1}', "[1]", '{"run": "a", "told": null}'])
