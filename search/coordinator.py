@@ -32,7 +32,8 @@ from search.progress import Progress
 from search.queue import Lease, Unit
 from search.run import Run, Services
 from search.store import schema
-from search.store.store import Row, stored_config
+from search.store.store import stored_config
+from search.store.transaction import Row
 from search.trackers.contract import Ended
 from search.trackers.newsroom import Newsroom
 

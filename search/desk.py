@@ -24,7 +24,7 @@ from search.ports import Split
 from search.queue import WorkQueue
 from search.run import Run, Services
 from search.store import schema
-from search.store.store import Row, Transaction
+from search.store.transaction import Row, Transaction
 
 BLAMED_S = 3600.0
 

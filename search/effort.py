@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from search.ports import Split
-from search.store.store import Row
+from search.store.transaction import Row
 
 
 @dataclass(frozen=True)

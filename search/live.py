@@ -18,7 +18,8 @@ from search.judging.scores import WindowScore, estimates, window_numbers
 from search.samplers import Sampler, Setup, Told, make_sampler
 from search.space import Params, Space
 from search.store import schema
-from search.store.store import Row, Store
+from search.store.store import Store
+from search.store.transaction import Row
 
 EVENT_KINDS: dict[type[Event], str] = {
     machine.SearchEnded: "ended",

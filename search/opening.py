@@ -18,7 +18,8 @@ from search.ports import SPLITS, Inventory
 from search.run import Run, RunDirectory, Services
 from search.space import make_space
 from search.store import schema
-from search.store.store import LOCK_WAIT_S, CampaignFacts, Row, Store, refuse_changes, store_url, stored_config
+from search.store.store import LOCK_WAIT_S, CampaignFacts, Store, refuse_changes, store_url, stored_config
+from search.store.transaction import Row
 from search.warm import Elites, elites_from_rows, elites_to_rows, read_elites
 
 FREE_KEYS = frozenset({"budget", "publish", "store", "trackers"})

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
@@ -18,7 +18,8 @@ from search.judging.scores import WindowScore, estimates, window_numbers
 from search.judging.verdicts import verdict_from_dict
 from search.ports import SCORE, SPLITS, Phase, Split, Verdict
 from search.store import schema
-from search.store.store import Row, Store
+from search.store.store import Store
+from search.store.transaction import Row
 from search.visits import Visit, visit_of
 
 
@@ -143,28 +144,17 @@ def results_of(store: Store, row: Row) -> Results:
     split_of: dict[str, Split] = {key: item["split"] for key, item in items.items()}
     outcomes = {(entry["number"], entry["split"]): entry for entry in store.rows(schema.ASSESSMENTS)}
     candidates = _candidates(store, campaign, outcomes)
-    scores: dict[str, list[tuple[str, float, str]]] = defaultdict(list)
-    measures: dict[str, list[tuple[str, str, float]]] = defaultdict(list)
-    spent = dict.fromkeys(SPLITS, 0)
-    paid: Counter[str] = Counter()
-    for entry, item in _named(store, candidates, items):
-        if entry["measure"] == SCORE:
-            scores[entry["recipe_hash"]].append((item, entry["score"], _lease(entry, row)))
-            if entry["campaign"] == row["id"]:
-                spent[split_of[item]] += 1
-                paid[entry["lease"]] += 1
-        else:
-            measures[entry["recipe_hash"]].append((item, entry["measure"], entry["score"]))
+    told = _told(_named(store, candidates, items), row, split_of)
     matrix = tuple(
         ItemScore(candidate.number, split_of[item], task_of[item], item, score, lease)
         for candidate in candidates
-        for item, score, lease in scores[candidate.recipe_hash]
+        for item, score, lease in told.scores[candidate.recipe_hash]
         if (candidate.number, split_of[item]) in outcomes
     )
     measured = tuple(
         ItemMeasure(candidate.number, split_of[item], task_of[item], item, measure, value)
         for candidate in candidates
-        for item, measure, value in measures[candidate.recipe_hash]
+        for item, measure, value in told.measures[candidate.recipe_hash]
         if (candidate.number, split_of[item]) in outcomes
     )
     leases = store.rows(schema.LEASES)
@@ -178,15 +168,38 @@ def results_of(store: Store, row: Row) -> Results:
         ledger=ledger,
         winner=next((entry.candidate for entry in ledger if entry.reason == "winner"), None),
         verdict=None if row["verdict"] is None else verdict_from_dict(row["verdict"]),
-        items_spent=spent,
+        items_spent=told.spent,
         seconds=row["seconds"],
         eval_key=row["eval_key"],
         item_measures=measured,
         items_digest=row["items_digest"],
-        efforts=efforts_of(outcomes, sizes=_sizes(store, outcomes, items.values()), leases=leases, paid=paid),
+        efforts=efforts_of(outcomes, sizes=_sizes(store, outcomes, items.values()), leases=leases, paid=told.paid),
         attempts=attempts_of(leases),
         visits=tuple(map(visit_of, store.rows(schema.VISITS))),
     )
+
+
+@dataclass
+class _Told:
+    """What the rows of scores say: by recipe, and what this campaign itself paid for, by split and by lease."""
+
+    scores: dict[str, list[tuple[str, float, str]]] = field(default_factory=lambda: defaultdict(list))
+    measures: dict[str, list[tuple[str, str, float]]] = field(default_factory=lambda: defaultdict(list))
+    spent: dict[Split, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    paid: Counter[str] = field(default_factory=Counter)
+
+
+def _told(named: Iterable[tuple[Row, str]], row: Row, split_of: Mapping[str, Split]) -> _Told:
+    told = _Told()
+    for entry, item in named:
+        if entry["measure"] == SCORE:
+            told.scores[entry["recipe_hash"]].append((item, entry["score"], _lease(entry, row)))
+            if entry["campaign"] == row["id"]:
+                told.spent[split_of[item]] += 1
+                told.paid[entry["lease"]] += 1
+        else:
+            told.measures[entry["recipe_hash"]].append((item, entry["measure"], entry["score"]))
+    return told
 
 
 def _sizes(store: Store, outcomes: Mapping[tuple[int, str], Row], items: Collection[Row]) -> dict[tuple[int, str], int]:

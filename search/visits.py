@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from search.store.store import Row
+from search.store.transaction import Row
 
 
 @dataclass(frozen=True)

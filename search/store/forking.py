@@ -10,7 +10,8 @@ import yaml
 from engine.errors import CampaignError, OutputExists
 from search.campaign_file import Campaign, campaign_to_dict
 from search.store import schema
-from search.store.store import CampaignFacts, Row, Store, refuse_changes, store_url, stored_config
+from search.store.store import CampaignFacts, Store, refuse_changes, store_url, stored_config
+from search.store.transaction import Row
 
 FREE_KEYS = frozenset({"name", "budget", "publish", "store", "selection", "comparators", "sampler", "sampler_options"})
 """Keys in which a fork may differ from its origin: what is copied does not depend on them."""

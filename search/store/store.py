@@ -16,21 +16,16 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
     Connection,
     CursorResult,
-    Dialect,
     Engine,
-    Insert,
     Table,
-    Update,
     bindparam,
     create_engine,
-    delete,
     event,
     func,
     insert,
@@ -38,22 +33,20 @@ from sqlalchemy import (
     union,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
 
 from engine import failpoints
 from engine.errors import Busy, CampaignError, InputsChanged, StaleEpoch
 from search.campaign_file import Campaign, campaign_to_dict, parse_campaign
-from search.ports import SCORE
 from search.store import migration, schema, takeover
 from search.store.failures import explain_failures, place_of
 from search.store.takeover import ProcessIdentity
+from search.store.transaction import Row, Transaction, upserting
 
 LOCK_WAIT_S = 10.0
 CHUNK = 500
 """Recipe hashes per query: SQLite takes 32766 parameters, PostgreSQL 65535."""
-Row = Mapping[str, Any]
 _MEETINGS = (schema.LEDGER, schema.VISITS)
 
 
@@ -150,7 +143,7 @@ class Store:
         table = schema.WISHES
         with self._engine.begin() as connection:
             row = {"campaign": self.campaign, "wish": wish, "at": now}
-            connection.execute(_upserting(connection).insert(table).on_conflict_do_nothing(), [row])
+            connection.execute(upserting(connection.dialect).insert(table).on_conflict_do_nothing(), [row])
 
     def visit(self, facts: Row) -> None:
         """Enter a model from outside that is about to meet the holdout, from any process: no epoch is taken."""
@@ -249,84 +242,10 @@ def _as_dicts(result: CursorResult[Any]) -> list[Row]:
     return [dict(zip(names, row, strict=True)) for row in result.all()]
 
 
-class Transaction:
-    """Writes of one transaction; use inside `with store.transaction() as transaction`."""
-
-    def __init__(self, connection: Connection, campaign: int) -> None:
-        self._connection = connection
-        self._campaign = campaign
-
-    def add(self, table: Table, rows: Sequence[Row]) -> None:
-        """Insert rows of this campaign in one statement."""
-        if rows:
-            self._connection.execute(_inserting(table), [{**row, "campaign": self._campaign} for row in rows])
-
-    def change(self, table: Table, values: Row, **key: Any) -> None:
-        """Update this campaign's rows that match `key`."""
-        statement = _updating(table, tuple(key), tuple(values))
-        keys = {f"key_{name}": value for name, value in key.items()}
-        self._connection.execute(statement, {**keys, **values, "key_campaign": self._campaign})
-
-    def remove(self, table: Table, **key: Any) -> None:
-        """Delete this campaign's rows that match `key`."""
-        matching = [table.c[name] == value for name, value in key.items()]
-        self._connection.execute(delete(table).where(table.c.campaign == self._campaign, *matching))
-
-    def add_scores(self, rows: Sequence[Row], *, campaign: int | None = None) -> None:
-        """Item scores, paid by this campaign or another; the first write of a (recipe, score key, measure) stays."""
-        if rows:
-            payer = self._campaign if campaign is None else campaign
-            text, order = _adding_scores(self._connection.dialect)
-            entries = [{"measure": SCORE, **row, "campaign": payer} for row in rows]
-            self._connection.exec_driver_sql(text, list(map(itemgetter(*order), entries)) if order else entries)
-
-    def rekey(self, keys: Mapping[str, tuple[str, str]]) -> None:
-        """Give items, by name, another score key: (old, new). Their scores move along, unless they are there."""
-        items, scores = schema.ITEMS, schema.ITEM_SCORES
-        for item, (old, new) in keys.items():
-            self.change(items, {"score_key": new}, item=item)
-            mine = (scores.c.score_key == old) & (scores.c.campaign == self._campaign)
-            moved = [
-                {**row, "score_key": new} for row in self._connection.execute(select(scores).where(mine)).mappings()
-            ]
-            self._connection.execute(delete(scores).where(mine))
-            self.add_scores(moved)
-
-
-@lru_cache(64)  # building a statement takes longer than running it
-def _updating(table: Table, keys: tuple[str, ...], values: tuple[str, ...]) -> Update:
-    """UPDATE of these columns of a campaign's rows, by these keys; parameters of keys are called `key_...`."""
-    own = table.c.id if table is schema.CAMPAIGNS else table.c.campaign
-    matching = [table.c[name] == bindparam(f"key_{name}") for name in keys]
-    statement = update(table).where(own == bindparam("key_campaign"), *matching)
-    return statement.values({name: bindparam(name) for name in values})
-
-
-@lru_cache(64)
-def _inserting(table: Table) -> Insert:
-    return insert(table)
-
-
-@lru_cache(4)
-def _adding_scores(dialect: Dialect) -> tuple[str, Sequence[str]]:
-    """The driver's own statement, and the order of its parameters where they have no names.
-
-    A block brings a row per item and measure, and SQLAlchemy takes longer over each of them than SQLite.
-    """
-    module = postgresql if dialect.name == "postgresql" else sqlite
-    compiled = module.insert(schema.ITEM_SCORES).on_conflict_do_nothing().compile(dialect=dialect)
-    return compiled.string, tuple(getattr(compiled, "positiontup", None) or ())
-
-
 @lru_cache(1)
 def _present_epoch() -> Any:
     """The epoch of a campaign, held until the transaction ends."""
     return _locking(select(schema.CAMPAIGNS.c.epoch).where(schema.CAMPAIGNS.c.id == bindparam("campaign")))
-
-
-def _upserting(connection: Connection) -> Any:
-    """The dialect's module: `insert(...).on_conflict_do_nothing()` is not in common SQL."""
-    return postgresql if connection.dialect.name == "postgresql" else sqlite
 
 
 def shown_url(url: str) -> str:

@@ -35,7 +35,8 @@ from search.ports import CampaignStatus, Verdict
 from search.run import RunDirectory
 from search.session import Outcome, stored_results
 from search.store import schema
-from search.store.store import Row, Store, store_url
+from search.store.store import Store, store_url
+from search.store.transaction import Row
 
 pytestmark = pytest.mark.ray
 SMALL: dict[str, Any] = {
