@@ -161,7 +161,7 @@ def _drive(campaign: Path) -> None:
 
     crew.EvaluatorWorker = metered.MeteredEvaluator  # type: ignore[misc]
     search_job.CoordinatorActor = metered.MeteredCoordinator  # type: ignore[misc]
-    search_job.search_on_ray(campaign, root=campaign.parent / "run", address="local", workers=1)
+    search_job.search_on_ray(campaign, root=campaign.parent / "run", hire=search_job.Hire("local", 1))
 
 
 if __name__ == "__main__":
