@@ -1,4 +1,4 @@
-"""Digests: of plans (same digest, same bytes), of recipes (canonical, over contents), of outputs (over blocks).
+"""Digests of plans, of recipes and of outputs. Plans: same digest, same bytes; recipes: canonical, over contents.
 
 All are BLAKE3. A tensor's digest is taken over the digests of its blocks, so blocks may be written in any order and a
 part can be checked alone; the digest of the weights is taken over those of all tensors, sorted by name.

@@ -1,7 +1,7 @@
 """The campaign's one writer: hands out work under leases, takes scores, and stores everything. Clock and glue only.
 
-    campaign.py decides (pure)  ·  samplers.py proposes  ·  board.py and queue.py keep count (pure)
-    desk.py is the memory with its pending rows  ·  steps.py acts on the machine's plans  ·  store.py remembers
+    campaign.py decides (pure)  ·  samplers/ proposes  ·  board.py and queue.py keep count (pure)
+    desk.py is the memory with its pending rows  ·  steps.py acts on the machine's plans  ·  store/ remembers
 
 In process the driver is `search.inline.run_inline`; on Ray an actor wraps a Coordinator and forwards the calls of
 `WorkSource`. Not thread safe: one thread at a time (a Ray actor with max_concurrency=1).

@@ -1,4 +1,4 @@
-"""OUT is missing (or an empty directory), or complete: work happens in OUT.partial and one rename makes it visible.
+"""An output directory is there whole or not at all: work happens in OUT.partial and one rename makes it visible.
 
     OUT.partial/mergefleet.lock    held (flock) by the one process that writes; says who; marks the directory as ours
     OUT.partial/journal            what is finished, under the plan's digest (engine/execution/journal.py)
