@@ -249,15 +249,16 @@ def evaluate(
 def reproduce(
     published: Annotated[str, typer.Argument(help="A published model: its directory, its card, or hub:ORG/NAME.")],
     sources: Annotated[
-        list[str] | None, typer.Option(help="NAME=PATH: where a model is that the publisher had on a disk; often.")
+        list[str] | None, typer.Option(help="NAME=PATH ...: where models are that the publisher had on a disk.")
     ] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="NAME=PATH ...", help="The rest of --sources.")] = None,
     to: Annotated[Path | None, typer.Option(help="Keep what is merged, if it is equal, in this directory.")] = None,
     json: Json = False,
 ) -> None:
     """Merge a published model again from what its provenance says, and compare the digest of every tensor."""
     from cluster import publish_command
 
-    if not publish_command.reproduce(published, sources or [], to=to, as_json=json):
+    if not publish_command.reproduce(published, [*(sources or []), *(more or [])], to=to, as_json=json):
         raise typer.Exit(1)
 
 
@@ -342,6 +343,7 @@ def run() -> None:
     try:
         code = app(standalone_mode=False)
     except Exception as error:  # noqa: BLE001  the outermost frame; what is unforeseen is raised again
+        gc.freeze()  # as below: 2 CPU-s after a search that failed, whose last word was long said
         end(error)
     gc.freeze()  # the interpreter's end looks for garbage once more: 0.06 CPU-s among modules that go anyway
     sys.exit(code if isinstance(code, int) else 0)

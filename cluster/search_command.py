@@ -179,7 +179,13 @@ class _PlainProgress:
         title = _title(status)
         if title != self._last:
             self._last = title
-            sys.stderr.write(f"{title}: {status.candidates} candidates, {status.items_done} items {_note(status)}\n")
+            sys.stderr.write(f"{title}: {status.candidates} candidates, {_items(status)} {_note(status)}\n")
+
+
+def _items(status: CampaignStatus) -> str:
+    """Of selection and holdout it is known how many there will be; a line is written when they begin."""
+    known = status.phase in ("selection", "holdout")
+    return f"{status.items_done} of {status.items_total} items" if known else f"{status.items_done} items"
 
 
 def _title(status: CampaignStatus) -> str:

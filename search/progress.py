@@ -21,6 +21,7 @@ class Progress:
         self._seconds_before = seconds_before
         self._recent: deque[tuple[float, int]] = deque()
         self._workers: dict[str, float] = {}
+        self._searching = True
         self.lease_seconds = 0.0  # for which workers held work, over the campaign's life
 
     def saw(self, worker: str, *, now: float) -> None:
@@ -62,6 +63,9 @@ class Progress:
     def status(self, desk: Desk, *, paused: bool, now: float) -> CampaignStatus:
         """The snapshot that progress bars show."""
         state = desk.live.state
+        if self._searching and state.phase != "search":  # larger blocks of fewer models: another rate altogether
+            self._searching = False
+            self._recent.clear()
         done, total = _items(desk)
         best = desk.live.best()
         rate = self.rate(now)

@@ -105,7 +105,9 @@ def _last_means(history: Sequence[Params], *, stage: int, name: str, count: int)
     step = max(1, len(history) // 10)
     nominees = [Nominee(f"mean of {name}", stage, "mean", history[-1])]
     for back in range(step, min(len(history), step * count), step):
-        nominees.append(Nominee(f"mean of {name}, {back} cohorts before", stage, "mean", history[-1 - back]))
+        nominees.append(
+            Nominee(f"mean of {name}, {back} cohort{'s' if back > 1 else ''} before", stage, "mean", history[-1 - back])
+        )
     return nominees
 
 

@@ -141,6 +141,7 @@ class Suite:
         parts = [scorer.items() for scorer in self._scorers]
         self._items = {split: tuple(item for part in parts for item in part[split]) for split in SPLITS}
         self._owner: dict[str, Scorer] = {}
+        self._task_of = {item.key: item.task for items in self._items.values() for item in items}
         for scorer, part in zip(self._scorers, parts, strict=True):
             for item in (item for split in SPLITS for item in part[split]):
                 if item.key in self._owner:
@@ -208,19 +209,19 @@ class Suite:
             if not mine:
                 continue
             scored = scorer.score(subject, mine)
-            scores |= _checked(SCORE, scored.scores, mine)
+            scores |= self._checked(SCORE, scored.scores, mine)
             for name, values in scored.measures.items():
-                measures[name] |= _checked(name, values, sorted(values))
+                measures[name] |= self._checked(name, values, sorted(values))
         return Scored(scores, dict(measures))
 
-
-def _checked(name: str, values: Mapping[str, float], keys: Sequence[str]) -> dict[str, float]:
-    for key in keys:
-        if key not in values:
-            raise EvaluationError(f"no {name} came back for item {key!r}", item=key)
-        if not math.isfinite(values[key]):
-            raise EvaluationError(f"item {key!r} has {name} {values[key]}: it must be a finite number", item=key)
-    return {key: float(values[key]) for key in keys}
+    def _checked(self, name: str, values: Mapping[str, float], keys: Sequence[str]) -> dict[str, float]:
+        for key in keys:
+            what = f"task {self._task_of.get(key)!r}: item {key!r}"
+            if key not in values:
+                raise EvaluationError(f"{what}: no {name} came back", item=key)
+            if not math.isfinite(values[key]):
+                raise EvaluationError(f"{what} has {name} {values[key]}: it must be a finite number", item=key)
+        return {key: float(values[key]) for key in keys}
 
 
 def row_id(row: Mapping[str, Any], index: int) -> str:

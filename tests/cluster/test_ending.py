@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import json
 import sys
@@ -70,6 +71,29 @@ def test_a_value_that_an_option_cannot_have_is_one_line(
 ) -> None:
     assert ended(monkeypatch, *arguments) == 2
     assert capfd.readouterr() == ("", f"mergefleet: {said}\n")
+
+
+def test_after_the_last_word_no_garbage_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise InputError("r.yml: is empty.")
+
+    monkeypatch.setattr("cluster.doctor.examine", fail)
+    gc.unfreeze()
+    try:
+        assert ended(monkeypatch, "doctor") == 2
+        assert gc.get_freeze_count()
+    finally:
+        gc.unfreeze()
+
+
+def test_several_places_of_sources_may_follow_one_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[list[str]] = []
+    monkeypatch.setattr(
+        "cluster.publish_command.reproduce", lambda published, sources, **_: given.append(sources) or True
+    )
+    for arguments in (["--sources", "a=A", "b=B", "c=C"], ["--sources", "a=A", "--sources", "b=B", "c=C"]):
+        assert ended(monkeypatch, "reproduce", "hub:o/n", *arguments) == 0
+    assert given == [["a=A", "b=B", "c=C"]] * 2
 
 
 def test_ctrl_c_inside_a_command_says_that_it_can_be_resumed(

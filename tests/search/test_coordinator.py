@@ -620,6 +620,8 @@ def test_the_status_counts_up_to_the_total_of_every_phase(tmp_path: Path) -> Non
         last[status.phase] = (status.items_done, status.items_total)
         assert status.seconds_left is None or status.seconds_left >= 0
         assert status.workers == 1
+        if status.phase == "selection" and done == 0:
+            assert status.items_per_s is None  # the rate of the search says nothing of larger blocks
     assert list(last) == ["search", "selection", "holdout"]
     final = coordinator.status()
     assert (final.phase, final.seconds_left, final.best_score is not None) == ("done", 0.0, True)

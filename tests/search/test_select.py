@@ -33,7 +33,9 @@ def nominees(**rules: int) -> list[Nominee]:
 def test_the_last_mean_comes_first_and_earlier_ones_a_tenth_of_the_history_apart() -> None:
     means = [nominee for nominee in nominees(means=3) if nominee.origin == "mean" and nominee.stage == 1]
     assert [nominee.params for nominee in means] == [MEANS[1][-1], MEANS[1][-3], MEANS[1][-5]]
-    assert means[0].label == "mean of layers"
+    assert [nominee.label for nominee in means][:2] == ["mean of layers", "mean of layers, 2 cohorts before"]
+    short = nominate(SPACE, CANDIDATES, means=[MEANS[0], MEANS[1][-2:]], rules=SelectionEntry(means=2))
+    assert "mean of layers, 1 cohort before" in [nominee.label for nominee in short]
 
 
 def test_the_best_candidates_keep_their_numbers() -> None:

@@ -107,15 +107,15 @@ class Constant:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_score_that_is_no_finite_number_is_an_error_that_names_its_item(bench, bad):
-    with pytest.raises(EvaluationError, match="'c/search' has score"):
+def test_a_score_that_is_no_finite_number_is_an_error_that_names_task_and_item(bench, bad):
+    with pytest.raises(EvaluationError, match=r"task '\w+': item 'c/search' has score"):
         Suite([Constant(bad)]).score(bench.a, ["c/search"])
 
 
 def test_a_missing_score_is_an_error(bench):
     silent = Constant(1.0)
     silent.score = lambda subject, keys: Scored({})
-    with pytest.raises(EvaluationError, match="no score came back for item 'c/search'"):
+    with pytest.raises(EvaluationError, match="item 'c/search': no score came back"):
         Suite([silent]).score(bench.a, ["c/search"])
 
 
