@@ -18,8 +18,10 @@ from search.ports import SPLITS, Inventory
 from search.run import Run, RunDirectory, Services
 from search.space import make_space
 from search.store import schema
-from search.store.store import LOCK_WAIT_S, CampaignFacts, Store, refuse_changes, store_url, stored_config
+from search.store.changes import changes, refuse_changes
+from search.store.store import LOCK_WAIT_S, CampaignFacts, Store, store_url, stored_config
 from search.store.transaction import Row
+from search.trackers.outlet import forget_told
 from search.warm import Elites, elites_from_rows, elites_to_rows, read_elites
 
 FREE_KEYS = frozenset({"budget", "publish", "store", "trackers"})
@@ -55,9 +57,7 @@ def open_run(campaign: Campaign, inventory: Inventory, *, start: Start, services
     check_budget(campaign, len(baselines), population=space.stages[0].population)
     if inventory.measures is not None:
         refuse_unmeasured(campaign.objectives, campaign.constraints, known=inventory.measures, origin=campaign.origin)
-    url = store_url(campaign.store, default=start.directory.database)
-    start.directory.root.mkdir(parents=True, exist_ok=True)
-    store = Store(url, lock_wait_s=start.lock_wait_s)
+    store = Store(store_url(campaign.store, default=start.directory.database), lock_wait_s=start.lock_wait_s)
     run = Run(
         campaign=campaign,
         directory=start.directory,
@@ -79,7 +79,10 @@ def open_run(campaign: Campaign, inventory: Inventory, *, start: Start, services
 
 
 def _take(run: Run, inventory: Inventory, *, start: Start, services: Services) -> Row:
-    """Take the campaign over, if it may be; its row."""
+    """Take the campaign over, if it may be; its row. Nothing is written before it is known that it may.
+
+    A run of which nothing was ever scored is no obstacle: its first start failed, and the next one begins anew.
+    """
     campaign, store = run.campaign, run.store
     facts = CampaignFacts(
         name=campaign.name,
@@ -89,18 +92,32 @@ def _take(run: Run, inventory: Inventory, *, start: Start, services: Services) -
         layers=start.layers,
     )
     found = store.find(campaign.name)
-    if found is not None and not start.resume:
-        raise OutputExists(
-            f"{store.place}: holds a run of campaign {campaign.name!r}. Continue it with --resume, give the campaign "
-            "another name, or remove the run's directory to start afresh.",
-            name=campaign.name,
-        )
-    if found is not None:
+    afresh = found is not None and _begins_anew(store, found, facts, resume=start.resume)
+    if found is not None and not afresh:
+        if not start.resume:
+            raise OutputExists(
+                f"{store.place}: holds a run of campaign {campaign.name!r}. Continue it with --resume, give the "
+                "campaign another name, or remove the run's directory to start afresh.",
+                name=campaign.name,
+            )
         refuse_changes(found, facts, free=FREE_KEYS - {"budget"} if store.holdout_opened() else FREE_KEYS)
     elif campaign.warm_start:
         facts = replace(facts, elites=elites_to_rows(_elites(run, services)))
-    store.take_over(facts, now=services.now())
+    if campaign.store is None:
+        store.make_folder()
+    store.take_over(facts, now=services.now(), afresh=afresh)
+    start.directory.root.mkdir(parents=True, exist_ok=True)
+    if afresh:
+        forget_told(start.directory.root)
     return store.rows(schema.CAMPAIGNS, name=campaign.name)[0]
+
+
+def _begins_anew(store: Store, found: Row, facts: CampaignFacts, *, resume: bool) -> bool:
+    """Whether there is nothing to continue: nothing was ever scored, and nobody asked to go on with the very same."""
+    if store.scored():
+        return False
+    lost = bool(store.rows(schema.ASSESSMENTS, state="lost"))  # by what has been mended since, it is hoped
+    return not resume or lost or bool(changes(found, facts, free=FREE_KEYS))
 
 
 def _elites(run: Run, services: Services) -> Elites:

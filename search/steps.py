@@ -69,6 +69,12 @@ def _free_label(label: str, taken: set[str]) -> str:
 
 def _nominees(desk: Desk) -> Sequence[Nominee]:
     searched = choosing.searched(desk)
+    ended = desk.live.state.ended
+    if not searched and ended is not None:
+        raise EvaluationError(
+            f"campaign {desk.run.campaign.name!r}: {ended}, before any candidate of the search was scored: raise "
+            "`budget` and continue with --resume."
+        )
     if not searched:
         raise EvaluationError(f"campaign {desk.run.campaign.name!r}: no candidate of the search could be scored")
     means = desk.live.sampler.means()

@@ -10,7 +10,8 @@ import yaml
 from engine.errors import CampaignError, OutputExists
 from search.campaign_file import Campaign, campaign_to_dict
 from search.store import schema
-from search.store.store import CampaignFacts, Store, refuse_changes, store_url, stored_config
+from search.store.changes import refuse_changes
+from search.store.store import CampaignFacts, Store, store_url, stored_config
 from search.store.transaction import Row
 
 FREE_KEYS = frozenset({"name", "budget", "publish", "store", "selection", "comparators", "sampler", "sampler_options"})
@@ -43,6 +44,8 @@ def fork(old: Store, campaign: Campaign, new: Store, *, at: int | None, now: flo
         raise OutputExists(f"{new.place}: holds a campaign {campaign.name!r} already. Give the fork another name.")
     rows = _copied(old, at=at)
     scores = old.shared_scores(sorted({entry["recipe_hash"] for entry in rows[schema.CANDIDATES.name]}))
+    if campaign.store is None:
+        new.make_folder()
     new.take_over(facts, now=now)
     with new.transaction() as transaction:
         for table in _TABLES:
@@ -61,7 +64,6 @@ def write_campaign(campaign: Campaign, path: Path) -> None:
 
 def fork_store(campaign: Campaign, database: Path) -> Store:
     """The store of a campaign whose run directory has this database."""
-    database.parent.mkdir(parents=True, exist_ok=True)
     return Store(store_url(campaign.store, default=database))
 
 

@@ -26,6 +26,7 @@ from sqlalchemy import (
     Table,
     bindparam,
     create_engine,
+    delete,
     event,
     func,
     insert,
@@ -37,8 +38,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
 
 from engine import failpoints
-from engine.errors import Busy, CampaignError, InputsChanged, StaleEpoch
-from search.campaign_file import Campaign, campaign_to_dict, parse_campaign
+from engine.errors import Busy, CampaignError, StaleEpoch
+from search.campaign_file import Campaign, campaign_to_dict
 from search.store import migration, schema, takeover
 from search.store.failures import explain_failures, place_of
 from search.store.takeover import ProcessIdentity
@@ -48,6 +49,7 @@ LOCK_WAIT_S = 10.0
 CHUNK = 500
 """Recipe hashes per query: SQLite takes 32766 parameters, PostgreSQL 65535."""
 _MEETINGS = (schema.LEDGER, schema.VISITS)
+_RECORDS = (schema.CANDIDATES, schema.COHORTS, schema.ASSESSMENTS, schema.EVENTS, schema.LEASES)
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,12 @@ class Store:
         self.epoch = 0
 
     def find(self, name: str) -> Row | None:
-        """The campaign's row, or None where this database does not hold it. Only reads, and needs no lock.
+        """The campaign's row, or None where this database does not hold it. Only reads, makes no file, needs no lock.
 
         Raises CampaignError where the tables are of another version, with the command that migrates them.
         """
+        if not self._is_there():
+            return None
         with self._reader.connect() as connection:
             if not migration.holds_campaigns(connection, place=self.place):
                 return None
@@ -87,13 +91,23 @@ class Store:
             self.campaign = int(found[0]["id"])
         return found[0] if found else None
 
-    def take_over(self, facts: CampaignFacts, *, now: float) -> int:
+    def take_over(self, facts: CampaignFacts, *, now: float, afresh: bool = False) -> int:
         """Become the campaign's one writer: epoch += 1 (creating the campaign in epoch 1). Returns the epoch.
 
+        `afresh`: a campaign of which nothing was `scored` begins again, with these facts.
         Raises Busy where the lock is held by a process that cannot be ended from here.
         """
-        self.epoch = self._with_lock(lambda: self._next_epoch(facts, now=now))
+        self.epoch = self._with_lock(lambda: self._next_epoch(facts, now=now, afresh=afresh))
         return self.epoch
+
+    def scored(self) -> bool:
+        """Whether anything of this campaign was ever scored, or anybody has met its sealed items."""
+        with self._reader.connect() as connection:
+            return _anything_scored(connection, self.campaign)
+
+    def make_folder(self) -> None:
+        """Make the folder of a new SQLite file."""
+        Path(str(self._engine.url.database)).parent.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
@@ -189,7 +203,14 @@ class Store:
         """Close all connections."""
         self._engine.dispose()
 
-    def _next_epoch(self, facts: CampaignFacts, *, now: float) -> int:
+    def _is_there(self) -> bool:
+        """Whether there is a database at all: one that is yet to be made, or an empty SQLite file, holds nothing."""
+        if self._engine.dialect.name != "sqlite":
+            return True
+        file = Path(str(self._engine.url.database))
+        return file.is_dir() or (file.exists() and file.stat().st_size > 0)
+
+    def _next_epoch(self, facts: CampaignFacts, *, now: float, afresh: bool) -> int:
         me = takeover.this_process()
         with self._engine.begin() as connection:
             migration.prepare(connection, place=self.place)
@@ -199,12 +220,25 @@ class Store:
                 values = {**vars(facts), "config": dict(facts.config), "epoch": 0, "created": now, "seconds": 0.0}
                 connection.execute(insert(table).values(**values))
                 found = connection.execute(select(table).where(table.c.name == facts.name)).mappings().one()
+            elif afresh:
+                self._clear(connection, int(found["id"]), facts, now=now)
             self.campaign, epoch = int(found["id"]), int(found["epoch"]) + 1
             connection.execute(update(table).where(table.c.id == self.campaign).values(epoch=epoch))
             entry = {"campaign": self.campaign, "epoch": epoch, "at": now, **vars(me)}
             connection.execute(insert(schema.EPOCHS).values(**entry))
             failpoints.reach("store.commit")
         return epoch
+
+    def _clear(self, connection: Connection, campaign: int, facts: CampaignFacts, *, now: float) -> None:
+        """Forget what a campaign came to. Its epochs go on, so that whoever runs it still is refused."""
+        if _anything_scored(connection, campaign):
+            raise Busy(
+                f"{self.place}: another process has begun to score campaign {facts.name!r}. Nothing was changed."
+            )
+        for table in (*_RECORDS, schema.WISHES, schema.ITEMS):
+            connection.execute(delete(table).where(table.c.campaign == campaign))
+        values = {**vars(facts), "config": dict(facts.config), "created": now, "seconds": 0.0, "verdict": None}
+        connection.execute(update(schema.CAMPAIGNS).where(schema.CAMPAIGNS.c.id == campaign).values(**values))
 
     def _check_epoch(self, connection: Connection) -> None:
         epoch = connection.execute(_present_epoch(), {"campaign": self.campaign}).scalar()
@@ -234,6 +268,17 @@ class Store:
         with self._reader.connect() as connection:
             found = connection.execute(select(table).order_by(table.c.at.desc())).mappings().first()
         return None if found is None else ProcessIdentity(found["pid"], found["started"], found["host"])
+
+
+def _anything_scored(connection: Connection, campaign: int) -> bool:
+    """See Store.scored."""
+    assessed = schema.ASSESSMENTS
+    queries = [
+        select(table.c.campaign).where(table.c.campaign == campaign) for table in (schema.ITEM_SCORES, *_MEETINGS)
+    ]
+    ended = assessed.c.state.in_(("scored", "stopped"))
+    queries.append(select(assessed.c.campaign).where(assessed.c.campaign == campaign, ended))
+    return any(connection.execute(query.limit(1)).first() is not None for query in queries)
 
 
 def _as_dicts(result: CursorResult[Any]) -> list[Row]:
@@ -275,36 +320,6 @@ def stored_config(campaign: Campaign) -> dict[str, Any]:
     if campaign.store is not None and "://" in campaign.store:
         config["store"] = shown_url(campaign.store)
     return config
-
-
-def refuse_changes(found: Row, facts: CampaignFacts, *, free: frozenset[str]) -> None:
-    """Raise InputsChanged where campaign, evaluator or items are not the stored run's; `free` keys may differ."""
-    then = _present(found["config"])
-    changed = [
-        f"{key}: {then.get(key)!r} then, {facts.config.get(key)!r} now"
-        for key in sorted({*then, *facts.config} - free)
-        if then.get(key) != facts.config.get(key)
-    ]
-    if found["eval_key"] != facts.eval_key:
-        changed.append("the evaluation key (task files, evaluator settings or versions)")
-    if found["items_digest"] != facts.items_digest:
-        changed.append("the items of the tasks")
-    if found["layers"] != facts.layers:
-        changed.append(f"the models' layers: {found['layers']} then, {facts.layers} now")
-    if changed:
-        raise InputsChanged(
-            f"campaign {facts.name!r} cannot be resumed, these inputs changed: {'; '.join(changed)}. "
-            "Restore them, or start a campaign of another name.",
-            changed=changed,
-        )
-
-
-def _present(config: Row) -> Row:
-    """A stored campaign as this version writes it down: keys that did not exist then have their defaults."""
-    try:
-        return campaign_to_dict(parse_campaign(config, origin="store"))
-    except CampaignError:
-        return config
 
 
 def _connect(url: str, lock_wait_s: float) -> Engine:

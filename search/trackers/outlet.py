@@ -63,6 +63,12 @@ def make_outlet(campaign: Campaign, root: Path) -> Tell | None:
     return tell
 
 
+def forget_told(root: Path) -> None:
+    """Let trackers follow the next start of the run in `root` as a run of its own."""
+    for state in (root / FOLDER).glob("*.json"):
+        state.unlink()
+
+
 def line_of(entry: TrackerEntry, root: Path) -> Line:
     """Start the process of a tracker of the run in `root`."""
     state = root.absolute() / FOLDER / f"{entry.kind}.json"

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -218,14 +219,38 @@ def test_a_finished_campaign_stays_finished(tmp_path: Path) -> None:
     assert again.status().phase == "done"
 
 
+def begun(folder: Path) -> Coordinator:
+    """A campaign of which one block was scored."""
+    coordinator = open_simulated(folder, small())
+    work_once(coordinator, SimulatedEvaluator(), worker="w")
+    return coordinator
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_of_which_nothing_was_ever_scored_begins_anew_with_the_changed_file(resume: bool, tmp_path: Path) -> None:
+    broken = open_simulated(tmp_path, small())
+
+    def fail(work: Work) -> Failed:
+        return Failed(work.lease, "nothing works", retryable=False)
+
+    with pytest.raises(EvaluationError, match="no candidate can be scored: nothing works"):
+        run_inline(broken, SimpleNamespace(evaluate=fail))  # type: ignore[arg-type]
+    broken.close()
+    again = open_simulated(tmp_path, small(seed=5), resume=resume)
+    run_inline(again, SimulatedEvaluator())
+    fresh = open_simulated(tmp_path / "fresh", small(seed=5))
+    run_inline(fresh, SimulatedEvaluator())
+    assert rows(again) == rows(fresh)
+
+
 def test_a_run_that_is_there_is_continued_only_on_demand(tmp_path: Path) -> None:
-    open_simulated(tmp_path, small()).close()
+    begun(tmp_path).close()
     with pytest.raises(OutputExists, match="--resume"):
         open_simulated(tmp_path, small())
 
 
 def test_a_changed_campaign_is_not_resumed_but_a_longer_budget_is(tmp_path: Path) -> None:
-    open_simulated(tmp_path, small()).close()
+    begun(tmp_path).close()
     with pytest.raises(InputsChanged, match="seed: 1 then, 5 now"):
         open_simulated(tmp_path, small(seed=5), resume=True)
     open_simulated(tmp_path, small(budget={"items": 1200}), resume=True).close()
@@ -233,7 +258,7 @@ def test_a_changed_campaign_is_not_resumed_but_a_longer_budget_is(tmp_path: Path
 
 def test_once_the_holdout_was_opened_the_budget_is_fixed_too(tmp_path: Path) -> None:
     finished(tmp_path).close()
-    with pytest.raises(InputsChanged, match="budget"):
+    with pytest.raises(InputsChanged, match=r"budget\.items: 900 then, 1200 now\. The holdout was opened, and"):
         open_simulated(tmp_path, small(budget={"items": 1200}), resume=True)
 
 

@@ -37,6 +37,7 @@ def leaky() -> Inventory:
         ({"budget": {"candidates": 20}}, r"budget.candidates: got 20, at least 22 needed"),
         ({"store": "mysql://host/db"}, "mysql"),
         ({"sampler": "tpe"}, "sampler: tpe searches one stage"),
+        ({"warm_start": ["runs/nope"]}, r"warm_start\[0\]: runs/nope: is no path"),
     ],
 )
 def test_a_campaign_that_cannot_work_is_refused_and_leaves_no_run(
@@ -44,7 +45,7 @@ def test_a_campaign_that_cannot_work_is_refused_and_leaves_no_run(
 ) -> None:
     with pytest.raises(CampaignError, match=says):
         opened(tmp_path, **facts)
-    assert not (tmp_path / "run" / "campaign.sqlite").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_budget_that_just_reaches_is_taken() -> None:

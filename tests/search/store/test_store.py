@@ -18,8 +18,9 @@ from sqlalchemy import event
 
 from engine.errors import Busy, CampaignError, InputsChanged, MergefleetError, StaleEpoch
 from search.store import schema
+from search.store.changes import changes, refuse_changes
 from search.store.failures import failure
-from search.store.store import CampaignFacts, Store, refuse_changes, store_url
+from search.store.store import CampaignFacts, Store, store_url
 
 FACTS = CampaignFacts(name="c", config={"seed": 1}, eval_key="e", items_digest="i", layers=3)
 SCORE = {"recipe_hash": "r", "lease": "1.1"}
@@ -125,6 +126,7 @@ PREDECESSOR = """
 import os, signal, sys, time
 sys.path.insert(0, {root!r})
 from search.store import schema
+from search.store.changes import refuse_changes
 from search.store.store import CampaignFacts, Store
 
 store = Store({url!r}, lock_wait_s={lock_wait_s})
@@ -270,7 +272,8 @@ def test_the_password_of_a_url_is_in_no_message(sqlite_url: str) -> None:
     ("facts", "says"),
     [
         (CampaignFacts("c", {"seed": 2}, "e", "i", 3), "seed: 1 then, 2 now"),
-        (CampaignFacts("c", {"seed": 1, "new": 0}, "e", "i", 3), "new: None then, 0 now"),
+        (CampaignFacts("c", {"seed": 1, "new": 0}, "e", "i", 3), "new: nothing then, 0 now"),
+        (CampaignFacts("c", {"seed": 1, "b": {0: [1, {"x": 2}]}}, "e", "i", 3), "b: nothing then, 1 entries now"),
         (CampaignFacts("c", {"seed": 1}, "E", "i", 3), "evaluation key"),
         (CampaignFacts("c", {"seed": 1}, "e", "I", 3), "items"),
         (CampaignFacts("c", {"seed": 1}, "e", "i", 4), "layers: 3 then, 4 now"),
@@ -283,6 +286,44 @@ def test_a_run_with_other_inputs_is_refused_and_told_which(url: str, facts: Camp
     with pytest.raises(InputsChanged, match=says):
         refuse_changes(found, facts, free=frozenset())
     refuse_changes(found, FACTS, free=frozenset())
+
+
+def test_only_the_innermost_keys_that_differ_are_named() -> None:
+    def row(**config: Any) -> dict[str, Any]:
+        return {"config": config, "eval_key": "e", "items_digest": "i", "layers": 3}
+
+    then = row(sources=[{"model": "a", "importance": None}, {"model": "b"}], tasks=[1], window={"0": 15})
+    now = {"sources": [{"model": "a", "importance": None}, {"model": "c"}], "tasks": [1, 2], "window": {"0": 30}}
+    assert changes(then, CampaignFacts("c", now, "e", "i", 3), free=frozenset()) == [
+        "sources[1].model: 'b' then, 'c' now",
+        "tasks: 1 entries then, 2 entries now",
+        "window.0: 15 then, 30 now",
+    ]
+    many = CampaignFacts("c", {f"key{number}": number for number in range(9)}, "e", "i", 3)
+    with pytest.raises(InputsChanged, match=r"key4: nothing then, 4 now; and 4 more\. Restore"):
+        refuse_changes(row(), many, free=frozenset())
+
+
+def test_a_campaign_of_which_something_was_scored_does_not_begin_afresh(url: str) -> None:
+    first = opened(url)
+    with first.transaction() as transaction:
+        transaction.add_scores([{**SCORE, "item": "x", "score_key": "k", "score": 1.0}])
+    assert first.scored()
+    second = Store(url)
+    with pytest.raises(Busy, match="another process has begun to score campaign 'c'"):
+        second.take_over(FACTS, now=2.0, afresh=True)
+    assert first.rows(schema.CAMPAIGNS)[0]["epoch"] == 1
+
+
+def test_a_campaign_that_begins_afresh_has_the_new_facts_and_refuses_whoever_ran_it(url: str) -> None:
+    first = opened(url)
+    assert not first.scored()
+    second = Store(url)
+    assert second.take_over(CampaignFacts("c", {"seed": 2}, "E", "I", 4), now=2.0, afresh=True) == 2
+    [row] = second.rows(schema.CAMPAIGNS)
+    assert (row["config"], row["eval_key"], row["layers"], row["created"]) == ({"seed": 2}, "E", 4, 2.0)
+    with pytest.raises(StaleEpoch), first.transaction():
+        pass
 
 
 def test_free_keys_may_change(url: str) -> None:

@@ -1,0 +1,74 @@
+"""What must not change between a run and its continuation, and how an error says what did: the keys that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from engine.errors import CampaignError, InputsChanged
+from engine.recipes.keypath import shown
+from search.campaign_file import campaign_to_dict, parse_campaign
+from search.store.store import CampaignFacts
+from search.store.transaction import Row
+
+NAMED = 5
+"""Keys that a message names; a file with more of them is another file."""
+
+
+def changes(found: Row, facts: CampaignFacts, *, free: frozenset[str]) -> list[str]:
+    """Where campaign, evaluator or items are not the stored run's, one text each; `free` keys may differ."""
+    then = _present(found["config"])
+    told = [
+        f"{key}: {_short(before)} then, {_short(now)} now"
+        for name in sorted({*then, *facts.config} - free)
+        for key, before, now in _differences(name, then.get(name), facts.config.get(name))
+    ]
+    if found["eval_key"] != facts.eval_key:
+        told.append("the evaluation key (task files, evaluator settings or versions)")
+    if found["items_digest"] != facts.items_digest:
+        told.append("the items of the tasks")
+    if found["layers"] != facts.layers:
+        told.append(f"the models' layers: {found['layers']} then, {facts.layers} now")
+    return told
+
+
+def refuse_changes(found: Row, facts: CampaignFacts, *, free: frozenset[str]) -> None:
+    """Raise InputsChanged where there are `changes`."""
+    changed = changes(found, facts, free=free)
+    if not changed:
+        return
+    rest = f"; and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
+    why = ""
+    if any(text.startswith("budget") for text in changed):  # it is free until then
+        why = " The holdout was opened, and a longer search would be chosen by who knows its result."
+    raise InputsChanged(
+        f"campaign {facts.name!r} cannot be resumed, these inputs changed: {'; '.join(changed[:NAMED])}{rest}.{why} "
+        "Restore them, or start a campaign of another name.",
+        changed=changed,
+    )
+
+
+def _differences(key: str, then: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+    """(key, then, now) of the innermost parts that differ."""
+    if then == now:
+        return
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        for name in sorted({*then, *now}, key=str):
+            yield from _differences(f"{key}.{name}", then.get(name), now.get(name))
+    elif isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
+        for index, pair in enumerate(zip(then, now, strict=True)):
+            yield from _differences(f"{key}[{index}]", *pair)
+    else:
+        yield key, then, now
+
+
+def _short(value: Any) -> str:
+    return f"{len(value)} entries" if isinstance(value, Mapping | list) else shown(value)
+
+
+def _present(config: Row) -> Row:
+    """A stored campaign as this version writes it down: keys that did not exist then have their defaults."""
+    try:
+        return campaign_to_dict(parse_campaign(config, origin="store"))
+    except CampaignError:
+        return config
