@@ -6,12 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cluster.output import human_seconds, print_json
+from engine.errors import InputError
 from search import ends
 from search.campaign_file import Campaign, load_campaign
 from search.session import (
     ask_to_stop,
     fork_campaign,
     migrate_store,
+    require_run,
     rules_of,
     run_directory,
     stored_results,
@@ -49,6 +51,14 @@ def _measured(campaign: Campaign, run_dir: Path | None) -> tuple[float | None, i
     found = stored_results(campaign, directory)
     paid = sum(found.items_spent.values())
     return (paid / found.seconds if paid and found.seconds else None), found.items_spent["search"]
+
+
+def check_resume(campaign: Path, *, run_dir: Path | None, resume: bool, or_start: bool) -> None:
+    """--resume needs a run, unless told that there may be none yet. Raises InputError."""
+    if or_start and not resume:
+        raise InputError("--or-start: says what --resume does where there is no run yet; give --resume too.")
+    if resume and not or_start:
+        require_run(campaign, run_dir)
 
 
 def fork(campaign: Path, name: str, *, at: int | None, run_dir: Path | None) -> Path:

@@ -19,6 +19,7 @@ from search.evaluators.resident import ResidentEvaluator, open_evaluator
 from search.pools import make_pools
 from search.ports import Verdict
 from search.results import Results
+from search.run import RunDirectory
 from search.session import RUNS, Outcome, run_directory, stored_results
 
 REPOSITORY = Path(__file__).parents[1]
@@ -41,6 +42,8 @@ def run(directory: Path | None, choices: Choices, *, as_json: bool) -> None:
     """Run the demo's campaign in `directory`, then check its claims; raises MergefleetError where one fails."""
     started = time.monotonic()
     directory = directory or _default_directory(resume=choices.resume)
+    if choices.resume and not RunDirectory(directory).database.is_file():
+        raise InputError(f"{directory}: there is no demo to resume here.")
     campaign = write_campaign(directory, choices)
     outcome = search_command.run(
         campaign,

@@ -133,6 +133,9 @@ def doctor(json: Json = False) -> None:
 def search(
     campaign: Annotated[Path, typer.Argument(help="A campaign YAML file.")],
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that is there.")] = False,
+    or_start: Annotated[
+        bool, typer.Option("--or-start", help="With --resume: start it where there is no run yet, as a new pod does.")
+    ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it will take; nothing is run.")] = False,
     fork: Annotated[str | None, typer.Option(help="Go on under this name, from the rows of the run there is.")] = None,
     at: Annotated[int | None, typer.Option(help="With --fork: the last candidate to take over.", min=0)] = None,
@@ -157,6 +160,8 @@ def search(
         run_dir = campaign.parent
     elif at is not None:
         raise InputError("--at: says where a fork begins; give --fork NAME too.")
+    else:
+        campaign_command.check_resume(campaign, run_dir=run_dir, resume=resume, or_start=or_start)
     outcome = search_command.run(
         campaign,
         run_dir=run_dir,

@@ -101,6 +101,22 @@ def load_run(
     return campaign, directory
 
 
+def require_run(path: str | Path, root: Path | None) -> None:
+    """CampaignError where there is nothing to resume: a misspelt directory must not cost a campaign."""
+    campaign = load_campaign(path)
+    directory = run_directory(campaign, root)
+    store = Store(store_url(campaign.store, default=directory.database))
+    try:
+        found = store.find(campaign.name)
+    finally:
+        store.close()
+    if found is None:
+        raise CampaignError(
+            f"--resume: {store.place} holds no run of campaign {campaign.name!r}. Look at --run-dir and `store`, or "
+            "start it without --resume (--resume --or-start: whichever it is)."
+        )
+
+
 def open_session(
     campaign: Campaign,
     inventory: Inventory,

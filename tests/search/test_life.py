@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from simulated import Clock, SimulatedEvaluator, make_campaign, open_simulated
 
-from engine.errors import CampaignError, InputsChanged, OutputExists
+from cluster.campaign_command import check_resume
+from engine.errors import CampaignError, EvaluationError, InputError, InputsChanged, OutputExists
 from search import ends
 from search.campaign import Rules, StageRule
-from search.campaign_file import BudgetEntry
+from search.campaign_file import BudgetEntry, campaign_to_dict
 from search.coordinator import Coordinator
 from search.inline import run_inline, work_once
 from search.opening import check_budget
+from search.session import fork_campaign
 from search.store import schema
 from search.store.forking import fork
 from search.store.store import Store, store_url
@@ -231,6 +235,45 @@ def found(coordinator: Coordinator) -> Store:
     store = Store(coordinator.run.store._engine.url.render_as_string())
     store.find("simulated")
     return store
+
+
+def test_a_refused_fork_leaves_nothing(tmp_path: Path) -> None:
+    worked(open_simulated(tmp_path / "a", small()), lambda c: c.status().candidates == 20).close()
+    path = tmp_path / "c.yml"
+    path.write_text(yaml.safe_dump(campaign_to_dict(small())))
+    with pytest.raises(CampaignError, match="--at: got 99"):
+        fork_campaign(path, "branch", at=99, root=tmp_path / "a", new_root=tmp_path / "branch")
+    assert not (tmp_path / "branch").exists()
+
+
+def test_a_search_whose_hours_are_spent_at_once_says_so(tmp_path: Path) -> None:
+    clock = Clock()
+    coordinator = open_simulated(tmp_path, small(budget={"hours": 0.001}), now=clock)
+    for _ in range(2):
+        work_once(coordinator, SimulatedEvaluator(), worker="w")
+    clock.time += 60
+    with pytest.raises(EvaluationError, match=r"the budget of 0\.001 hours is spent, before any candidate"):
+        run_inline(coordinator, SimulatedEvaluator())
+
+
+@pytest.mark.parametrize("there", ["no folder", "an empty store", "a store of another campaign"])
+def test_to_resume_where_there_is_no_run_is_an_error_and_writes_nothing(there: str, tmp_path: Path) -> None:
+    path, root = tmp_path / "c.yml", tmp_path / "run"
+    path.write_text(yaml.safe_dump(campaign_to_dict(small())))
+    if there == "an empty store":
+        root.mkdir()
+        (root / "campaign.sqlite").touch()
+    if there == "a store of another campaign":
+        open_simulated(root, small(name="other")).close()
+    before = sorted(tmp_path.rglob("*"))
+    ask = functools.partial(check_resume, path, run_dir=root)
+    with pytest.raises(InputError, match=r"--resume: .* holds no run of campaign 'simulated'\. .*--resume --or-start"):
+        ask(resume=True, or_start=False)
+    ask(resume=True, or_start=True)
+    ask(resume=False, or_start=False)
+    with pytest.raises(InputError, match=r"--or-start: .* give --resume too"):
+        ask(resume=False, or_start=True)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_once_the_holdout_was_opened_there_is_no_fork(tmp_path: Path) -> None:
