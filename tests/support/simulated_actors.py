@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 from simulated import LAYERS, SimulatedEvaluator, hash_recipe
@@ -77,3 +78,23 @@ class UnequalWorker(SimulatedWorker):
 
     def _open(self) -> Evaluator:
         return BadGpu() if self._name.endswith("-2") else super()._open()
+
+
+class Preempted(SlowEvaluator):
+    """Its process is asked to end (SIGTERM) in the midst of its twentieth block."""
+
+    blocks = 0
+
+    def evaluate(self, work: Work) -> BlockResult | Failed:
+        self.blocks += 1
+        if self.blocks == 20:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().evaluate(work)
+
+
+class PreemptedWorker(SimulatedWorker):
+    """The first one that is hired is preempted."""
+
+    def _open(self) -> Evaluator:
+        audit = RunDirectory(self._task.root).audit
+        return Preempted(audit=audit) if self._name.endswith("-1") else super()._open()
