@@ -13,7 +13,6 @@ memory ahead of the rows, so such a coordinator answers nothing more; a new one 
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,6 +29,7 @@ from search.outage import Outages
 from search.ports import SCORE, BlockResult, CampaignStatus, Failed, Finished, Verdict, Wait, Work
 from search.progress import Progress
 from search.queue import Lease, Unit
+from search.refusal import refusal
 from search.run import Run, Services
 from search.store import schema
 from search.store.store import stored_config
@@ -186,14 +186,14 @@ class Coordinator:
         self._progress.saw(worker, now=now)
         unit = self._desk.queue.release(result.lease)
         if isinstance(result, BlockResult):
-            refusal = self._refusal(result, unit)
-            if refusal is None:
+            refused = refusal(result, unit, self._desk.digests)
+            if refused is None:
                 self._take_scores(result, unit, now)
                 self._desk.blame.succeed(worker, result.recipe_hash)
                 if unit is not None and unit.outages:
                     self._outages.end(worker)
                 return
-            result = Failed(result.lease, refusal, retryable=True)
+            result = Failed(result.lease, refused, retryable=True)
         if unit is not None:
             self._fail(unit, result, worker=worker, now=now)
 
@@ -265,23 +265,6 @@ class Coordinator:
     def _others(self, worker: str, now: float) -> set[str]:
         """Other workers that are there and not cordoned."""
         return self._desk.blame.cordon().without(self._progress.others(worker, now=now))
-
-    def _refusal(self, result: BlockResult, unit: Unit | None) -> str | None:
-        """Why these scores cannot be taken, or None."""
-        if unit is not None and result.recipe_hash != unit.recipe_hash:
-            return f"scored recipe {result.recipe_hash[:12]}, {unit.recipe_hash[:12]} was asked for"
-        if unit is not None and set(result.scores) != set(unit.items):
-            return f"got scores of {len(result.scores)} items, {len(unit.items)} others were asked for"
-        for measure, values in ((SCORE, result.scores), *result.measures.items()):
-            strange = [item for item, value in values.items() if not _is_number(value)]
-            if strange:
-                return f"{measure}: {len(strange)} values are not finite numbers, the first that of {strange[0]}"
-            if not values.keys() <= result.scores.keys():
-                return f"{measure}: got values of items that were not scored"
-        digest = self._desk.digests.get(result.recipe_hash, result.weights_digest)
-        if digest != result.weights_digest:
-            return f"weights {result.weights_digest[:12]} were scored, {digest[:12]} before under the same recipe hash"
-        return None
 
     def _take_scores(self, result: BlockResult, unit: Unit | None, now: float) -> None:
         """Store what is new, close the lease, and finish the assessments that are complete now."""
@@ -410,10 +393,3 @@ class Coordinator:
             unit.losses, unit.outages = states.count("expired") + states.count("returned"), states.count("outage")
             if unit.spent:
                 desk.lose(unit.recipe_hash, "its work units failed, or ended their process, too often")
-
-
-def _is_number(value: object) -> bool:
-    """Whether this is a finite number: what other processes send may be anything, and None is no score."""
-    if type(value) is float:  # as nearly all are; asking whether a number is real takes ten times as long
-        return math.isfinite(value)
-    return isinstance(value, numbers.Real) and math.isfinite(value)
