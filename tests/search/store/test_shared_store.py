@@ -10,7 +10,7 @@ import pytest
 import simulated
 from simulated import SimulatedEvaluator, make_campaign, make_inventory, open_simulated
 
-from engine.errors import CampaignError
+from engine.errors import CampaignError, OutputExists
 from search.inline import run_inline, work_once
 from search.results import results_of
 from search.store import schema
@@ -81,8 +81,10 @@ def keyed(inventory: Any) -> Any:
 
 def test_the_same_name_twice_is_one_campaign(tmp_path: Path) -> None:
     store = str(tmp_path / "shared.sqlite")
-    open_simulated(tmp_path / "a", named("a", store)).close()
-    with pytest.raises(Exception, match="holds a run of campaign 'a'"):
+    first = open_simulated(tmp_path / "a", named("a", store))
+    work_once(first, SimulatedEvaluator(), worker="w")
+    first.close()
+    with pytest.raises(OutputExists, match="holds a run of campaign 'a'"):
         open_simulated(tmp_path / "b", named("a", store))
 
 
