@@ -148,7 +148,7 @@ def test_a_task_that_cannot_give_scores_is_refused_by_name(bench, tmp_path, chan
 
 
 def test_a_folder_that_is_not_there_is_refused_by_path(bench, tmp_path):
-    with pytest.raises(CampaignError, match="absent is not a folder"):
+    with pytest.raises(CampaignError, match="absent', a folder expected"):
         LmEvalScorer(bench.entries, Places(str(tmp_path / "absent")))
 
 
