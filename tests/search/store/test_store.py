@@ -369,7 +369,7 @@ def test_a_file_that_cannot_be_a_store_is_named_with_what_to_do(
 
 def test_a_folder_that_is_not_there_and_a_full_disk_are_told(tmp_path: Path) -> None:
     with pytest.raises(CampaignError, match=r"/none/x\.sqlite: cannot be opened: .*/none is no folder"):
-        Store(f"sqlite:///{tmp_path}/none/x.sqlite").find("c")
+        Store(f"sqlite:///{tmp_path}/none/x.sqlite").rows(schema.CAMPAIGNS)
     store = opened(f"sqlite:///{tmp_path}/x.sqlite")
     store._engine.dispose()
 
