@@ -55,7 +55,7 @@ Algorithm = Callable[[FastEvaluator, int, int], Iterator[Choice]]
 ALGORITHMS: Mapping[str, tuple[Algorithm, int]] = {
     "ours": (ours, 60_000),
     "peer": (peer, 400_000),
-    "peer-limit-20": (peer_limited, 30_000),
+    "peer-limit-20": (peer_limited, 60_000),
     "ours-global": (ours_global, 12_000),
 }
 """Name -> (what runs, its budget of item evaluations)."""
