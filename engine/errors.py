@@ -33,22 +33,21 @@ from typing import Any
 
 
 class MergefleetError(Exception):
-    """Base of all errors raised on purpose: `message` for people, keyword `facts` for programs."""
+    """Base of all errors raised on purpose: `message` for people, keyword `facts` for programs.
+
+    `flagless` is the message for people who cannot give `merge`'s flags: without the advice to give one.
+    """
 
     exit_code = 1
 
-    def __init__(self, message: str, /, **facts: Any) -> None:
+    def __init__(self, message: str, /, *, flagless: str | None = None, **facts: Any) -> None:
         super().__init__(message)
         self.facts = facts
+        self.flagless = flagless or message
 
     @property
     def message(self) -> str:
         return str(self.args[0])
-
-    @property
-    def flagless(self) -> str:
-        """The message for those who cannot give `merge`'s flags: without the advice to give one (fact `flagless`)."""
-        return str(self.__dict__["facts"].get("flagless", self.message))
 
     def __getattr__(self, name: str) -> Any:
         facts = self.__dict__.get("facts", {})
@@ -57,7 +56,7 @@ class MergefleetError(Exception):
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; its facts are {sorted(facts)}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.message, self.facts)
+        return _rebuild, (type(self), self.message, {**self.facts, "flagless": self.flagless})
 
 
 def _rebuild(cls: type[MergefleetError], message: str, facts: dict[str, Any]) -> MergefleetError:

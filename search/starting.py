@@ -104,7 +104,7 @@ def _check_recipe(campaign: Campaign, plans: Plans, *, key: str, recipe: Recipe)
 
 def _said(error: InputError, campaign: Campaign, key: str) -> CampaignError:
     told = error.flagless.removeprefix(f"{campaign.origin}: ")
-    facts = {name: value for name, value in error.facts.items() if name not in ("file", "key", "flagless")}
+    facts = {name: value for name, value in error.facts.items() if name not in ("file", "key")}
     return CampaignError(f"{campaign.origin}: {key}: {told}", file=campaign.origin, key=key, **facts)
 
 

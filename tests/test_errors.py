@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import re
 from collections.abc import Iterator
@@ -41,6 +42,15 @@ def test_every_error_arrives_as_it_was_sent(cls: type[MergefleetError], carry: A
     assert arrived.facts == FACTS
     assert arrived.got == FACTS["got"]
     assert arrived.exit_code == sent.exit_code
+
+
+def test_what_is_said_to_those_without_flags_arrives_too_and_is_no_fact() -> None:
+    sent = errors.NotFinite("1 NaN. Give --allow-nan.", flagless="1 NaN.", count=1)
+    arrived = copy.copy(sent)  # by __reduce__, as pickle
+    handed_on = RayTaskError("merge", "Traceback ...", sent).as_instanceof_cause()
+    assert arrived.flagless == handed_on.flagless == "1 NaN."
+    assert arrived.facts == handed_on.facts == {"count": 1}
+    assert errors.NotFinite("1 NaN.").flagless == "1 NaN."
 
 
 @pytest.mark.parametrize("cls", CLASSES)
