@@ -10,7 +10,7 @@ is left out), there is none, and the whole plan has to be made.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,9 +24,9 @@ from engine.planning.planner import describe_recipe
 from engine.planning.raw_targets import is_raw
 from engine.planning.targets import Target, output_targets
 from engine.recipes.check import check_parameters
-from engine.recipes.filters import matches
+from engine.recipes.levels import levels as levels_of
 from engine.recipes.recipe import ModelRef, Recipe
-from engine.recipes.settings import ByName, Setting, evaluate
+from engine.recipes.settings import ByName, Setting, chosen, evaluate
 
 _sorted_json = json.JSONEncoder(sort_keys=True).encode
 _NUMBERS = {int, float}  # a bool is none: switches are part of the structure
@@ -50,7 +50,7 @@ def _masked(data: Any, *, within: bool) -> Any:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where in a recipe a value stands: at which of its `_levels`, and as which choice by name."""
+    """Where in a recipe a value stands: at which of its `_parameters`, and as which choice by name."""
 
     level: int
     choice: int
@@ -94,22 +94,21 @@ class Outline:
         """The outline of a plan, as `make_plan` makes it without options; None where the recipe's numbers say more."""
         if plan.method.name == "passthrough" or is_raw(recipe, checkpoints):  # a scale of 1 makes a copy of a merge
             return None
-        levels = list(_levels(recipe))
+        levels = _parameters(recipe, plan.method)
         models = {
             ref: sort_tensors(checkpoints[ref], [module.name for module in recipe.modules]) for ref in recipe.models
         }
         targets = {target.name: target for target in output_targets(recipe, plan.method, models).tensors}
-        hashes = digest.tensor_recipes(plan, checkpoints)
         groups: dict[_Group, int] = {}
         pieces = []
-        for tensor, tensor_hash in zip(plan.tensors, hashes, strict=True):
+        for tensor in plan.tensors:
             target, group = targets[tensor.name], None
             if tensor.call is not None:
                 if len(tensor.call.source_ids) != len(target.members):
                     return None
                 group = groups.setdefault(_group(target, plan.method, levels), len(groups))
             texts = digest.encoded(digest.content_facts(tensor, plan, checkpoints))
-            pieces.append(_Piece(tensor, group, texts, tensor_hash))
+            pieces.append(_Piece(tensor, group, texts, digest.of_encoded(texts)))
         return cls(plan, pieces, tuple(groups), recipe=recipe)
 
     def plan(self, recipe: Recipe) -> tuple[Plan, list[str]] | None:
@@ -118,7 +117,8 @@ class Outline:
         Raises RecipeError for values that the method does not take.
         """
         warnings = check_parameters(recipe, self._methods)
-        levels, method = list(_levels(recipe)), self._plan.method
+        method = self._plan.method
+        levels = _parameters(recipe, method)
         found = [_values(group, method, levels) for group in self._groups]
         if not all(_takes_all(values, method) for values in found):
             return None
@@ -192,14 +192,9 @@ def _takes_all(values: _Values, method: Method) -> bool:
     return not (method.drops_zero_weights and 0.0 in values.sources.get("weight", ()))
 
 
-def _levels(recipe: Recipe) -> Iterator[Mapping[str, Setting]]:
+def _parameters(recipe: Recipe, method: Method) -> _Levels:
     """All `parameters:` of a recipe, in an order that its structure decides."""
-    for module in recipe.parts:
-        for part in module.slices:
-            yield from (source.parameters for source in part.sources)
-            yield part.parameters
-        yield module.parameters
-    yield recipe.parameters
+    return [level.parameters for level in levels_of(recipe, method)]
 
 
 def _group(target: Target, method: Method, levels: _Levels) -> _Group:
@@ -227,7 +222,4 @@ def _group(target: Target, method: Method, levels: _Levels) -> _Group:
 
 def _chosen(setting: Setting, tensor: str) -> int | None:
     """Which of a setting's choices is for a tensor: the first whose filter matches; 0 where there is but one."""
-    if not isinstance(setting, ByName):
-        return 0
-    found = (number for number, (pattern, _) in enumerate(setting.choices) if matches(pattern, tensor))
-    return next(found, None)
+    return chosen(setting, tensor) if isinstance(setting, ByName) else 0

@@ -36,16 +36,20 @@ _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 """Text that is a number: YAML 1.1 reads 1e-5 as text, and mergekit takes it."""
 
 
+def chosen(setting: ByName, tensor_name: str) -> int | None:
+    """Which of the choices is for a tensor: the first whose filter matches; None where no filter does."""
+    found = (number for number, (pattern, _) in enumerate(setting.choices) if filters.matches(pattern, tensor_name))
+    return next(found, None)
+
+
 def evaluate(setting: Setting, tensor_name: str, depth: float) -> float | bool | None:
     """The value for one tensor at relative depth 0 (first layer) to 1 (last); None where no filter matches.
 
     For a gradient v of length L: s = depth·(L−1), i = ⌊s⌋, f = s − i, value = (1−f)·v[i] + f·v[min(i+1, L−1)].
     """
     if isinstance(setting, ByName):
-        for pattern, choice in setting.choices:
-            if filters.matches(pattern, tensor_name):
-                return evaluate(choice, tensor_name, depth)
-        return None
+        number = chosen(setting, tensor_name)
+        return None if number is None else evaluate(setting.choices[number][1], tensor_name, depth)
     if isinstance(setting, Gradient):
         return _interpolate(setting.values, depth)
     return setting
