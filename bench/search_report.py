@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench import report
 from bench.search_best import FILE
 
 if TYPE_CHECKING:
@@ -132,10 +133,7 @@ def ladder(found: Mapping[str, tuple[Floats, Floats]]) -> str:
 
 def write_into(name: str, text: str) -> None:
     """Put a table between its marks in docs/search-quality.md."""
-    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-    page = PAGE.read_text()
-    head, tail = page.split(begin)[0], page.split(end)[1]
-    PAGE.write_text(f"{head}{begin}{text}\n{end}{tail}")
+    report.write_into(PAGE, text, between=(f"<!-- {name} -->", f"<!-- /{name} -->"))
 
 
 def picture(traces: Sequence[Trace], path: Path = PICTURE) -> None:

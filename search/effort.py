@@ -31,7 +31,8 @@ class Effort:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A work unit that came back without scores. `state`: failed, expired, returned or lost, as in the leases' rows."""
+    """A work unit that came back without scores. `state`: failed, expired, returned, outage or
+    lost, as in the leases' rows."""
 
     candidate: int
     split: Split

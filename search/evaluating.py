@@ -5,7 +5,6 @@ The holdout of a campaign is no exception, but what meets it is entered in the c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,8 @@ from search.opening import items_digest
 from search.pools import make_pools
 from search.ports import Inventory, Split
 from search.publishing.sentinels import Rescorer
-from search.report.tables import Z95
-from search.run import RunDirectory
-from search.store.store import Store, store_url
+from search.report.tables import mean_and_half
+from search.run import RunDirectory, open_store
 from search.visits import Visit, make_visit
 
 _TASKS_FILE = ("tasks", "include_path", "items", "seed", "evaluator", "contamination", "allow_public_test_sets")
@@ -61,15 +59,9 @@ def evaluate(
     by_task: dict[str, list[float]] = {task.name: [] for task in campaign.tasks}
     for item, score in scores.items():
         by_task[pools.task_of[item]].append(score)
-    tasks = {name: _summary(values) for name, values in by_task.items() if values}
+    tasks = {name: (*mean_and_half(values), len(values)) for name, values in by_task.items() if values}
     mean = weighted_mean(scores, task_of=pools.task_of, weights=campaign.task_weights)
     return Evaluation(model, split, mean, tasks)
-
-
-def _summary(values: list[float]) -> tuple[float, float, int]:
-    count, mean = len(values), math.fsum(values) / len(values)
-    variance = math.fsum((value - mean) ** 2 for value in values) / max(1, count - 1)
-    return mean, Z95 * math.sqrt(variance / count), count
 
 
 def enter(visit: Visit, campaign: Campaign, directory: RunDirectory, inventory: Inventory) -> None:
@@ -77,11 +69,9 @@ def enter(visit: Visit, campaign: Campaign, directory: RunDirectory, inventory: 
 
     Raises CampaignError where there is no run, or one on other items: nobody would ever read the entry.
     """
-    missing = campaign.store is None and not directory.database.is_file()
-    store = None if missing else Store(store_url(campaign.store, default=directory.database))
-    try:
-        row = None if store is None else store.find(campaign.name)
-        if store is None or row is None:
+    with open_store(campaign, directory) as store:
+        row = store.find(campaign.name)
+        if row is None:
             raise CampaignError(
                 f"--split holdout: {directory.root} holds no run of campaign {campaign.name!r}, whose ledger would "
                 "have to tell of it. Start the campaign, name its directory with --run-dir, or take --split selection."
@@ -92,9 +82,6 @@ def enter(visit: Visit, campaign: Campaign, directory: RunDirectory, inventory: 
                 "ledger says nothing of them. Take the campaign file and the items that it was run with."
             )
         store.visit(vars(visit))
-    finally:
-        if store is not None:
-            store.close()
 
 
 def load_suite(path: str | Path) -> tuple[Campaign, bool]:

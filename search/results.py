@@ -58,6 +58,10 @@ class CandidateRow:
     violation: float = 0.0
 
 
+Windows = Sequence[tuple[int, int]]
+"""(start, size) of the window of every cohort, in order."""
+
+
 @dataclass(frozen=True)
 class ItemScore:
     """One item of one candidate; items that were scored in one block have the same `lease`."""
@@ -143,7 +147,8 @@ def results_of(store: Store, row: Row) -> Results:
     task_of = {key: item["task"] for key, item in items.items()}
     split_of: dict[str, Split] = {key: item["split"] for key, item in items.items()}
     outcomes = {(entry["number"], entry["split"]): entry for entry in store.rows(schema.ASSESSMENTS)}
-    candidates = _candidates(store, campaign, outcomes)
+    windows = [(entry["start"], entry["size"]) for entry in store.rows(schema.COHORTS)]
+    candidates = _candidates(store, campaign, outcomes, windows)
     told = _told(_named(store, candidates, items), row, split_of)
     matrix = tuple(
         ItemScore(candidate.number, split_of[item], task_of[item], item, score, lease)
@@ -158,6 +163,7 @@ def results_of(store: Store, row: Row) -> Results:
         if (candidate.number, split_of[item]) in outcomes
     )
     leases = store.rows(schema.LEASES)
+    sizes = _sizes(outcomes, candidates, items.values(), windows)
     ledger = tuple(HoldoutAccess(**{k: v for k, v in e.items() if k != "campaign"}) for e in store.rows(schema.LEDGER))
     return Results(
         campaign=campaign,
@@ -173,7 +179,7 @@ def results_of(store: Store, row: Row) -> Results:
         eval_key=row["eval_key"],
         item_measures=measured,
         items_digest=row["items_digest"],
-        efforts=efforts_of(outcomes, sizes=_sizes(store, outcomes, items.values()), leases=leases, paid=told.paid),
+        efforts=efforts_of(outcomes, sizes=sizes, leases=leases, paid=told.paid),
         attempts=attempts_of(leases),
         visits=tuple(map(visit_of, store.rows(schema.VISITS))),
     )
@@ -202,17 +208,20 @@ def _told(named: Iterable[tuple[Row, str]], row: Row, split_of: Mapping[str, Spl
     return told
 
 
-def _sizes(store: Store, outcomes: Mapping[tuple[int, str], Row], items: Collection[Row]) -> dict[tuple[int, str], int]:
+def _sizes(
+    outcomes: Mapping[tuple[int, str], Row],
+    candidates: Sequence[CandidateRow],
+    items: Collection[Row],
+    windows: Windows,
+) -> dict[tuple[int, str], int]:
     """How many items every assessment takes in full: its cohort's window, or all of the split."""
     counts: dict[str, Counter[str]] = {
         split: Counter(item["task"] for item in items if item["split"] == split) for split in SPLITS
     }
-    windows = {
-        row["number"]: window_items(row["size"], [*counts["search"].values()]) for row in store.rows(schema.COHORTS)
-    }
-    cohorts = {row["number"]: row["cohort"] for row in store.rows(schema.CANDIDATES)}
+    searched = [window_items(size, [*counts["search"].values()]) for _, size in windows]
+    cohorts = {row.number: row.cohort for row in candidates}
     return {
-        (number, split): windows[cohorts[number]] if split == "search" else counts[split].total()
+        (number, split): searched[cohorts[number] or 0] if split == "search" else counts[split].total()
         for number, split in outcomes
     }
 
@@ -235,10 +244,11 @@ def _lease(entry: Row, campaign: Row) -> str:
     return lease if entry["campaign"] == campaign["id"] else f"{entry['campaign']}/{lease}"
 
 
-def _candidates(store: Store, campaign: Campaign, outcomes: Mapping[tuple[int, str], Row]) -> tuple[CandidateRow, ...]:
+def _candidates(
+    store: Store, campaign: Campaign, outcomes: Mapping[tuple[int, str], Row], windows: Windows
+) -> tuple[CandidateRow, ...]:
     rows = store.rows(schema.CANDIDATES)
     names = [stage.name for stage in campaign.space.stages]
-    windows = [(row["start"], row["size"]) for row in store.rows(schema.COHORTS)]
     estimated = _estimated(rows, outcomes, windows)
     digests = store.weights_digests(sorted({row["recipe_hash"] for row in rows}))
     found = []
@@ -270,9 +280,7 @@ def _candidates(store: Store, campaign: Campaign, outcomes: Mapping[tuple[int, s
     return tuple(found)
 
 
-def _estimated(
-    rows: Sequence[Row], outcomes: Mapping[tuple[int, str], Row], windows: Sequence[tuple[int, int]]
-) -> dict[int, float]:
+def _estimated(rows: Sequence[Row], outcomes: Mapping[tuple[int, str], Row], windows: Windows) -> dict[int, float]:
     """Candidate → estimate; none for a result of which a larger window tells more, as the campaign has it (live.py)."""
     scored = list(_windows(rows, outcomes, windows))
     known = {row["number"]: (row["recipe_hash"], row["cohort"]) for row in rows}
@@ -280,9 +288,7 @@ def _estimated(
     return {number: value for number, value in estimates(scored).items() if number not in gone}
 
 
-def _windows(
-    rows: Sequence[Row], outcomes: Mapping[tuple[int, str], Row], windows: Sequence[tuple[int, int]]
-) -> Iterator[WindowScore]:
+def _windows(rows: Sequence[Row], outcomes: Mapping[tuple[int, str], Row], windows: Windows) -> Iterator[WindowScore]:
     alike = window_numbers(windows)
     for row in rows:
         outcome = outcomes.get((row["number"], "search"))

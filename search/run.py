@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from search.baselines import Baseline
 from search.campaign_file import Campaign
 from search.pools import Pools
 from search.space import Params, Space
-from search.store.store import Store
+from search.store.store import Store, store_url
 from search.trackers.contract import Tell
 
 
@@ -45,6 +46,11 @@ class RunDirectory:
     def report(self) -> Path:
         """The report as one HTML page."""
         return self.root / "report.html"
+
+
+def open_store(campaign: Campaign, directory: RunDirectory) -> closing[Store]:
+    """The store of a campaign's run, to be used in a `with`; opening one that is not there makes nothing."""
+    return closing(Store(store_url(campaign.store, default=directory.database)))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from search.ports import CampaignStatus, Inventory, Verdict, rehearsed
 from search.publishing.destination import Destination
 from search.publishing.sentinels import Rescorer
 from search.results import Results, read_results
-from search.run import RunDirectory, Services
+from search.run import RunDirectory, Services, open_store
 from search.starting import check_models, check_start, space_of
 from search.store import forking, schema, takeover
 from search.store.store import Store, store_url
@@ -68,13 +68,8 @@ def wait_for_predecessor(campaign: Campaign, directory: RunDirectory, *, wait_s:
 
 def _owner(campaign: Campaign, directory: RunDirectory) -> takeover.ProcessIdentity | None:
     """The process of the run's last epoch, if it is another one that runs here and was not stopped."""
-    if campaign.store is None and not directory.database.exists():
-        return None
-    store = Store(store_url(campaign.store, default=directory.database))
-    try:
+    with open_store(campaign, directory) as store:
         epochs = store.rows(schema.EPOCHS) if store.find(campaign.name) else []
-    finally:
-        store.close()
     if not epochs:
         return None
     last = max(epochs, key=lambda row: int(row["epoch"]))
@@ -89,13 +84,9 @@ def load_run(
     """A campaign and where it runs. A run that is continued remembers that it may use public test sets."""
     campaign = load_campaign(path, allow_public_test_sets=allow_public_test_sets)
     directory = run_directory(campaign, root)
-    there = campaign.store is not None or directory.database.is_file()
-    if resume and there and not campaign.allow_public_test_sets:
-        store = Store(store_url(campaign.store, default=directory.database))
-        try:
+    if resume and not campaign.allow_public_test_sets:
+        with open_store(campaign, directory) as store:
             found = store.find(campaign.name)
-        finally:
-            store.close()
         if found is not None and found["config"].get("allow_public_test_sets"):
             campaign = campaign.model_copy(update={"allow_public_test_sets": True})
     return campaign, directory
@@ -105,11 +96,8 @@ def require_run(path: str | Path, root: Path | None) -> None:
     """CampaignError where there is nothing to resume: a misspelt directory must not cost a campaign."""
     campaign = load_campaign(path)
     directory = run_directory(campaign, root)
-    store = Store(store_url(campaign.store, default=directory.database))
-    try:
+    with open_store(campaign, directory) as store:
         found = store.find(campaign.name)
-    finally:
-        store.close()
     if found is None:
         raise CampaignError(
             f"--resume: {store.place} holds no run of campaign {campaign.name!r}. Look at --run-dir and `store`, or "
@@ -194,14 +182,9 @@ def fork_campaign(
         raise CampaignError(f"--fork: got {name!r}, another name than the campaign's own expected")
     new_directory = run_directory(new, new_root)
     stored_results(campaign, directory)  # is there one?
-    old = Store(store_url(campaign.store, default=directory.database))
-    target = forking.fork_store(new, new_directory.database)
-    try:
+    with open_store(campaign, directory) as old, open_store(new, new_directory) as target:
         old.find(campaign.name)
         begun = forking.fork(old, new, target, at=at, now=time.time())
-    finally:
-        old.close()
-        target.close()
     forking.write_campaign(new, new_directory.root / "campaign.yml")
     return new_directory.root / "campaign.yml", begun
 
@@ -216,12 +199,9 @@ def ask_to_stop(path: str | Path, *, root: Path | None) -> bool:
     found = stored_results(campaign, directory)
     if found.phase != "search":
         raise CampaignError(f"campaign {campaign.name!r} is past its search: it is in phase {found.phase}")
-    store = Store(store_url(campaign.store, default=directory.database))
-    try:
+    with open_store(campaign, directory) as store:
         store.find(campaign.name)
         store.wish(ends.STOP, now=time.time())
-    finally:
-        store.close()
     return _owner(campaign, directory) is not None
 
 

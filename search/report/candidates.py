@@ -6,11 +6,12 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 from search.ports import SPLITS, Split
-from search.report.tables import Z95, Table, count_text, duration_text, score_text
+from search.report.tables import Table, count_text, duration_text, mean_and_half, score_text
 from search.results import CandidateRow, Results
 
 TITLE = "Top candidates"
@@ -22,6 +23,21 @@ NOTE = (
 )
 
 
+@dataclass(frozen=True)
+class Top:
+    """One of the best candidates: see NOTE. `items` and `seconds` are None where nobody knows what it took."""
+
+    number: int
+    label: str
+    recipe: str
+    estimate: float | None
+    split: Split | None
+    score: float | None
+    half_interval: float | None
+    items: int | None
+    seconds: float | None
+
+
 def top_rows(results: Results, count: int = TOP) -> list[CandidateRow]:
     """The best by selection score, then by estimate."""
     scored = [row for row in results.candidates if row.estimate is not None or row.selection_score is not None]
@@ -29,21 +45,51 @@ def top_rows(results: Results, count: int = TOP) -> list[CandidateRow]:
     return scored[:count]
 
 
+def top(results: Results) -> list[Top]:
+    """What there is to say of each of them."""
+    names, taken = short_names(results), _taken(results)
+    found = []
+    for row in top_rows(results):
+        split, score, half = score_of(results, row)
+        items, seconds = taken.get(row.number, (None, None))
+        found.append(
+            Top(
+                number=row.number,
+                label=row.label,
+                recipe=recipe_text(row.recipe, names),
+                estimate=row.estimate,
+                split=split,
+                score=score,
+                half_interval=half,
+                items=items,
+                seconds=seconds,
+            )
+        )
+    return found
+
+
+def _taken(results: Results) -> dict[int, tuple[int, float]]:
+    """Candidate → items that were evaluated for it, and seconds for which evaluators held its work."""
+    found: dict[int, tuple[int, float]] = {}
+    for effort in results.efforts:
+        items, seconds = found.get(effort.candidate, (0, 0.0))
+        found[effort.candidate] = items + effort.paid, seconds + effort.seconds
+    return found
+
+
 def top_table(results: Results) -> Table:
     """Candidate, recipe, score with interval, and what it took."""
-    rows = [_row(results, row) for row in top_rows(results)]
+    rows = [_row(entry) for entry in top(results)]
     columns = ("candidate", "score", "on", "estimate", "items", "time", "recipe")
     return Table(TITLE, columns, tuple(rows), NOTE, prose=("recipe",))
 
 
-def _row(results: Results, row: CandidateRow) -> tuple[str, ...]:
-    efforts = [effort for effort in results.efforts if effort.candidate == row.number]
-    split, mean, half = score_of(results, row)
-    scored = f"{score_text(mean)} ± {half:.3f}" if half is not None else score_text(mean)
-    items, seconds = sum(effort.paid for effort in efforts), sum(effort.seconds for effort in efforts)
-    took = (count_text(items), duration_text(seconds)) if efforts else ("–", "–")
-    recipe = recipe_text(row.recipe, short_names(results))
-    return (row.label, scored, split or "–", score_text(row.estimate), *took, recipe)
+def _row(entry: Top) -> tuple[str, ...]:
+    half = "" if entry.half_interval is None else f" ± {entry.half_interval:.3f}"
+    items = "–" if entry.items is None else count_text(entry.items)
+    time = "–" if entry.seconds is None else duration_text(entry.seconds)
+    scored = score_text(entry.score) + half
+    return (entry.label, scored, entry.split or "–", score_text(entry.estimate), items, time, entry.recipe)
 
 
 def score_of(results: Results, row: CandidateRow) -> tuple[Split | None, float | None, float | None]:
@@ -64,12 +110,7 @@ def _half(by_task: Mapping[str, Sequence[float]], weights: Mapping[str, float]) 
     """Half of the 95 % interval of the weighted mean of tasks; None where a task has too few items to tell."""
     if not by_task or any(len(values) < 2 for values in by_task.values()):
         return None
-    variance = 0.0
-    for task, values in by_task.items():
-        mean = math.fsum(values) / len(values)
-        spread = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-        variance += weights[task] ** 2 * spread / len(values)
-    return Z95 * math.sqrt(variance)
+    return math.hypot(*(weights[task] * mean_and_half(values)[1] for task, values in by_task.items()))
 
 
 def short_names(results: Results) -> dict[str, str]:

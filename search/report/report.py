@@ -20,7 +20,7 @@ import yaml
 
 from search import collector
 from search.ports import SPLITS, Verdict
-from search.report.candidates import recipe_text, score_of, short_names, top_rows
+from search.report.candidates import top, top_rows
 from search.report.losses import failures, quarantined, savings
 from search.report.tables import (
     count_text,
@@ -62,7 +62,7 @@ def report_data(results: Results) -> dict[str, Any]:
             "failed": sum(row.failure is not None for row in results.candidates),
             "seconds": results.seconds,
         },
-        "top": [_top_data(results, row) for row in top_rows(results)],
+        "top": [asdict(entry) for entry in top(results)],
         "saved": [asdict(entry) for entry in savings(results)],
         "stopped_early": [row.label for row in results.candidates if row.stopped_after is not None],
         "quarantined": {row.label: row.failure for row in quarantined(results)},
@@ -80,22 +80,6 @@ def _heat_data(heat: HeatMap) -> dict[str, Any]:
 
 def _candidate_data(row: CandidateRow) -> dict[str, Any]:
     return {**asdict(row), "params": dict(row.params), "recipe": dict(row.recipe)}
-
-
-def _top_data(results: Results, row: CandidateRow) -> dict[str, Any]:
-    split, score, half = score_of(results, row)
-    mine = [effort for effort in results.efforts if effort.candidate == row.number]
-    return {
-        "number": row.number,
-        "label": row.label,
-        "recipe": recipe_text(row.recipe, short_names(results)),
-        "estimate": row.estimate,
-        "split": split,
-        "score": score,
-        "half_interval": half,
-        "items": sum(effort.paid for effort in mine),
-        "seconds": sum(effort.seconds for effort in mine),
-    }
 
 
 def headline(results: Results) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from search.ports import SPLITS
@@ -128,10 +129,15 @@ def skill_scores(results: Results) -> dict[int, dict[str, tuple[float, float]]]:
             scores[entry.candidate, entry.task].append(entry.score)
     found: dict[int, dict[str, tuple[float, float]]] = defaultdict(dict)
     for (candidate, task), values in scores.items():
-        mean = math.fsum(values) / len(values)
-        variance = math.fsum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)
-        found[candidate][task] = (mean, Z95 * math.sqrt(variance / len(values)))
+        found[candidate][task] = mean_and_half(values)
     return dict(found)
+
+
+def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
+    """The mean, and half of its 95 % interval (normal); of a single value that half is 0."""
+    mean = math.fsum(values) / len(values)
+    variance = math.fsum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)
+    return mean, Z95 * math.sqrt(variance / len(values))
 
 
 def score_text(value: float | None) -> str:

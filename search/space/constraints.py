@@ -111,6 +111,13 @@ class Constraint:
         """False only where no values within the bounds satisfy it."""
         return all(interval(excess).low <= 1e-9 for excess in self.excess(bounds))
 
+    @property
+    def divides_by_0(self) -> bool:
+        """Whether a divisor without names comes to 0."""
+        divisors = [n.right for n in ast.walk(self.tree) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Div)]
+        plain = [node for node in divisors if not any(isinstance(part, ast.Name) for part in ast.walk(node))]
+        return any(self._value(node, {}) == 0 for node in plain)
+
     def _value(self, node: ast.expr, values: Values) -> Any:
         if isinstance(node, ast.Name):
             return values[self.known[node.id]]
@@ -192,11 +199,12 @@ def parse_constraint(text: str, names: Sequence[str], groups: Mapping[str, tuple
     used: list[str] = []
     for node in (tree.left, *tree.comparators):
         used += _checked(node, known, groups, text)
-    if any(isinstance(n, ast.BinOp) and isinstance(n.op, ast.Div) and _constant(n.right) == 0 for n in ast.walk(tree)):
+    found = Constraint(text, tree, known, groups, tuple(dict.fromkeys(used)))
+    if found.divides_by_0:
         raise ValueError("divides by 0")
     if not used:
         raise ValueError(f"names no parameter; there are {', '.join(sorted(every))}")
-    return Constraint(text, tree, known, groups, tuple(dict.fromkeys(used)))
+    return found
 
 
 def _checked(node: ast.expr, known: Mapping[str, str], groups: Mapping[str, tuple[str, ...]], text: str) -> list[str]:
@@ -223,19 +231,6 @@ def _checked(node: ast.expr, known: Mapping[str, str], groups: Mapping[str, tupl
             return [name]
         raise ValueError(_unknown(text, list(known.values())).removeprefix("; "))
     raise ValueError(f"only {_ALLOWED} are allowed{_unknown(text, list(known.values()))}")
-
-
-def _constant(node: ast.expr) -> float | None:
-    """The number that a part without names comes to."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-        return float(node.value)
-    if isinstance(node, ast.UnaryOp):
-        inner = _constant(node.operand)
-        return -inner if inner is not None and isinstance(node.op, ast.USub) else inner
-    if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
-        left, right = _constant(node.left), _constant(node.right)
-        return None if left is None or right is None else float(_ARITHMETIC[type(node.op)](left, right))
-    return None
 
 
 def _unknown(text: str, every: Sequence[str]) -> str:

@@ -36,7 +36,12 @@ def place_of(url: str) -> str:
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         return parsed.database
-    return parsed.render_as_string(hide_password=True)
+    return shown_url(url)
+
+
+def shown_url(url: str) -> str:
+    """A database's URL for people: without its password."""
+    return make_url(url).render_as_string(hide_password=True)
 
 
 def explain_failures(engine: Engine) -> None:

@@ -11,7 +11,7 @@ from engine.errors import CampaignError, OutputExists
 from search.campaign_file import Campaign, campaign_to_dict
 from search.store import schema
 from search.store.changes import refuse_changes
-from search.store.store import CampaignFacts, Store, store_url, stored_config
+from search.store.store import CampaignFacts, Store, stored_config
 from search.store.transaction import Row
 
 FREE_KEYS = frozenset({"name", "budget", "publish", "store", "selection", "comparators", "sampler", "sampler_options"})
@@ -60,11 +60,6 @@ def write_campaign(campaign: Campaign, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o600)
     path.write_text(yaml.safe_dump(campaign_to_dict(campaign), sort_keys=False))
-
-
-def fork_store(campaign: Campaign, database: Path) -> Store:
-    """The store of a campaign whose run directory has this database."""
-    return Store(store_url(campaign.store, default=database))
 
 
 def _copied(old: Store, *, at: int | None) -> dict[str, list[Row]]:

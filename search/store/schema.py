@@ -11,7 +11,7 @@ items         which items belong to which split and task, and the key under whic
 item_scores   (recipe hash, score key, measure) → value; the measure "score" is what is searched, the others stand
               beside it; first write wins. All campaigns of a store share them: `campaign` says who paid
 leases        every handing out of a work unit, and how it ended: done, failed, expired (no heartbeat), returned (the
-              worker went away), lost (the coordinator ended)
+              worker went away), outage (what it needs did not answer), lost (the coordinator ended)
 ledger        every candidate that was let onto the holdout, why and when
 visits        every model from outside that was (`mergefleet evaluate --split holdout`), by whom and when
 wishes        what other processes ask of the running coordinator (`mergefleet stop`)

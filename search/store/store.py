@@ -41,7 +41,7 @@ from engine import failpoints
 from engine.errors import Busy, CampaignError, StaleEpoch
 from search.campaign_file import Campaign, campaign_to_dict
 from search.store import migration, schema, takeover
-from search.store.failures import explain_failures, place_of
+from search.store.failures import explain_failures, place_of, shown_url
 from search.store.takeover import ProcessIdentity
 from search.store.transaction import Row, Transaction, upserting
 
@@ -291,11 +291,6 @@ def _as_dicts(result: CursorResult[Any]) -> list[Row]:
 def _present_epoch() -> Any:
     """The epoch of a campaign, held until the transaction ends."""
     return _locking(select(schema.CAMPAIGNS.c.epoch).where(schema.CAMPAIGNS.c.id == bindparam("campaign")))
-
-
-def shown_url(url: str) -> str:
-    """A database's URL for people: without its password."""
-    return make_url(url).render_as_string(hide_password=True)
 
 
 def store_url(place: str | None, *, default: Path) -> str:

@@ -19,9 +19,9 @@ from search.inline import run_inline, work_once
 from search.ports import Inventory
 from search.report.tables import ledger_table
 from search.results import results_of
-from search.run import RunDirectory
+from search.run import RunDirectory, open_store
 from search.store import schema
-from search.store.forking import fork, fork_store
+from search.store.forking import fork
 
 SMALL = {
     "budget": {"items": 450},
@@ -95,9 +95,9 @@ def test_a_fork_knows_of_the_visits_to_its_origin(tmp_path: Path, model: str) ->
     work_once(coordinator, SimulatedEvaluator(), worker="a")
     evaluate(model, origin, split="holdout", rescorer=HalfRight(), directory=RunDirectory(tmp_path / "a"))
     branch = make_campaign(**SMALL, name="branch")
-    store = fork_store(branch, tmp_path / "b" / "campaign.sqlite")
-    fork(coordinator.run.store, branch, store, at=None, now=1.0)
-    assert [row["model"] for row in store.rows(schema.VISITS)] == [model]
+    with open_store(branch, RunDirectory(tmp_path / "b")) as store:
+        fork(coordinator.run.store, branch, store, at=None, now=1.0)
+        assert [row["model"] for row in store.rows(schema.VISITS)] == [model]
 
 
 def test_the_ledger_is_written_before_anything_is_scored_and_keeps_every_visit(tmp_path: Path, model: str) -> None:
