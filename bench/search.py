@@ -60,6 +60,8 @@ ALGORITHMS: Mapping[str, tuple[Algorithm, int]] = {
 }
 """Name -> (what runs, its budget of item evaluations)."""
 
+HELD_STEP = 300
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -79,6 +81,16 @@ class Trace:
     def reaches(self, target: float) -> int | None:
         """The item evaluations after which a choice is as good as `target` for the first time; None: never."""
         return next((mark for mark, score in zip(self.spent, self.scores, strict=True) if score >= target), None)
+
+    def holds(self, target: float, *, end: int) -> int | None:
+        """After how many item evaluations, `end` at most, the choices of the last fifth of them are as good on average."""
+        marks = range(HELD_STEP, end + 1, HELD_STEP)
+        values = [self.at(mark) or 0.0 for mark in marks]
+        for count, mark in enumerate(marks, start=1):
+            last = values[count * 4 // 5 : count]
+            if sum(last) >= target * len(last):
+                return mark
+        return None
 
 
 def run_job(evaluator: FastEvaluator, name: str, seed: int, *, items: int | None = None) -> Trace:

@@ -63,15 +63,15 @@ def target_table(family: str, traces: Sequence[Trace]) -> str:
     start, gain = best["best_parent"], best["score"] - best["best_parent"]
     rows = [f"| {family}, item evaluations to reach | " + " | ".join(_algorithms_named(traces)) + " | ratio |"]
     rows.append("|---" * (len(_algorithms(traces)) + 2) + "|")
+    by_name = {name: [trace for trace in traces if trace.algorithm == name] for name in _algorithms(traces)}
+    ends = {name: max(trace.spent[-1] for trace in mine) for name, mine in by_name.items()}
     for share in SHARES:
         target = start + share * gain
-        needed = {
-            name: [trace.reaches(target) or math.inf for trace in traces if trace.algorithm == name]
-            for name in _algorithms(traces)
-        }
-        ends = {name: max(trace.spent[-1] for trace in traces if trace.algorithm == name) for name in needed}
-        cells = [_evaluations(values, end=ends[name]) for name, values in needed.items()]
-        rows.append(f"| {share:.0%} of the gain ({target:.3f}) | " + " | ".join(cells) + f" | {_ratio(needed, ends)} |")
+        first = {name: [trace.reaches(target) or math.inf for trace in mine] for name, mine in by_name.items()}
+        held = {n: [trace.holds(target, end=ends[n]) or math.inf for trace in mine] for n, mine in by_name.items()}
+        for title, needed in ((f"{share:.0%} of the gain ({target:.3f})", first), (f"{share:.0%}, held", held)):
+            cells = [_evaluations(values, end=ends[name]) for name, values in needed.items()]
+            rows.append(f"| {title} | " + " | ".join(cells) + f" | {_ratio(needed, ends)} |")
     return "\n".join(rows)
 
 

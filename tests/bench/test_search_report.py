@@ -36,6 +36,16 @@ def test_evaluations_to_a_target_are_medians_and_their_ratio_is_that_of_the_medi
     assert "| 10.0 (" in row
 
 
+def test_a_target_is_held_where_the_choices_of_the_last_fifth_are_as_good_on_average() -> None:
+    lucky = Trace(FAMILY, "ours", 0, (300, 3000, 3300, 9000), (0.6, 0.9, 0.6, 0.87))
+    assert lucky.reaches(0.86) == 3000
+    assert lucky.holds(0.86, end=9000) is None
+    held = lucky.holds(0.86, end=15_000)
+    assert held is not None
+    assert 9000 < held <= 11_400
+    assert lucky.holds(0.89, end=15_000) is None
+
+
 def test_what_was_not_reached_is_said_and_not_invented() -> None:
     mine, theirs = traces("ours", [900, 1000, 1100], end=5000), traces("peer", [9_000, 10_000, 12_000], end=50_000)
     table = search_report.target_table(FAMILY, [*mine, *theirs])
