@@ -83,7 +83,7 @@ class Trace:
         return next((mark for mark, score in zip(self.spent, self.scores, strict=True) if score >= target), None)
 
     def holds(self, target: float, *, end: int) -> int | None:
-        """After how many item evaluations, `end` at most, the choices of the last fifth of them are as good on average."""
+        """After how many evaluations, `end` at most, the choices of the last fifth of them are as good on average."""
         marks = range(HELD_STEP, end + 1, HELD_STEP)
         values = [self.at(mark) or 0.0 for mark in marks]
         for count, mark in enumerate(marks, start=1):
