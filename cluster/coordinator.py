@@ -20,7 +20,7 @@ from search.ports import BlockResult, CampaignStatus, Failed, Finished, Inventor
 from search.store.takeover import ProcessIdentity, this_process
 
 if TYPE_CHECKING:
-    from search.coordinator import Coordinator
+    from search.lasting import LastingCoordinator
 
 UNREACHABLE_S = 120.0
 
@@ -47,7 +47,7 @@ class CoordinatorActor:
         self._task = task
         self._held = held
         self._resume = resume
-        self._coordinator: Coordinator | None = None
+        self._coordinator: LastingCoordinator | None = None
         self._closed = False
         self._out: dict[str, Work] = {}
         self._heard: dict[str, float] = {}
@@ -102,16 +102,16 @@ class CoordinatorActor:
             self._opened().close()
             self._closed = True
 
-    def _opened(self) -> Coordinator:
+    def _opened(self) -> LastingCoordinator:
         if self._coordinator is None:
             import ray
 
             restarted = bool(ray.get_runtime_context().was_current_actor_reconstructed)
             self._inventory: Inventory = ray.get(self._held[0])
-            self._coordinator = self._open(resume=self._resume or restarted)
+            self._coordinator = self._open(resume=self._resume or restarted, patient=restarted)
         return self._coordinator
 
-    def _open(self, *, resume: bool) -> Coordinator:
+    def _open(self, *, resume: bool, patient: bool) -> LastingCoordinator:
         from search.campaign_file import parse_campaign
         from search.run import RunDirectory
         from search.session import open_session
@@ -125,6 +125,7 @@ class CoordinatorActor:
             directory=RunDirectory(self._task.root),
             resume=resume,
             lease_s=self._task.lease_s,
+            patient=patient,
         )
 
 

@@ -6,6 +6,7 @@
     │   ├── SourceError                           a model cannot be read: missing, truncated, corrupt, malformed
     │   ├── PlanError                             recipe and models do not fit together, or do not fit this machine
     │   ├── CampaignError                         a campaign says something impossible or unknown
+    │   │   └── StoreAway                         its database does not answer
     │   └── ClusterError                          the cluster asked for cannot be used
     ├── Refused                          exit 3   it would work, but would overwrite or mix up something
     │   ├── OutputExists                          OUT is there already
@@ -80,6 +81,10 @@ class PlanError(InputError):
 
 
 class CampaignError(InputError):
+    pass
+
+
+class StoreAway(CampaignError):
     pass
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from search.coordinator import Coordinator
+from search.lasting import LastingCoordinator
 from search.ports import CampaignStatus, Evaluator, Finished, Verdict, Wait, WorkSource
 
 PROGRESS_EVERY_S = 1.0
@@ -22,7 +23,7 @@ def work_once(source: WorkSource, evaluator: Evaluator, *, worker: str) -> Wait 
 
 
 def run_inline(
-    coordinator: Coordinator,
+    coordinator: Coordinator | LastingCoordinator,
     evaluator: Evaluator,
     *,
     on_progress: Callable[[CampaignStatus], None] = lambda status: None,

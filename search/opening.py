@@ -30,12 +30,16 @@ FREE_KEYS = frozenset({"budget", "publish", "store", "trackers"})
 
 @dataclass(frozen=True)
 class Start:
-    """How to open: where the run lives, the models' number of layers, whether to continue a run that is there."""
+    """How to open: where the run lives, the models' number of layers, whether to continue a run that is there.
+
+    `again`: this process ran it already, and goes on if nobody took over since (lasting.py).
+    """
 
     directory: RunDirectory
     layers: int
     resume: bool = False
     lock_wait_s: float = LOCK_WAIT_S
+    again: bool = False
 
 
 def open_coordinator(campaign: Campaign, inventory: Inventory, *, start: Start, services: Services) -> Coordinator:
@@ -92,9 +96,13 @@ def _take(run: Run, inventory: Inventory, *, start: Start, services: Services) -
         layers=start.layers,
     )
     found = store.find(campaign.name)
-    afresh = found is not None and _begins_anew(store, found, facts, resume=start.resume)
+    if found is None and start.again:
+        raise CampaignError(
+            f"{store.place}: the run of campaign {campaign.name!r} is not there any more: was it removed?"
+        )
+    afresh = found is not None and not start.again and _begins_anew(store, found, facts, resume=start.resume)
     if found is not None and not afresh:
-        if not start.resume:
+        if not (start.resume or start.again):
             raise OutputExists(
                 f"{store.place}: holds a run of campaign {campaign.name!r}. Continue it with --resume, give the "
                 "campaign another name, or remove the run's directory to start afresh.",
@@ -105,7 +113,7 @@ def _take(run: Run, inventory: Inventory, *, start: Start, services: Services) -
         facts = replace(facts, elites=elites_to_rows(_elites(run, services)))
     if campaign.store is None:
         store.make_folder()
-    store.take_over(facts, now=services.now(), afresh=afresh)
+    store.take_over(facts, now=services.now(), afresh=afresh, again=start.again)
     start.directory.root.mkdir(parents=True, exist_ok=True)
     if afresh:
         forget_told(start.directory.root)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.errors import Busy, CampaignError
@@ -17,6 +17,7 @@ from search.coordinator import Coordinator
 from search.evaluators.plans import Plans
 from search.evaluators.resident import open_evaluator
 from search.inline import run_inline
+from search.lasting import LastingCoordinator
 from search.live import make_rules, sampler_of
 from search.opening import Start, check_budget, open_coordinator
 from search.outage import refuse_given_up
@@ -113,13 +114,21 @@ def open_session(
     resume: bool,
     lease_s: float | None = None,
     plans: Plans | None = None,
-) -> Coordinator:
-    """The coordinator of a campaign on real models: hashes through the engine, layers from the base's headers."""
+    patient: bool = False,
+) -> LastingCoordinator:
+    """The coordinator of a campaign on real models: hashes through the engine, layers from the base's headers.
+
+    `patient`: see LastingCoordinator.
+    """
     plans = plans or Plans()
     start = Start(directory=directory, layers=space_of(campaign, plans).layers, resume=resume)
-    tell = make_outlet(campaign, directory.root)
-    services = Services(plans.hash_of, time.time, lease_s=lease_s, parameters_of=plans.parameters_of, tell=tell)
-    return open_coordinator(campaign, inventory, start=start, services=services)
+
+    def open_run(again: bool) -> Coordinator:
+        tell = make_outlet(campaign, directory.root)
+        services = Services(plans.hash_of, time.time, lease_s=lease_s, parameters_of=plans.parameters_of, tell=tell)
+        return open_coordinator(campaign, inventory, start=replace(start, again=again), services=services)
+
+    return LastingCoordinator(campaign.name, open_run, patient=patient)
 
 
 def run_campaign(
@@ -135,7 +144,7 @@ def run_campaign(
 
     Raises CampaignError and the other InputErrors before anything is scored, OutputExists where the run is there
     already and `resume` is False, InputsChanged, Busy, StaleEpoch where a successor took the campaign over, Outage
-    where the run paused itself because what an evaluator needs did not answer.
+    where the run paused itself because what an evaluator needs, or its database, did not answer.
     """
     campaign, directory = load_run(path, root=root, resume=resume, allow_public_test_sets=allow_public_test_sets)
     plans = Plans()

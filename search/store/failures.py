@@ -1,4 +1,4 @@
-"""What a database says when it cannot be used, as one line: which file, what is wrong with it, what to do."""
+"""What a database says when it cannot be used, as one line: which one, what is wrong with it, what to do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext, make_url
 
-from engine.errors import CampaignError, MergefleetError
+from engine.errors import CampaignError, MergefleetError, StoreAway
 
 _ELSE = "Name another file (`store` in the campaign file), or move this one away to start afresh."
 _SQLITE: Mapping[str, tuple[type[MergefleetError], str]] = {
@@ -29,6 +29,15 @@ _SQLITE: Mapping[str, tuple[type[MergefleetError], str]] = {
     ),
 }
 """What SQLite says, in part → the class of our error, and what it says. A lock that is held is no failure: store.py."""
+_KEPT = "What was committed is kept: run the command again with --resume when that is mended."
+_SERVER: Mapping[str, tuple[type[MergefleetError], str]] = {
+    "No space left on device": (MergefleetError, f"the server's disk is full ({{said}}). {_KEPT}"),
+    "read-only transaction": (CampaignError, f"the server takes no writes ({{said}}): is it a standby? {_KEPT}"),
+    "permission denied": (CampaignError, f"{{said}}. Give the user of the URL the right to. {_KEPT}"),
+}
+"""The same for PostgreSQL. Of what it says, these are the parts that are the same in every version and encoding."""
+_SECRET = frozenset({"password", "sslpassword"})
+"""What libpq takes as parameters of a URL, besides the password before the host."""
 
 
 def place_of(url: str) -> str:
@@ -40,8 +49,10 @@ def place_of(url: str) -> str:
 
 
 def shown_url(url: str) -> str:
-    """A database's URL for people: without its password."""
-    return make_url(url).render_as_string(hide_password=True)
+    """A database's URL for people: as they write it (without the driver that we use), and without its password."""
+    parsed = make_url(url)
+    shown = parsed.difference_update_query(_SECRET).set(drivername=parsed.get_backend_name())
+    return shown.render_as_string(hide_password=True)
 
 
 def explain_failures(engine: Engine) -> None:
@@ -49,19 +60,25 @@ def explain_failures(engine: Engine) -> None:
     place = place_of(engine.url.render_as_string(hide_password=False))
 
     def explain(context: ExceptionContext) -> BaseException | None:
+        if context.is_pre_ping:  # of a connection that was lost while nobody used it: a new one is made
+            return None
         said = str(context.original_exception).strip().splitlines()
-        return failure(place, said[0] if said else "", connected=context.connection is not None)
+        connected = context.connection is not None and not context.is_disconnect
+        return failure(place, said[0] if said else "", connected=connected)
 
     event.listen(engine, "handle_error", explain)
 
 
 def failure(place: str, said: str, *, connected: bool) -> MergefleetError | None:
     """The error for what a database said; None for what is left to the caller."""
-    if "://" in place:
-        return None if connected else CampaignError(f"{place}: the database cannot be reached: {said.rstrip('.')}.")
-    for part, (kind, text) in _SQLITE.items():
+    if "://" in place and not connected:
+        return StoreAway(
+            f"{place}: the database cannot be reached: {said.rstrip('.')}. What was committed is kept. Is the "
+            "server up, and is `store` in the campaign file right?"
+        )
+    for part, (kind, text) in (_SERVER if "://" in place else _SQLITE).items():
         if part in said:
-            return kind(f"{place}: {text.format(why=_why_not_opened(Path(place)), said=said)}", file=place)
+            return kind(f"{place}: {text.format(why=_why_not_opened(Path(place)), said=said.rstrip('.'))}", file=place)
     return None
 
 

@@ -46,6 +46,8 @@ from search.store.takeover import ProcessIdentity
 from search.store.transaction import Row, Transaction, upserting
 
 LOCK_WAIT_S = 10.0
+_NETWORK_WAITS = {"connect_timeout": 10, "tcp_user_timeout": 60_000}
+"""libpq's: s, ms. By default a server that is cut off is waited for for ever, and for what was sent a quarter hour."""
 CHUNK = 500
 """Recipe hashes per query: SQLite takes 32766 parameters, PostgreSQL 65535."""
 _MEETINGS = (schema.LEDGER, schema.VISITS)
@@ -91,13 +93,14 @@ class Store:
             self.campaign = int(found[0]["id"])
         return found[0] if found else None
 
-    def take_over(self, facts: CampaignFacts, *, now: float, afresh: bool = False) -> int:
+    def take_over(self, facts: CampaignFacts, *, now: float, afresh: bool = False, again: bool = False) -> int:
         """Become the campaign's one writer: epoch += 1 (creating the campaign in epoch 1). Returns the epoch.
 
         `afresh`: a campaign of which nothing was `scored` begins again, with these facts.
+        `again`: only if the last one was of this very process. StaleEpoch otherwise.
         Raises Busy where the lock is held by a process that cannot be ended from here.
         """
-        self.epoch = self._with_lock(lambda: self._next_epoch(facts, now=now, afresh=afresh))
+        self.epoch = self._with_lock(lambda: self._next_epoch(facts, now=now, afresh=afresh, again=again))
         return self.epoch
 
     def scored(self) -> bool:
@@ -210,7 +213,7 @@ class Store:
         file = Path(str(self._engine.url.database))
         return file.is_dir() or (file.exists() and file.stat().st_size > 0)
 
-    def _next_epoch(self, facts: CampaignFacts, *, now: float, afresh: bool) -> int:
+    def _next_epoch(self, facts: CampaignFacts, *, now: float, afresh: bool, again: bool) -> int:
         me = takeover.this_process()
         with self._engine.begin() as connection:
             migration.prepare(connection, place=self.place)
@@ -223,6 +226,8 @@ class Store:
             elif afresh:
                 self._clear(connection, int(found["id"]), facts, now=now)
             self.campaign, epoch = int(found["id"]), int(found["epoch"]) + 1
+            if again:
+                self._refuse_successor(connection, me, epoch=epoch - 1)
             connection.execute(update(table).where(table.c.id == self.campaign).values(epoch=epoch))
             entry = {"campaign": self.campaign, "epoch": epoch, "at": now, **vars(me)}
             connection.execute(insert(schema.EPOCHS).values(**entry))
@@ -239,6 +244,19 @@ class Store:
             connection.execute(delete(table).where(table.c.campaign == campaign))
         values = {**vars(facts), "config": dict(facts.config), "created": now, "seconds": 0.0, "verdict": None}
         connection.execute(update(schema.CAMPAIGNS).where(schema.CAMPAIGNS.c.id == campaign).values(**values))
+
+    def _refuse_successor(self, connection: Connection, me: ProcessIdentity, *, epoch: int) -> None:
+        """Raise StaleEpoch where another process has this epoch."""
+        table = schema.EPOCHS
+        mine = (table.c.campaign == self.campaign) & (table.c.epoch == epoch)
+        found = connection.execute(select(table).where(mine)).mappings().one()
+        owner = ProcessIdentity(found["pid"], found["started"], found["host"])
+        if owner != me:
+            raise StaleEpoch(
+                f"{self.place}: process {owner.pid} on {owner.host.split()[0]} took over with epoch {epoch} while the "
+                "database did not answer here. Nothing was written; this process should end.",
+                newest=epoch,
+            )
 
     def _check_epoch(self, connection: Connection) -> None:
         epoch = connection.execute(_present_epoch(), {"campaign": self.campaign}).scalar()
@@ -323,7 +341,9 @@ def _connect(url: str, lock_wait_s: float) -> Engine:
     # A session stopped inside a transaction is ended by the server after `idle`; whoever waits for it waits longer.
     idle_ms = int(lock_wait_s * 1000)
     options = f"-c idle_in_transaction_session_timeout={idle_ms} -c lock_timeout={2 * idle_ms}"
-    return create_engine(url, connect_args={"options": options}, pool_pre_ping=True)
+    known = make_url(url).query
+    waits = {name: value for name, value in _NETWORK_WAITS.items() if name not in known}
+    return create_engine(url, connect_args={**waits, "options": options}, pool_pre_ping=True)
 
 
 def _connect_sqlite(url: str, lock_wait_s: float) -> Engine:

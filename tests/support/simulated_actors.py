@@ -13,6 +13,7 @@ from cluster.evaluator_worker import EvaluatorWorker, Ready
 from engine.errors import CampaignError
 from search.campaign_file import parse_campaign
 from search.coordinator import Coordinator
+from search.lasting import LastingCoordinator
 from search.opening import Start, open_coordinator
 from search.ports import BlockResult, Evaluator, Failed, Work
 from search.run import RunDirectory, Services
@@ -35,13 +36,18 @@ class SimulatedWorker(EvaluatorWorker):
 
 
 class SimulatedCoordinator(CoordinatorActor):
-    def _open(self, *, resume: bool) -> Coordinator:
-        return open_coordinator(
-            parse_campaign(self._task.campaign, origin=self._task.origin),
-            self._inventory,
-            start=Start(RunDirectory(self._task.root), LAYERS, resume=resume, lock_wait_s=2.0),
-            services=Services(hash_recipe=hash_recipe, now=time.time, lease_s=self._task.lease_s),
-        )
+    def _open(self, *, resume: bool, patient: bool) -> LastingCoordinator:
+        campaign = parse_campaign(self._task.campaign, origin=self._task.origin)
+
+        def open_run(again: bool) -> Coordinator:
+            return open_coordinator(
+                campaign,
+                self._inventory,
+                start=Start(RunDirectory(self._task.root), LAYERS, resume=resume, lock_wait_s=2.0, again=again),
+                services=Services(hash_recipe=hash_recipe, now=time.time, lease_s=self._task.lease_s),
+            )
+
+        return LastingCoordinator(campaign.name, open_run, patient=patient)
 
 
 class MistakenWorker(SimulatedWorker):

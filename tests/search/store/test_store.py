@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from engine.errors import Busy, CampaignError, InputsChanged, MergefleetError, StaleEpoch
+from engine.errors import Busy, CampaignError, InputsChanged, MergefleetError, StaleEpoch, StoreAway
 from search.store import schema
 from search.store.changes import changes, refuse_changes
 from search.store.failures import failure
@@ -259,7 +259,8 @@ def test_an_item_that_gets_another_key_takes_its_scores_along(url: str) -> None:
 
 
 def test_the_password_of_a_url_is_in_no_message(sqlite_url: str) -> None:
-    assert Store("postgresql+psycopg://me:secret@nowhere/db").place == "postgresql+psycopg://me:***@nowhere/db"
+    assert Store("postgresql+psycopg://me:secret@nowhere/db").place == "postgresql://me:***@nowhere/db"
+    assert Store("postgresql+psycopg://me@h/db?password=secret").place == "postgresql://me@h/db"
     with pytest.raises(CampaignError) as caught:
         store_url("mysql://me:secret@h/db", default=Path())
     assert "secret" not in str(caught.value)
@@ -400,9 +401,40 @@ def test_what_sqlite_says_is_explained_where_people_can_do_something(
     found = failure("/r/x.sqlite", said, connected=connected)
     assert (found is None) == (expected is None)
     assert found is None or found.message.startswith(str(expected))
-    down = failure("postgresql://me:***@h/db", "connection refused", connected=False)
-    assert down is not None
-    assert down.message == "postgresql://me:***@h/db: the database cannot be reached: connection refused."
+
+
+@pytest.mark.parametrize(
+    ("said", "connected", "expected"),
+    [
+        (
+            "connection refused",
+            False,
+            "the database cannot be reached: connection refused. What was committed is kept.",
+        ),
+        ("could not extend file: No space left on device", True, "the server's disk is full (could not extend file"),
+        ("cannot execute INSERT in a read-only transaction", True, "the server takes no writes"),
+        ("permission denied for table epochs", True, "permission denied for table epochs. Give the user"),
+        ("canceling statement due to lock timeout", True, None),
+        ("duplicate key value violates unique constraint", True, None),
+    ],
+)
+def test_what_a_server_says_is_explained_where_people_can_do_something(
+    said: str, connected: bool, expected: str | None
+) -> None:
+    found = failure("postgresql://me:***@h/db", said, connected=connected)
+    assert (found is None) == (expected is None)
+    assert isinstance(found, StoreAway) == (not connected)
+    assert found is None or found.message.startswith(f"postgresql://me:***@h/db: {expected}")
+
+
+def test_a_connection_that_broke_while_nobody_used_it_is_made_anew(postgres_server: str, postgres_url: str) -> None:
+    import psycopg
+
+    store, name = opened(store_url(postgres_url, default=Path())), postgres_url.split("?")[0].rpartition("/")[2]
+    with psycopg.connect(postgres_server.format(name="postgres"), autocommit=True) as other:
+        other.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+    add_score(store, "a")
+    assert set(scored(store)) == {"a"}
 
 
 def test_a_store_is_a_path_or_a_url(tmp_path: Path) -> None:

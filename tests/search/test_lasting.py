@@ -1,0 +1,229 @@
+"""An outage of the database costs a campaign nothing but time: no row, no score, no candidate differs afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simulated import LAYERS, Clock, SimulatedEvaluator, hash_recipe, make_campaign, make_inventory
+
+from engine.errors import CampaignError, Outage, StaleEpoch, StoreAway
+from search.campaign_file import Campaign
+from search.coordinator import Coordinator
+from search.lasting import LastingCoordinator
+from search.opening import Start, open_coordinator
+from search.outage import PATIENCE_S
+from search.ports import Finished, Wait, Work
+from search.run import RunDirectory, Services, open_store
+from search.store import schema
+from search.store.store import Store
+
+SMALL: dict[str, Any] = {
+    "budget": {"items": 400},
+    "items": {"window": {0: 15}, "block_size": 40, "selection": 20, "holdout": 40},
+    "selection": {"top": 1, "means": 1, "soup": 0},
+}
+DOWN = StoreAway("postgresql://h/db: the database cannot be reached: no answer.")
+TIMES = {"seconds", "created", "at", "taken", "ended", "epoch", "pid", "started", "lease", "config"}
+"""Columns that tell when, and by which coordinator."""
+
+
+def opener(folder: Path, campaign: Campaign) -> Callable[[bool], Coordinator]:
+    clock = Clock()
+
+    def open_run(again: bool) -> Coordinator:
+        start = Start(RunDirectory(folder), LAYERS, again=again)
+        return open_coordinator(campaign, make_inventory(), start=start, services=Services(hash_recipe, clock))
+
+    return open_run
+
+
+def driven(
+    coordinator: Coordinator | LastingCoordinator,
+    evaluator: SimulatedEvaluator,
+    *,
+    wait: Callable[[], None] = lambda: None,
+) -> None:
+    """One worker in this process, as run_inline has it, until there is nothing more to do."""
+    work = coordinator.next_work("w")
+    while not isinstance(work, Finished):
+        if isinstance(work, Wait):
+            wait()
+            work = coordinator.next_work("w")
+        else:
+            work = coordinator.exchange("w", evaluator.evaluate(work))
+
+
+def rows(campaign: Campaign, folder: Path) -> str:
+    """All that a campaign found out, without when and by which of its coordinators."""
+    with open_store(campaign, RunDirectory(folder)) as store:
+        assert store.find(campaign.name) is not None
+        tables = (schema.CAMPAIGNS, schema.CANDIDATES, schema.COHORTS, schema.ASSESSMENTS, schema.ITEM_SCORES)
+        found = [[store.rows(table), store.rows(schema.LEDGER)] for table in tables]
+    plain = json.loads(json.dumps(found))
+    return json.dumps(_without(plain), sort_keys=True)
+
+
+def _without(entry: Any) -> Any:
+    if isinstance(entry, dict):
+        return {key: _without(value) for key, value in entry.items() if key not in TIMES}
+    return [_without(each) for each in entry] if isinstance(entry, list) else entry
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[tuple[int, str]]]:
+    """Rows, and what was scored in which order, where the database never went away."""
+    folder, campaign, evaluator = tmp_path_factory.mktemp("whole"), make_campaign(**SMALL), SimulatedEvaluator()
+    coordinator = opener(folder, campaign)(False)
+    driven(coordinator, evaluator)
+    coordinator.run.store.close()
+    return rows(campaign, folder), evaluator.seen
+
+
+def test_a_campaign_whose_database_goes_away_again_and_again_ends_as_if_it_never_had(
+    undisturbed: tuple[str, list[tuple[int, str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a commit, or after it, so that only the answer is lost."""
+    calls, real = 0, Store.transaction
+
+    @contextmanager
+    def unreliable(store: Store) -> Iterator[Any]:
+        nonlocal calls
+        calls += 1
+        fails, committed = calls > 1 and calls % 13 in (0, 1), calls % 2
+        with real(store) as transaction:
+            yield transaction
+            if fails and not committed:
+                raise DOWN
+        if fails:
+            raise DOWN
+
+    monkeypatch.setattr(Store, "transaction", unreliable)
+    campaign, clock, evaluator, waited = make_campaign(**SMALL), Clock(), SimulatedEvaluator(), 0
+
+    def wait() -> None:
+        nonlocal waited
+        clock.time, waited = clock.time + 1.0, waited + 1
+
+    coordinator = LastingCoordinator(campaign.name, opener(tmp_path, campaign), clock=clock)
+    driven(coordinator, evaluator, wait=wait)
+    monkeypatch.undo()
+    coordinator.close()
+    assert waited >= 6
+    assert rows(campaign, tmp_path) == undisturbed[0]
+    assert sorted(evaluator.seen) == sorted(undisturbed[1])  # nothing was scored twice
+
+
+def test_a_server_that_drops_everybody_and_lets_nobody_in_for_a_while_is_waited_for(
+    undisturbed: tuple[str, list[tuple[int, str]]], postgres_server: str, postgres_url: str, tmp_path: Path
+) -> None:
+    import psycopg
+
+    name = postgres_url.split("?")[0].rpartition("/")[2]
+
+    def admit(allowed: bool) -> None:
+        with psycopg.connect(postgres_server.format(name="postgres"), autocommit=True) as connection:
+            connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS {allowed}')
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+
+    class Cut(SimulatedEvaluator):
+        units = 0
+
+        def evaluate(self, work: Work) -> Any:
+            self.units += 1
+            if self.units in (3, 9):
+                admit(self.units == 3)  # the first time only what is open is cut: nobody notices that
+            return super().evaluate(work)
+
+    campaign, clock, evaluator = make_campaign(**SMALL, store=postgres_url), Clock(), Cut()
+    told: list[str] = []
+
+    def wait() -> None:
+        clock.time += 1.0
+        told.append(coordinator.status().outage)
+        if len(told) == 40:
+            admit(True)
+
+    coordinator = LastingCoordinator(campaign.name, opener(tmp_path, campaign), clock=clock)
+    driven(coordinator, evaluator, wait=wait)
+    coordinator.close()
+    assert len(told) >= 40
+    assert all("://" in text and "+psycopg" not in text for text in told)
+    assert told[30].startswith("outage for ")
+    assert coordinator.status().outage == ""
+    assert rows(campaign, tmp_path) == undisturbed[0]
+    assert sorted(evaluator.seen) == sorted(undisturbed[1])
+
+
+def test_an_outage_that_lasts_pauses_the_campaign_and_says_how_to_go_on(tmp_path: Path) -> None:
+    clock, open_run = Clock(), opener(tmp_path, make_campaign(**SMALL))
+
+    def once(again: bool) -> Coordinator:
+        if again:
+            raise DOWN
+        return open_run(False)
+
+    coordinator = LastingCoordinator("simulated", once, clock=clock)
+    work = coordinator.next_work("w")
+    assert isinstance(work, Work)
+    coordinator._leave(DOWN)
+    coordinator.submit("w", SimulatedEvaluator().evaluate(work))
+
+    def wait() -> None:
+        clock.time += 1.0
+
+    with pytest.raises(Outage, match=r"paused: outage for 60\d s: postgresql://h/db: .* run the same .* --resume\.$"):
+        driven(coordinator, SimulatedEvaluator(), wait=wait)
+    assert clock.time - 1000.0 == pytest.approx(PATIENCE_S, abs=2)
+    coordinator.pause()
+    assert coordinator.next_work("w") == Finished("paused")
+    with pytest.raises(Outage, match="--resume"):
+        coordinator.close()
+
+
+def test_at_a_start_nobody_waits_for_a_database_but_a_restarted_coordinator_does(tmp_path: Path) -> None:
+    clock, ways = Clock(), iter([DOWN, DOWN])
+
+    def late(again: bool) -> Coordinator:
+        failure = next(ways, None)
+        if failure is not None:
+            raise failure
+        return opener(tmp_path, make_campaign(**SMALL))(again)
+
+    with pytest.raises(StoreAway) as caught:
+        LastingCoordinator("simulated", late, clock=clock)
+    assert caught.value.exit_code == 2
+    coordinator = LastingCoordinator("simulated", late, patient=True, clock=clock)
+    assert coordinator.next_work("w") == Wait(1.0)
+    assert coordinator.status().outage.startswith("outage for 0 s: postgresql://h/db")
+    clock.time += 1.0
+    assert isinstance(coordinator.next_work("w"), Work)
+
+
+def test_who_took_over_in_the_meantime_is_left_alone(tmp_path: Path) -> None:
+    campaign, clock = make_campaign(**SMALL), Clock()
+    coordinator = LastingCoordinator(campaign.name, opener(tmp_path, campaign), clock=clock)
+    coordinator._leave(DOWN)
+    with open_store(campaign, RunDirectory(tmp_path)) as store:
+        assert store.find(campaign.name) is not None
+        store.epoch = 1
+        with store.transaction() as transaction:
+            transaction.change(schema.EPOCHS, {"pid": 1, "host": "elsewhere 1234"}, epoch=1)
+    clock.time += 1.0
+    with pytest.raises(StaleEpoch, match="process 1 on elsewhere took over with epoch 1 while the database did not"):
+        coordinator.next_work("w")
+
+
+def test_a_run_that_is_gone_when_the_database_is_back_does_not_begin_anew(tmp_path: Path) -> None:
+    campaign, clock = make_campaign(**SMALL), Clock()
+    coordinator = LastingCoordinator(campaign.name, opener(tmp_path, campaign), clock=clock)
+    coordinator._leave(DOWN)
+    (tmp_path / "campaign.sqlite").unlink()
+    clock.time += 1.0
+    with pytest.raises(CampaignError, match="is not there any more"):
+        coordinator.next_work("w")
+    assert not (tmp_path / "campaign.sqlite").exists()
