@@ -73,7 +73,7 @@ def search_on_ray(
     hire = hire or Hire()
     check_address(hire.address)
     check_start(campaign, directory, Plans())
-    wait_for_predecessor(campaign, directory)
+    wait_for_predecessor(campaign, directory, resume=resume)
     with ray_session.session(hire.address) as session, _shared(directory.root) as (place, probe):
         task = SearchTask(
             campaign=campaign_to_dict(campaign),

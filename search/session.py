@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from search.store import forking, schema, takeover
 from search.store.store import Store, store_url
 from search.trackers.outlet import make_outlet
 
+_LOG = logging.getLogger(__name__)
 RUNS = Path("runs")
 PREDECESSOR_WAIT_S = 20.0
 """A killed driver's coordinator on Ray lives a few seconds longer."""
@@ -51,19 +53,25 @@ def run_directory(campaign: Campaign, root: Path | None) -> RunDirectory:
     return RunDirectory(root or RUNS / campaign.name)
 
 
-def wait_for_predecessor(campaign: Campaign, directory: RunDirectory, *, wait_s: float = PREDECESSOR_WAIT_S) -> None:
-    """Let a run that is just dying end; Busy where one goes on: two processes would take the campaign from each other.
+def wait_for_predecessor(
+    campaign: Campaign, directory: RunDirectory, *, resume: bool, wait_s: float = PREDECESSOR_WAIT_S
+) -> None:
+    """Let a run that is just dying end, if this is to `resume` it; Busy where one goes on, or nobody resumes: two
+    processes would take the campaign from each other.
 
     A stopped process (SIGSTOP) is no obstacle: it is taken over, and refused by its epoch should it wake up.
     """
-    deadline = time.monotonic() + wait_s
+    deadline, said = time.monotonic() + wait_s, False
     while (owner := _owner(campaign, directory)) is not None:
-        if time.monotonic() > deadline:
+        running = f"{directory.root}: process {owner.pid} of this machine is running campaign {campaign.name!r}"
+        if not resume or time.monotonic() > deadline:
+            again = "go on with --resume" if not resume else "run the command again"
             raise Busy(
-                f"{directory.root}: process {owner.pid} of this machine is running campaign {campaign.name!r}. "
-                f"Wait for it, or stop it (kill {owner.pid}) and run the command again.",
-                pid=owner.pid,
+                f"{running}. Wait for it, or pause it (kill {owner.pid}, or ctrl-C there) and {again}.", pid=owner.pid
             )
+        if not said:
+            said = True
+            _LOG.warning("%s; waiting up to %g s for it to end", running, wait_s)
         time.sleep(0.25)
 
 
@@ -149,7 +157,7 @@ def run_campaign(
     campaign, directory = load_run(path, root=root, resume=resume, allow_public_test_sets=allow_public_test_sets)
     plans = Plans()
     check_start(campaign, directory, plans)
-    wait_for_predecessor(campaign, directory)
+    wait_for_predecessor(campaign, directory, resume=resume)
     evaluator = open_evaluator(campaign, audit=directory.audit, plans=plans)
     try:
         coordinator = open_session(campaign, rehearsed(evaluator), directory=directory, resume=resume, plans=plans)

@@ -43,11 +43,33 @@ def taken_by(pid: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> RunDire
 
 
 def test_a_running_process_is_named(
-    sleeper: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sleeper: subprocess.Popen[bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     directory = taken_by(sleeper.pid, tmp_path, monkeypatch)
-    with pytest.raises(Busy, match=f"process {sleeper.pid} of this machine"):
-        session.wait_for_predecessor(make_campaign(), directory, wait_s=0.3)
+    with pytest.raises(
+        Busy, match=rf"process {sleeper.pid} of this machine .* \(kill {sleeper.pid}, .* run the command"
+    ):
+        session.wait_for_predecessor(make_campaign(), directory, resume=True, wait_s=0.3)
+    (told,) = caplog.messages  # once, and before the wait
+    assert told.endswith(
+        f"process {sleeper.pid} of this machine is running campaign 'simulated'; waiting up to 0.3 s for it to end"
+    )
+
+
+def test_a_second_start_without_resume_waits_for_nobody(
+    sleeper: subprocess.Popen[bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    directory = taken_by(sleeper.pid, tmp_path, monkeypatch)
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it waits"))
+    with pytest.raises(Busy, match=f"process {sleeper.pid} of this machine is running .* go on with --resume"):
+        session.wait_for_predecessor(make_campaign(), directory, resume=False)
+    assert caplog.messages == []
 
 
 def test_a_process_that_dies_meanwhile_is_waited_for(
@@ -55,7 +77,7 @@ def test_a_process_that_dies_meanwhile_is_waited_for(
 ) -> None:
     directory = taken_by(sleeper.pid, tmp_path, monkeypatch)
     os.kill(sleeper.pid, signal.SIGKILL)
-    session.wait_for_predecessor(make_campaign(), directory, wait_s=5)
+    session.wait_for_predecessor(make_campaign(), directory, resume=True, wait_s=5)
     assert not takeover.is_running(takeover.ProcessIdentity(sleeper.pid, "0", takeover.this_host()))
 
 
@@ -65,10 +87,10 @@ def test_a_stopped_process_is_no_obstacle(
     directory = taken_by(sleeper.pid, tmp_path, monkeypatch)
     os.kill(sleeper.pid, signal.SIGSTOP)
     os.waitpid(sleeper.pid, os.WUNTRACED)
-    session.wait_for_predecessor(make_campaign(), directory, wait_s=0.3)
+    session.wait_for_predecessor(make_campaign(), directory, resume=True, wait_s=0.3)
     assert sleeper.poll() is None
 
 
 def test_a_run_that_was_never_started_waits_for_nobody(tmp_path: Path) -> None:
-    session.wait_for_predecessor(make_campaign(), RunDirectory(tmp_path / "new"), wait_s=0)
+    session.wait_for_predecessor(make_campaign(), RunDirectory(tmp_path / "new"), resume=True, wait_s=0)
     assert not (tmp_path / "new").exists()
