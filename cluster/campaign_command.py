@@ -69,16 +69,19 @@ def fork(campaign: Path, name: str, *, at: int | None, run_dir: Path | None) -> 
 
 
 def stop(campaign: Path, *, run_dir: Path | None, as_json: bool) -> None:
-    """Ask for the end of the search."""
-    running = ask_to_stop(campaign, root=run_dir)
+    """Ask for the end of the search, and say what follows."""
+    asked = ask_to_stop(campaign, root=run_dir)
+    left = f"selection and holdout take about {asked.items_left} item evaluations more"
+    if asked.seconds_left is not None:
+        left += f", {human_seconds(asked.seconds_left)} at the rate so far"
     if as_json:
-        print_json({"asked": True, "running_here": running})
-    elif running:
-        print("asked: the search ends within seconds, and selection begins when what runs is scored")
+        facts = {"items_left": asked.items_left, "seconds_left": asked.seconds_left}
+        print_json({"asked": True, "running_here": asked.running, **facts})
+    elif asked.running:
+        print(f"asked: no new candidate is begun, within seconds; when what runs is scored, {left}; then the verdict")
     else:
-        print(
-            f"asked: no process of this machine runs it; `mergefleet search {campaign} --resume` goes on with selection"
-        )
+        resume = f"mergefleet search {campaign} --resume"
+        print(f"asked: no process of this machine runs it; `{resume}` goes on with selection: {left}")
 
 
 def migrate(store: str, *, as_json: bool) -> None:

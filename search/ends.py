@@ -8,6 +8,7 @@ from typing import Any
 
 from search import campaign as machine
 from search.campaign_file import BudgetEntry, Campaign
+from search.ports import Phase
 
 STOP = "stop"
 """The wish that ends the search now (`mergefleet stop`)."""
@@ -39,6 +40,13 @@ def devices(campaign: Campaign) -> int:
 
 
 # ----------------------------------------------------------------------------------------------------------- forecast
+
+
+def items_after(phase: Phase, campaign: Campaign, *, baselines: int, sizes: Mapping[str, int]) -> int:
+    """A guess at the item evaluations of the phases after this one; `sizes` are items by split."""
+    holdout = (baselines + 2) * sizes.get("holdout", 0)
+    selection = (campaign.selection.top + campaign.selection.means + 3) * sizes.get("selection", 0)
+    return {"search": selection + holdout, "selection": holdout, "holdout": 0, "done": 0}[phase]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from collections import deque
 
 from search import campaign as machine
 from search.desk import Desk
-from search.ports import CampaignStatus
+from search.ends import items_after
+from search.ports import SPLITS, CampaignStatus
 
 RECENT_S = 60.0
 SETTLED_S = 15.0
@@ -120,7 +121,6 @@ def _search_total(desk: Desk) -> int:
 
 def _items_after(desk: Desk) -> int:
     """A guess at what the phases after this one take."""
-    state, pools, rules = desk.live.state, desk.run.pools, desk.run.campaign.selection
-    holdout = (len(state.rules.kinds) + 2) * pools.size("holdout")
-    selection = (rules.top + rules.means + 3) * pools.size("selection")
-    return {"search": selection + holdout, "selection": holdout, "holdout": 0, "done": 0}[state.phase]
+    state = desk.live.state
+    sizes: dict[str, int] = {split: desk.run.pools.size(split) for split in SPLITS}
+    return items_after(state.phase, desk.run.campaign, baselines=len(state.rules.kinds), sizes=sizes)

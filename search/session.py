@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,9 +67,7 @@ def wait_for_predecessor(
         running = f"{directory.root}: process {owner.pid} of this machine is running campaign {campaign.name!r}"
         if not resume or time.monotonic() > deadline:
             again = "go on with --resume" if not resume else "run the command again"
-            raise Busy(
-                f"{running}. Wait for it, or pause it (kill {owner.pid}, or ctrl-C there) and {again}.", pid=owner.pid
-            )
+            raise Busy(f"{running}. Wait for it, or pause it (ctrl-C where it was started) and {again}.", pid=owner.pid)
         if not said:
             said = True
             _LOG.warning("%s; waiting up to %g s for it to end", running, wait_s)
@@ -206,8 +205,18 @@ def fork_campaign(
     return new_directory.root / "campaign.yml", begun
 
 
-def ask_to_stop(path: str | Path, *, root: Path | None) -> bool:
-    """Ask for the end of a campaign's search, from any process that reaches its store; whether one here runs it.
+@dataclass(frozen=True)
+class Stopping:
+    """What `ask_to_stop` found: whether a process here runs the campaign, about how many item evaluations selection and
+    holdout take after it, and for how long at the campaign's rate so far (None: it has none yet)."""
+
+    running: bool
+    items_left: int
+    seconds_left: float | None
+
+
+def ask_to_stop(path: str | Path, *, root: Path | None) -> Stopping:
+    """Ask for the end of a campaign's search, from any process that reaches its store.
 
     Raises CampaignError where there is no such run, or its search is over.
     """
@@ -219,7 +228,12 @@ def ask_to_stop(path: str | Path, *, root: Path | None) -> bool:
     with open_store(campaign, directory) as store:
         store.find(campaign.name)
         store.wish(ends.STOP, now=time.time())
-    return _owner(campaign, directory) is not None
+        sizes = Counter(str(row["split"]) for row in store.rows(schema.ITEMS))
+    baselines = sum(row.origin == "baseline" for row in found.candidates)
+    left = ends.items_after(found.phase, found.campaign, baselines=baselines, sizes=sizes)
+    paid = sum(found.items_spent.values())
+    running = _owner(campaign, directory) is not None
+    return Stopping(running, left, left * found.seconds / paid if paid and found.seconds else None)
 
 
 def migrate_store(place: str) -> tuple[int, Path | None]:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from simulated import Clock, SimulatedEvaluator, make_campaign, open_simulated
+from simulated import Clock, SimulatedEvaluator, campaign_data, make_campaign, open_simulated
 
+from cluster import campaign_command
 from cluster.campaign_command import check_resume
+from cluster.output import human_seconds
 from engine.errors import CampaignError, EvaluationError, InputError, InputsChanged, OutputExists
-from search import ends
+from search import ends, session
 from search.campaign import Rules, StageRule
 from search.campaign_file import BudgetEntry, campaign_to_dict
 from search.coordinator import Coordinator
 from search.inline import run_inline, work_once
 from search.opening import check_budget
+from search.run import RunDirectory, open_store
 from search.session import fork_campaign
-from search.store import schema
+from search.store import schema, takeover
 from search.store.forking import fork
 from search.store.store import Store, store_url
 
@@ -67,6 +71,30 @@ def test_a_wish_to_stop_ends_the_search_and_the_rest_follows(tmp_path: Path) -> 
     assert [(row["kind"], row["reason"]) for row in events] == [("ended", "somebody said `mergefleet stop`")]
     assert coordinator.run.store.rows(schema.WISHES) == []
     assert run_inline(coordinator, SimulatedEvaluator()) is not None
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_whoever_stops_a_search_is_told_what_still_follows(
+    running: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "campaign.yml"
+    path.write_text(json.dumps(campaign_data(**SMALL)))
+    clock = Clock()
+    worked(open_simulated(tmp_path, small(), now=clock), lambda c: c.status().candidates == 25).close()
+    monkeypatch.setattr(session, "_owner", lambda *_: takeover.this_process() if running else None)
+    asked = session.ask_to_stop(path, root=tmp_path)
+    campaign_command.stop(path, run_dir=tmp_path, as_json=False)
+    told = capsys.readouterr().out
+    with open_store(small(), RunDirectory(tmp_path)) as store:
+        found = store.find("simulated")
+        assert found is not None
+        spent = len(store.rows(schema.ITEM_SCORES))
+    run_inline(again := open_simulated(tmp_path, small(), resume=True, now=clock), SimulatedEvaluator())
+    took = len(again.run.store.rows(schema.ITEM_SCORES)) - spent
+    assert took <= asked.items_left <= 2 * took  # some recipes are the same, and known
+    assert asked.seconds_left == pytest.approx(asked.items_left * found["seconds"] / spent)
+    assert ("--resume" in told) == (not running)
+    assert f"about {asked.items_left} item evaluations more, {human_seconds(asked.seconds_left or 0)} at" in told
 
 
 def test_a_wish_waits_for_the_next_start(tmp_path: Path) -> None:

@@ -49,9 +49,7 @@ def test_a_running_process_is_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     directory = taken_by(sleeper.pid, tmp_path, monkeypatch)
-    with pytest.raises(
-        Busy, match=rf"process {sleeper.pid} of this machine .* \(kill {sleeper.pid}, .* run the command"
-    ):
+    with pytest.raises(Busy, match=f"process {sleeper.pid} of this machine .* run the command"):
         session.wait_for_predecessor(make_campaign(), directory, resume=True, wait_s=0.3)
     (told,) = caplog.messages  # once, and before the wait
     assert told.endswith(
