@@ -75,10 +75,15 @@ class Binding:
         known, memory = self._memory[index]
         return memory if known == dtype else None
 
-    def is_plain(self, plan: Plan) -> bool:
-        """Whether the live model holds the outputs' own bytes, and no others: nothing is cast or lies apart."""
-        places = zip(self._parts, self._memory, plan.tensors, strict=True)
-        return all(not parts or known == TORCH_DTYPES[tensor.dtype] for parts, (known, _), tensor in places)
+    def digest(self, index: int) -> bytes:
+        """BLAKE3 of the live bytes of output tensor `index`, wherever and in whatever format they are."""
+        import torch
+        from blake3 import blake3
+
+        hasher = blake3()
+        for part in self._parts[index]:
+            hasher.update(memoryview(part.cpu().contiguous().view(-1).view(torch.uint8).numpy()))
+        return hasher.digest()
 
     def first(self, index: int, count: int) -> Tensor | None:
         """The first `count` live elements (or all) of output tensor `index`; None where there are none."""

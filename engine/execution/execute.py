@@ -90,13 +90,18 @@ class Executed:
     blocks: Mapping[int, list[bytes]]
     nonfinite: Mapping[tuple[str, str], int]
 
-    def tensor_digests(self, plan: Plan, tensors: Collection[int] | None = None) -> dict[str, str]:
-        """Digest of every output tensor (or of `tensors`), by name; all their tiles must be there."""
+    def tensor_blocks(self, plan: Plan, tensors: Collection[int] | None = None) -> dict[int, list[bytes]]:
+        """Digests of the blocks of every output tensor (or of `tensors`), by index; all their tiles must be there."""
         by_tensor: dict[int, list[bytes]] = {}
         for tile in plan.tiles:
             if tensors is None or tile.tensor in tensors:
                 by_tensor.setdefault(tile.tensor, []).extend(self.blocks[tile.number])
-        return {plan.tensors[i].name: digest.of_tensor(plan.tensors[i], blocks) for i, blocks in by_tensor.items()}
+        return by_tensor
+
+    def tensor_digests(self, plan: Plan, tensors: Collection[int] | None = None) -> dict[str, str]:
+        """Digest of every output tensor (or of `tensors`), by name; all their tiles must be there."""
+        made = self.tensor_blocks(plan, tensors)
+        return {plan.tensors[index].name: digest.of_tensor(plan.tensors[index], made[index]) for index in made}
 
 
 def execute(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -83,11 +83,16 @@ class LiveSink:
         bits = torch.from_numpy(data.view(np.uint8))
         self._binding.fill(index, block * tensor.block, bits.view(getattr(torch, TORCH_DTYPES[tensor.dtype])))
 
-    def digests(self, plan: Plan) -> Iterator[tuple[str, str]]:
-        """Name and digest of every output tensor that the model uses, as it lies in memory now (`Binding.is_plain`)."""
-        for index, tensor in enumerate(plan.tensors):
-            memory = self._binding.memory(index, TORCH_DTYPES[tensor.dtype])
-            if memory is not None:
-                step = tensor.block * ITEMSIZE[tensor.dtype]
-                blocks = (digest.of_block(memory[first : first + step].data) for first in range(0, memory.size, step))
-                yield tensor.name, digest.of_tensor(tensor, blocks)
+    def live_digests(self, index: int, tensor: OutputTensor, *, made: Sequence[bytes] | None = None) -> Sequence[bytes]:
+        """By what to know again the live values of output tensor number `index`.
+
+        Digests of its blocks, where the model holds just their bytes; those are known (`made`) when they were written
+        this moment. Else one of the live bytes.
+        """
+        memory = self._binding.memory(index, TORCH_DTYPES[tensor.dtype])
+        if memory is None:
+            return [self._binding.digest(index)]
+        if made is not None:
+            return made
+        step = tensor.block * ITEMSIZE[tensor.dtype]
+        return [digest.of_block(memory[first : first + step].data) for first in range(0, memory.size, step)]

@@ -21,6 +21,7 @@ Continuing text costs more than scoring a few items may, so that is done only wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -46,6 +47,8 @@ class Look:
     best      [P] the token that each position predicts
     surest    the mean probability of that token
     spread    the largest difference of two logits of one position
+
+    Where the positions predict several tokens the last two matter to nobody: they are 0 and infinite then.
     """
 
     finite: bool
@@ -102,17 +105,13 @@ class Watch:
 
         hidden, mask = output[0], kwargs.get("attention_mask")
         with torch.inference_mode():
-            if mask is None:
-                hidden = hidden.flatten(0, -2)
-            elif mask.shape == hidden.shape[:-1]:
-                hidden = hidden[mask.bool()]
-            else:  # which positions are padding cannot be said
-                return
-            if len(hidden) < LEAST_POSITIONS:
+            places = _places(hidden, mask)
+            if places is None or len(places) < LEAST_POSITIONS:
                 return
             self._remove()
-            finite = bool(torch.isfinite(hidden).all())
-            look = look_of(self._head(hidden[:: -(-len(hidden) // LOOKED_AT)]))
+            rows = hidden.flatten(0, -2)
+            finite = all_finite(rows) or all_finite(rows[places])  # what is behind padding need not be
+            look = look_of(self._head(rows[places[:: -(-len(places) // LOOKED_AT)]]))
         self.looked = True
         self.cause = failure(look if finite else replace(look, finite=False))
         if self.cause is not None:
@@ -122,6 +121,23 @@ class Watch:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
+
+
+def _places(hidden: Any, mask: Any) -> Any:
+    """Of hidden states [..., width] the rows that stand for a token; None where it cannot be said which do."""
+    import torch
+
+    if mask is None:
+        return torch.arange(hidden.shape[:-1].numel(), device=hidden.device)
+    return mask.flatten().nonzero()[:, 0] if mask.shape == hidden.shape[:-1] else None
+
+
+def all_finite(values: Any) -> bool:
+    """Whether there is no NaN or Inf. One of them makes the sum one, and a sum is found in a tenth of the time; but
+    large numbers may do so, too."""
+    import torch
+
+    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
 
 
 def look_at(model: Any, tokenizer: Any, prompts: Sequence[str]) -> Look:
@@ -143,15 +159,16 @@ def look_at(model: Any, tokenizer: Any, prompts: Sequence[str]) -> Look:
 
 def look_of(logits_PV: Any) -> Look:
     """What the logits of P positions show."""
-    import torch
-
     logits_PV = logits_PV.float()
-    if not bool(torch.isfinite(logits_PV).all()):
-        return Look(False, tuple(logits_PV.argmax(-1).tolist()), 0.0, 0.0)
-    highest, best = logits_PV.max(-1)
+    highest, best = logits_PV.max(-1)  # of equal ones the first
+    tokens = tuple(best.tolist())
+    if not all_finite(logits_PV):
+        return Look(False, tokens, 0.0, 0.0)
+    if len(set(tokens)) > 1:
+        return Look(True, tokens, 0.0, math.inf)
     surest = float(logits_PV.softmax(-1).amax(-1).mean())
     spread = float((highest - logits_PV.amin(-1)).max())
-    return Look(True, tuple(best.tolist()), surest, spread)
+    return Look(True, tokens, surest, spread)
 
 
 def nothing_right(scores: Mapping[str, float]) -> bool:

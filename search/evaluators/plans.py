@@ -26,11 +26,15 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Planned:
-    """A recipe's plan, its canonical hash over the contents of its sources, and that of every output tensor."""
+    """A recipe's plan, its canonical hash over the contents of its sources, and that of every output tensor.
+
+    Plans of one `outline` differ in numbers alone: what their structure decides needs to be found out once.
+    """
 
     plan: Plan
     recipe_hash: str
     tensors: tuple[str, ...]
+    outline: Outline | None
 
 
 class Plans:
@@ -64,11 +68,13 @@ class Plans:
         found = None if outline is None else outline.plan(recipe)
         if found is None:
             plan = make_plan(recipe, self.checkpoints)
-            found = plan, tensor_recipes(plan, self.checkpoints)
+            found, own = (plan, tensor_recipes(plan, self.checkpoints)), None
             if outline is None:
-                _keep(self._outlines, like, Outline.of(recipe, plan, self.checkpoints))
+                own = Outline.of(recipe, plan, self.checkpoints)
+                _keep(self._outlines, like, own)
+            outline = own
         plan, tensors = found
-        return Planned(plan, of_tensor_recipes(plan, tensors), tuple(tensors))
+        return Planned(plan, of_tensor_recipes(plan, tensors), tuple(tensors), outline)
 
     def open(self, ref: ModelRef) -> Checkpoint:
         """A source, opened once."""

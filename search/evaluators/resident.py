@@ -4,8 +4,10 @@
 
 The model is *dirty* from the first copied block until the last; only then does it carry a recipe hash. A score counts
 only if the hash is the candidate's before and after scoring, and if the parameters' bytes are still those that were
-merged: their digests (5 GB/s on one core, a small part of one forward pass) are compared after every block. Tensors
-that are the same in the candidate before are not merged again; facts about the sources are measured once.
+merged: their digests (5 GB/s on one core, a small part of one forward pass) are compared after every block. A second
+look before the next block of the same candidate would tell nothing more: what somebody wrote in between is there after
+that block, too, whose scores are thrown away then, and made again on a fresh merge. Tensors that are the same in the
+candidate before are not merged again; facts about the sources are measured once.
 """
 
 from __future__ import annotations
@@ -17,13 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from engine import digest
 from engine.errors import CampaignError, EvaluationError, MergefleetError
-from engine.execution.binding import Binding
 from engine.execution.execute import Work as MergeWork
 from engine.execution.execute import execute
 from engine.execution.known_facts import KnownFacts
 from engine.execution.sinks import LiveSink
 from engine.execution.worker import RowPool
-from engine.recipes.recipe import ModelRef
 from search.baselines import make_baselines
 from search.campaign_file import Campaign
 from search.evaluators import floor
@@ -40,17 +40,16 @@ from search.evaluators.contract import (
     runtime_facts,
 )
 from search.evaluators.entries import EvaluatorEntry
-from search.evaluators.loading import filled_views, load_from_disk, load_tokenizer, make_skeleton
+from search.evaluators.loading import load_from_disk
 from search.evaluators.norms import Norms
 from search.evaluators.opening import open_scorer
 from search.evaluators.plans import Planned, Plans
+from search.evaluators.skeletons import Skeletons
 from search.evaluators.vllm import Loaded as VllmLoaded
 from search.evaluators.vllm import VllmModel, check_vllm
 from search.ports import BlockResult, Failed, Inventory, Work
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from engine.planning.plan import Plan
 
 # What a scorer may raise: lm-eval and users' functions bring exceptions of any of these kinds.
@@ -59,26 +58,30 @@ _PASSING_ERRORS = (OSError, MemoryError)  # another attempt, elsewhere or later,
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """What the live model holds: whose recipe, and which weights (digest of the published form).
+class Made:
+    """One tensor of the live model: the hash of its recipe, the digest of its published form, and digests of what lies
+    in memory: of its blocks, where these are the published bytes, else of all of it."""
 
-    `tensors`: of every output tensor the hash of its recipe and the digest of its values, by name. `fingerprint`: of
-    the live bytes, where these are not simply the published ones.
-    """
-
-    recipe_hash: str
-    weights_digest: str
-    plan: Plan
-    tensors: Mapping[str, tuple[str, str]]
-    fingerprint: str | None
+    recipe: str
+    digest: str
+    live: Sequence[bytes]
 
 
 @dataclass(frozen=True)
-class _Skeleton:
-    subject: Subject
-    binding: Binding
-    shape: str  # canonical config; another one means another skeleton
-    small_files: tuple[ModelRef, ModelRef, str | None]  # donor, tokenizer, chat template
+class Loaded:
+    """What the live model holds: whose recipe, and which weights (digest of the published form); `tensors` by name."""
+
+    planned: Planned
+    weights_digest: str
+    tensors: Mapping[str, Made]
+
+    @property
+    def recipe_hash(self) -> str:
+        return self.planned.recipe_hash
+
+    @property
+    def plan(self) -> Plan:
+        return self.planned.plan
 
 
 class ResidentModel:
@@ -91,7 +94,7 @@ class ResidentModel:
     def __init__(self, entry: EvaluatorEntry, *, plans: Plans | None = None) -> None:
         self._entry = entry
         self._plans = plans or Plans()
-        self._skeleton: _Skeleton | None = None
+        self._skeletons = Skeletons(entry, self._plans)
         self._known = KnownFacts()
         self._rows = RowPool()
         self._norms = Norms(self._plans)
@@ -100,20 +103,22 @@ class ResidentModel:
     @property
     def subject(self) -> Subject:
         """Model and tokenizer. Raises EvaluationError before the first `load`."""
-        if self._skeleton is None:
+        if self._skeletons.current is None:
             raise EvaluationError("no recipe has been loaded into the resident model yet")
-        return self._skeleton.subject
+        return self._skeletons.current.subject
+
+    def holds(self, recipe_hash: str) -> bool:
+        """Whether that recipe was merged into the model, and nothing since. `is_intact` tells whether it is there."""
+        return self.loaded is not None and self.loaded.recipe_hash == recipe_hash
 
     def load(self, recipe: Mapping[str, Any], *, expected_hash: str | None = None) -> Loaded:
-        """Merge a recipe (mergekit's schema) into the live parameters; nothing to do if it is there already.
+        """Merge a recipe (mergekit's schema) into the live parameters; nothing to do where the model `holds` it.
 
         With `expected_hash`, a recipe that hashes otherwise on this machine is refused before a byte is merged.
         Raises EvaluationError then, NotFinite for NaN or Inf, InputError where recipe and sources do not fit.
         """
         if self.loaded is not None and self.loaded.recipe_hash == expected_hash:
-            if self.is_intact():
-                return self.loaded
-            self.loaded = None  # somebody wrote into the model: nothing in it counts
+            return self.loaded
         planned = self._plans(recipe)
         if expected_hash is not None and planned.recipe_hash != expected_hash:
             raise EvaluationError(
@@ -126,68 +131,57 @@ class ResidentModel:
 
     def _merge(self, planned: Planned) -> Loaded:
         plan = planned.plan
-        skeleton = self._skeleton_for(plan)
-        recipes = {tensor.name: recipe for tensor, recipe in zip(plan.tensors, planned.tensors, strict=True)}
-        digests = self._unchanged(recipes)
-        changed = {index for index, tensor in enumerate(plan.tensors) if tensor.name not in digests}
+        skeleton = self._skeletons.serving(planned)
+        if skeleton is None:
+            self.loaded = None
+            skeleton = self._skeletons.make(planned)
+        kept = self._unchanged(planned)
+        changed = {index for index, tensor in enumerate(plan.tensors) if tensor.name not in kept}
         self.loaded = None  # dirty from here on
         sink = LiveSink(skeleton.binding)
         work = MergeWork(self._entry.threads, tensors=changed, known=self._known, pool=self._rows)
-        digests |= execute(plan, self._plans.checkpoints, sink, work=work).tensor_digests(plan, changed)
-        plain = skeleton.binding.is_plain(plan)
-        self.loaded = Loaded(
-            planned.recipe_hash,
-            digest.of_weights(digests),
-            plan,
-            tensors={name: (recipe, digests[name]) for name, recipe in recipes.items()},
-            fingerprint=None if plain else fingerprint(skeleton.subject.model),
-        )
+        blocks = execute(plan, self._plans.checkpoints, sink, work=work).tensor_blocks(plan, changed)
+        tensors = dict(kept)
+        for index, made in blocks.items():
+            tensor = plan.tensors[index]
+            live = sink.live_digests(index, tensor, made=made)
+            tensors[tensor.name] = Made(planned.tensors[index], digest.of_tensor(tensor, made), live)
+        weights = digest.of_weights({name: made.digest for name, made in tensors.items()})
+        self.loaded = Loaded(planned, weights, tensors)
         return self.loaded
 
-    def _unchanged(self, recipes: Mapping[str, str]) -> dict[str, str]:
-        """Digests, by name, of the tensors that are in the live model already as these recipes have them.
+    def _unchanged(self, planned: Planned) -> dict[str, Made]:
+        """By name the tensors that are in the live model already as this recipe has them.
 
-        Published bytes are looked at after scoring, all of them against these digests; what was cast on its way into
-        the model gets its fingerprint from the model, so that it must be intact now.
+        They are looked at after scoring, as all others, against the digests of when they were merged.
         """
-        before = self.loaded
-        if before is None or (before.fingerprint is not None and not self.is_intact()):
+        if self.loaded is None:
             return {}
-        return {name: made for name, (recipe, made) in before.tensors.items() if recipes.get(name) == recipe}
+        before, pairs = self.loaded.tensors, zip(planned.plan.tensors, planned.tensors, strict=True)
+        found = ((tensor.name, before.get(tensor.name), recipe) for tensor, recipe in pairs)
+        return {name: made for name, made, recipe in found if made is not None and made.recipe == recipe}
 
     def is_intact(self) -> bool:
         """Whether the live parameters still hold, bit for bit, what `load` merged into them."""
-        loaded, skeleton = self.loaded, self._skeleton
+        loaded, skeleton = self.loaded, self._skeletons.current
         if loaded is None or skeleton is None:
             return False
-        if loaded.fingerprint is not None:
-            return fingerprint(skeleton.subject.model) == loaded.fingerprint
-        return all(loaded.tensors[name][1] == made for name, made in LiveSink(skeleton.binding).digests(loaded.plan))
-
-    def _skeleton_for(self, plan: Plan) -> _Skeleton:
-        shape = digest.of_json({**plan.config, "dtype": None, "torch_dtype": None})
-        small_files = (plan.donor, plan.tokenizer, plan.chat_template)
-        old = self._skeleton
-        if old is not None and (old.shape, old.small_files) == (shape, small_files) and old.binding.fits(plan):
-            return old
-        self._skeleton = self.loaded = None  # before the new one takes its memory
-        model = make_skeleton(plan.config, self._entry, self._plans.open(plan.donor).directory)
-        tokenizer = load_tokenizer(self._plans.open(plan.tokenizer).tokenizer_directory)
-        tokenizer.chat_template = plan.chat_template or tokenizer.chat_template
-        subject = Subject(model, tokenizer)
-        binding = Binding.build(model, plan, views=filled_views(model, [tensor.name for tensor in plan.tensors]))
-        self._skeleton = _Skeleton(subject, binding, shape, small_files)
-        return self._skeleton
+        sink, tensors = LiveSink(skeleton.binding), loaded.tensors
+        return all(
+            sink.live_digests(index, tensor) == tensors[tensor.name].live
+            for index, tensor in enumerate(loaded.plan.tensors)
+        )
 
     def blown_up(self) -> str | None:
         """Why the loaded candidate's weights are out of all range, or None (search.evaluators.norms)."""
         assert self.loaded is not None
-        assert self._skeleton is not None
-        return self._norms.failure(self.loaded.plan, self._skeleton.binding)
+        assert self._skeletons.current is not None
+        return self._norms.failure(self.loaded.planned, self._skeletons.current.binding)
 
     def close(self) -> None:
         """Let go of model and files."""
-        self._skeleton = self.loaded = None
+        self._skeletons.close()
+        self.loaded = None
         self._plans.close()
 
 
@@ -234,6 +228,13 @@ class ResidentEvaluator:
 
     def evaluate(self, work: Work) -> BlockResult | Failed:
         """See search.ports.Evaluator."""
+        kept = self.resident.holds(work.recipe_hash)
+        result = self._attempt(work)
+        if kept and isinstance(result, Failed) and not self._still_holds(work.recipe_hash):
+            return self._attempt(work)  # somebody may have written into the model before this block: merge it anew
+        return result
+
+    def _attempt(self, work: Work) -> BlockResult | Failed:
         try:
             loaded = self.resident.load(work.recipe, expected_hash=work.recipe_hash)
             record_attempt(self._audit, work)
@@ -257,8 +258,7 @@ class ResidentEvaluator:
 
     def _still_holds(self, recipe_hash: str) -> bool:
         """Whether the live model is, bit for bit, the candidate that was merged into it."""
-        after = self.resident.loaded
-        if after is not None and after.recipe_hash == recipe_hash and self.resident.is_intact():
+        if self.resident.holds(recipe_hash) and self.resident.is_intact():
             return True
         self.resident.loaded = None
         return False
@@ -353,21 +353,6 @@ def check_device(campaign: Campaign) -> None:
             raise CampaignError(
                 f"{campaign.origin}: evaluator.device: got {device!r}, torch finds no GPU here; use 'cpu'."
             )
-
-
-def fingerprint(model: nn.Module) -> str:
-    """BLAKE3 (hex) of every live parameter and persistent buffer, tied ones once, in the order of state_dict."""
-    import torch
-    from blake3 import blake3
-
-    hasher, seen = blake3(), set()
-    for name, value in model.state_dict().items():
-        if value.data_ptr() in seen:
-            continue
-        seen.add(value.data_ptr())
-        hasher.update(name.encode())
-        hasher.update(memoryview(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()))
-    return hasher.hexdigest()
 
 
 def _cause(error: BaseException) -> str:

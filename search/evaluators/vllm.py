@@ -204,6 +204,10 @@ class VllmModel:
             return False
         return bool(self._engine[0][0].model.get_weight_version() == self.loaded.recipe_hash)
 
+    def holds(self, recipe_hash: str) -> bool:
+        """Whether that recipe was sent to the engine last."""
+        return self.loaded is not None and self.loaded.recipe_hash == recipe_hash
+
     def blown_up(self) -> str | None:
         """The floor is not checked: the weights are in another process."""
         return None

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from architectures import ARCHITECTURES, Architecture
+from live_bytes import fingerprint
 from safetensors.torch import load_file
 from transformers.utils import logging
 
@@ -23,7 +24,7 @@ from engine.models.output_config import INDEX_LISTS
 from engine.outputs.job import MergeResult
 from search.evaluators.entries import EvaluatorEntry
 from search.evaluators.loading import load_from_disk
-from search.evaluators.resident import ResidentModel, fingerprint
+from search.evaluators.resident import ResidentModel
 
 PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
 BEGIN, END = "<!-- matrix -->\n", "<!-- /matrix -->"

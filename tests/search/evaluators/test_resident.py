@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from live_bytes import fingerprint
 from tiny_tasks import Bench, make_bench, make_model
 
 from engine import digest
@@ -24,7 +25,7 @@ from search.evaluators.contract import Places, Scored, Suite
 from search.evaluators.entries import EvaluatorEntry
 from search.evaluators.lm_eval import LmEvalScorer
 from search.evaluators.loading import load_from_disk
-from search.evaluators.resident import ResidentEvaluator, fingerprint
+from search.evaluators.resident import ResidentEvaluator, ResidentModel
 from search.ports import BlockResult, Failed, Work
 
 ENTRY = EvaluatorEntry(threads=1, batch_size=60)
@@ -199,12 +200,40 @@ def test_scores_are_refused_when_the_weights_were_swapped_before_they_came_in(fa
     assert "changed while they were scored" in result.cause
 
 
-def test_weights_swapped_between_two_blocks_are_merged_again(family, evaluator):
-    recipe = family.recipe(0.7, 0.3)
+@pytest.mark.parametrize("out_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_weights_swapped_between_two_blocks_are_merged_again(family, evaluator, value, out_dtype):
+    recipe = family.recipe(0.7, 0.3, dtype="float32", out_dtype=out_dtype)
     first = evaluator.evaluate(work(recipe, family.keys()))
     with torch.no_grad():
-        evaluator.resident.subject.model.model.embed_tokens.weight.zero_()
+        evaluator.resident.subject.model.model.embed_tokens.weight.fill_(value)
     assert evaluator.evaluate(work(recipe, family.keys())) == first
+
+
+def test_weights_are_looked_at_once_a_block_after_it_was_scored(family, evaluator, monkeypatch):
+    looks: list[int] = []
+    look = ResidentModel.is_intact
+    monkeypatch.setattr(ResidentModel, "is_intact", lambda self: (looks.append(1), look(self))[1])
+    keys = family.keys()
+    for recipe, block in (((0.7, 0.3), keys[:9]), ((0.7, 0.3), keys[9:]), ((0.2, 0.8), keys)):
+        assert isinstance(evaluator.evaluate(work(family.recipe(*recipe), block)), BlockResult)
+    assert len(looks) == 3
+
+
+def test_models_with_the_very_same_small_files_share_a_skeleton_and_no_others_do(family, evaluator, tmp_path):
+    strict = tmp_path / "strict"
+    family.bench.b.model.save_pretrained(strict)
+    family.bench.a.tokenizer.save_pretrained(strict)
+    (strict / "generation_config.json").write_text(json.dumps({"repetition_penalty": 50.0, "eos_token_id": 1}))
+    made = {}
+    for name, place in (("a", family.folders["a"]), ("b", family.folders["b"]), ("strict", strict)):
+        evaluator.resident.load(
+            {"merge_method": "linear", "models": [{"model": str(place), "parameters": {"weight": 1}}]}
+        )
+        made[name] = evaluator.resident.subject.model
+    assert made["a"] is made["b"]
+    assert made["strict"] is not made["b"]
+    assert made["strict"].generation_config.repetition_penalty == 50.0
 
 
 def test_a_recipe_that_is_loaded_already_is_not_merged_again(family, evaluator, monkeypatch):

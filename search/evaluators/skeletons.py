@@ -1,0 +1,82 @@
+"""The model that candidates are merged into, with its tokenizer: made anew only where something else is needed.
+
+What it is made of: config.json, the small files beside it (tokenizer, generation settings), the chat template. Models
+of one family mostly have the very same files, so it is their contents that count, and not whose they are: parents take
+the candidates' place without a new model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from blake3 import blake3
+
+from engine import digest
+from engine.execution.binding import Binding
+from engine.models.checkpoint import Checkpoint
+from engine.models.tokenizer import small_files
+from engine.planning.outline import Outline
+from engine.planning.plan import Plan
+from search.evaluators.contract import Subject
+from search.evaluators.entries import EvaluatorEntry
+from search.evaluators.loading import filled_views, load_tokenizer, make_skeleton
+from search.evaluators.plans import Planned, Plans
+
+_CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """`contents`: digest of all that it was made of."""
+
+    subject: Subject
+    binding: Binding
+    contents: str
+
+
+class Skeletons:
+    """One at a time: the old one is let go before another takes its memory."""
+
+    def __init__(self, entry: EvaluatorEntry, plans: Plans) -> None:
+        self._entry, self._plans = entry, plans
+        self._fits: Outline | None = None  # plans of one outline differ in numbers alone: what fits one fits all
+        self._read: dict[tuple[Path, Path], list[list[str]]] = {}
+        self.current: Skeleton | None = None
+
+    def serving(self, planned: Planned) -> Skeleton | None:
+        """The present one, if it does for this plan."""
+        if self.current is None or (planned.outline is not None and planned.outline is self._fits):
+            return self.current
+        if self.current.contents != self._contents(planned.plan) or not self.current.binding.fits(planned.plan):
+            return None
+        self._fits = planned.outline
+        return self.current
+
+    def make(self, planned: Planned) -> Skeleton:
+        """Another one, for this plan."""
+        self.current, self._fits = None, planned.outline
+        plan = planned.plan
+        model = make_skeleton(plan.config, self._entry, self._plans.open(plan.donor).directory)
+        tokenizer = load_tokenizer(self._plans.open(plan.tokenizer).tokenizer_directory)
+        tokenizer.chat_template = plan.chat_template or tokenizer.chat_template
+        binding = Binding.build(model, plan, views=filled_views(model, [tensor.name for tensor in plan.tensors]))
+        self.current = Skeleton(Subject(model, tokenizer), binding, self._contents(plan))
+        return self.current
+
+    def close(self) -> None:
+        self.current = self._fits = None
+
+    def _contents(self, plan: Plan) -> str:
+        config = {**plan.config, "dtype": None, "torch_dtype": None}  # the entry says in which format it computes
+        files = self._small_files(self._plans.open(plan.donor), self._plans.open(plan.tokenizer))
+        return digest.of_json([config, files, plan.chat_template])
+
+    def _small_files(self, donor: Checkpoint, tokenizer: Checkpoint) -> list[list[str]]:
+        """Name and digest of what a published model gets beside its weights, and of the config beside the tokenizer,
+        which may decide its class; read once."""
+        places = tokenizer.tokenizer_directory, donor.directory
+        if places not in self._read:
+            files = [*small_files(*places), *filter(Path.is_file, [places[0] / _CONFIG])]
+            self._read[places] = [[file.name, blake3(file.read_bytes()).hexdigest()] for file in files]
+        return self._read[places]
