@@ -82,7 +82,7 @@ class Binding:
 
         hasher = blake3()
         for part in self._parts[index]:
-            hasher.update(memoryview(part.cpu().contiguous().view(-1).view(torch.uint8).numpy()))
+            hasher.update(part.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return hasher.digest()
 
     def first(self, index: int, count: int) -> Tensor | None:
