@@ -7,16 +7,17 @@ way), so a repeated `next_work` gives the worker the unit that it has already, a
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.evaluator_worker import SearchTask
 from engine.errors import ClusterError, MergefleetError
 from search.blame import Cordon
-from search.ports import BlockResult, CampaignStatus, Failed, Finished, Inventory, Wait, Work
+from search.ports import SPLITS, BlockResult, CampaignStatus, Failed, Finished, Inventory, Item, Wait, Work
 from search.store.takeover import ProcessIdentity, this_process
 
 if TYPE_CHECKING:
@@ -39,13 +40,13 @@ class Report:
 class CoordinatorActor:
     """The one writer. Nothing happens in the constructor: an exception there would arrive without its type.
 
-    `held` is a list of one reference to the Inventory, which the driver keeps alive: a plain argument of that size
-    would be dropped from the object store once the actor runs, and a restart could not find it.
+    `inventory` is a file (keep_inventory) that a restarted actor reads again: an argument of that size would lie in
+    Ray's object store, which may drop it (Ray warns of that on stderr, whatever its settings).
     """
 
-    def __init__(self, task: SearchTask, held: list[Any], resume: bool) -> None:
+    def __init__(self, task: SearchTask, inventory: Path, resume: bool) -> None:
         self._task = task
-        self._held = held
+        self._items = inventory
         self._resume = resume
         self._coordinator: LastingCoordinator | None = None
         self._closed = False
@@ -107,7 +108,7 @@ class CoordinatorActor:
             import ray
 
             restarted = bool(ray.get_runtime_context().was_current_actor_reconstructed)
-            self._inventory: Inventory = ray.get(self._held[0])
+            self._inventory = kept_inventory(self._items)
             self._coordinator = self._open(resume=self._resume or restarted, patient=restarted)
         return self._coordinator
 
@@ -127,6 +128,23 @@ class CoordinatorActor:
             lease_s=self._task.lease_s,
             patient=patient,
         )
+
+
+def keep_inventory(path: Path, inventory: Inventory) -> None:
+    """Write an inventory to a file, as JSON."""
+    path.write_text(json.dumps(asdict(inventory)), encoding="utf-8")
+
+
+def kept_inventory(path: Path) -> Inventory:
+    """What keep_inventory wrote."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    measures = data["measures"]
+    return Inventory(
+        key=data["key"],
+        items={split: tuple(Item(**item) for item in data["items"][split]) for split in SPLITS},
+        notes=tuple(data["notes"]),
+        measures=None if measures is None else tuple(measures),
+    )
 
 
 class RemoteCoordinator:

@@ -18,7 +18,7 @@ from typing import Any
 
 from cluster import ray_session
 from cluster.address import check_address
-from cluster.coordinator import CoordinatorActor, Report, answer_of, answered
+from cluster.coordinator import CoordinatorActor, Report, answer_of, answered, keep_inventory
 from cluster.crew import Crew, Wanted
 from cluster.evaluator_worker import SearchTask
 from search.campaign_file import campaign_to_dict
@@ -33,6 +33,8 @@ POLL_S = 0.25
 LEASE_S = 30.0
 STOPPED_S = 3.0
 UNANSWERED_S = 900.0
+INVENTORY = "inventory.json"
+"""In the run directory while the campaign runs: its items, for a coordinator that is restarted."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,6 @@ class _Drive:
         self._crew = crew
         self._resume = resume
         self._coordinator: Any = None
-        self._held: list[Any] = []
         self._process: takeover.ProcessIdentity | None = None
         self._asked: tuple[Any, float] | None = None
         self._progress: tuple[Any, ...] = ()
@@ -148,8 +149,9 @@ class _Drive:
             max_task_retries=-1,
             label_selector={"ray.io/node-id": ray_session.this_node()},
         )
-        self._held = [ray.put(inventory)]
-        self._coordinator = actor.remote(self._crew.task, self._held, self._resume)
+        items = self._crew.task.root / INVENTORY
+        keep_inventory(items, inventory)
+        self._coordinator = actor.remote(self._crew.task, items, self._resume)
         self._process = answered(self._coordinator.open)
         self._crew.coordinator = self._coordinator
         self._crew.send_to_work()
@@ -206,6 +208,7 @@ def _shared(root: Path) -> Iterator[tuple[Path, str]]:
     try:
         yield place, probe
     finally:
-        (place / "probe").unlink(missing_ok=True)
+        for name in ("probe", INVENTORY):
+            (place / name).unlink(missing_ok=True)
         with suppress(OSError):
             place.rmdir()

@@ -147,7 +147,7 @@ def test_several_evaluators_share_the_work_and_score_nothing_twice(ray_here: Ses
 
 
 def test_a_killed_coordinator_comes_back_and_the_verdict_stays(
-    ray_here: Session, campaign: Path, expected: dict[str, Any]
+    ray_here: Session, campaign: Path, expected: dict[str, Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[int] = []
     watch = once(300, lambda: kill(actor_pids(ray_here, "SimulatedCoordinator")))
@@ -159,6 +159,8 @@ def test_a_killed_coordinator_comes_back_and_the_verdict_stays(
     assert answer(search(campaign, ray_here, on_progress=progress)) == expected
     assert seen[-1] == 2
     no_item_was_scored_twice(campaign, but=40)
+    assert capfd.readouterr().err == ""  # Ray has nothing to warn of
+    assert not (campaign.parent / "run" / search_job.INVENTORY).exists()
 
 
 def test_a_stopped_coordinator_is_replaced(ray_here: Session, campaign: Path, expected: dict[str, Any]) -> None:
