@@ -118,7 +118,7 @@ def _rescored_equal(results: Results, verdict: Verdict, directory: Path, evaluat
     """
     pools = make_pools(results.campaign, evaluator.inventory())
     again = evaluator.rescore(directory, pools.blocks(pools.all("holdout")))
-    mine = [entry for entry in results.item_scores if entry.candidate == verdict.winner and entry.split == "holdout"]
+    mine = results.item_scores.of_candidate(verdict.winner).on("holdout")
     return again == {entry.item: entry.score for entry in mine}
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from search import collector
+from search.matrix import Labels, Matrix
 from search.mirror import write_mirror
-from search.ports import SCORE
-from search.results import ItemMeasure, ItemScore, Results, results_of
+from search.results import Results, results_of
 from search.run import Run
 from search.whole_file import whole_file
+
+if TYPE_CHECKING:
+    import pyarrow
 
 
 @collector.paused()
@@ -27,26 +31,31 @@ def export_run(run: Run) -> Results | None:
 def write_scores(path: Path, results: Results) -> None:
     """The item matrix in long form: candidate, label, stage, recipe_hash, split, task, item, measure, score.
 
-    Rows whose `measure` is "score" are the scores; the others hold that measure's value.
+    Rows whose `measure` is "score" are the scores; the others, which stand after them, hold that measure's value.
     """
-    import pyarrow
     from pyarrow import parquet
 
-    entries: list[ItemScore | ItemMeasure] = [*results.item_scores, *results.item_measures]
-    rows = [(results.candidate(entry.candidate), entry) for entry in entries]
-    measures = [(SCORE, e.score) if isinstance(e, ItemScore) else (e.measure, e.value) for e in entries]
-    table = pyarrow.table(
-        {
-            "candidate": pyarrow.array([entry.candidate for _, entry in rows], pyarrow.int32()),
-            "label": pyarrow.array([row.label for row, _ in rows]).dictionary_encode(),
-            "stage": pyarrow.array([row.stage for row, _ in rows]).dictionary_encode(),
-            "recipe_hash": pyarrow.array([row.recipe_hash for row, _ in rows]).dictionary_encode(),
-            "split": pyarrow.array([entry.split for _, entry in rows]).dictionary_encode(),
-            "task": pyarrow.array([entry.task for _, entry in rows]).dictionary_encode(),
-            "item": pyarrow.array([entry.item for _, entry in rows], pyarrow.string()),
-            "measure": pyarrow.array([measure for measure, _ in measures]).dictionary_encode(),
-            "score": pyarrow.array([value for _, value in measures], pyarrow.float64()),
-        }
-    )
-    with whole_file(path) as partial:
-        parquet.write_table(table, partial)
+    scores = _table(results, results.item_scores)
+    with whole_file(path) as partial, parquet.ParquetWriter(partial, scores.schema) as writer:
+        writer.write_table(scores)
+        if len(results.item_measures):
+            writer.write_table(_table(results, results.item_measures))
+
+
+def _table(results: Results, matrix: Matrix) -> pyarrow.Table:
+    import pyarrow
+
+    rows = results.candidates
+    by_candidate = {name: Labels.of(getattr(row, name) for row in rows) for name in ("label", "stage", "recipe_hash")}
+    columns = {"candidate": pyarrow.array(matrix.candidates_N, pyarrow.int32())}
+    columns |= {name: _coded(labels.taken(matrix.candidates_N)) for name, labels in by_candidate.items()}
+    columns |= {"split": _coded(matrix.splits), "task": _coded(matrix.tasks)}
+    names = pyarrow.array(matrix.items.names, pyarrow.string())
+    columns |= {"item": names.take(pyarrow.array(matrix.items_N)), "measure": _coded(matrix.measures)}
+    return pyarrow.table(columns | {"score": pyarrow.array(matrix.values_N, pyarrow.float64())})
+
+
+def _coded(labels: Labels) -> pyarrow.DictionaryArray:
+    import pyarrow
+
+    return pyarrow.DictionaryArray.from_arrays(labels.codes_N, pyarrow.array(labels.names, pyarrow.string()))

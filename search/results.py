@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import Any
 
 from engine.errors import CampaignError
@@ -16,7 +15,8 @@ from search.effort import Attempt, Effort, attempts_of, efforts_of, window_items
 from search.judging.rivals import superseded
 from search.judging.scores import WindowScore, estimates, window_numbers
 from search.judging.verdicts import verdict_from_dict
-from search.ports import SCORE, SPLITS, Phase, Split, Verdict
+from search.matrix import Matrix, tell
+from search.ports import SPLITS, Phase, Split, Verdict
 from search.store import schema
 from search.store.store import Store
 from search.store.transaction import Row
@@ -63,30 +63,6 @@ Windows = Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True)
-class ItemScore:
-    """One item of one candidate; items that were scored in one block have the same `lease`."""
-
-    candidate: int
-    split: Split
-    task: str
-    item: str
-    score: float
-    lease: str = ""
-
-
-@dataclass(frozen=True)
-class ItemMeasure:
-    """What else was measured of an item; see `ports.BlockResult.measures`."""
-
-    candidate: int
-    split: Split
-    task: str
-    item: str
-    measure: str
-    value: float
-
-
-@dataclass(frozen=True)
 class HoldoutAccess:
     """One entry of the holdout ledger: who was scored on the sealed items, why, when, by which epoch."""
 
@@ -109,14 +85,14 @@ class Results:
     phase: Phase
     layers: int
     candidates: tuple[CandidateRow, ...]
-    item_scores: tuple[ItemScore, ...]
+    item_scores: Matrix
     ledger: tuple[HoldoutAccess, ...]
     winner: int | None
     verdict: Verdict | None
     items_spent: Mapping[Split, int]
     seconds: float
     eval_key: str
-    item_measures: tuple[ItemMeasure, ...] = ()
+    item_measures: Matrix = field(default_factory=Matrix.of)
     items_digest: str = ""
     efforts: tuple[Effort, ...] = ()
     attempts: tuple[Attempt, ...] = ()
@@ -143,69 +119,35 @@ def read_results(url: str, *, name: str) -> Results:
 def results_of(store: Store, row: Row) -> Results:
     """The results of the campaign that `store` has found, whose row this is."""
     campaign = parse_campaign(row["config"], origin=f"{store.place} ({row['name']})")
-    items = {item["item"]: item for item in store.rows(schema.ITEMS)}
-    task_of = {key: item["task"] for key, item in items.items()}
-    split_of: dict[str, Split] = {key: item["split"] for key, item in items.items()}
+    items = store.rows(schema.ITEMS)
     outcomes = {(entry["number"], entry["split"]): entry for entry in store.rows(schema.ASSESSMENTS)}
     windows = [(entry["start"], entry["size"]) for entry in store.rows(schema.COHORTS)]
-    candidates = _candidates(store, campaign, outcomes, windows)
-    told = _told(_named(store, candidates, items), row, split_of)
-    matrix = tuple(
-        ItemScore(candidate.number, split_of[item], task_of[item], item, score, lease)
-        for candidate in candidates
-        for item, score, lease in told.scores[candidate.recipe_hash]
-        if (candidate.number, split_of[item]) in outcomes
-    )
-    measured = tuple(
-        ItemMeasure(candidate.number, split_of[item], task_of[item], item, measure, value)
-        for candidate in candidates
-        for item, measure, value in told.measures[candidate.recipe_hash]
-        if (candidate.number, split_of[item]) in outcomes
-    )
     leases = store.rows(schema.LEASES)
-    sizes = _sizes(outcomes, candidates, items.values(), windows)
+    candidates = _candidates(store, campaign, outcomes, windows=windows, leases=leases)
+    recipes = [candidate.recipe_hash for candidate in candidates]
+    told = tell(
+        store.score_columns(sorted(set(recipes))), campaign=row["id"], items=items, recipes=recipes, met=outcomes
+    )
+    sizes = _sizes(outcomes, candidates, items, windows)
     ledger = tuple(HoldoutAccess(**{k: v for k, v in e.items() if k != "campaign"}) for e in store.rows(schema.LEDGER))
     return Results(
         campaign=campaign,
         phase=_phase(row, outcomes),
         layers=row["layers"],
         candidates=candidates,
-        item_scores=matrix,
+        item_scores=told.scores,
         ledger=ledger,
         winner=next((entry.candidate for entry in ledger if entry.reason == "winner"), None),
         verdict=None if row["verdict"] is None else verdict_from_dict(row["verdict"]),
         items_spent=told.spent,
         seconds=row["seconds"],
         eval_key=row["eval_key"],
-        item_measures=measured,
+        item_measures=told.measures,
         items_digest=row["items_digest"],
         efforts=efforts_of(outcomes, sizes=sizes, leases=leases, paid=told.paid),
         attempts=attempts_of(leases),
         visits=tuple(map(visit_of, store.rows(schema.VISITS))),
     )
-
-
-@dataclass
-class _Told:
-    """What the rows of scores say: by recipe, and what this campaign itself paid for, by split and by lease."""
-
-    scores: dict[str, list[tuple[str, float, str]]] = field(default_factory=lambda: defaultdict(list))
-    measures: dict[str, list[tuple[str, str, float]]] = field(default_factory=lambda: defaultdict(list))
-    spent: dict[Split, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    paid: Counter[str] = field(default_factory=Counter)
-
-
-def _told(named: Iterable[tuple[Row, str]], row: Row, split_of: Mapping[str, Split]) -> _Told:
-    told = _Told()
-    for entry, item in named:
-        if entry["measure"] == SCORE:
-            told.scores[entry["recipe_hash"]].append((item, entry["score"], _lease(entry, row)))
-            if entry["campaign"] == row["id"]:
-                told.spent[split_of[item]] += 1
-                told.paid[entry["lease"]] += 1
-        else:
-            told.measures[entry["recipe_hash"]].append((item, entry["measure"], entry["score"]))
-    return told
 
 
 def _sizes(
@@ -226,31 +168,18 @@ def _sizes(
     }
 
 
-def _named(store: Store, candidates: Sequence[CandidateRow], items: Mapping[str, Row]) -> Iterator[tuple[Row, str]]:
-    """What is known of these candidates' recipes, whoever paid for it, by this campaign's names of the items."""
-    names: dict[str, list[str]] = defaultdict(list)
-    for name, item in items.items():
-        names[item["score_key"]].append(name)
-    rows = store.shared_scores(sorted({candidate.recipe_hash for candidate in candidates}))
-    called = ((row, name) for row in rows for name in names.get(row["score_key"], ()))
-    found = [(row["recipe_hash"], name, row["measure"], row) for row, name in called]
-    found.sort(key=itemgetter(0, 1, 2))
-    yield from ((row, name) for _, name, _, row in found)
-
-
-def _lease(entry: Row, campaign: Row) -> str:
-    """The lease under which a score came in; another campaign's is told apart from an own one of the same number."""
-    lease: str = entry["lease"]
-    return lease if entry["campaign"] == campaign["id"] else f"{entry['campaign']}/{lease}"
-
-
 def _candidates(
-    store: Store, campaign: Campaign, outcomes: Mapping[tuple[int, str], Row], windows: Windows
+    store: Store,
+    campaign: Campaign,
+    outcomes: Mapping[tuple[int, str], Row],
+    *,
+    windows: Windows,
+    leases: Sequence[Row],
 ) -> tuple[CandidateRow, ...]:
     rows = store.rows(schema.CANDIDATES)
     names = [stage.name for stage in campaign.space.stages]
     estimated = _estimated(rows, outcomes, windows)
-    digests = store.weights_digests(sorted({row["recipe_hash"] for row in rows}))
+    digests = _digests(store, {row["number"]: row["recipe_hash"] for row in rows}, leases)
     found = []
     for row in rows:
         by_split = {split: outcomes.get((row["number"], split), {}) for split in SPLITS}
@@ -278,6 +207,12 @@ def _candidates(
             )
         )
     return tuple(found)
+
+
+def _digests(store: Store, recipes: Mapping[int, str], leases: Sequence[Row]) -> dict[str, str]:
+    """Recipe hash → digest of the weights that were scored: by this campaign's leases, else by another campaign's."""
+    known = {recipes[row["candidate"]]: row["weights_digest"] for row in leases if row["weights_digest"] is not None}
+    return known | store.weights_digests(sorted(set(recipes.values()) - set(known)))
 
 
 def _estimated(rows: Sequence[Row], outcomes: Mapping[tuple[int, str], Row], windows: Windows) -> dict[int, float]:

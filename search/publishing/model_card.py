@@ -7,7 +7,6 @@ it stands in the metric's name and, as numbers, in its `args`. Under `mergefleet
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -103,7 +102,7 @@ def _model_index(published: Published) -> list[dict[str, Any]]:
 
     results, number = published.results, published.row.number
     mine = skill_scores(results).get(number, {})
-    met = Counter(e.task for e in results.item_scores if e.candidate == number and e.split == "holdout")
+    met = results.item_scores.of_candidate(number).on("holdout").by_task()
     made = []
     for task in results.campaign.tasks:
         if task.name in mine:
@@ -114,7 +113,7 @@ def _model_index(published: Published) -> list[dict[str, Any]]:
                     dataset_type=public_text(task.task_of("holdout")).removeprefix("…/"),
                     dataset_name=task.name,
                     dataset_split="holdout",
-                    **_metric(task.metrics[0], mean, (mean - half, mean + half), items=met[task.name]),
+                    **_metric(task.metrics[0], mean, (mean - half, mean + half), items=len(met[task.name])),
                 )
             )
     verdict = results.verdict

@@ -42,13 +42,13 @@ class Sentinels:
 
 def choose(results: Results, number: int, *, wanted: int = WANTED) -> Sentinels | None:
     """Whole blocks of at least `wanted` items in all, if it has met so many; None where it was never scored."""
+    mine = results.item_scores.of_candidate(number)
     for split in _ORDER:
         blocks: dict[str, list[str]] = defaultdict(list)
         scores = {}
-        for entry in results.item_scores:
-            if entry.candidate == number and entry.split == split:
-                blocks[entry.lease].append(entry.item)
-                scores[entry.item] = entry.score
+        for entry in mine.on(split):
+            blocks[entry.lease].append(entry.item)
+            scores[entry.item] = entry.score
         if scores:
             taken: list[tuple[str, ...]] = []
             for block in sorted(map(sorted, blocks.values())):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -99,10 +98,7 @@ def score_of(results: Results, row: CandidateRow) -> tuple[Split | None, float |
     split = next((name for name in reversed(SPLITS) if known[name] is not None), None)
     if split is None:
         return None, None, None
-    by_task: dict[str, list[float]] = defaultdict(list)
-    for entry in results.item_scores:
-        if entry.candidate == row.number and entry.split == split:
-            by_task[entry.task].append(entry.score)
+    by_task = results.item_scores.of_candidate(row.number).on(split).by_task()
     return split, known[split], _half(by_task, results.campaign.task_weights)
 
 

@@ -49,6 +49,7 @@ pre { background: var(--page); border-radius: 8px; padding: 14px; overflow-x: au
   main { padding: 12px 8px 40px; } header, section { padding: 14px; } h1 { font-size: 21px; }
 }
 </style>
+{% if figures.values() | sum(start=[]) %}<script>{{ plotly() | safe }}</script>{% endif %}
 </head>
 <body class="{{ mood }}">
 {% macro grid(table, kind="") %}
@@ -74,7 +75,7 @@ pre { background: var(--page); border-radius: 8px; padding: 14px; overflow-x: au
 {% macro draw(found) %}
 {% for figure in found %}
 {% if figure.title %}<h3>{{ figure.title }}</h3>{% endif %}
-<div class="scroll"><div style="min-width: {{ figure.min_width_px }}px">{{ figure.html | safe }}</div></div>
+<div class="scroll"><div style="min-width: {{ figure.min_width_px }}px">{{ plot(figure) | safe }}</div></div>
 {% if figure.caption %}<p class="note">{{ figure.caption }}</p>{% endif %}
 {% endfor %}
 {% endmacro %}

@@ -13,13 +13,14 @@ import math
 import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from search import collector
-from search.ports import SPLITS, Verdict
+from search.ports import SPLITS, Comparison, Verdict
 from search.report.candidates import top, top_rows
 from search.report.losses import failures, quarantined, savings
 from search.report.tables import (
@@ -111,7 +112,8 @@ def winner_recipe(results: Results) -> str:
 
 def recipe_yaml(recipe: Mapping[str, Any]) -> str:
     """A recipe as YAML that `mergefleet merge` takes."""
-    text: str = yaml.safe_dump(_plain(recipe), sort_keys=False, default_flow_style=None, width=110)
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: str = yaml.dump(_plain(recipe), Dumper=dumper, sort_keys=False, default_flow_style=None, width=110)
     return text
 
 
@@ -140,16 +142,19 @@ def render_html(results: Results) -> str:
 
     from search.report.figures import figures
     from search.report.page import PAGE
+    from search.report.plots import script
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    drawn = figures(results, heat_maps(results))
+    numbers = count(1)
     return environment.from_string(PAGE).render(
         name=results.campaign.name,
         headline=headline(results),
         mood=mood(results.verdict),
         tiles=_tiles(results),
         tables={table.title: table for table in tables(results)},
-        figures=drawn,
+        figures=figures(results, heat_maps(results)),
+        plot=lambda figure: figure.html(next(numbers)),
+        plotly=script,
         recipe=winner_recipe(results),
         recipes=[(row.label, recipe_yaml(row.recipe)) for row in top_rows(results) if row.recipe],
         notes=() if results.verdict is None else results.verdict.notes,
@@ -174,11 +179,20 @@ def _tiles(results: Results) -> list[tuple[str, str, str]]:
     verdict = results.verdict
     if verdict is None or not verdict.comparisons:
         return made
-    nearest = min(verdict.comparisons, key=lambda found: found.lower)
+    least = min(verdict.comparisons, key=lambda found: found.lower)
     interval = f"95 %: {interval_text(verdict.interval)}"
-    gain = f"95 % lower bound {signed_text(nearest.lower)}"
+    gain = f"95 % lower bound {signed_text(least.lower)}"
     return [
         (score_text(verdict.score), f"holdout score of {verdict.label}", interval),
-        (signed_text(nearest.difference), f"over {nearest.label}, the nearest", gain),
+        (signed_text(least.difference), margin_text(least), gain),
         *made,
     ]
+
+
+def margin_text(least: Comparison) -> str:
+    """What the difference to the comparator with the least lower bound is."""
+    if least.beaten:
+        return f"over {least.label}: the least sure of its margins"
+    if least.difference > 0:
+        return f"over {least.label}: not shown to be better"
+    return f"against {least.label}, which is {'ahead' if least.difference < 0 else 'as good'}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,7 +37,7 @@ def tables(results: Results) -> list[Table]:
 
 
 def comparison_table(results: Results) -> Table:
-    """The winner against every comparator on the holdout, the nearest first."""
+    """The winner against every comparator on the holdout, the least sure margin first."""
     columns = (
         "against",
         "score",
@@ -123,14 +122,10 @@ def provenance_table(results: Results) -> Table:
 def skill_scores(results: Results) -> dict[int, dict[str, tuple[float, float]]]:
     """Candidate → task → (mean, half of its 95 % interval) on the holdout; Wilson's half for 0/1 scores would be
     asymmetric, so this is the normal one, which differs by less than 0.001 from 400 items on."""
-    scores: dict[tuple[int, str], list[float]] = defaultdict(list)
-    for entry in results.item_scores:
-        if entry.split == "holdout":
-            scores[entry.candidate, entry.task].append(entry.score)
-    found: dict[int, dict[str, tuple[float, float]]] = defaultdict(dict)
-    for (candidate, task), values in scores.items():
-        found[candidate][task] = mean_and_half(values)
-    return dict(found)
+    return {
+        candidate: {task: mean_and_half(values) for task, values in rows.by_task().items()}
+        for candidate, rows in results.item_scores.on("holdout").by_candidate().items()
+    }
 
 
 def mean_and_half(values: Sequence[float]) -> tuple[float, float]:

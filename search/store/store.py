@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     Connection,
@@ -64,6 +64,17 @@ class CampaignFacts:
     items_digest: str
     layers: int
     elites: Sequence[Any] | None = None
+
+
+class ScoreColumns(NamedTuple):
+    """Rows of item scores, column by column: see `schema.ITEM_SCORES`."""
+
+    recipe_hash: Sequence[str] = ()
+    score_key: Sequence[str] = ()
+    measure: Sequence[str] = ()
+    score: Sequence[float] = ()
+    campaign: Sequence[int] = ()
+    lease: Sequence[str] = ()
 
 
 class Store:
@@ -133,7 +144,15 @@ class Store:
     def shared_scores(self, recipe_hashes: Sequence[str]) -> list[Row]:
         """What any campaign of this store scored of these recipes."""
         table = schema.ITEM_SCORES
-        return self._of_recipes(select(table).order_by(*table.primary_key.columns), table, recipe_hashes)
+        query = select(table).order_by(*table.primary_key.columns)
+        return [row for result in self._of_recipes(query, table, recipe_hashes) for row in _as_dicts(result)]
+
+    def score_columns(self, recipe_hashes: Sequence[str]) -> ScoreColumns:
+        """The same without a mapping for every row, in no order: a report reads tens of thousands."""
+        table = schema.ITEM_SCORES
+        query = select(*(table.c[name] for name in ScoreColumns._fields))
+        rows = [row for result in self._of_recipes(query, table, recipe_hashes) for row in result.all()]
+        return ScoreColumns(*zip(*rows, strict=True)) if rows else ScoreColumns()
 
     def weights_digests(self, recipe_hashes: Sequence[str]) -> dict[str, str]:
         """Recipe hash → digest of the weights that were scored, as any campaign of this store noted it."""
@@ -145,15 +164,12 @@ class Store:
             .distinct()
         )
         found = self._of_recipes(query, candidates, recipe_hashes)
-        return {row["recipe_hash"]: row["weights_digest"] for row in found}
+        return {row.recipe_hash: row.weights_digest for result in found for row in result}
 
-    def _of_recipes(self, query: Any, table: Table, recipe_hashes: Sequence[str]) -> list[Row]:
-        found: list[Row] = []
+    def _of_recipes(self, query: Any, table: Table, recipe_hashes: Sequence[str]) -> Iterator[CursorResult[Any]]:
         with self._reader.connect() as connection:
             for start in range(0, len(recipe_hashes), CHUNK):
-                chunk = query.where(table.c.recipe_hash.in_(recipe_hashes[start : start + CHUNK]))
-                found += _as_dicts(connection.execute(chunk))
-        return found
+                yield connection.execute(query.where(table.c.recipe_hash.in_(recipe_hashes[start : start + CHUNK])))
 
     def wish(self, wish: str, *, now: float) -> None:
         """Ask the campaign's coordinator for something, from any process: no epoch is taken."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import re
 import sqlite3
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +17,13 @@ from simulated import SimulatedEvaluator, make_campaign, open_simulated
 
 from engine.errors import CampaignError
 from search import collector
+from search.campaign_file import load_campaign
 from search.inline import run_inline, work_once
-from search.mirror import make_study, shared_trials, write_mirror
+from search.mirror import distribution_json, write_mirror
 from search.ports import BlockResult, Failed, Work
 from search.results import Results, read_results
 from search.run import RunDirectory
+from search.space import make_space
 from search.store.store import store_url
 
 
@@ -93,9 +97,10 @@ def test_the_parquet_export_is_the_item_matrix(directory: RunDirectory, results:
     table = parquet.read_table(directory.scores).to_pylist()
     columns = ("candidate", "split", "task", "item", "measure", "score")
     found = [tuple(row[name] for name in columns) for row in table]
-    scores = [(e.candidate, e.split, e.task, e.item, "score", e.score) for e in results.item_scores]
-    assert found == scores + [tuple(vars(entry).values()) for entry in results.item_measures]
-    assert {(e.measure, e.value == len(e.item)) for e in results.item_measures} == {("tokens", True)}
+    entries = [*results.item_scores, *results.item_measures]
+    assert found == [(e.candidate, e.split, e.task, e.item, e.measure, e.score) for e in entries]
+    assert {entry.measure for entry in results.item_scores} == {"score"}
+    assert {(e.measure, e.score == len(e.item)) for e in results.item_measures} == {("tokens", True)}
     assert all(row["recipe_hash"] == results.candidate(row["candidate"]).recipe_hash for row in table)
 
 
@@ -116,14 +121,65 @@ def test_optuna_opens_the_mirror_and_finds_every_candidate_of_the_search(
     study.add_trial(optuna.trial.create_trial(value=0.5))  # the file is a full citizen: Optuna can go on with it
 
 
-def test_the_mirror_and_the_study_in_memory_are_the_same_trials(results: Results, tmp_path: Path) -> None:
-    write_mirror(tmp_path / "m.sqlite", results)
-    stored = optuna.load_study(study_name="simulated", storage=f"sqlite:///{tmp_path}/m.sqlite").get_trials()
-    memory = make_study(results).get_trials()
-    facts = [
-        [(t.number, t.params, t.value, t.state, t.user_attrs, t.distributions) for t in s] for s in (stored, memory)
-    ]
-    assert facts[0] == facts[1]
+def test_the_mirror_has_the_tables_and_rows_that_optuna_writes_itself(results: Results, tmp_path: Path) -> None:
+    """Only the moment is another one."""
+    lost, bounded = results.candidate(3), {"constraints": [{"of": "score", "at_least": 0.1}]}
+    stopped = replace(results.candidate(5), stopped_after=10, violation=0.25)
+    few = (*results.candidates[:3], lost, results.candidate(4), stopped, *results.candidates[30:34])
+    part = replace(results, candidates=few, campaign=make_campaign(**bounded))
+    write_mirror(tmp_path / "ours.sqlite", part)
+    write_with_optuna(tmp_path / "optuna.sqlite", part)
+    ours, theirs = (rows_and_tables(tmp_path / f"{name}.sqlite") for name in ("ours", "optuna"))
+    assert ours == theirs
+    assert {row[3] for row in ours["trials"]} == {"COMPLETE", "FAIL", "PRUNED"}
+    assert len(ours["trial_system_attributes"]) == len(few) - 1
+
+
+def write_with_optuna(path: Path, results: Results) -> None:
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+    study = optuna.create_study(storage=storage, study_name=results.campaign.name, direction="maximize")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # names of metrics are an experimental feature of Optuna
+        study.set_metric_names(["score"])
+    stages = {stage.name: stage for stage in make_space(results.campaign, layers=results.layers).stages}
+    states = optuna.trial.TrialState
+    for row in sorted(results.candidates, key=lambda row: row.order or 0):
+        state = states.FAIL if row.failure else states.PRUNED if row.stopped_after else states.COMPLETE
+        trial = optuna.trial.create_trial(
+            state=state,
+            value=row.search_score,
+            params=dict(row.params),
+            distributions=stages[row.stage].distributions() if row.params else {},
+            user_attrs={name: getattr(row, name) for name in ("label", "stage", "origin", "recipe_hash")},
+        )
+        if not row.failure:
+            trial.set_constraint("violation", row.violation)
+        study.add_trial(trial)
+    storage.engine.dispose()
+
+
+def rows_and_tables(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    """Rows by table, keys and moments left out, and under "" the tables and indices themselves."""
+    found: dict[str, list[tuple[object, ...]]] = {}
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        made = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+        found[""] = sorted((name, re.sub(r"\s+|(?<=\()\s|\s(?=\))", "", sql)) for name, sql in made)
+        for name in sorted({name for name, sql in made if sql.startswith("CREATE TABLE")}):
+            columns = [row[1] for row in connection.execute(f"PRAGMA table_info({name})") if row[1] not in OWN_KEYS]
+            quoted = ", ".join(f'"{column}"' for column in columns)
+            rows = connection.execute(f"SELECT {quoted} FROM {name}").fetchall()
+            found[name] = sorted(rows)
+    return found
+
+
+OWN_KEYS = ("datetime_start", "datetime_complete", "trial_value_id", "param_id", "trial_user_attribute_id")
+
+
+@pytest.mark.parametrize("file", sorted(Path("configs/campaigns").glob("*.yml")), ids=lambda file: file.stem)
+def test_distributions_are_written_as_optuna_writes_them(file: Path) -> None:
+    for stage in make_space(load_campaign(file), layers=4).stages:
+        theirs = {name: optuna.distributions.distribution_to_json(d) for name, d in stage.distributions().items()}
+        assert {axis.name: distribution_json(axis) for axis in stage.axes} == theirs
 
 
 def test_a_mirror_is_replaced_as_a_whole_and_leaves_nothing_beside_it(results: Results, tmp_path: Path) -> None:
@@ -158,13 +214,6 @@ def test_torn_exports_are_rebuilt_from_the_rows(tmp_path: Path) -> None:
         assert len(table) == 15 * (attempt + 1)
         directory.scores.write_bytes(b"PAR1 torn")
         directory.mirror.write_bytes(b"torn")
-
-
-def test_figures_read_the_trials_themselves_and_no_copies_of_them(directory: RunDirectory) -> None:
-    """Optuna's figures take all trials once per axis: copies of them were most of a report's time."""
-    study = make_study(read_results(store_url(None, default=directory.database), name="simulated"))
-    assert study.trials[0] is study.trials[0]
-    assert optuna.create_study(storage=shared_trials()).trials == []
 
 
 def test_the_collector_is_as_it_was_after_what_it_was_kept_from() -> None:

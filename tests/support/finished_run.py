@@ -21,9 +21,10 @@ from engine.recipes.reader import parse_recipe
 from search.campaign_file import Campaign, parse_campaign
 from search.evaluators.resident import ResidentEvaluator, open_evaluator
 from search.judging.scores import Entrant, judge
+from search.matrix import ItemScore, Matrix
 from search.pools import make_pools
 from search.ports import BlockResult, Work
-from search.results import CandidateRow, HoldoutAccess, ItemScore, Results
+from search.results import CandidateRow, HoldoutAccess, Results
 from search.run import RunDirectory
 
 CARDS = {"alpha": "license: apache-2.0\nlanguage: en\n", "beta": "license: mit\nlanguage: [en]\n"}
@@ -148,7 +149,7 @@ def _results(
         phase="done",
         layers=2,
         candidates=tuple(rows),
-        item_scores=(*scores, *holdout),
+        item_scores=Matrix.of([*scores, *holdout]),
         ledger=tuple(HoldoutAccess(row.number, "winner", len(items), 1, 1e9) for row in rows),
         winner=1,
         verdict=judge(met[1], met[:1], task_of=task_of, weights={"letters": 1.0}, seed=0),

@@ -7,7 +7,8 @@ from typing import Any
 from search.campaign_file import Campaign, parse_campaign
 from search.effort import Attempt, Effort
 from search.judging.scores import Entrant, judge
-from search.results import CandidateRow, HoldoutAccess, ItemScore, Results
+from search.matrix import ItemScore, Matrix
+from search.results import CandidateRow, HoldoutAccess, Results
 
 TASKS = ("letters", "numerals", "plurals")
 LAYERS = 3
@@ -133,7 +134,7 @@ def make_results(*, significant: bool = True, seed: int = 1, **changes: Any) -> 
         "campaign": make_campaign(),
         "phase": "done",
         "candidates": tuple(rows),
-        "item_scores": tuple(
+        "item_scores": Matrix.of(
             ItemScore(n, "holdout", task_of[k], k, s) for n, by in scores.items() for k, s in by.items()
         ),
         "ledger": tuple(HoldoutAccess(row.number, "comparator", len(items), 1, 1e9) for row in entrants),

@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 from made_results import HOLDOUT, LAYERS, TASKS, make_campaign, make_results
 
+from search.matrix import Matrix
 from search.ports import BoundKept, FrontMember
 from search.report.candidates import recipe_text
-from search.report.report import headline, render_html, render_text, report_data, write_html
+from search.report.report import headline, margin_text, render_html, render_text, report_data, write_html
 from search.report.tables import comparison_table, skill_table, tables
 from search.report.text import bars
 from search.report.weights import heat_maps
@@ -85,6 +86,21 @@ def test_comparisons_stand_in_order_of_their_lower_bound_with_the_numbers_of_the
         found = by_label[row[0]]
         assert row[1:3] == (f"{found.score:.3f}", f"{found.difference:+.3f}")
         assert (row[-1] == "yes") == found.beaten
+
+
+def test_the_tile_says_what_the_margin_that_it_shows_is(results):
+    least = min(results.verdict.comparisons, key=lambda found: found.lower)
+    facts = {
+        "the least sure of its margins": (0.02, 0.01),
+        "not shown to be better": (0.02, -0.01),
+        "which is ahead": (-0.02, -0.04),
+        "which is as good": (0.0, -0.04),
+    }
+    for said, (difference, lower) in facts.items():
+        found = replace(least, difference=difference, lower=lower)
+        assert margin_text(found).endswith(said)
+        assert least.label in margin_text(found)
+    assert f"<span>{margin_text(least)}</span>" in render_html(results)
 
 
 def test_a_comparator_without_scores_is_listed_as_not_beaten(results):
@@ -176,7 +192,7 @@ def test_a_campaign_under_way_has_a_report_without_verdict(results, done):
         winner=None,
         verdict=None,
         candidates=results.candidates[:done],
-        item_scores=(),
+        item_scores=Matrix.of(),
         efforts=results.efforts[:done],
         ledger=(),
         items_spent={},

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from made_results import make_results
 
 from search.report.report import write_html
+from search.results import Results
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None)
 NEEDED = bool(os.environ.get("MERGEFLEET_NEEDS_BROWSER"))  # .ci/run installs one: there the test is never skipped
@@ -31,7 +33,7 @@ FLAGS = (
     "--virtual-time-budget=8000",
 )
 LOOK = """<script>addEventListener("load", () => setTimeout(() => {
-  const cut = [];
+  const cut = [], outside = [];
   for (const figure of document.querySelectorAll(".plotly-graph-div")) {
     const frame = figure.getBoundingClientRect();
     for (const text of figure.querySelectorAll("svg text")) {
@@ -39,20 +41,36 @@ LOOK = """<script>addEventListener("load", () => setTimeout(() => {
       if (box.width && (box.left < frame.left - 1 || box.right > frame.right + 1 || box.bottom > frame.bottom + 1))
         cut.push(text.textContent);
     }
+    const room = figure._fullLayout._size;
+    for (const point of figure.querySelectorAll(".scatterlayer path.point, .scatterlayer .errorbars path")) {
+      const box = point.getBoundingClientRect();
+      const [x, y] = [box.left + box.width / 2 - frame.left - room.l, box.top + box.height / 2 - frame.top - room.t];
+      if (x < 0 || x > room.w || y < 0 || y > room.h) outside.push(figure.id);
+    }
   }
   const width = document.documentElement.scrollWidth - innerWidth;
-  document.body.dataset.seen = JSON.stringify({cut, width});
+  document.body.dataset.seen = JSON.stringify({cut, outside, width});
 }, 3000));</script>"""
-"""Texts that reach out of their figure, and by how much the page is wider than the screen."""
+"""Texts that reach out of their figure, points that lie outside its axes, and by how much the page is wider than the
+screen."""
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     page = tmp_path_factory.mktemp("page") / "report.html"
-    write_html(make_results(), page)
+    write_html(with_long_names(), page)
     assert page.stat().st_size < 5_000_000
     page.write_text(page.read_text(encoding="utf-8").replace("</body>", LOOK + "</body>"), encoding="utf-8")
     return page
+
+
+def with_long_names() -> Results:
+    """Comparators as long as names of real models are, as many as there may be."""
+    results = make_results()
+    assert results.verdict is not None
+    found = results.verdict.comparisons
+    long = tuple(replace(entry, label=f"parent Family-1.5B-Instruct {entry.label}") for entry in found)
+    return replace(results, verdict=replace(results.verdict, comparisons=found + long))
 
 
 @pytest.mark.skipif(
@@ -71,6 +89,7 @@ def test_every_figure_is_drawn_and_whole_and_the_console_stays_empty(
     assert done.stdout.count('class="main-svg"') >= figures
     assert "CONSOLE" not in done.stderr
     assert seen(done.stdout)["cut"] == []
+    assert seen(done.stdout)["outside"] == []
     assert seen(done.stdout)["width"] <= 0  # less by a scroll bar
 
 
