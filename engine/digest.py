@@ -19,21 +19,26 @@ if TYPE_CHECKING:
     from engine.recipes.recipe import ModelRef
 
 BLOCK_DIGEST_BYTES = 32
-_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+"""Canonical JSON: sorted keys, no spaces, floats as Python's shortest repr."""
+
+
+def of_text(text: str) -> str:
+    return blake3(text.encode()).hexdigest()
 
 
 def of_json(value: Any) -> str:
-    """BLAKE3 of canonical JSON: sorted keys, no spaces, floats as Python's shortest repr."""
-    return blake3(_canonical(value).encode()).hexdigest()
+    """BLAKE3 of canonical JSON."""
+    return of_text(canonical(value))
 
 
 def of_plan(plan: Plan) -> str:
     """`of_json` of what the plan's bytes depend on, tensor by tensor: 45,000 at once would take 150 MB."""
-    hasher = blake3(f"[{_canonical(dict(plan.describe))},[".encode())
+    hasher = blake3(f"[{canonical(dict(plan.describe))},[".encode())
     for number, tensor in enumerate(plan.tensors):
-        hasher.update(f"{',' if number else ''}{_canonical(call_facts(tensor, plan))}".encode())
+        hasher.update(f"{',' if number else ''}{canonical(call_facts(tensor, plan))}".encode())
     places = [[tensor.file, tensor.offset] for tensor in plan.tensors]
-    hasher.update(f"],{_canonical(places)},{_canonical(dict(plan.config))}]".encode())
+    hasher.update(f"],{canonical(places)},{canonical(dict(plan.config))}]".encode())
     return hasher.hexdigest()
 
 
@@ -113,17 +118,6 @@ def content_facts(tensor: OutputTensor, plan: Plan, checkpoints: Mapping[ModelRe
         return of_content(view, plan, checkpoints)
 
     return {**call_facts(tensor, plan), "inputs": [of_input(view, content) for view in tensor.inputs]}
-
-
-def encoded(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Every value as canonical JSON, for `of_encoded`."""
-    return {name: _canonical(value) for name, value in facts.items()}
-
-
-def of_encoded(texts: Mapping[str, str]) -> str:
-    """`of_json` of a mapping of plain names to encoded values: what many have in common is encoded once."""
-    parts = ",".join([f'"{name}":{texts[name]}' for name in sorted(texts)])
-    return blake3(f"{{{parts}}}".encode()).hexdigest()
 
 
 def of_tensor_recipes(plan: Plan, tensors: Sequence[str]) -> str:

@@ -100,9 +100,13 @@ def _warnings(made: _Tensors, targets: Targets, tensors: Sequence[OutputTensor],
         yield from check_tokenizer(recipe, checkpoints)
 
 
+RECIPE = "recipe: "
+"""What the keys of a plan's `describe` begin with that are the recipe's."""
+
+
 def describe_recipe(recipe: Recipe) -> dict[str, str]:
     """What a plan's `describe` says of the recipe itself."""
-    return {f"recipe: {key}": value for key, value in flat(recipe_to_dict(recipe)).items()}
+    return {f"{RECIPE}{key}": value for key, value in flat(recipe_to_dict(recipe)).items()}
 
 
 def _describe(

@@ -14,13 +14,14 @@ from typing import Any, TypeVar
 
 from engine.digest import of_tensor_recipes, tensor_recipes
 from engine.models.checkpoint import Checkpoint, open_checkpoint
-from engine.planning.outline import Outline, structure
+from engine.planning.outline import Outline, take_apart
 from engine.planning.plan import Plan
 from engine.planning.planner import make_plan
 from engine.recipes.reader import parse_recipe
-from engine.recipes.recipe import ModelRef, Recipe
+from engine.recipes.recipe import ModelRef
 
 KEPT = 64
+_ORIGIN = "<candidate>"
 _T = TypeVar("_T")
 
 
@@ -49,10 +50,7 @@ class Plans:
         """The plan of a recipe (mergekit's schema). Raises InputError where recipe and sources do not fit."""
         key = json.dumps(recipe, sort_keys=True)
         if key not in self._planned:
-            parsed = parse_recipe(dict(recipe), origin="<candidate>")
-            for ref in parsed.opened:
-                self.open(ref)
-            _keep(self._planned, key, self._plan(parsed, structure(recipe)))
+            _keep(self._planned, key, self._plan(recipe))
         return self._planned[key]
 
     def plan_of(self, recipe: Mapping[str, Any], *, origin: str) -> Plan:
@@ -62,17 +60,18 @@ class Plans:
             self.open(ref)
         return make_plan(parsed, self.checkpoints)
 
-    def _plan(self, recipe: Recipe, like: str) -> Planned:
+    def _plan(self, recipe: Mapping[str, Any]) -> Planned:
         """By the outline of its structure where there is one that serves, else from the headers."""
+        like, numbers = take_apart(recipe)
         outline = self._outlines.get(like)
-        found = None if outline is None else outline.plan(recipe)
+        found = None if outline is None else outline.plan(recipe, numbers)
         if found is None:
-            plan = make_plan(recipe, self.checkpoints)
-            found, own = (plan, tensor_recipes(plan, self.checkpoints)), None
-            if outline is None:
-                own = Outline.of(recipe, plan, self.checkpoints)
-                _keep(self._outlines, like, own)
-            outline = own
+            plan = self.plan_of(recipe, origin=_ORIGIN)
+            found = plan, tensor_recipes(plan, self.checkpoints)
+            known, outline = outline is not None, None
+            if not known:
+                outline = Outline.of(recipe, plan, self.checkpoints, origin=_ORIGIN)
+                _keep(self._outlines, like, outline)
         plan, tensors = found
         return Planned(plan, of_tensor_recipes(plan, tensors), tuple(tensors), outline)
 
