@@ -28,7 +28,7 @@ from search.publishing.destination import Destination
 from search.publishing.sentinels import Rescorer
 from search.results import Results, read_results
 from search.run import RunDirectory, Services, open_store
-from search.starting import check_models, check_start, space_of
+from search.starting import check_models, check_start, refuse_nonfinite, space_of
 from search.store import forking, schema, takeover
 from search.store.store import Store, store_url
 from search.trackers.outlet import make_outlet
@@ -129,6 +129,8 @@ def open_session(
     """
     plans = plans or Plans()
     start = Start(directory=directory, layers=space_of(campaign, plans).layers, resume=resume)
+    if not _has_scores(campaign, directory):
+        refuse_nonfinite(campaign, plans)
 
     def open_run(again: bool) -> Coordinator:
         tell = make_outlet(campaign, directory.root)
@@ -136,6 +138,11 @@ def open_session(
         return open_coordinator(campaign, inventory, start=replace(start, again=again), services=services)
 
     return LastingCoordinator(campaign.name, open_run, patient=patient)
+
+
+def _has_scores(campaign: Campaign, directory: RunDirectory) -> bool:
+    with open_store(campaign, directory) as store:
+        return store.find(campaign.name) is not None and store.scored()
 
 
 def run_campaign(

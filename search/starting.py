@@ -3,7 +3,7 @@
     models can be read · the space fits them · every fixed recipe can be planned · the sampler fits · the target is free
 
 `mergefleet search` asks all of it first, and `--plan` all that is about models. What only items tell is asked next
-(evaluators, search.opening), and that, too, before there is a run.
+(evaluators, search.opening), and what only the models' data tells (`refuse_nonfinite`), before there is a run, too.
 """
 
 from __future__ import annotations
@@ -56,6 +56,27 @@ def check_models(campaign: Campaign, plans: Plans) -> Space:
             _check_recipe(campaign, plans, key=key, recipe=recipe)
     _check_chat(campaign, plans, plans.plan_of(start, origin=campaign.origin))
     return space
+
+
+def refuse_nonfinite(campaign: Campaign, plans: Plans) -> None:
+    """CampaignError where a model holds NaN or Inf: then no candidate that it enters could be scored.
+
+    Costs no pass of its own: every candidate's hash is over the contents of its sources, which are read once, here.
+    """
+    for baseline in make_baselines(campaign):
+        if baseline.kind in ("base", "parent"):
+            plans(baseline.recipe)
+    key_of = {parse_model(name, KeyPath(campaign.origin).key(key)): key for key, name in reversed([*_models(campaign)])}
+    for (ref, tensor), count in plans.nonfinite.items():
+        more = sum(1 for other, _ in plans.nonfinite if other == ref) - 1
+        rest = f" (and so do {more} other tensors of it)" if more else ""
+        raise CampaignError(
+            f"{campaign.origin}: {key_of.get(ref, 'models')}: {ref}: tensor {tensor!r} holds {count} NaN or Inf{rest}. "
+            "Repair the model, or leave it out.",
+            tensor=tensor,
+            source=str(ref),
+            count=count,
+        )
 
 
 def space_of(campaign: Campaign, plans: Plans) -> Space:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,8 @@ class Checkpoint:
         identity: JSON-able, equal exactly while the source is unchanged: for a directory each file's size, mtime
             and header digest and config.json's digest; for the Hub the commit; in an object store ETags in place of
             times; with an adapter both identities.
+        watch: is shown every piece that `content_digest` reads, with the tensor it is of: one pass over the data may
+            serve two.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Checkpoint:
         self.identity = identity
         self.store = store
         self.raw = identity.get("kind") == "file"
+        self.watch: Callable[[SourceTensor, memoryview], None] | None = None
         self._digests: dict[str, str] = {}
 
     @property
@@ -80,12 +83,15 @@ class Checkpoint:
         known = self._digests.get(name)
         if known is not None:
             return known
-        hasher, nbytes = blake3(), self.tensors[name].nbytes
+        hasher, tensor = blake3(), self.tensors[name]
+        nbytes = tensor.nbytes
         buffer = memoryview(bytearray(min(_DIGEST_CHUNK_BYTES, nbytes)))
         for start in range(0, nbytes, _DIGEST_CHUNK_BYTES):
             piece = buffer[: min(_DIGEST_CHUNK_BYTES, nbytes - start)]
             self.read_into(name, start, piece)
             hasher.update(piece)
+            if self.watch is not None:
+                self.watch(tensor, piece)
         self._digests[name] = hasher.hexdigest()
         return self._digests[name]
 

@@ -7,18 +7,23 @@ cost more than to merge a small model.
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
+
+import numpy as np
 
 from engine.digest import of_tensor_recipes, tensor_recipes
 from engine.models.checkpoint import Checkpoint, open_checkpoint
+from engine.models.views import STORED
 from engine.planning.outline import Outline, take_apart
 from engine.planning.plan import Plan
 from engine.planning.planner import make_plan
 from engine.recipes.reader import parse_recipe
 from engine.recipes.recipe import ModelRef
+from engine.tensorfile.store import SourceTensor
 
 KEPT = 64
 _ORIGIN = "<candidate>"
@@ -39,10 +44,14 @@ class Planned:
 
 
 class Plans:
-    """Opened checkpoints and the last `KEPT` plans; coordinator and evaluator share one where they share a process."""
+    """Opened checkpoints and the last `KEPT` plans; coordinator and evaluator share one where they share a process.
+
+    `nonfinite` counts NaN and Inf, by source and tensor, in all that was read for hashes: that reads everything once.
+    """
 
     def __init__(self) -> None:
         self.checkpoints: dict[ModelRef, Checkpoint] = {}
+        self.nonfinite: Counter[tuple[ModelRef, str]] = Counter()
         self._planned: OrderedDict[str, Planned] = OrderedDict()
         self._outlines: OrderedDict[str, Outline | None] = OrderedDict()
 
@@ -78,8 +87,17 @@ class Plans:
     def open(self, ref: ModelRef) -> Checkpoint:
         """A source, opened once."""
         if ref not in self.checkpoints:
-            self.checkpoints[ref] = open_checkpoint(ref)
+            opened = self.checkpoints[ref] = open_checkpoint(ref)
+            opened.watch = partial(self._count, ref)
         return self.checkpoints[ref]
+
+    def _count(self, ref: ModelRef, tensor: SourceTensor, piece: memoryview) -> None:
+        from engine.kernels.finite import count_nonfinite
+
+        if tensor.dtype in STORED:
+            bad = int(count_nonfinite(np.frombuffer(piece, STORED[tensor.dtype])))
+            if bad:
+                self.nonfinite[ref, tensor.name] += bad
 
     def hash_of(self, recipe: Mapping[str, Any]) -> str:
         return self(recipe).recipe_hash

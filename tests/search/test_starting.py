@@ -9,20 +9,26 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from simulated import campaign_data
+from simulated import campaign_data, make_inventory
 from tiny_models import LAYER, write_model
 
 from cluster import campaign_command
 from engine.errors import CampaignError
+from engine.models.checkpoint import Checkpoint
 from search.campaign_file import Campaign, parse_campaign
 from search.evaluators.plans import Plans
 from search.run import RunDirectory
+from search.session import open_session
+from search.space import make_space
 from search.starting import check_start
 
 
-def a_model(folder: Path, *, rows: int = 4, layers: int = 3, tensors: int = 3, **config: Any) -> str:
+def a_model(
+    folder: Path, *, rows: int = 4, layers: int = 3, tensors: int = 3, bad: tuple[float, ...] = (), **config: Any
+) -> str:
     names = [LAYER.format(layer) for layer in range(layers)][:tensors]
     arrays = {name: np.ones((rows, 4), np.float32) for name in [*names, "model.norm.weight"]}
+    arrays[names[0]].flat[: len(bad)] = bad
     return str(write_model(folder, arrays, **{"num_hidden_layers": layers, "model_type": "llama", **config}))
 
 
@@ -72,3 +78,23 @@ def test_a_plan_says_it_too(tmp_path: Path) -> None:
     (tmp_path / "c.yml").write_text(yaml.safe_dump(found.model_dump(mode="json", exclude={"origin"})))
     with pytest.raises(CampaignError, match=r"c\.yml: sources\[1\]: tensor "):
         campaign_command.plan(tmp_path / "c.yml", run_dir=None, as_json=True)
+
+
+@pytest.mark.parametrize("bad", [(), (np.nan,), (1.0, np.inf, -np.inf)])
+def test_nan_and_inf_in_a_model_are_found_before_there_is_a_run(
+    bad: tuple[float, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, directory, plans = campaign(tmp_path, second={"bad": bad}), RunDirectory(tmp_path / "run"), Plans()
+    space = make_space(loaded, layers=3)
+    start = space.recipe(0, dict.fromkeys(space.stages[0].start(), 0.25))
+    if not bad:
+        open_session(loaded, make_inventory(), directory=directory, resume=False, plans=plans).close()
+        monkeypatch.setattr(Checkpoint, "read_into", lambda *_: pytest.fail("the sources are read once more"))
+        assert plans.hash_of(start)
+        return
+    count = len([value for value in bad if not np.isfinite(value)])
+    with pytest.raises(
+        CampaignError, match=rf"^c\.yml: sources\[1\]: .*/b: tensor .* holds {count} NaN or Inf\. Repair"
+    ):
+        open_session(loaded, make_inventory(), directory=directory, resume=False, plans=plans)
+    assert not directory.root.exists()
