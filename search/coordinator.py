@@ -6,15 +6,14 @@
 In process the driver is `search.inline.run_inline`; on Ray an actor wraps a Coordinator and forwards the calls of
 `WorkSource`. Not thread safe: one thread at a time (a Ray actor with max_concurrency=1).
 
-Every call changes memory first and then commits once. A commit that fails (a newer coordinator, a full disk) leaves
-memory ahead of the rows, so such a coordinator answers nothing more; a new one starts from the rows.
+Every call changes memory first; commits.py writes what it changed. A commit that fails (a newer coordinator, a full
+disk) leaves memory ahead of the rows, so such a coordinator answers nothing more; a new one starts from the rows.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from engine.errors import EvaluationError
 from search import campaign as machine
 from search import ends, steps
 from search.blame import CORDON_AFTER, Cordon
+from search.commits import Commits
 from search.desk import Desk
 from search.judging.verdicts import verdict_from_dict, verdict_to_dict
 from search.live import LiveCampaign, stored_events
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from search.results import Results
 
 WAIT_S = 0.2
-NOTE_TIME_EVERY_S = 5.0
 WISHES_EVERY_S = 2.0
 CORDONED_WAIT_S = 30.0
 DOUBTED_WAIT_S = 1.0
@@ -56,32 +55,31 @@ class Coordinator:
         self._desk = Desk(run, services)
         self._news = None if services.tell is None else Newsroom(run, self._desk.live)
         self._progress = Progress(started=services.now(), seconds_before=run.seconds_before)
-        self._noted = services.now()
+        self._commits = Commits(self._desk, self._progress, self._news)
         self._leases = 0
         self._taken: dict[str, float] = {}  # running leases, since when
         self._asked_for_wishes: float | None = None
         self._outages, self._gave_up = Outages(), ""
         self._paused = False
-        self._broken: BaseException | None = None
         self._verdict: Verdict | None = None
-        with self._committing():
+        with self._commits.after(at_once=True):
             self._restore()
 
     # ------------------------------------------------------------------------------------------------ what workers call
 
     def next_work(self, worker: str) -> Work | Wait | Finished:
         """A unit under a fresh lease for this worker. EvaluationError where nothing can be scored at all."""
-        with self._committing():
+        with self._commits.after():
             return self._next(worker)
 
     def submit(self, worker: str, result: BlockResult | Failed) -> None:
         """Hand in the result of a lease; one that was answered already is ignored, unless it has new scores."""
-        with self._committing():
+        with self._commits.after():
             self._take(worker, result)
 
     def exchange(self, worker: str, result: BlockResult | Failed) -> Work | Wait | Finished:
         """`submit` and `next_work` in one transaction, for a worker in this process."""
-        with self._committing():
+        with self._commits.after():
             self._take(worker, result)
             return self._next(worker)
 
@@ -90,11 +88,13 @@ class Coordinator:
         now = self._services.now()
         self._progress.saw(worker, now=now)
         self._desk.queue.extend(worker, now=now)
+        self._commits.late()
 
     # ------------------------------------------------------------------------------------------------ what drivers call
 
     def status(self) -> CampaignStatus:
         """A snapshot for progress bars."""
+        self._commits.late()
         now = self._services.now()
         found = self._progress.status(self._desk, paused=self._paused, now=now)
         return replace(found, outage=self._outages.sentence(now=now), gave_up=self._gave_up)
@@ -124,37 +124,16 @@ class Coordinator:
         from search.exports import export_run
 
         try:
-            if self._broken is not None:
+            if self._commits.broken is not None:
                 return None
-            with self._committing():
-                self._note_time(every_s=0.0)
+            with self._commits.after(at_once=True):
+                self._commits.note_time(every_s=0.0)
             return export_run(self.run)
         finally:
             self.run.store.close()
             if self._services.tell is not None:
-                status = "failed" if self._broken else "paused" if self._verdict is None else "done"
+                status = "failed" if self._commits.broken else "paused" if self._verdict is None else "done"
                 self._services.tell([Ended(status)])
-
-    # ---------------------------------------------------------------------------------------------------------- commits
-
-    @contextmanager
-    def _committing(self) -> Iterator[None]:
-        """Run a call, then write what it queued in one transaction; any failure ends this coordinator."""
-        if self._broken is not None:
-            raise self._broken
-        try:
-            yield
-            if self._desk.writes:
-                self._note_time()
-                with self.run.store.transaction() as transaction:
-                    for write in self._desk.writes:
-                        write(transaction)
-                self._desk.writes.clear()
-            if self._news is not None and self._news.pending and self._services.tell is not None:
-                self._services.tell(self._news.take())
-        except BaseException as failure:
-            self._broken = failure
-            raise
 
     # ------------------------------------------------------------------------------------------------ leases and scores
 
@@ -203,7 +182,7 @@ class Coordinator:
         unit, epoch = lease.unit, self.run.store.epoch
         row = {"lease": lease.key, "candidate": unit.candidate, "split": unit.split, "block": unit.block}
         row |= {"worker": lease.worker, "attempt": unit.attempts, "epoch": epoch, "state": "running", "taken": now}
-        self._desk.add(schema.LEASES, row)
+        self._desk.pending.add(schema.LEASES, row)
         return Work(
             candidate=unit.candidate,
             recipe=self._desk.recipes[unit.candidate],
@@ -218,7 +197,7 @@ class Coordinator:
 
     def _end_lease(self, key: str, state: str, *, now: float, **facts: str) -> None:
         self._progress.used(now - self._taken.pop(key, now))
-        self._desk.change(schema.LEASES, {"state": state, "ended": now, **facts}, lease=key)
+        self._desk.pending.change(schema.LEASES, {"state": state, "ended": now, **facts}, lease=key)
 
     def _expire(self, now: float) -> None:
         for lease in self._desk.queue.run_out(now=now):
@@ -277,7 +256,7 @@ class Coordinator:
             for item, value in values.items()
             if item in fresh
         ]
-        desk.writes.append(lambda transaction: transaction.add_scores(rows))
+        desk.pending.add_scores(rows)
         self._progress.count(len(fresh), now=now)
         if unit is not None:
             self._end_lease(result.lease, "done", now=now, weights_digest=result.weights_digest)
@@ -308,8 +287,8 @@ class Coordinator:
         return None
 
     def _finish(self, verdict: Verdict) -> None:
-        self._desk.change(schema.CAMPAIGNS, {"verdict": verdict_to_dict(verdict)})
-        self._note_time(every_s=0.0)
+        self._desk.pending.change(schema.CAMPAIGNS, {"verdict": verdict_to_dict(verdict)})
+        self._commits.note_time(every_s=0.0)
         self._judged(verdict)
 
     def _judged(self, verdict: Verdict) -> None:
@@ -329,7 +308,7 @@ class Coordinator:
         reason = ends.reason_to_end(budget, seconds=seconds, device_seconds=device_seconds, wished=wished)
         if reason is not None:
             self._desk.note(machine.SearchEnded(reason))
-            self._desk.writes.append(lambda transaction: transaction.remove(schema.WISHES))
+            self._desk.pending.empty(schema.WISHES)
 
     def _stop_is_wished(self, now: float) -> bool:
         """Whether another process said so; the store is asked every few seconds."""
@@ -343,17 +322,10 @@ class Coordinator:
         config, state = stored_config(self.run.campaign), self._desk.live.state
         if config == self.run.stored_config:
             return
-        self._desk.change(schema.CAMPAIGNS, {"config": config})
+        self._desk.pending.change(schema.CAMPAIGNS, {"config": config})
         further = ends.reaches_further(self.run.campaign.budget, self.run.stored_config.get("budget", {}))
         if further and (state.phase == "selection" or (state.phase == "search" and state.ended)):
             self._desk.note(machine.Reopened())
-
-    def _note_time(self, *, every_s: float = NOTE_TIME_EVERY_S) -> None:
-        """Write the campaign's running time down, if that is `every_s` ago: a kill loses no more than that."""
-        now = self._services.now()
-        if now - self._noted >= every_s:
-            self._noted = now
-            self._desk.change(schema.CAMPAIGNS, {"seconds": self._progress.seconds(now)})
 
     # ---------------------------------------------------------------------------------------------------------- restart
 

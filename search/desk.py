@@ -1,16 +1,14 @@
 """A coordinator's memory and the rows it is about to write: candidates enter, are finished or lost, here.
 
-Every method changes memory and queues the same change as a row; `Coordinator` commits the queue once per call.
+Every method changes memory and leaves the same change in `pending`, which `Coordinator` commits.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from sqlalchemy import Table
 
 from engine.errors import MergefleetError
 from search import campaign as machine
@@ -24,7 +22,8 @@ from search.ports import Split
 from search.queue import WorkQueue
 from search.run import Run, Services
 from search.store import schema
-from search.store.transaction import Row, Transaction
+from search.store.pending import Pending
+from search.store.transaction import Row
 
 BLAMED_S = 3600.0
 
@@ -38,7 +37,7 @@ class Entry:
 
 
 class Desk:
-    """`live` decides, `board` knows scores, `queue` holds work; `writes` are the rows of the call in progress."""
+    """`live` decides, `board` knows scores, `queue` holds work; `pending` are the rows that are not committed yet."""
 
     def __init__(self, run: Run, services: Services) -> None:
         self.run = run
@@ -59,15 +58,7 @@ class Desk:
         self.gauge = Gauge(run, self.board, services, self.recipes)
         self.digests: dict[str, str] = {}
         self.sequence = 0
-        self.writes: list[Callable[[Transaction], None]] = []
-
-    def add(self, table: Table, *rows: Row) -> None:
-        """Queue an insert."""
-        self.writes.append(lambda transaction: transaction.add(table, rows))
-
-    def change(self, table: Table, values: Row, **key: Any) -> None:
-        """Queue an update of the rows that match `key`."""
-        self.writes.append(lambda transaction: transaction.change(table, values, **key))
+        self.pending = Pending()
 
     def next_sequence(self) -> int:
         """The number of the next event; the order of these numbers is the order of the campaign."""
@@ -89,9 +80,9 @@ class Desk:
         row: dict[str, Any] = {"number": event.number, "stage": event.stage, "origin": event.origin}
         row |= {"label": entry.point.label, "cohort": None if cohort is None else cohort.number}
         row |= {"params": dict(entry.point.params), "recipe": dict(entry.recipe), "recipe_hash": recipe_hash}
-        self.add(schema.CANDIDATES, row)
+        self.pending.add(schema.CANDIDATES, row)
         if cohort is not None and not cohort.members:
-            self.add(schema.COHORTS, {name: getattr(cohort, name) for name in schema.COHORT_FIELDS})
+            self.pending.add(schema.COHORTS, {name: getattr(cohort, name) for name in schema.COHORT_FIELDS})
         if self._shared and recipe_hash not in self.board.scores:
             self.recall([recipe_hash])
         self.recipes.append(entry.recipe)
@@ -102,12 +93,14 @@ class Desk:
     def note(self, event: machine.SearchEnded | machine.Reopened | machine.SelectionOpened) -> None:
         """Apply an event that no other row tells, and queue its row."""
         row = {"sequence": self.next_sequence(), "kind": EVENT_KINDS[type(event)], "at": self.services.now()}
-        self.add(schema.EVENTS, row | {"reason": event.reason if isinstance(event, machine.SearchEnded) else ""})
+        self.pending.add(
+            schema.EVENTS, row | {"reason": event.reason if isinstance(event, machine.SearchEnded) else ""}
+        )
         self.live.apply(event)
 
     def ask_row(self, number: int, split: Split, *, sequence: int) -> None:
         """Queue the row of an assessment that begins."""
-        self.add(schema.ASSESSMENTS, {"number": number, "split": split, "asked": sequence, "state": "open"})
+        self.pending.add(schema.ASSESSMENTS, {"number": number, "split": split, "asked": sequence, "state": "open"})
 
     def recall(self, recipe_hashes: Sequence[str]) -> None:
         """Learn what the store knows of these recipes, whichever campaign scored them."""
@@ -147,7 +140,7 @@ class Desk:
                 "finished": self.next_sequence(),
                 **_goal_columns(measured),
             }
-            self.change(schema.ASSESSMENTS, row, number=number, split=split)
+            self.pending.change(schema.ASSESSMENTS, row, number=number, split=split)
             self.live.apply(machine.Scored(number, split, **vars(measured)))
 
     def proceed(self, recipe_hash: str) -> None:
@@ -189,7 +182,7 @@ class Desk:
         number, split = assessment.number, assessment.split
         measured = self.gauge.measure(self.live.state, number, split, items=tuple(seen))
         row = {"state": "stopped", "score": measured.score, "items": len(seen), "finished": self.next_sequence()}
-        self.change(schema.ASSESSMENTS, row | _goal_columns(measured), number=number, split=split)
+        self.pending.change(schema.ASSESSMENTS, row | _goal_columns(measured), number=number, split=split)
         self.live.apply(machine.Stopped(number, items=len(seen), **vars(measured)))
 
     def lose(self, recipe_hash: str, cause: str) -> None:
@@ -197,7 +190,7 @@ class Desk:
         self.queue.drop(recipe_hash)
         for assessment in self.board.lose(recipe_hash):
             values = {"state": "lost", "cause": cause, "finished": self.next_sequence()}
-            self.change(schema.ASSESSMENTS, values, number=assessment.number, split=assessment.split)
+            self.pending.change(schema.ASSESSMENTS, values, number=assessment.number, split=assessment.split)
             self.live.apply(machine.Lost(assessment.number, assessment.split, cause))
 
     def search_items(self, number: int) -> Mapping[str, float]:

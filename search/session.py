@@ -35,6 +35,7 @@ from search.trackers.outlet import make_outlet
 
 _LOG = logging.getLogger(__name__)
 RUNS = Path("runs")
+COMMIT_EVERY_S = 0.5
 PREDECESSOR_WAIT_S = 20.0
 """A killed driver's coordinator on Ray lives a few seconds longer."""
 
@@ -134,7 +135,14 @@ def open_session(
 
     def open_run(again: bool) -> Coordinator:
         tell = make_outlet(campaign, directory.root)
-        services = Services(plans.hash_of, time.time, lease_s=lease_s, parameters_of=plans.parameters_of, tell=tell)
+        services = Services(
+            plans.hash_of,
+            time.time,
+            lease_s=lease_s,
+            parameters_of=plans.parameters_of,
+            tell=tell,
+            commit_every_s=COMMIT_EVERY_S,
+        )
         return open_coordinator(campaign, inventory, start=replace(start, again=again), services=services)
 
     return LastingCoordinator(campaign.name, open_run, patient=patient)

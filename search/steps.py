@@ -93,7 +93,7 @@ def open_holdout(desk: Desk, entrants: tuple[tuple[int, str], ...]) -> None:
     sequence = desk.next_sequence()
     facts = {"items": desk.run.pools.size("holdout"), "epoch": desk.run.store.epoch, "at": desk.services.now()}
     for number, reason in entrants:
-        desk.add(schema.LEDGER, {"candidate": number, "reason": reason, **facts})
+        desk.pending.add(schema.LEDGER, {"candidate": number, "reason": reason, **facts})
         desk.ask_row(number, "holdout", sequence=sequence)
     desk.live.apply(machine.HoldoutOpened(entrants))
     for number, _ in entrants:

@@ -30,9 +30,13 @@ class Transaction:
 
     def change(self, table: Table, values: Row, **key: Any) -> None:
         """Update this campaign's rows that match `key`."""
-        statement = _updating(table, tuple(key), tuple(values))
-        keys = {f"key_{name}": value for name, value in key.items()}
-        self._connection.execute(statement, {**keys, **values, "key_campaign": self._campaign})
+        self.change_all(table, tuple(key), [{**{f"key_{name}": value for name, value in key.items()}, **values}])
+
+    def change_all(self, table: Table, keys: tuple[str, ...], rows: Sequence[Row]) -> None:
+        """Update this campaign's rows in one statement: each has its keys as `key_...`, and the same new values."""
+        values = tuple(name for name in rows[0] if not name.startswith("key_"))
+        statement = _updating(table, keys, values)
+        self._connection.execute(statement, [{**row, "key_campaign": self._campaign} for row in rows])
 
     def remove(self, table: Table, **key: Any) -> None:
         """Delete this campaign's rows that match `key`."""

@@ -1,0 +1,70 @@
+"""When a coordinator's changes become rows: at the end of the call that made them, or a little later, many at a time.
+
+A transaction per work unit costs 3 ms, which small models notice. So scores may wait in memory for `commit_every_s`; a
+kill loses what came in meanwhile, and it is scored again to the same bits. What must not be lost (store/pending.py) is
+committed at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from search.desk import Desk
+from search.progress import Progress
+from search.store import schema
+from search.store.pending import Pending
+from search.trackers.newsroom import Newsroom
+
+NOTE_TIME_EVERY_S = 5.0
+
+
+class Commits:
+    """Of one coordinator. `broken` is the failure after which nothing is believed or written any more."""
+
+    def __init__(self, desk: Desk, progress: Progress, news: Newsroom | None) -> None:
+        self._desk, self._progress, self._news = desk, progress, news
+        self._services = desk.services
+        self._noted = self._services.now()
+        self._committed = -math.inf
+        self.broken: BaseException | None = None
+
+    @contextmanager
+    def after(self, *, at_once: bool = False) -> Iterator[None]:
+        """Run a call, then commit if that is due; any failure ends this coordinator."""
+        if self.broken is not None:
+            raise self.broken
+        try:
+            yield
+            self._commit(at_once=at_once)
+        except BaseException as failure:
+            self.broken = failure
+            raise
+
+    def late(self) -> None:
+        """Commit what waits, if that is due, in a call that changes nothing itself."""
+        if self.broken is None and self._desk.pending:
+            with self.after():
+                pass
+
+    def note_time(self, *, every_s: float = NOTE_TIME_EVERY_S) -> None:
+        """Write the campaign's running time down, if that is `every_s` ago: a kill loses no more than that."""
+        now = self._services.now()
+        if now - self._noted >= every_s:
+            self._noted = now
+            self._desk.pending.change(schema.CAMPAIGNS, {"seconds": self._progress.seconds(now)})
+
+    def _commit(self, *, at_once: bool) -> None:
+        desk, now = self._desk, self._services.now()
+        if desk.pending:
+            self.note_time()
+            at_once = at_once or desk.pending.urgent
+            if not at_once and 0 <= now - self._committed < self._services.commit_every_s:
+                return
+            with desk.run.store.transaction() as transaction:
+                desk.pending.write(transaction)
+            desk.pending = Pending()
+            self._committed = now
+        if self._news is not None and self._news.pending and self._services.tell is not None:
+            self._services.tell(self._news.take())

@@ -1,0 +1,116 @@
+"""When changes become rows: scores within half a second in one transaction, what must not be lost at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simulated import Clock, SimulatedEvaluator, make_campaign, open_simulated
+
+from engine.errors import StaleEpoch
+from search.coordinator import Coordinator
+from search.inline import run_inline
+from search.ports import Work
+from search.store import schema
+
+WORKER = "w"
+TABLES = (schema.CANDIDATES, schema.COHORTS, schema.ASSESSMENTS, schema.EVENTS, schema.LEDGER)
+
+
+def campaign() -> Any:
+    return make_campaign(
+        budget={"items": 600},
+        items={"window": {0: 15}, "block_size": 40, "selection": 10, "holdout": 20},
+        selection={"top": 2, "means": 1, "soup": 2},
+    )
+
+
+def opened(folder: Path, *, resume: bool = False, **services: Any) -> Coordinator:
+    return open_simulated(folder, campaign(), resume=resume, **({"commit_every_s": 0.5} | services))
+
+
+def scored(coordinator: Coordinator) -> set[tuple[str, str, float]]:
+    rows = coordinator.run.store.rows(schema.ITEM_SCORES)
+    return {(row["recipe_hash"], row["item"], row["score"]) for row in rows}
+
+
+def work_through(coordinator: Coordinator, units: int) -> None:
+    evaluator = SimulatedEvaluator()
+    work = coordinator.next_work(WORKER)
+    for _ in range(units):
+        assert isinstance(work, Work)
+        work = coordinator.exchange(WORKER, evaluator.evaluate(work))
+
+
+def test_scores_wait_until_half_a_second_is_over_and_are_then_written_by_whatever_call_comes(tmp_path: Path) -> None:
+    for way, call in enumerate((Coordinator.status, lambda c: c.heartbeat(WORKER), lambda c: c.next_work(WORKER))):
+        clock = Clock()
+        coordinator = opened(tmp_path / str(way), now=clock)
+        work_through(coordinator, 4)
+        assert not scored(coordinator)
+        call(coordinator)
+        assert not scored(coordinator)
+        clock.time += 0.6
+        call(coordinator)
+        assert len(scored(coordinator)) == 60
+        coordinator.close()
+
+
+def test_a_clock_that_is_set_back_delays_no_commit(tmp_path: Path) -> None:
+    clock = Clock()
+    coordinator = opened(tmp_path, now=clock)
+    work_through(coordinator, 1)
+    clock.time -= 500.0
+    coordinator.status()
+    assert len(scored(coordinator)) == 15
+    coordinator.close()
+
+
+def test_a_unit_that_began_and_ended_between_two_commits_is_one_row(tmp_path: Path) -> None:
+    coordinator = opened(tmp_path)
+    work_through(coordinator, 5)
+    coordinator.pause()
+    coordinator.close()
+    leases = open_simulated(tmp_path, campaign(), resume=True).run.store.rows(schema.LEASES)
+    assert [row["state"] for row in leases] == ["done"] * 5 + ["lost"]  # the sixth was handed out
+
+
+def test_a_kill_between_two_commits_changes_neither_rows_nor_verdict(tmp_path: Path) -> None:
+    calm = opened(tmp_path / "calm", commit_every_s=0.0)
+    verdict = run_inline(calm, SimulatedEvaluator())
+    expected = scored(calm), [calm.run.store.rows(table) for table in TABLES[:3]]
+    killed = tmp_path / "killed"
+    for units in (3, 7, 1, 12, 5):
+        work_through(opened(killed, resume=killed.exists()), units)  # nobody closes it: what waits is lost
+    last = opened(killed, resume=True)
+    assert run_inline(last, SimulatedEvaluator()) == verdict
+    last.status()
+    last.close()
+    again = open_simulated(killed, campaign(), resume=True)
+    assert (scored(again), [again.run.store.rows(table) for table in TABLES[:3]]) == expected
+
+
+def test_the_holdout_is_in_the_ledger_before_anybody_gets_an_item_of_it(tmp_path: Path) -> None:
+    coordinator, evaluator = opened(tmp_path, commit_every_s=1e9), SimulatedEvaluator()
+    work = coordinator.next_work(WORKER)
+    while isinstance(work, Work) and work.split != "holdout":
+        work = coordinator.exchange(WORKER, evaluator.evaluate(work))
+    assert isinstance(work, Work)
+    assert work.candidate in {row["candidate"] for row in coordinator.run.store.rows(schema.LEDGER)}
+    while isinstance(work, Work):
+        work = coordinator.exchange(WORKER, evaluator.evaluate(work))
+    assert coordinator.run.store.rows(schema.CAMPAIGNS)[0]["verdict"] is not None
+
+
+def test_a_predecessor_finds_out_when_it_commits_and_answers_nothing_after_that(tmp_path: Path) -> None:
+    clock = Clock()
+    old = opened(tmp_path, now=clock)
+    work_through(old, 3)
+    new = opened(tmp_path, resume=True)
+    clock.time += 1.0
+    with pytest.raises(StaleEpoch):
+        old.status()
+    with pytest.raises(StaleEpoch):
+        old.next_work(WORKER)
+    assert not scored(new)
