@@ -22,6 +22,7 @@ from search.store.store import ScoreColumns
 from search.store.transaction import Row
 
 Codes = NDArray[np.int32]
+Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
@@ -92,7 +93,7 @@ class Matrix:
     items: Items
     candidates_N: Codes
     items_N: Codes
-    values_N: NDArray[np.float64]
+    values_N: Floats
     leases: Labels
     measures: Labels
 
@@ -167,12 +168,11 @@ class Matrix:
         """Candidate → its rows."""
         return {number: self.of_candidate(number) for number in np.unique(self.candidates_N).tolist()}
 
-    def by_task(self) -> dict[str, list[float]]:
+    def by_task(self) -> dict[str, Floats]:
         """Task → values, in order."""
-        found: dict[str, list[float]] = defaultdict(list)
-        for task, value in zip(self.tasks.codes_N.tolist(), self.values_N.tolist(), strict=True):
-            found[self.items.tasks.names[task]].append(value)
-        return dict(found)
+        tasks = self.tasks
+        found = {name: self.values_N[tasks.equal_N(name)] for name in tasks.names}
+        return {name: values for name, values in found.items() if len(values)}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from search.matrix import Floats
 from search.ports import SPLITS, Split
 from search.report.tables import Table, count_text, duration_text, mean_and_half, score_text
 from search.results import CandidateRow, Results
@@ -102,7 +103,7 @@ def score_of(results: Results, row: CandidateRow) -> tuple[Split | None, float |
     return split, known[split], _half(by_task, results.campaign.task_weights)
 
 
-def _half(by_task: Mapping[str, Sequence[float]], weights: Mapping[str, float]) -> float | None:
+def _half(by_task: Mapping[str, Floats], weights: Mapping[str, float]) -> float | None:
     """Half of the 95 % interval of the weighted mean of tasks; None where a task has too few items to tell."""
     if not by_task or any(len(values) < 2 for values in by_task.values()):
         return None

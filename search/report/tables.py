@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 from search.ports import SPLITS
 from search.results import Results
@@ -128,11 +130,12 @@ def skill_scores(results: Results) -> dict[int, dict[str, tuple[float, float]]]:
     }
 
 
-def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
+def mean_and_half(values: ArrayLike) -> tuple[float, float]:
     """The mean, and half of its 95 % interval (normal); of a single value that half is 0."""
-    mean = math.fsum(values) / len(values)
-    variance = math.fsum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)
-    return mean, Z95 * math.sqrt(variance / len(values))
+    values_N = np.asarray(values, np.float64)
+    mean = math.fsum(values_N.tolist()) / len(values_N)
+    variance = math.fsum(((values_N - mean) ** 2).tolist()) / max(1, len(values_N) - 1)
+    return mean, Z95 * math.sqrt(variance / len(values_N))
 
 
 def score_text(value: float | None) -> str:

@@ -71,8 +71,9 @@ def test_rows_are_found_by_candidate_split_and_task() -> None:
     assert list(matrix) == rows
     assert len(matrix) == 8
     assert list(matrix.of_candidate(2).on("holdout")) == [r for r in rows if (r.candidate, r.split) == (2, "holdout")]
-    assert {n: part.by_task() for n, part in matrix.on("search").by_candidate().items()} == {
-        0: {"b": [0.5], "a": [0.5]},
-        2: {"b": [2.5], "a": [2.5]},
-    }
+    for number, part in matrix.on("search").by_candidate().items():
+        assert {task: values.tolist() for task, values in part.by_task().items()} == {
+            "b": [number + 0.5],
+            "a": [number + 0.5],
+        }
     assert list(matrix.on("selection")) == []
