@@ -53,8 +53,7 @@ def check_models(campaign: Campaign, plans: Plans) -> Space:
         models = json.dumps([_model(entry) for entry in _entries(recipe)] + [recipe.get("base_model"), key == "space"])
         if models not in seen:  # methods do not differ in what models they take
             seen.add(models)
-            _check_recipe(campaign, plans, key=key, recipe=recipe)
-    _check_chat(campaign, plans, plans.plan_of(start, origin=campaign.origin))
+            _check_chat(campaign, plans, _check_recipe(campaign, plans, key=key, recipe=recipe), key=key)
     return space
 
 
@@ -106,10 +105,10 @@ def _model(entry: Mapping[str, Any]) -> str:
     return str(entry["model"])
 
 
-def _check_recipe(campaign: Campaign, plans: Plans, *, key: str, recipe: Recipe) -> None:
-    """CampaignError where it cannot be planned; about the first model, if any, that does not go with the base."""
+def _check_recipe(campaign: Campaign, plans: Plans, *, key: str, recipe: Recipe) -> Plan:
+    """Its plan. CampaignError where there is none; about the first model, if any, that does not go with the base."""
     try:
-        plans.plan_of(recipe, origin=campaign.origin)
+        return plans.plan_of(recipe, origin=campaign.origin)
     except InputError as error:
         key_of = {model: key for key, model in reversed([*_models(campaign)])}
         named = list(dict.fromkeys(filter(None, [recipe.get("base_model"), *map(_model, _entries(recipe))])))
@@ -129,13 +128,14 @@ def _said(error: InputError, campaign: Campaign, key: str) -> CampaignError:
     return CampaignError(f"{campaign.origin}: {key}: {told}", file=campaign.origin, key=key, **facts)
 
 
-def _check_chat(campaign: Campaign, plans: Plans, plan: Plan) -> None:
-    """A task with a chat template needs candidates that have one."""
+def _check_chat(campaign: Campaign, plans: Plans, plan: Plan, *, key: str) -> None:
+    """A task with a chat template needs candidates and baselines that have one: base and parents are scored, too."""
     index = next((number for number, task in enumerate(campaign.tasks) if task.chat_template), None)
     if index is None or plan.chat_template or own_template(plans.open(plan.tokenizer).tokenizer_directory):
         return
+    who = "candidates take" if key == "space" else f"baseline {key.partition(': ')[2]!r} takes"
     raise CampaignError(
-        f"{campaign.origin}: tasks[{index}].chat_template: candidates take the tokenizer of {plan.tokenizer}, which "
-        "has no chat template: leave it out, or add one to that tokenizer.",
+        f"{campaign.origin}: tasks[{index}].chat_template: {who} the tokenizer of {plan.tokenizer}, which has no chat "
+        "template: leave it out, or add one to that tokenizer (a file chat_template.jinja).",
         task=campaign.tasks[index].name,
     )

@@ -32,9 +32,13 @@ def a_model(
     return str(write_model(folder, arrays, **{"num_hidden_layers": layers, "model_type": "llama", **config}))
 
 
-def campaign(folder: Path, *, template: bool = False, second: dict[str, Any] | None = None) -> Campaign:
-    """Of three models, of which the second source may be another."""
+def campaign(
+    folder: Path, *, template: bool = False, templates: tuple[str, ...] = (), second: dict[str, Any] | None = None
+) -> Campaign:
+    """Of three models, of which the second source may be another; those of `templates` have a chat template."""
     models = [a_model(folder / name) for name in ("base", "a")] + [a_model(folder / "b", **(second or {}))]
+    for name in templates:
+        (folder / name / "chat_template.jinja").write_text("{{ messages }}")
     data = campaign_data() | {"base_model": models[0], "sources": models[1:]}
     data["space"] = {"parameters": {"weight": {"low": 0, "high": 1, "start": 0.5}}, "stages": [{"name": "g"}]}
     data["tasks"][0]["chat_template"] = template
@@ -56,7 +60,15 @@ def campaign(folder: Path, *, template: bool = False, second: dict[str, Any] | N
         ),
         (
             {"template": True},
-            r"c\.yml: tasks\[0\]\.chat_template: candidates take the tokenizer of .*/base, which has no",
+            r"c\.yml: tasks\[0\]\.chat_template: baseline 'base' takes the tokenizer of .*/base, which has no",
+        ),
+        (
+            {"template": True, "templates": ("a", "b")},
+            r"c\.yml: tasks\[0\]\.chat_template: baseline 'base' takes the tokenizer of .*/base, which has no",
+        ),
+        (
+            {"template": True, "templates": ("base", "a")},
+            r"c\.yml: tasks\[0\]\.chat_template: baseline 'parent b' takes the tokenizer of .*/b, which has no",
         ),
     ],
 )
@@ -67,8 +79,8 @@ def test_what_headers_show_is_refused_at_the_start(facts: dict[str, Any], says: 
     assert not (tmp_path / "run").exists()
 
 
-def test_models_that_fit_pass_and_a_template_is_found_where_the_base_has_one(tmp_path: Path) -> None:
-    found = campaign(tmp_path, template=True)
+def test_models_that_fit_pass_and_a_template_is_found_wherever_it_is_kept(tmp_path: Path) -> None:
+    found = campaign(tmp_path, template=True, templates=("a", "b"))
     (tmp_path / "base" / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
     check_start(found, RunDirectory(tmp_path / "run"), Plans())
 
