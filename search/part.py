@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
@@ -17,21 +18,39 @@ class Part(BaseModel):
     @classmethod
     def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         """`true` is 1 to Python, and `seed: true` a mistake."""
-        if isinstance(value, bool) and info.field_name is not None:
-            taken = set(_types(cls.model_fields[info.field_name].annotation))
-            if taken & {int, float} and bool not in taken:
-                raise ValueError(f"got {str(value).lower()}, a number expected.")
+        if info.field_name is not None:
+            for place, switch in _switches(cls.model_fields[info.field_name].annotation, value):
+                at = f" at {place}" if place else ""
+                raise ValueError(f"got {str(switch).lower()}{at}, a number expected.")
         return value
+
+
+def _switches(annotation: Any, value: Any) -> Iterator[tuple[str, bool]]:
+    """Every `true` or `false` of a value where the annotation has a number, and its place in lists and mappings."""
+    taken = list(_types(annotation))
+    if isinstance(value, bool):
+        if {int, float} & {each for each in taken if isinstance(each, type)} and bool not in taken:
+            yield "", value
+    elif isinstance(value, Mapping):
+        for each in (each for each in taken if get_origin(each) is Mapping):
+            for name, inner in value.items():
+                for part, one in zip(get_args(each), (name, inner), strict=True):
+                    yield from ((f"{name}{place}", switch) for place, switch in _switches(part, one))
+    elif isinstance(value, list | tuple):
+        for each in (each for each in taken if get_origin(each) is tuple):
+            for number, inner in enumerate(value):
+                yield from ((f"[{number}]{place}", switch) for place, switch in _switches(get_args(each)[0], inner))
 
 
 def _types(annotation: Any) -> Iterator[Any]:
     """The types that a field may have, those of unions one by one; not those inside lists and mappings."""
-    inner = [part for part in get_args(annotation) if isinstance(part, type) or get_args(part)]
-    if isinstance(annotation, type) or not inner:
+    if get_origin(annotation) is Annotated:
+        yield from _types(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, UnionType):
+        for part in get_args(annotation):
+            yield from _types(part)
+    else:
         yield annotation
-        return
-    for part in inner:
-        yield from _types(part)
 
 
 _WANTED: Mapping[str, str] = {
