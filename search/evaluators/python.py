@@ -17,6 +17,7 @@ import copy
 import importlib
 import inspect
 import json
+import math
 import numbers
 import sys
 from collections import defaultdict
@@ -39,7 +40,7 @@ from search.evaluators.contract import (
 )
 from search.evaluators.entries import TaskEntry
 from search.evaluators.splitting import items_of
-from search.evaluators.user_function import ScoreFunction, call
+from search.evaluators.user_function import ScoreFunction, call, place_of
 from search.ports import SCORE, Item, Split
 
 REHEARSED = 3
@@ -118,10 +119,18 @@ class PythonScorer:
             if not mine:
                 continue
             rows = copy.deepcopy([self._rows[key][1] for key in mine])  # the function may write into them
+            called = f"task {name!r}: {self._called[name]}"
             with importable(self._home):
-                returned = call(function, subject, rows, called=f"task {name!r}: {self._called[name]}")
+                returned = call(function, subject, rows, called=called)
             for key, value in zip(mine, returned, strict=True):
                 values = _named(value, name)
+                for measure, number in values.items():
+                    if not math.isfinite(number):
+                        raise EvaluationError(
+                            f"{called} returned {number} as {measure} of item {key!r} ({place_of(function)}), a finite "
+                            "number expected",
+                            item=key,
+                        )
                 scores[key] = values.pop(SCORE)
                 for measure, number in values.items():
                     measures[measure][key] = number

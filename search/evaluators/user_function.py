@@ -33,9 +33,9 @@ def call(function: ScoreFunction, subject: Subject, rows: list[dict[str, Any]], 
         raise EvaluationError(_told(error, function, called)) from error
     if found is None:
         what = "None" if returned is None else f"a {type(returned).__name__}"
-        raise EvaluationError(f"{called} returned {what} ({_place(None, function)}), want a list of {len(rows)} scores")
+        raise EvaluationError(f"{called} returned {what} ({place_of(function)}), want a list of {len(rows)} scores")
     if len(found) != len(rows):
-        raise EvaluationError(f"{called} returned {len(found)} scores for {len(rows)} items ({_place(None, function)})")
+        raise EvaluationError(f"{called} returned {len(found)} scores for {len(rows)} items ({place_of(function)})")
     return found
 
 
@@ -47,10 +47,10 @@ def _told(error: BaseException, function: ScoreFunction, called: str) -> str:
     said = " ".join(masked(str(error)).split())
     shown = said if len(said) <= SHOWN_CHARS else f"{said[:SHOWN_CHARS]} …"
     what = f"called sys.exit({shown})" if isinstance(error, SystemExit) else f"raised {type(error).__name__}: {shown}"
-    return f"{called} {what.removesuffix(': ')} ({_place(error, function)})"
+    return f"{called} {what.removesuffix(': ')} ({place_of(function, error)})"
 
 
-def _place(error: BaseException | None, function: ScoreFunction) -> str:
+def place_of(function: ScoreFunction, error: BaseException | None = None) -> str:
     """FILE:LINE of the last line of the user's own that `error` passed, or of the function itself."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     if code is None:

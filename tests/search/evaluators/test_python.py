@@ -1,6 +1,7 @@
 """A user's own function as a scorer."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -36,6 +37,10 @@ def one_for_all(model, tokenizer, rows):
 
 def a_number(model, tokenizer, rows):
     return 0.5
+
+
+def no_number(model, tokenizer, rows):
+    return [{"score": row["n"], "seconds": math.nan if row["n"] == 1 else 0.0} for row in rows]
 
 
 def misspells(model, tokenizer, rows):
@@ -158,6 +163,11 @@ def test_a_rehearsal_tells_what_a_function_measures(folder):
             "(user_scores.py:LINE)",
         ),
         ("says_words", "its function returned a str for 'score', a number expected"),
+        (
+            "no_number",
+            "user_scores:no_number returned nan as seconds of item 'ITEM' (user_scores.py:LINE), a finite number "
+            "expected",
+        ),
         ("misspells", "user_scores:misspells raised KeyError: 'm' (user_scores.py:LINE)"),
     ],
 )
@@ -168,6 +178,7 @@ def test_a_function_that_would_fail_every_candidate_fails_the_start(folder, func
     line = failing or next(n for n, line in enumerate(lines, start=1) if line.startswith(f"def {function}("))
     message = message.replace("LINE", str(line))
     scorer = PythonScorer([entry(function)], Places(str(folder), origin="c.yml"))
+    message = message.replace("ITEM", scorer.items()["search"][1].key)
     with pytest.raises(CampaignError) as caught:
         scorer.rehearse(SUBJECT)
     assert caught.value.message == (
