@@ -201,6 +201,10 @@ def load_campaign(path: str | Path, *, allow_public_test_sets: bool = False) -> 
 
     `allow_public_test_sets`: as if the file said so.
     """
+    if Path(path).is_dir():
+        raise CampaignError(
+            f"{path}: is a directory, the campaign's YAML file expected. (report and publish take a run's directory.)"
+        )
     campaign = parse_campaign(read_yaml(path, error=CampaignError), origin=str(path))
     return campaign.model_copy(update={"allow_public_test_sets": True}) if allow_public_test_sets else campaign
 

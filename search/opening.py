@@ -23,6 +23,7 @@ from search.store.store import LOCK_WAIT_S, CampaignFacts, Store, store_url, sto
 from search.store.transaction import Row
 from search.trackers.outlet import forget_told
 from search.warm import Elites, elites_from_rows, elites_to_rows, read_elites
+from search.whereabouts import remember
 
 FREE_KEYS = frozenset({"budget", "publish", "store", "trackers"})
 """Keys of a campaign that may change between a run and its continuation (budget only while the search lasts)."""
@@ -115,6 +116,7 @@ def _take(run: Run, inventory: Inventory, *, start: Start, services: Services) -
         store.make_folder()
     store.take_over(facts, now=services.now(), afresh=afresh, again=start.again)
     start.directory.root.mkdir(parents=True, exist_ok=True)
+    remember(campaign, start.directory)
     if afresh:
         forget_told(start.directory.root)
     return store.rows(schema.CAMPAIGNS, name=campaign.name)[0]

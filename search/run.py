@@ -28,6 +28,11 @@ class RunDirectory:
         return self.root / "campaign.sqlite"
 
     @property
+    def note(self) -> Path:
+        """Which campaign this is a run of, and where its store is (search.whereabouts)."""
+        return self.root / "run.json"
+
+    @property
     def audit(self) -> Path:
         """Attempts at scoring, written by evaluators before they start (search.evaluators.audit)."""
         return self.root / "audit.jsonl"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engine.errors import Busy, CampaignError
+from engine.errors import Busy, CampaignError, StoreAway
 from search import collector, ends
 from search.baselines import make_baselines
 from search.campaign import Rules
@@ -32,6 +32,7 @@ from search.starting import check_models, check_start, refuse_nonfinite, space_o
 from search.store import forking, schema, takeover
 from search.store.store import Store, store_url
 from search.trackers.outlet import make_outlet
+from search.whereabouts import recall, remember
 
 _LOG = logging.getLogger(__name__)
 RUNS = Path("runs")
@@ -217,6 +218,7 @@ def fork_campaign(
         old.find(campaign.name)
         begun = forking.fork(old, new, target, at=at, now=time.time())
     forking.write_campaign(new, new_directory.root / "campaign.yml")
+    remember(new, new_directory)
     return new_directory.root / "campaign.yml", begun
 
 
@@ -308,16 +310,11 @@ def find_run(place: Path, root: Path | None = None) -> tuple[Results, RunDirecto
         directory = run_directory(campaign, root)
         return stored_results(campaign, directory), directory
     directory = RunDirectory(place)
-    if not directory.database.is_file():
-        raise CampaignError(
-            f"{place}: is no run: there is no {directory.database.name} in it. Where the store is a database, name the "
-            "campaign's file."
-        )
-    store = Store(store_url(None, default=directory.database))
+    url, name = recall(directory)
     try:
-        names = [str(row["name"]) for row in store.rows(schema.CAMPAIGNS)]
-    finally:
-        store.close()
-    if len(names) != 1:
-        raise CampaignError(f"{directory.database}: holds {len(names)} campaigns: name the file of the one you mean.")
-    return read_results(store_url(None, default=directory.database), name=names[0]), directory
+        return read_results(url, name=name), directory
+    except StoreAway as error:
+        raise StoreAway(
+            f"{error.message} {directory.note} names it without a password: have that in PGPASSWORD or ~/.pgpass, or "
+            "name the campaign's file."
+        ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from sqlalchemy import Engine, event
+from sqlalchemy import URL, Engine, event
 from sqlalchemy.engine import ExceptionContext, make_url
 
 from engine.errors import CampaignError, MergefleetError, StoreAway
@@ -53,6 +53,20 @@ def shown_url(url: str) -> str:
     parsed = make_url(url)
     shown = parsed.difference_update_query(_SECRET).set(drivername=parsed.get_backend_name())
     return shown.render_as_string(hide_password=True)
+
+
+def without_password(url: URL) -> URL:
+    """The same database, for who has the password from elsewhere."""
+    kept = url.difference_update_query(_SECRET)
+    return URL.create(
+        kept.get_backend_name(),
+        kept.username,
+        None,
+        host=kept.host,
+        port=kept.port,
+        database=kept.database,
+        query=kept.query,
+    )
 
 
 def explain_failures(engine: Engine) -> None:
