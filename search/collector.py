@@ -1,7 +1,7 @@
 """Python's garbage collector, kept from walking over millions of live objects in search of a few dead ones.
 
 It looks at every object that holds others, again and again while new ones are made: at a campaign's end that is half of
-the time that reading back its item scores takes.
+the time that reading back its item scores takes, and a sixth of what importing torch, transformers and lm-eval takes.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from engine.execution.execute import execute
 from engine.execution.known_facts import KnownFacts
 from engine.execution.sinks import LiveSink
 from engine.execution.worker import RowPool
+from search import collector
 from search.baselines import make_baselines
 from search.campaign_file import Campaign
 from search.evaluators import floor
@@ -205,6 +206,7 @@ class ResidentEvaluator:
         self._floor_passed = ""
         self._speaks: dict[str, bool] = {}  # parents, by name: whether they do more than loop
 
+    @collector.paused()
     def inventory(self) -> Inventory:
         """See search.ports.Evaluator; loads no model."""
         if self._inventory is None:
@@ -334,6 +336,7 @@ class ResidentEvaluator:
         self.resident.close()
 
 
+@collector.paused()
 def open_evaluator(campaign: Campaign, *, audit: Path, plans: Plans | None = None) -> ResidentEvaluator:
     """The evaluator a campaign asks for. Raises CampaignError for a task, metric or GPU that is not there."""
     check_device(campaign)

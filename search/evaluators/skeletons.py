@@ -18,6 +18,7 @@ from engine.models.checkpoint import Checkpoint
 from engine.models.tokenizer import small_files
 from engine.planning.outline import Outline
 from engine.planning.plan import Plan
+from search import collector
 from search.evaluators.contract import Subject
 from search.evaluators.entries import EvaluatorEntry
 from search.evaluators.loading import filled_views, load_tokenizer, make_skeleton
@@ -53,6 +54,7 @@ class Skeletons:
         self._fits = planned.outline
         return self.current
 
+    @collector.paused()
     def make(self, planned: Planned) -> Skeleton:
         """Another one, for this plan."""
         self.current, self._fits = None, planned.outline

@@ -15,9 +15,14 @@ C cohorts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 Floats = NDArray[np.float64]
 SLOPES = (5e-4, 2e-3, 1e-2)
@@ -50,11 +55,9 @@ def advised_step(known: Scores, *, reach: float) -> Floats:
     Directions that the model does not find concave by more than a prior's deviation are taken to be so: the step stays
     short where the maximum is not pinned down.
     """
-    from threadpoolctl import threadpool_limits
-
     if not np.ptp(known.scores_R):  # all equal: nothing is known, not even the noise
         return np.zeros(known.points_RK.shape[1])
-    with threadpool_limits(1, user_api="blas"):  # on a busy machine threads that wait for each other cost 100 times
+    with _libraries().limit(limits=1, user_api="blas"):  # on a busy machine threads that wait cost 100 times
         slope_K, curvature_KK, floor = _fitted(known)
         values, axes = np.linalg.eigh(curvature_KK)
     step: Floats = -(axes / np.minimum(values, -floor)) @ (axes.T @ slope_K)
@@ -62,8 +65,19 @@ def advised_step(known: Scores, *, reach: float) -> Floats:
     return step * (reach / length) if length > reach else step
 
 
+@cache
+def _libraries() -> ThreadpoolController:
+    """Looked for once: that means opening every library which the process has loaded."""
+    import scipy.linalg  # noqa: F401  (it has a library of its own, beside numpy's)
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
 def _fitted(known: Scores) -> tuple[Floats, Floats, float]:
     """Slope, matrix of second derivatives, and a curvature's prior deviation, at the highest evidence."""
+    from scipy.linalg import solve_triangular
+
     terms_RF, kinds_F = _terms(known.points_RK, known.cohorts_R)
     distance_R = (known.points_RK**2).mean(axis=1)
     precision_R = np.exp(-0.5 * np.maximum(0.0, distance_R - 1) / FAR) * known.items_R
@@ -71,17 +85,22 @@ def _fitted(known: Scores) -> tuple[Floats, Floats, float]:
     gram_FF = (terms_RF * precision_R[:, None]).T @ terms_RF
     moment_F = terms_RF.T @ (precision_R * centred_R)
     total, count = float(precision_R @ centred_R**2), len(centred_R)
+    cohort = COHORT / float(np.median(known.items_R))
     best: tuple[float, Floats, float] | None = None
     for slope in SLOPES:
         for curvature in CURVATURES:
-            prior_F = _prior(kinds_F, slope, curvature, cohort=COHORT / float(np.median(known.items_R)))
+            prior_F = _prior(kinds_F, slope, curvature, cohort=cohort)
             lower_FF = np.linalg.cholesky(gram_FF + np.diag(1 / prior_F))
-            half_F = np.linalg.solve(lower_FF, moment_F)
+            half_F = solve_triangular(lower_FF, moment_F, lower=True)
             noise = max(total - float(half_F @ half_F), LEAST * total) / count  # of one item, at its likeliest
             evidence = -0.5 * (count * np.log(noise) + float(np.log(prior_F).sum()))
             evidence -= float(np.log(np.diag(lower_FF)).sum())
             if best is None or evidence > best[0]:
-                best = evidence, np.linalg.solve(lower_FF.T, half_F), float(np.sqrt(noise * slope * curvature))
+                best = (
+                    evidence,
+                    solve_triangular(lower_FF, half_F, lower=True, trans=1),
+                    float(np.sqrt(noise * slope * curvature)),
+                )
     assert best is not None
     return *_read(best[1], known.points_RK.shape[1]), best[2]
 
