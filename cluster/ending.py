@@ -29,7 +29,7 @@ def ending_of(error: BaseException) -> Ending | None:
     if isinstance(error, MergefleetError):
         return Ending(type(error).__name__, error.message, error.exit_code)
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):  # inside a command, typer makes the second of the first
-        return Ending("Interrupted", "interrupted; run the same command again to resume.", 130)
+        return Ending("Interrupted", str(error) or "interrupted; run the same command again to resume.", 130)
     if _is_bad_value(error):
         return Ending("UsageError", f"{max(error.param.opts, key=len)}: {error.message.rstrip('.')}.", 2)  # type: ignore[attr-defined]
     if isinstance(error, _UsageError):
@@ -53,8 +53,6 @@ def end(error: BaseException) -> NoReturn:
     """Say what happened and exit; what nobody foresaw is raised again."""
     from cluster import output
 
-    if isinstance(error, BrokenPipeError):  # whoever read has gone: there is nobody to tell
-        sys.exit(1)
     ending = ending_of(error)
     if ending is None:
         raise error

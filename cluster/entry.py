@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import signal
 
+from cluster import streams
+
 
 def run() -> None:
     """Run the command; ctrl-C and a pod's end (SIGTERM) are exit 130 at any time, without a traceback."""
+    streams.guard()
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a pod's end is an interruption like any other
         from cluster import main

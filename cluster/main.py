@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import io
 import os
 import sys
 from pathlib import Path
@@ -24,7 +23,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interruption:
-            raise typer.Abort from interruption
+            raise typer.Abort(*interruption.args) from interruption
 
 
 app = typer.Typer(
@@ -343,8 +342,6 @@ def _start_lightly() -> None:
 def run() -> None:
     """Parse and do; what goes wrong ends as `cluster.ending` says."""
     _start_lightly()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show must not end a merge
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it
     try:
         code = app(standalone_mode=False)
     except Exception as error:  # noqa: BLE001  the outermost frame; what is unforeseen is raised again

@@ -109,7 +109,7 @@ def pausing_signals() -> Iterator[Callable[[], bool]]:
     def ask(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         if asked:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("interrupted; what is scored is kept: continue with --resume.")
         asked = True
         sys.stderr.write("\npausing after the present block; once more to stop at once\n")
 

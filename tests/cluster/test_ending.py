@@ -6,12 +6,14 @@ import errno
 import gc
 import io
 import json
+import signal
 import sys
 
 import pytest
 import typer
 
 from cluster import entry, main
+from cluster.search_command import pausing_signals
 from engine.errors import InputError, OutputExists
 
 INTERRUPTED = "interrupted; run the same command again to resume."
@@ -105,6 +107,19 @@ def test_ctrl_c_inside_a_command_says_that_it_can_be_resumed(
     monkeypatch.setattr("cluster.doctor.examine", interrupt)
     assert ended(monkeypatch, "doctor") == 130
     assert INTERRUPTED in capfd.readouterr().err
+
+
+def test_ctrl_c_twice_in_a_search_says_resume_since_the_same_command_would_be_refused(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt() -> None:
+        with pausing_signals():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("cluster.doctor.examine", interrupt)
+    assert ended(monkeypatch, "doctor") == 130
+    assert capfd.readouterr().err.endswith("mergefleet: interrupted; what is scored is kept: continue with --resume.\n")
 
 
 def test_ctrl_c_while_the_command_is_imported_is_no_traceback(
