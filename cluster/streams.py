@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 _READER_GONE = frozenset({errno.EPIPE, errno.EIO})  # `| head`; a terminal that hung up
@@ -59,5 +60,5 @@ class Expendable:
 
 def _guarded(stream: TextIO | None, forgiven: Callable[[OSError], bool]) -> TextIO:
     if stream is None:  # `2>&-`: Python has none for a descriptor that is closed
-        return open(os.devnull, "w")  # noqa: SIM115  it lives as long as the process
+        return Path(os.devnull).open("w")
     return stream if isinstance(stream, Expendable) else cast("TextIO", Expendable(stream, forgiven))

@@ -26,7 +26,7 @@ def broken() -> TextIO:
     """A pipe whose reader has gone."""
     reader, writer = os.pipe()
     os.close(reader)
-    return open(writer, "w", buffering=1)
+    return os.fdopen(writer, "w", buffering=1)
 
 
 def test_progress_warnings_and_results_that_nobody_reads_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +44,7 @@ def test_progress_warnings_and_results_that_nobody_reads_are_dropped(monkeypatch
 
 def test_a_full_disk_is_no_matter_for_progress_and_an_error_for_results(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("stdout", "stderr"):
-        monkeypatch.setattr(sys, name, open("/dev/full", "w", buffering=1))
+        monkeypatch.setattr(sys, name, os.fdopen(os.open("/dev/full", os.O_WRONLY), "w", buffering=1))
     streams.guard()
     print("progress", file=sys.stderr)
     with pytest.raises(OSError, match="No space left"):
