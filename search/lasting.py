@@ -92,16 +92,22 @@ class LastingCoordinator:
 
     def heartbeat(self, worker: str) -> None:
         """As Coordinator.heartbeat. A coordinator that is opened anew sends all leases back."""
-        if self._now is not None:
-            self._now.heartbeat(worker)
+        try:
+            if self._now is not None:
+                self._now.heartbeat(worker)
+        except StoreAway as failure:
+            self._leave(failure)
 
     # ------------------------------------------------------------------------------------------------ what drivers call
 
     def status(self) -> CampaignStatus:
         """As Coordinator.status; the last one known while the database is away."""
-        if self._now is not None:
-            self._status = self._now.status()
-        elif self._away is not None:
+        try:
+            if self._now is not None:
+                self._status = self._now.status()
+        except StoreAway as failure:
+            self._leave(failure)
+        if self._away is not None:
             self._status = replace(self._status, outage=self._sentence())
         return self._status
 
