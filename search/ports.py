@@ -203,12 +203,16 @@ class CampaignStatus:
     gave_up: str = ""
 
 
+LEVEL = 0.05
+"""Of significance: the chance at which a winner may be named that is no better."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Winner minus one comparator on the holdout; scores are weighted means over tasks, 0 to 1 for accuracies.
 
     `lower` is the one-sided 95 % lower bound of `difference` (stratified paired bootstrap), `interval` the two-sided
-    95 % interval, `sign_p` the one-sided p-value of the exact paired sign test.
+    95 % interval, `flip_p` the one-sided p-value of the paired sign-flip test.
     """
 
     comparator: int
@@ -217,14 +221,14 @@ class Comparison:
     difference: float
     lower: float
     interval: tuple[float, float]
-    sign_p: float
+    flip_p: float
     wins: int
     losses: int
 
     @property
     def beaten(self) -> bool:
-        """Whether the winner is shown to be better."""
-        return self.lower > 0
+        """Whether the winner is shown to be better: by the bootstrap and, which knows few items better, by flips."""
+        return self.lower > 0 and self.flip_p <= LEVEL
 
 
 @dataclass(frozen=True)

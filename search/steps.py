@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from itertools import chain, count
 
@@ -18,6 +19,9 @@ from search.select import Nominee, nominate
 from search.space import Params
 from search.store import schema
 from search.visits import day_of, visit_of
+
+FEW_ITEMS = 20
+"""Of a task's holdout. A bootstrap interval of n items is too narrow by sqrt((n − 1) / n), and more near 0 and 1."""
 
 
 def propose(desk: Desk, ask: machine.Ask) -> None:
@@ -138,6 +142,12 @@ def _notes(desk: Desk) -> tuple[str, ...]:
         if candidate.origin == "baseline" and outcome.cause is not None
     ]
     winner = state.candidates[state.entrants[0][0]]
+    counts = Counter(desk.run.pools.task_of[item] for item in desk.run.pools.all("holdout"))
+    notes += [
+        f"the holdout has only {number} items of {task}: intervals are rough, and little can be shown"
+        for task, number in sorted(counts.items())
+        if number < FEW_ITEMS
+    ]
     keys = {desk.run.pools.score_key_of[item] for item in desk.run.pools.all("holdout")}
     notes += [
         f"{count} of the holdout's {len(keys)} items were met before by campaign {name!r} of this store"

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.judging.objectives import Bound, Facts, Goals, Reference
-from search.judging.scores import LEVEL, task_means
-from search.ports import BoundKept, FrontMember
+from search.judging.scores import task_means
+from search.ports import LEVEL, BoundKept, FrontMember
 
 RESAMPLES = 2000
 Floats = NDArray[np.float64]

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from search.ports import Comparison, Verdict
+from search.ports import LEVEL, Comparison, Verdict
 
 RESAMPLES = 10_000
-LEVEL = 0.05
+ROUNDING = 1e-9  # sums in another order are equal
 Floats = NDArray[np.float64]
 
 
@@ -120,21 +120,35 @@ def judge(
 ) -> Verdict:
     """Compare the winner with every comparator on the same holdout items.
 
-    The winner wins if the one-sided 95 % lower bound of every paired difference is above 0. That is an
-    intersection-union test: the claim is "better than all of them", so each test has the full level and no correction
-    for several comparisons is due (Berger 1982). Bounds are percentiles of a paired bootstrap over items, stratified by
-    task; all comparisons share the resamples. A comparator equal to the winner has difference and bound 0: not beaten.
+    The winner wins if the one-sided 95 % lower bound of every paired difference is above 0, and so few of its sign
+    flips are as large that chance is no explanation. That is an intersection-union test: the claim is "better than all
+    of them", so each test has the full level and no correction for several comparisons is due (Berger 1982). Bounds are
+    percentiles of a paired bootstrap over items, stratified by task; all comparisons share the resamples. The bootstrap
+    believes what few items say (3 : 0 is significant to it, and a single item has no variance at all), the flips do
+    not; of many items both say the same. A comparator equal to the winner has difference and bound 0: not beaten.
     """
     items = sorted(winner.scores, key=lambda item: (task_of[item], item))
     scores_CI = np.array([[entrant.scores[item] for item in items] for entrant in (winner, *comparators)])
     differences_CI = scores_CI[0] - scores_CI
     rows_CI = np.concatenate([scores_CI[:1], differences_CI[1:]])
-    observed_C, drawn_CB = bootstrap(rows_CI, tasks=[task_of[item] for item in items], weights=weights, seed=seed)
+    tasks = [task_of[item] for item in items]
+    observed_C, drawn_CB = bootstrap(rows_CI, tasks=tasks, weights=weights, seed=seed)
+    flips_C = flip_tests(differences_CI, tasks=tasks, weights=weights, seed=seed)
     low_C, lower_C, high_C = np.percentile(drawn_CB, [50 * LEVEL, 100 * LEVEL, 100 - 50 * LEVEL], axis=1)
     intervals = [(float(low), float(high)) for low, high in zip(low_C, high_C, strict=True)]
     comparisons = tuple(
-        _comparison(entrant, differences_CI[index], scores=observed_C[[0, index]], lower=lower_C[index], ends=ends)
-        for index, (entrant, ends) in enumerate(zip(comparators, intervals[1:], strict=True), start=1)
+        Comparison(
+            comparator=entrant.number,
+            label=entrant.label,
+            score=float(observed_C[0] - observed_C[index]),
+            difference=float(observed_C[index]),
+            lower=float(lower_C[index]),
+            interval=intervals[index],
+            flip_p=float(flips_C[index]),
+            wins=int((differences_CI[index] > 0).sum()),
+            losses=int((differences_CI[index] < 0).sum()),
+        )
+        for index, entrant in enumerate(comparators, start=1)
     )
     return Verdict(
         winner=winner.number,
@@ -146,24 +160,6 @@ def judge(
         holdout_items=len(items),
         resamples=RESAMPLES,
         seed=seed,
-    )
-
-
-def _comparison(
-    entrant: Entrant, differences_I: Floats, *, scores: Floats, lower: float, ends: tuple[float, float]
-) -> Comparison:
-    """`scores` are the winner's mean and the mean difference."""
-    wins, losses = int((differences_I > 0).sum()), int((differences_I < 0).sum())
-    return Comparison(
-        comparator=entrant.number,
-        label=entrant.label,
-        score=float(scores[0] - scores[1]),
-        difference=float(scores[1]),
-        lower=float(lower),
-        interval=ends,
-        sign_p=sign_test(wins, losses),
-        wins=wins,
-        losses=losses,
     )
 
 
@@ -188,6 +184,29 @@ def bootstrap(
         counts_BU = generator.multinomial(columns.sum(), sizes_U / sizes_U.sum(), size=RESAMPLES)
         drawn_CB += share * (patterns_CU @ counts_BU.T)
     return observed_C, drawn_CB
+
+
+def flip_tests(differences_CI: Floats, *, tasks: Sequence[str], weights: Mapping[str, float], seed: int) -> Floats:
+    """One-sided p-values [C] of the paired sign-flip test of every row's weighted mean over tasks (Fisher 1935): the
+    share of random signs of its items that give as large a mean.
+
+    Where nobody is better each difference could as well have had the other sign, so this holds its level for however
+    few items. For scores of 0 and 1 of one task it is the exact sign test. All rows see the same signs.
+    """
+    drawn_CB = np.zeros((len(differences_CI), RESAMPLES))
+    observed_C = np.zeros(len(differences_CI))
+    total = sum(weights[task] for task in set(tasks))
+    for index, task in enumerate(sorted(set(tasks))):
+        columns = np.array([name == task for name in tasks])
+        patterns_CU, sizes_U = np.unique(differences_CI[:, columns], axis=1, return_counts=True)
+        share = weights[task] / total / columns.sum()
+        # of items with the same differences it matters only how many keep their sign
+        kept_BU = np.random.default_rng([seed, index, 1]).binomial(sizes_U, 0.5, size=(RESAMPLES, len(sizes_U)))
+        drawn_CB += share * (patterns_CU @ (2 * kept_BU - sizes_U).T)
+        observed_C += share * (patterns_CU @ sizes_U)
+    as_large_C = (drawn_CB >= observed_C[:, None] - ROUNDING).sum(axis=1)
+    p_C: Floats = (1 + as_large_C) / (1 + RESAMPLES)
+    return p_C
 
 
 def task_means(

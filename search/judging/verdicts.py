@@ -16,12 +16,17 @@ def verdict_to_dict(verdict: Verdict) -> dict[str, Any]:
 
 def verdict_from_dict(data: Mapping[str, Any]) -> Verdict:
     """The inverse of `verdict_to_dict`, also after a trip through JSON (which has no tuples)."""
-    comparisons = [Comparison(**{**entry, "interval": tuple(entry["interval"])}) for entry in data["comparisons"]]
+    comparisons = [_comparison(entry) for entry in data["comparisons"]]
     lists = {name: tuple(data.get(name, ())) for name in ("interval", "unscored", "notes", "objectives")}
     front = [FrontMember(**{**entry, **_pairs(entry)}) for entry in data.get("front", ())]
     bounds = [BoundKept(**{**entry, "interval": tuple(entry["interval"])}) for entry in data.get("bounds", ())]
     parts = {"comparisons": tuple(comparisons), "front": tuple(front), "bounds": tuple(bounds)}
     return Verdict(**{**data, **lists, **parts})
+
+
+def _comparison(entry: Mapping[str, Any]) -> Comparison:
+    facts = {("flip_p" if name == "sign_p" else name): value for name, value in entry.items()}  # of an older version
+    return Comparison(**{**facts, "interval": tuple(entry["interval"])})
 
 
 def _pairs(entry: Mapping[str, Any]) -> dict[str, Any]:

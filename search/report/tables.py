@@ -47,7 +47,7 @@ def comparison_table(results: Results) -> Table:
         "95 % interval",
         "lower bound",
         "items won : lost",
-        "sign test p",
+        "sign-flip p",
         "beaten",
     )
     verdict = results.verdict
@@ -61,7 +61,7 @@ def comparison_table(results: Results) -> Table:
             f"{signed_text(found.interval[0])} … {signed_text(found.interval[1])}",
             signed_text(found.lower),
             f"{found.wins} : {found.losses}",
-            _p_value(found.sign_p),
+            _p_value(found.flip_p),
             "yes" if found.beaten else "no",
         )
         for found in sorted(verdict.comparisons, key=lambda found: found.lower)
@@ -71,7 +71,7 @@ def comparison_table(results: Results) -> Table:
         f"{verdict.label}: {score_text(verdict.score)} ({interval_text(verdict.interval)}) on "
         f"{verdict.holdout_items} holdout items, opened once. Differences are paired over items; bounds from "
         f"{verdict.resamples} bootstrap resamples, stratified by task. To win is to have every one-sided 95 % lower "
-        "bound above 0."
+        "bound above 0, and at most 5 % of random sign flips as large (sign-flip p)."
     )
     return Table("Winner against every comparator", columns, tuple(rows), note)
 

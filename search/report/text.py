@@ -10,7 +10,7 @@ from search.report.tables import Table, score_text
 from search.results import Results
 
 _BARS = "▁▂▃▄▅▆▇█"
-_FIRST_TO_GO = ("sign test p", "items won : lost", "lower bound")
+_FIRST_TO_GO = ("sign-flip p", "items won : lost", "lower bound")
 _INDENT = "    "
 BARS = 50
 

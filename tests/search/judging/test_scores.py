@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from typing import Any
@@ -10,7 +11,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from search.judging.scores import RESAMPLES, Entrant, WindowScore, bootstrap, estimates, judge, sign_test, weighted_mean
+from search.judging.scores import (
+    RESAMPLES,
+    Entrant,
+    WindowScore,
+    bootstrap,
+    estimates,
+    flip_tests,
+    judge,
+    sign_test,
+    weighted_mean,
+)
 from search.judging.verdicts import verdict_from_dict, verdict_to_dict
 
 TASKS = {"a": 0.5, "b": 0.5}
@@ -70,6 +81,37 @@ def test_the_sign_test_is_the_binomial_tail(wins: int, losses: int) -> None:
     assert sign_test(wins, losses) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("wins", "losses", "ties"), [(0, 0, 3), (5, 0, 0), (12, 4, 30), (4, 12, 1), (300, 250, 400)])
+def test_for_one_task_of_right_and_wrong_the_sign_flips_are_the_exact_sign_test(
+    wins: int, losses: int, ties: int
+) -> None:
+    differences = np.array([[1.0] * wins + [-1.0] * losses + [0.0] * ties])
+    found = flip_tests(differences, tasks=["t"] * differences.size, weights={"t": 1.0}, seed=3)
+    assert found == pytest.approx([sign_test(wins, losses)], abs=0.016)  # 10 000 flips
+
+
+def test_the_sign_flips_weigh_tasks_and_graded_scores_as_the_mean_does() -> None:
+    """Against every one of the 2^10 flips."""
+    rng = np.random.default_rng(5)
+    tasks, weights = ["a"] * 3 + ["b"] * 7, {"a": 3.0, "b": 1.0}
+    rows = np.round(rng.normal(0.15, 0.4, size=(4, 10)), 2)
+    each = np.array([weights[task] / 4 / tasks.count(task) for task in tasks])
+    signs = np.array(list(itertools.product((-1, 1), repeat=10)))
+    expected = ((rows * each) @ signs.T >= ((rows * each).sum(axis=1) - 1e-12)[:, None]).mean(axis=1)
+    assert flip_tests(rows, tasks=tasks, weights=weights, seed=0) == pytest.approx(expected, abs=0.016)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 10])
+def test_however_few_items_the_holdout_has_an_equal_candidate_rarely_beats_anybody(count: int) -> None:
+    rng = np.random.default_rng(count)
+    difficulty = dict.fromkeys(items(count), 0.5)
+    beaten = sum(
+        verdict_of(entrant(0, rng, difficulty), entrant(1, rng, difficulty), count=count, seed=n).significant
+        for n in range(200)
+    )
+    assert beaten <= 0.09 * 200  # 5 %, and 2.6 standard deviations; of one item the bootstrap alone names 44 %
+
+
 def test_a_clear_winner_is_declared_with_its_numbers() -> None:
     rng = np.random.default_rng(0)
     probabilities = dict.fromkeys(items(300), 0.9)
@@ -95,7 +137,7 @@ def test_one_comparator_that_is_not_beaten_is_enough_for_no_winner() -> None:
     assert not verdict.significant
     assert "not shown to beat twin" in verdict.sentence
     assert verdict.comparisons[1].lower == verdict.comparisons[1].difference == 0.0
-    assert verdict.comparisons[1].sign_p == 1.0
+    assert verdict.comparisons[1].flip_p == 1.0
 
 
 def test_a_winner_without_comparators_has_beaten_nobody() -> None:
