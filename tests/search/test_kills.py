@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What an undisturbed campaign leaves."""
     found = left_by(finish(run_simulated, tmp_path_factory.mktemp("undisturbed") / "whole"))
-    assert found["files"] == ["audit.jsonl", "campaign.sqlite", "items.parquet", "optuna.sqlite"]
+    assert found["files"] == ["audit.jsonl", "campaign.sqlite", "items.parquet", "optuna.sqlite", "run.json"]
     return found
 
 
@@ -46,8 +46,8 @@ def test_a_campaign_killed_inside_its_transactions_leaves_what_an_undisturbed_on
 def test_exports_that_are_torn_or_never_came_to_their_place_are_made_anew(
     expected: dict[str, Any], tmp_path: Path
 ) -> None:
-    """T2: killed with each file beside its place, then cut both in the middle."""
-    ended = die_at(run_simulated, tmp_path / "killed", ["export.written", "export.written:2"])
+    """T2: killed with each file beside its place, the run's note first, then both exports cut in the middle."""
+    ended = die_at(run_simulated, tmp_path / "killed", ["export.written", "export.written:2", "export.written:3"])
     assert complaints(ended, expected) == []
     for path in (ended.directory.scores, ended.directory.mirror):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
