@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from cluster.output import human_seconds, print_json
+from cluster.output import human_seconds, print_json, print_note
 from engine.errors import InputError
 from search import ends
 from search.campaign_file import Campaign, load_campaign
@@ -62,9 +62,11 @@ def check_resume(campaign: Path, *, run_dir: Path | None, resume: bool, or_start
 
 
 def fork(campaign: Path, name: str, *, at: int | None, run_dir: Path | None) -> Path:
-    """Make the fork, and say by which file it is resumed."""
+    """Make the fork, and say by which file it is resumed: on stderr, what the search comes to is for stdout."""
     file, candidates = fork_campaign(campaign, name, at=at, root=run_dir, new_root=None)
-    print(f"{name} begins with {candidates} candidates; if it is paused: mergefleet search {file} --resume")
+    print_note(
+        f"{name} begins with {candidates} candidates; if it is paused: mergefleet search {file} --resume", quiet=False
+    )
     return file
 
 

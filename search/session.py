@@ -206,7 +206,8 @@ def fork_campaign(
 ) -> tuple[Path, int]:
     """Make a campaign `name` of the run of another one: its own campaign file, and with how many candidates it begins.
 
-    See `search.store.forking.fork` for what is copied and refused.
+    See `search.store.forking.fork` for what is copied and refused. What `check_start` refuses, it refuses here, before
+    anything is made.
     """
     campaign, directory = load_run(path, root=root, resume=True, allow_public_test_sets=False)
     new = parse_campaign({**campaign_to_dict(campaign), "name": name}, origin=f"--fork {name}")
@@ -214,12 +215,17 @@ def fork_campaign(
         raise CampaignError(f"--fork: got {name!r}, another name than the campaign's own expected")
     new_directory = run_directory(new, new_root)
     stored_results(campaign, directory)  # is there one?
+    new = new.model_copy(update={"origin": campaign.origin})  # the file that the user has: there is no other yet
+    file = new_directory.root / "campaign.yml"
+
+    def begin() -> None:
+        check_start(new, new_directory, Plans())
+        forking.write_campaign(new, file)  # first: rows that no file belongs to could not be resumed
+        remember(new, new_directory)
+
     with open_store(campaign, directory) as old, open_store(new, new_directory) as target:
         old.find(campaign.name)
-        begun = forking.fork(old, new, target, at=at, now=time.time())
-    forking.write_campaign(new, new_directory.root / "campaign.yml")
-    remember(new, new_directory)
-    return new_directory.root / "campaign.yml", begun
+        return file, forking.fork(old, new, target, at=at, now=time.time(), begin=begin)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What is known of a campaign before anything is loaded or written: the file, and the headers of its models.
 
-    models can be read · the space fits them · every fixed recipe can be planned · the sampler fits · the target is free
+    models can be read · the space fits them · every fixed recipe can be planned · budget and sampler fit · the target
+    is free
 
 `mergefleet search` asks all of it first, and `--plan` all that is about models. What only items tell is asked next
 (evaluators, search.opening), and what only the models' data tells (`refuse_nonfinite`), before there is a run, too.
@@ -22,6 +23,7 @@ from search.baselines import make_baselines
 from search.campaign_file import Campaign
 from search.evaluators.plans import Plans
 from search.live import sampler_of
+from search.opening import check_budget
 from search.run import RunDirectory
 from search.space import Space, check_tensors, make_space
 from search.trackers.outlet import refuse_missing
@@ -36,7 +38,9 @@ def check_start(campaign: Campaign, directory: RunDirectory, plans: Plans) -> No
 
     refuse_target(campaign, directory)
     refuse_missing(campaign)
-    sampler_of(campaign, check_models(campaign, plans), baselines=0)
+    space, baselines = check_models(campaign, plans), make_baselines(campaign)
+    check_budget(campaign, len(baselines), population=space.stages[0].population)
+    sampler_of(campaign, space, baselines=len(baselines))
 
 
 def check_models(campaign: Campaign, plans: Plans) -> Space:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from engine.errors import CampaignError, InputsChanged
@@ -37,15 +37,20 @@ def refuse_changes(found: Row, facts: CampaignFacts, *, free: frozenset[str]) ->
     changed = changes(found, facts, free=free)
     if not changed:
         return
-    rest = f"; and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
     why = ""
     if any(text.startswith("budget") for text in changed):  # it is free until then
         why = " The holdout was opened, and a longer search would be chosen by who knows its result."
     raise InputsChanged(
-        f"campaign {facts.name!r} cannot be resumed, these inputs changed: {'; '.join(changed[:NAMED])}{rest}.{why} "
+        f"campaign {facts.name!r} cannot be resumed, these inputs changed: {named(changed)}.{why} "
         "Restore them, or start a campaign of another name.",
         changed=changed,
     )
+
+
+def named(changed: Sequence[str]) -> str:
+    """The first of the `changes`, and how many more there are."""
+    rest = f"; and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
+    return "; ".join(changed[:NAMED]) + rest
 
 
 def _differences(key: str, then: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:

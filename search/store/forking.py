@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
 
-from engine.errors import CampaignError, OutputExists
+from engine.errors import CampaignError, InputsChanged, OutputExists
 from search.campaign_file import Campaign, campaign_to_dict
 from search.store import schema
-from search.store.changes import refuse_changes
+from search.store.changes import changes, named
 from search.store.store import CampaignFacts, Store, stored_config
 from search.store.transaction import Row
 
-FREE_KEYS = frozenset({"name", "budget", "publish", "store", "selection", "comparators", "sampler", "sampler_options"})
-"""Keys in which a fork may differ from its origin: what is copied does not depend on them."""
+MAY_DIFFER = ("sampler", "sampler_options", "budget", "selection", "comparators", "publish", "trackers", "store")
+"""Keys in which a fork may differ from its origin, besides the name: what is copied does not depend on them."""
 NOBODY = 0
 """Who paid for item scores that a fork brings into a store of its own: no campaign of that store."""
 
@@ -23,12 +23,21 @@ NOBODY = 0
 _TABLES = (schema.ITEMS, schema.VISITS, schema.CANDIDATES, schema.COHORTS, schema.ASSESSMENTS, schema.LEASES)
 
 
-def fork(old: Store, campaign: Campaign, new: Store, *, at: int | None, now: float) -> int:
+def fork(
+    old: Store,
+    campaign: Campaign,
+    new: Store,
+    *,
+    at: int | None,
+    now: float,
+    begin: Callable[[], None] = lambda: None,
+) -> int:
     """Make `campaign`, which has another name than the one in `old`, of that one's candidates 0 to `at`.
 
-    `old` has found its campaign; `new` is the store of the new one, maybe the same database. Returns how many
-    candidates the fork begins with. Raises CampaignError (the holdout was opened, no such candidate), InputsChanged
-    (the file differs in more than FREE_KEYS), OutputExists (the name is taken).
+    `old` has found its campaign; `new` is the store of the new one, maybe the same database. `begin` is called when
+    nothing stands against it and nothing is made yet: it raises, too, or makes what has to be there before the rows.
+    Returns how many candidates the fork begins with. Raises CampaignError (the holdout was opened, no such candidate),
+    InputsChanged (the file differs in more than MAY_DIFFER), OutputExists (the name is taken).
     """
     row = old.rows(schema.CAMPAIGNS, id=old.campaign)[0]
     if old.holdout_opened():
@@ -39,20 +48,40 @@ def fork(old: Store, campaign: Campaign, new: Store, *, at: int | None, now: flo
     facts = CampaignFacts(
         campaign.name, stored_config(campaign), row["eval_key"], row["items_digest"], row["layers"], row["elites"]
     )
-    refuse_changes(row, facts, free=FREE_KEYS)
-    if new.find(campaign.name) is not None:
-        raise OutputExists(f"{new.place}: holds a campaign {campaign.name!r} already. Give the fork another name.")
+    _refuse_others(row, facts, origin=campaign.origin)
+    half_made = _refuse_taken(new, campaign.name)
     rows = _copied(old, at=at)
     scores = old.shared_scores(sorted({entry["recipe_hash"] for entry in rows[schema.CANDIDATES.name]}))
+    begin()
     if campaign.store is None:
         new.make_folder()
-    new.take_over(facts, now=now)
+    new.take_over(facts, now=now, afresh=half_made)
     with new.transaction() as transaction:
         for table in _TABLES:
             transaction.add(table, rows[table.name])
         if new.place != old.place:
             transaction.add_scores(scores, campaign=NOBODY)
     return len(rows[schema.CANDIDATES.name])
+
+
+def _refuse_others(row: Row, facts: CampaignFacts, *, origin: str) -> None:
+    """InputsChanged where the file differs from the run in what its rows depend on."""
+    changed = changes(row, facts, free=frozenset({"name", *MAY_DIFFER}))
+    if changed:
+        raise InputsChanged(
+            f"{origin}: --fork: a fork may differ from its origin in {', '.join(MAY_DIFFER)} only; campaign "
+            f"{row['name']!r} has others: {named(changed)}. Restore them, or start {facts.name!r} without --fork.",
+            changed=changed,
+        )
+
+
+def _refuse_taken(new: Store, name: str) -> bool:
+    """OutputExists where there is such a campaign; True where there is one without a candidate: a fork was cut off."""
+    if new.find(name) is None:
+        return False
+    if new.rows(schema.CANDIDATES) or new.scored():
+        raise OutputExists(f"{new.place}: holds a campaign {name!r} already. Give the fork another name.")
+    return True
 
 
 def write_campaign(campaign: Campaign, path: Path) -> None:

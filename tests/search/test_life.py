@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from simulated import Clock, SimulatedEvaluator, campaign_data, make_campaign, open_simulated
+from simulated import LAYERS, Clock, SimulatedEvaluator, campaign_data, make_campaign, open_simulated
 
 from cluster import campaign_command
 from cluster.campaign_command import check_resume
@@ -24,6 +24,7 @@ from search.inline import run_inline, work_once
 from search.opening import check_budget
 from search.run import RunDirectory, open_store
 from search.session import fork_campaign
+from search.space import make_space
 from search.store import schema, takeover
 from search.store.forking import fork
 from search.store.store import Store, store_url
@@ -221,7 +222,7 @@ def forked(coordinator: Coordinator, folder: Path, *, at: int | None, **changes:
     """A fork of a closed run in `folder`, opened."""
     old, campaign = Store(coordinator.run.store._engine.url.render_as_string()), small(name="fork", **changes)
     old.find("simulated")
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     new = Store(store_url(None, default=folder / "campaign.sqlite"))
     fork(old, campaign, new, at=at, now=5.0)
     old.close()
@@ -251,7 +252,10 @@ def test_a_fork_may_go_on_with_another_sampler_but_not_with_other_items(tmp_path
     origin.close()
     branch = forked(origin, tmp_path / "b", at=None, budget={"items": 700})
     assert branch.status().candidates >= 24
-    with pytest.raises(InputsChanged, match="seed: 1 then, 9 now"):
+    only = (
+        r"a fork may differ from its origin in sampler, .* only; campaign 'simulated' has others: seed: 1 then, 9 now"
+    )
+    with pytest.raises(InputsChanged, match=only):
         forked(origin, tmp_path / "c", at=None, seed=9)
     with pytest.raises(CampaignError, match=r"--at: got 99, a candidate of the search expected, 0 to 24"):
         forked(origin, tmp_path / "d", at=99)
@@ -265,13 +269,40 @@ def found(coordinator: Coordinator) -> Store:
     return store
 
 
-def test_a_refused_fork_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("at", "changes", "said"),
+    [
+        (99, {}, "--at: got 99"),
+        (5, {"sampler": "tpe"}, r"c\.yml: sampler: tpe searches one stage"),
+        (5, {"budget": {"items": 20}}, r"c\.yml: budget\.items: got 20, at least"),
+    ],
+)
+def test_a_refused_fork_leaves_nothing_and_the_mended_file_is_forked_under_that_name(
+    at: int, changes: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.starting.check_models", lambda campaign, plans: make_space(campaign, layers=LAYERS))
     worked(open_simulated(tmp_path / "a", small()), lambda c: c.status().candidates == 20).close()
-    path = tmp_path / "c.yml"
+    path, branch = tmp_path / "c.yml", tmp_path / "branch"
+    path.write_text(yaml.safe_dump(campaign_to_dict(small(**changes))))
+    with pytest.raises(CampaignError, match=said):
+        fork_campaign(path, "branch", at=at, root=tmp_path / "a", new_root=branch)
+    assert not branch.exists()
     path.write_text(yaml.safe_dump(campaign_to_dict(small())))
-    with pytest.raises(CampaignError, match="--at: got 99"):
-        fork_campaign(path, "branch", at=99, root=tmp_path / "a", new_root=tmp_path / "branch")
-    assert not (tmp_path / "branch").exists()
+    assert fork_campaign(path, "branch", at=5, root=tmp_path / "a", new_root=branch) == (branch / "campaign.yml", 6)
+
+
+def test_a_fork_that_was_cut_off_before_its_rows_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    origin = worked(open_simulated(tmp_path / "a", small()), lambda c: c.status().candidates == 25)
+    origin.close()
+
+    def cut_off(store: Store) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "transaction", cut_off)
+        with pytest.raises(OSError, match="No space left"):
+            forked(origin, tmp_path / "b", at=20)
+    assert forked(origin, tmp_path / "b", at=20).status().candidates >= 21
 
 
 def test_a_search_whose_hours_are_spent_at_once_says_so(tmp_path: Path) -> None:
