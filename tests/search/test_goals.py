@@ -77,8 +77,8 @@ def test_two_objectives_give_a_front_whose_members_meet_the_holdout_beside_the_w
     by_estimate = [row.search_score for row in sorted(rows, key=lambda row: -(row.estimate or 0.0))]
     assert by_estimate == sorted(by_estimate, reverse=True)  # all saw the same items: nothing to correct
     drawn = front_figures(stored(tmp_path))
-    assert [title for title, _, _ in drawn] == ["Front: score against tokens"]
-    assert list(drawn[0][1].data[1].x) == [member.values[0] for member in verdict.front]
+    assert [figure.title for figure in drawn] == ["Front: score against tokens"]
+    assert drawn[0].data[1]["x"] == [member.values[0] for member in verdict.front]
     front = next(table for table in tables(stored(tmp_path)) if table.title == "Front")
     assert front.columns == ("model", "score", "tokens", "chance")
     assert [row[0] for row in front.rows] == [member.label for member in verdict.front]
