@@ -21,7 +21,7 @@ from search.judging.scores import weighted_mean
 from search.opening import items_digest
 from search.pools import make_pools
 from search.ports import Inventory, Split
-from search.publishing.sentinels import Rescorer
+from search.publishing.sentinels import Rescorer, rescored
 from search.report.tables import mean_and_half
 from search.run import RunDirectory, open_store
 from search.visits import Visit, make_visit
@@ -55,7 +55,7 @@ def evaluate(
         if directory is None:
             raise Refused(f"--split: {campaign.origin} is no campaign, whose ledger could tell who met the holdout.")
         enter(make_visit(model, _weights(model), items), campaign, directory, inventory)
-    scores = rescorer.rescore(place, pools.blocks(items))
+    scores = rescored(rescorer, place, pools.blocks(items))
     by_task: dict[str, list[float]] = {task.name: [] for task in campaign.tasks}
     for item, score in scores.items():
         by_task[pools.task_of[item]].append(score)

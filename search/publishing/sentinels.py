@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from engine.errors import EvaluationError, Refused
+from engine.errors import EvaluationError, Outage, Refused
+from search.evaluators.contract import Unreachable
 from search.ports import Inventory, Split
 from search.results import Results
 
@@ -71,9 +72,21 @@ def check_key(rescorer: Rescorer, eval_key: str) -> None:
         )
 
 
+def rescored(rescorer: Rescorer, directory: Path, blocks: Iterable[Sequence[str]]) -> dict[str, float]:
+    """`Rescorer.rescore`; Outage where what it needs does not answer: nobody's fault, and no reason to merge again."""
+    try:
+        return rescorer.rescore(directory, blocks)
+    except Unreachable as error:
+        raise Outage(
+            f"outage: {str(error).rstrip('.')}. The model that is to be scored from its files is kept. When that is "
+            "mended, run the same command again (a search: with --resume)."
+        ) from error
+
+
 def check(sentinels: Sentinels, rescorer: Rescorer, directory: Path) -> None:
-    """Score them from the files in `directory`. EvaluationError where one scores otherwise than in the campaign."""
-    again = rescorer.rescore(directory, sentinels.blocks)
+    """Score them from the files in `directory`. EvaluationError where one scores otherwise than in the campaign, Outage
+    where a judge does not answer."""
+    again = rescored(rescorer, directory, sentinels.blocks)
     different = [item for item, score in sentinels.scores.items() if again.get(item) != score]
     if different:
         item = different[0]

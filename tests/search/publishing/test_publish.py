@@ -9,16 +9,21 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from finished_run import FinishedRun, make_finished_run
 from huggingface_hub import ModelCard
 
-from engine.errors import CampaignError, EvaluationError, InputError, OutputDamaged, OutputExists, Refused
+from engine import merging
+from engine.errors import CampaignError, EvaluationError, InputError, Outage, OutputDamaged, OutputExists, Refused
+from engine.execution.execute import Executed, Work, execute
 from engine.models.checkpoint import open_checkpoint
+from engine.planning.plan import Plan
 from engine.recipes.model_ref import ModelRef
 from engine.reproducing import reproduce
 from search.evaluating import evaluate
+from search.evaluators.contract import Unreachable
 from search.publishing.publish import Order, Publication, publish
 from search.publishing.sentinels import choose
 
@@ -93,6 +98,34 @@ def test_files_that_answer_otherwise_are_not_published(run: FinishedRun, tmp_pat
     with pytest.raises(EvaluationError, match="8 of 8 sentinel items score otherwise"):
         publish(run.results, run.directory, Order(tmp_path / "out"), rescorer=Forgetful)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_outage_while_files_are_scored_again_is_no_failure_and_the_next_try_publishes_what_is_there(
+    run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Down:
+        inventory = run.evaluator.inventory
+
+        def rescore(self, directory: Path, blocks: object) -> dict[str, float]:
+            raise Unreachable("judge at http://h/v1: HTTP 500, 5 attempts.")
+
+    with pytest.raises(
+        Outage, match=r"^outage: judge at http://h/v1: HTTP 500, 5 attempts\. .* with --resume"
+    ) as caught:
+        publish(run.results, run.directory, Order(tmp_path / "out"), rescorer=Down)
+    assert caught.value.exit_code == 1
+    assert not (tmp_path / "out").exists()
+    left: list[int] = []
+
+    def watched(plan: Plan, *rest: Any, work: Work, **more: Any) -> Executed:
+        left.append(len(plan.tiles) - len(work.done))
+        return execute(plan, *rest, work=work, **more)
+
+    monkeypatch.setattr(merging, "execute", watched)
+    later = replace(run.results, seconds=run.results.seconds + 60)
+    assert publish(later, run.directory, Order(tmp_path / "out"), rescorer=lambda: run.evaluator).made
+    assert left == [0]  # no tile is merged once more
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_where_the_campaigns_scores_cannot_be_repeated_it_takes_a_word_to_publish(
