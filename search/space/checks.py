@@ -19,7 +19,7 @@ from engine.recipes.keypath import KeyPath
 from engine.recipes.reader import parse_recipe
 from search.space import feasible
 from search.space.axes import REST, Shape
-from search.space.constraints import Constraint, Interval, contradiction, parse_constraint
+from search.space.constraints import DRAWS, ROUNDS, Constraint, Interval, contradiction, parse_constraint, unreached
 from search.space.entry import Choice, LayersEntry, Range, SpaceEntry
 from search.space.lifting import contained, parent
 from search.space.methods import MergeMethod, merge_method
@@ -183,7 +183,7 @@ def _constraints(space: Space, campaign: Campaign, where: KeyPath) -> tuple[Cons
         try:
             constraint = parse_constraint(text, names, groups)
         except ValueError as error:
-            raise place.error(f"{text!r}: {error}.".replace("..", ".")) from None
+            raise place.error(f"{text!r}: {error}.".replace("..", ".").replace("?.", "?")) from None
         bounds = {name: _interval(space, name) for name in constraint.names}
         if not constraint.satisfiable(bounds):
             raise place.error(f"{text!r}: nothing within the bounds of the parameters satisfies it.")
@@ -192,15 +192,18 @@ def _constraints(space: Space, campaign: Campaign, where: KeyPath) -> tuple[Cons
 
 
 def _refuse_contradiction(space: Space, where: KeyPath) -> None:
-    """CampaignError where no point satisfies the constraints of a method: then no other start helps."""
+    """CampaignError where no point satisfies the constraints of a method, or none is found: no other start helps."""
     bounds = {name: _interval(space, name) for entry in space.constraints for name in entry.names}
     for method in space.methods:
         own = method.parameters
         mine = [entry for entry in space.constraints if all(n.split("/")[0] in own for n in entry.names)]
-        clash = contradiction(mine, bounds)
-        if len(clash) > 1:
-            told = " and ".join(repr(entry.text) for entry in clash)
-            raise where.key("constraints").error(f"{told}: nothing within the bounds satisfies them together.")
+        clash, told = contradiction(mine, bounds), "nothing within the bounds"
+        if len(clash) < 2:
+            clash, told = unreached(mine, bounds), f"none of {DRAWS * ROUNDS} points drawn within the bounds"
+        if clash:
+            them = "satisfies it" if len(clash) == 1 else "satisfies them together"
+            texts = " and ".join(repr(entry.text) for entry in clash)
+            raise where.key("constraints").error(f"{texts}: {told} {them}.")
 
 
 def _interval(space: Space, name: str) -> Interval:

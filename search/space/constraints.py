@@ -34,6 +34,8 @@ _ARITHMETIC: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Mult: lambda a, b: a * b,
     ast.Div: lambda a, b: _quotient(a, b),
 }
+DRAWS, ROUNDS = 1000, 12
+"""Of `unreached`: the last round looks within 1/4096 of the bounds, finer than the grid."""
 MAX_LENGTH = 500
 MAX_NUMBER = 1e18
 _ALLOWED = "numbers, + - * /, parentheses, <=, >=, sum, min and max"
@@ -144,6 +146,34 @@ def contradiction(constraints: Sequence[Constraint], bounds: Mapping[str, Interv
         if some and not _have_a_point([row for _, rows in some for row in rows], bounds):
             return tuple(entry for entry, _ in some)
     return ()
+
+
+def unreached(constraints: Sequence[Constraint], bounds: Mapping[str, Interval]) -> tuple[Constraint, ...]:
+    """Constraints that no drawn point within the bounds satisfies: one or two where these are enough, else all; empty
+    where one does. For those that are not linear: what it says is likely, and no proof."""
+    for some in [*combinations(constraints, 1), *combinations(constraints, 2), tuple(constraints)]:
+        if some and not _reached(some, bounds):
+            return tuple(some)
+    return ()
+
+
+def _reached(constraints: Sequence[Constraint], bounds: Mapping[str, Interval]) -> bool:
+    """Whether a drawn point satisfies all of them: drawn everywhere, then ever closer around the best one."""
+    names = sorted({name for entry in constraints for name in entry.names})
+    low, high = (np.array([getattr(bounds[name], end) for name in names]) for end in ("low", "high"))
+    random = np.random.default_rng(0)
+    points_DN = low + (high - low) * random.random((DRAWS, len(names)))
+    for halvings in range(1, ROUNDS + 1):
+        values = dict(zip(names, points_DN.T, strict=True))
+        with np.errstate(all="ignore"):
+            excess = [np.broadcast_to(each, DRAWS) for entry in constraints for each in entry.excess(values)]
+        broken_D = np.nan_to_num(np.maximum(excess, 0.0), nan=np.inf).max(axis=0)
+        if broken_D.min() <= 1e-9:
+            return True
+        around = points_DN[broken_D.argmin()]
+        step = (high - low) * 0.5**halvings
+        points_DN = np.clip(around + step * random.uniform(-1.0, 1.0, points_DN.shape), low, high)
+    return False
 
 
 def _rows(constraint: Constraint, bounds: Mapping[str, Interval]) -> list[tuple[dict[str, float], float]] | None:

@@ -185,6 +185,15 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
         space(constraints=["sum(weight) <= 9", "sum(weight) <= 1", "sum(weight) >= 1.2"]),
         r"space\.constraints: 'sum\(weight\) <= 1' and 'sum\(weight\) >= 1\.2': nothing .* satisfies them together",
     ),
+    "constraints that are no planes and contradict each other": (
+        space(constraints=["sum(weight) <= 9", "weight/letters * weight/plurals >= 0.9", "max(weight) <= 0.9"]),
+        r"space\.constraints: 'weight/letters \* weight/plurals >= 0\.9' and 'max\(weight\) <= 0\.9': none of "
+        r"12000 points drawn .* satisfies them together",
+    ),
+    "a constraint that is no plane and that nothing satisfies": (
+        space(constraints=["(weight/letters - 0.5) * (weight/letters - 0.5) <= -0.1"]),
+        r"space\.constraints: '\(weight/letters - 0\.5\) \* .* <= -0\.1': none of 12000 points drawn .* satisfies it",
+    ),
     "a constraint that divides by zero": (
         space(constraints=["sum(weight) / (1 - 1) <= 2"]),
         r"space\.constraints\[0\]: 'sum\(weight\) / \(1 - 1\) <= 2': divides by 0",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from spaces import DENSITY, LAYERS, TENSORS, WEIGHT, bound, points, resolved, space_of
 
 from engine.errors import CampaignError
-from search.space.constraints import Interval, parse_constraint
+from search.space.constraints import Interval, parse_constraint, unreached
 
 NAMES = ("weight/a", "weight/b-2", "weight/b", "lambda")
 GROUPS = {"weight": ("weight/a", "weight/b-2", "weight/b")}
@@ -187,3 +187,23 @@ def test_constraints_over_fixed_parameters_and_of_other_methods() -> None:
     point = space.stages[0].start() | {"density/a": 0.25}
     assert space.violation(0, point) > 0
     assert space.violation(0, point | {"method": "linear"}) == 0  # which has no density
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(-1, 2), min_size=4, max_size=4), st.floats(0.01, 0.5))
+def test_where_some_point_satisfies_all_constraints_one_is_found(point: list[float], room: float) -> None:
+    values = dict(zip(NAMES, point, strict=True))
+    a, b, c, scale = point
+    curve, middle = "weight/a * weight/a + weight/b * weight/b-2", a * a + b * c
+    texts = [f"{curve} <= {middle + room:.9f}", f"{curve} >= {middle - room:.9f}"]
+    texts += [f"lambda * max(weight) <= {scale * max(a, b, c) + room:.9f}"]
+    entries = [parse_constraint(text, NAMES, GROUPS) for text in texts]
+    assert all(entry.violation(values) == 0 for entry in entries)  # the point that shows it
+    assert unreached(entries, dict.fromkeys(NAMES, Interval(-1.0, 2.0))) == ()
+
+
+def test_of_constraints_that_no_point_satisfies_the_fewest_are_named() -> None:
+    texts = ["sum(weight) >= -9", "weight/a * weight/b >= 3", "lambda <= 1", "max(weight) <= 1.5"]
+    entries = [parse_constraint(text, NAMES, GROUPS) for text in texts]
+    clash = unreached(entries, dict.fromkeys(NAMES, Interval(0.0, 2.0)))
+    assert [entry.text for entry in clash] == ["weight/a * weight/b >= 3", "max(weight) <= 1.5"]
