@@ -26,6 +26,7 @@ from search.store.pending import Pending
 from search.store.transaction import Row
 
 BLAMED_S = 3600.0
+_IMPOSSIBLE = "impossible-"
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ class Desk:
         try:
             return self.services.hash_recipe(recipe), None
         except MergefleetError as failure:
-            return f"impossible-{number}", failure.message
+            return f"{_IMPOSSIBLE}{number}", failure.message
 
     def _assessment(self, number: int, split: Split) -> Assessment:
         candidate = self.live.state.candidates[number]
@@ -216,6 +217,11 @@ class Desk:
             rungs = () if whole else self.looks.rungs(len(items), parts=self.gauge.goals.parts)
             return Assessment(number, split, candidate.recipe_hash, items, rungs)
         return Assessment(number, split, candidate.recipe_hash, self.run.pools.all(split))
+
+
+def is_impossible(recipe_hash: str) -> bool:
+    """Whether this stands for a recipe that could not be hashed."""
+    return recipe_hash.startswith(_IMPOSSIBLE)
 
 
 def _goal_columns(measured: Measured) -> dict[str, Any]:

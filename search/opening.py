@@ -6,10 +6,11 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 
-from engine.errors import CampaignError, OutputExists
+from engine.errors import CampaignError, InputsChanged, OutputExists
 from search.baselines import make_baselines
 from search.campaign_file import Campaign
 from search.coordinator import Coordinator
+from search.desk import is_impossible
 from search.ends import devices
 from search.judging.objectives import refuse_unmeasured
 from search.live import sampler_of
@@ -18,7 +19,7 @@ from search.ports import SPLITS, Inventory
 from search.run import Run, RunDirectory, Services
 from search.space import make_space
 from search.store import schema
-from search.store.changes import changes, refuse_changes
+from search.store.changes import NAMED, changes, refuse_changes
 from search.store.store import LOCK_WAIT_S, CampaignFacts, Store, store_url, stored_config
 from search.store.transaction import Row
 from search.trackers.outlet import forget_told
@@ -27,6 +28,9 @@ from search.whereabouts import remember
 
 FREE_KEYS = frozenset({"budget", "publish", "store", "trackers"})
 """Keys of a campaign that may change between a run and its continuation (budget only while the search lasts)."""
+
+CHECKED = 8
+"""Candidates beside the baselines whose models are looked at before a run goes on."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,8 @@ def open_coordinator(campaign: Campaign, inventory: Inventory, *, start: Start, 
     """Start a run, or continue it (epoch += 1, memory rebuilt from the rows).
 
     Raises CampaignError (splits overlap, the space does not fit, the budget is too small), OutputExists (a run is
-    there and `resume` is False), InputsChanged (resumed with another campaign, evaluator or items), Busy (the store is
-    locked by a process that cannot be ended from here).
+    there and `resume` is False), InputsChanged (resumed with another campaign, evaluator, items or models),
+    Busy (the store is locked by a process that cannot be ended from here).
     """
     return Coordinator(open_run(campaign, inventory, start=start, services=services), services)
 
@@ -110,6 +114,7 @@ def _take(run: Run, inventory: Inventory, *, start: Start, services: Services) -
                 name=campaign.name,
             )
         refuse_changes(found, facts, free=FREE_KEYS - {"budget"} if store.holdout_opened() else FREE_KEYS)
+        _refuse_other_models(run, services)
     elif campaign.warm_start:
         facts = replace(facts, elites=elites_to_rows(_elites(run, services)))
     if campaign.store is None:
@@ -120,6 +125,29 @@ def _take(run: Run, inventory: Inventory, *, start: Start, services: Services) -
     if afresh:
         forget_told(start.directory.root)
     return store.rows(schema.CAMPAIGNS, name=campaign.name)[0]
+
+
+def _refuse_other_models(run: Run, services: Services) -> None:
+    """Raise InputsChanged where the models have changed: recipe hashes go over the content of what they merge.
+
+    The baselines name every parent; a campaign without them is told from its first candidates.
+    """
+    rows = run.store.rows(schema.CANDIDATES)
+    baselines = [row for row in rows if row["origin"] == "baseline"]
+    first = [row for row in rows if row["origin"] != "baseline"][:CHECKED]
+    changed = [
+        row["label"]
+        for row in (*baselines, *first)
+        if not is_impossible(row["recipe_hash"]) and services.hash_recipe(row["recipe"]) != row["recipe_hash"]
+    ]
+    if changed:
+        rest = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
+        raise InputsChanged(
+            f"campaign {run.campaign.name!r} cannot be resumed: its models have changed. Merged today, these would be "
+            f"others than were scored: {', '.join(changed[:NAMED])}{rest}. Restore the files of base and sources, or "
+            "start a campaign of another name.",
+            changed=changed,
+        )
 
 
 def _begins_anew(store: Store, found: Row, facts: CampaignFacts, *, resume: bool) -> bool:

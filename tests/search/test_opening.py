@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from simulated import LAYERS, Clock, hash_recipe, make_campaign, make_inventory
+from simulated import (
+    LAYERS,
+    Clock,
+    SimulatedEvaluator,
+    hash_recipe,
+    make_campaign,
+    make_inventory,
+    open_simulated,
+)
 
-from engine.errors import CampaignError
+from engine.errors import CampaignError, InputsChanged
+from search.inline import work_once
 from search.opening import Start, check_budget, items_digest, open_coordinator
 from search.ports import Inventory
 from search.run import RunDirectory, Services
@@ -60,3 +71,21 @@ def test_the_items_digest_changes_with_every_fact_about_an_item() -> None:
         changed = replace(first, **{field: "other"})
         digests.add(items_digest(Inventory("k", {**inventory.items, "search": (changed, *rest)})))
     assert len(digests) == 5
+
+
+def test_a_run_whose_models_have_changed_is_not_continued(tmp_path: Path) -> None:
+    """Else candidates before and after would be merges of different models, and the sampler would learn from both."""
+    coordinator = open_simulated(tmp_path)
+    for _ in range(20):
+        assert work_once(coordinator, SimulatedEvaluator(), worker="w") is None
+    coordinator.close()
+
+    def hash_after_letters_changed(recipe: Mapping[str, Any]) -> str:
+        return hash_recipe(recipe)[::-1] if "models/letters" in json.dumps(recipe) else hash_recipe(recipe)
+
+    with pytest.raises(
+        InputsChanged, match=r"its models have changed.*: parent letters, uniform, .* and \d+ more"
+    ) as caught:
+        open_simulated(tmp_path, resume=True, hash_recipe=hash_after_letters_changed)
+    assert "parent numerals" not in caught.value.facts["changed"]
+    open_simulated(tmp_path, resume=True).close()  # nothing was taken over, nothing written
