@@ -1,7 +1,8 @@
 """Warm starts: the best points of earlier campaigns on the same sources, as points of this campaign's stages.
 
 Where a campaign is, its file says by a path (a run's directory, or its database) or by a name in the same store. A
-point is taken if it is the same model here and there: its recipe here has the hash that it had there, over the contents
+point is taken if it is the same model here and there: its recipe here, its sources in the order that they had there
+(which decides how sums are rounded, and who gets which random mask), has the hash that it had there, over the contents
 of the sources. Their scores may come from other tasks; they say which points are good, and are told to nobody.
 """
 
@@ -16,11 +17,13 @@ from engine.errors import CampaignError
 from search.baselines import PARENT, Baseline
 from search.campaign_file import Campaign
 from search.results import CandidateRow, Results, read_results, results_of
+from search.run import RunDirectory
 from search.space import Axis, Params, Space, Value, make_space
 from search.space.sequence import PREFIX
-from search.store import schema
 from search.store.store import Store
+from search.whereabouts import recall
 
+_SQLITE = b"SQLite format 3\0"  # what a file of it begins with (sqlite.org/fileformat2.html, 1.3)
 SHARE = 0.1
 LEAST, MOST = 8, 200
 HashOf = Callable[[Mapping[str, Any]], str]
@@ -48,7 +51,8 @@ def read_elites(
             theirs = ", ".join(stage.name for stage in results.campaign.space.stages)
             raise CampaignError(
                 f"{where}: none of its stages ({theirs}) has points that are points here: method, parameters, ranges "
-                "and granularity of a stage have to be the same",
+                "and granularity of a stage have to be the same, and so has all else that its recipes say: settings, "
+                "dtypes, tokenizer and seed",
                 place=place,
             )
         for stage, points in fitting.items():
@@ -73,17 +77,29 @@ def _results(place: str, *, url: str | None, where: str) -> Results:
     path = Path(place)
     if not path.exists():
         return _shared(place, url=url, where=where)
-    database = path / "campaign.sqlite" if path.is_dir() else path
-    if not database.is_file():
-        raise CampaignError(f"{where}: holds no campaign.sqlite; the directory of a run expected")
-    store = Store(f"sqlite:///{database}")
     try:
-        names = [row["name"] for row in store.rows(schema.CAMPAIGNS)]
+        if path.is_dir():
+            found, name = recall(RunDirectory(path))
+            return read_results(found, name=name)
+        return _of_file(path, where=where)
+    except CampaignError as error:
+        told = error.message.removeprefix(f"{where}: ").removeprefix(f"{place}: ")
+        raise CampaignError(f"{where}: {told}", **error.facts) from error
+
+
+def _of_file(path: Path, *, where: str) -> Results:
+    """Of the one campaign in a database."""
+    with path.open("rb") as file:
+        begins = file.read(len(_SQLITE))
+    store = Store(f"sqlite:///{path}")
+    try:
+        names = store.names() if begins == _SQLITE else []
     finally:
         store.close()
     if len(names) != 1:
-        raise CampaignError(f"{where}: holds {len(names)} campaigns ({', '.join(names)}), one expected")
-    return read_results(f"sqlite:///{database}", name=names[0])
+        held = f"{len(names)} campaigns ({', '.join(names)})" if names else "no campaign"
+        raise CampaignError(f"{where}: holds {held}; the directory of a run, or its campaign.sqlite, expected")
+    return read_results(f"sqlite:///{path}", name=names[0])
 
 
 def _shared(name: str, *, url: str | None, where: str) -> Results:
@@ -106,7 +122,7 @@ def _source_names(results: Results, baselines: Sequence[Baseline], *, hash_of: H
     """What each source of the earlier campaign is called here, whatever it was called there and wherever it lies.
 
     Base and parents are candidates of every campaign, so their hashes say which models are the same. CampaignError
-    where one of this campaign's was not among them.
+    where they are not the same models in both.
     """
     known = {row.recipe_hash: row.label for row in results.candidates if row.origin == "baseline"}
     mine = {hash_of(b.recipe): b.label for b in baselines if b.kind in ("base", "parent")}
@@ -118,23 +134,40 @@ def _source_names(results: Results, baselines: Sequence[Baseline], *, hash_of: H
             other=other,
         )
     here = {
-        theirs.removeprefix(PARENT): mine.get(found, theirs).removeprefix(PARENT) for found, theirs in known.items()
+        theirs.removeprefix(PARENT): mine[found].removeprefix(PARENT)
+        for found, theirs in known.items()
+        if found in mine
     }
-    return {name: here.get(name, name) for name in results.campaign.source_names}
+    further = [name for name in results.campaign.source_names if name not in here]
+    if further:
+        raise CampaignError(
+            f"{where}: was searched on more models: its source{'s' * (len(further) > 1)} {', '.join(further)} "
+            f"{'are' if len(further) > 1 else 'is'} not among the sources here (compared by content and dtype)",
+            other=further,
+        )
+    return {name: here[name] for name in results.campaign.source_names}
 
 
 def _fitting(results: Results, space: Space, *, names: Names, hash_of: HashOf) -> Elites:
     """Stage here → points of stages there that have the same axes, and make the same models of them."""
     found: Elites = {}
+    models = dict(zip(space.sources, space.models, strict=True))
+    order = [models[names[name]] for name in results.campaign.source_names]
     for theirs in make_space(results.campaign, layers=results.layers).stages:
         rows = _best_first([row for row in results.candidates if row.stage == theirs.name and row.params])
         axes = [(axis, called_here(axis, results.campaign.source_names, names)) for axis in theirs.axes]
         points = [(point_here(row.params, axes), score) for row, score in rows]
         for stage, rule in enumerate(space.stages):
             same = bool(points) and ranges(axis for _, axis in axes) == ranges(rule.axes)
-            if same and hash_of(space.recipe(stage, points[0][0])) == rows[0][0].recipe_hash:
+            if same and hash_of(ordered(space.recipe(stage, points[0][0]), order)) == rows[0][0].recipe_hash:
                 found.setdefault(stage, []).extend(points)
     return found
+
+
+def ordered(recipe: Mapping[str, Any], order: Sequence[str]) -> Mapping[str, Any]:
+    """The same merge with its models in another order."""
+    models = recipe.get("models")
+    return recipe if models is None else {**recipe, "models": sorted(models, key=lambda m: order.index(m["model"]))}
 
 
 def called_here(axis: Axis, sources: Sequence[str], names: Names) -> Axis:

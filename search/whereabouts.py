@@ -11,7 +11,6 @@ from sqlalchemy.engine import URL, make_url
 from engine.errors import CampaignError
 from search.campaign_file import Campaign
 from search.run import RunDirectory
-from search.store import schema
 from search.store.failures import without_password
 from search.store.store import Store, store_url
 from search.whole_file import whole_file
@@ -66,7 +65,7 @@ def _no_note(note: Path) -> CampaignError:
 def _only_campaign(url: str, directory: RunDirectory) -> str:
     store = Store(url)
     try:
-        names = [str(row["name"]) for row in store.rows(schema.CAMPAIGNS)]
+        names = store.names()
     finally:
         store.close()
     if len(names) != 1:

@@ -94,15 +94,14 @@ class Store:
 
         Raises CampaignError where the tables are of another version, with the command that migrates them.
         """
-        if not self._is_there():
-            return None
-        with self._reader.connect() as connection:
-            if not migration.holds_campaigns(connection, place=self.place):
-                return None
-        found = self.rows(schema.CAMPAIGNS, name=name)
+        found = self.rows(schema.CAMPAIGNS, name=name) if self._holds_campaigns() else []
         if found:
             self.campaign = int(found[0]["id"])
         return found[0] if found else None
+
+    def names(self) -> list[str]:
+        """The campaigns of this database; raises what `find` raises."""
+        return [str(row["name"]) for row in self.rows(schema.CAMPAIGNS)] if self._holds_campaigns() else []
 
     def take_over(self, facts: CampaignFacts, *, now: float, afresh: bool = False, again: bool = False) -> int:
         """Become the campaign's one writer: epoch += 1 (creating the campaign in epoch 1). Returns the epoch.
@@ -228,6 +227,12 @@ class Store:
             return True
         file = Path(str(self._engine.url.database))
         return file.is_dir() or (file.exists() and file.stat().st_size > 0)
+
+    def _holds_campaigns(self) -> bool:
+        if not self._is_there():
+            return False
+        with self._reader.connect() as connection:
+            return migration.holds_campaigns(connection, place=self.place)
 
     def _next_epoch(self, facts: CampaignFacts, *, now: float, afresh: bool, again: bool) -> int:
         me = takeover.this_process()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +74,10 @@ def test_samplers_without_a_distribution_score_the_best_points_again_first(earli
 
 
 def by_content(recipe: Mapping[str, Any]) -> str:
-    """A hash that sees what a model holds: copies are named after it, in folders of their own; order says nothing."""
+    """A hash that sees what a model holds: copies are named after it, in folders of their own; order counts, as it does
+    where it rounds sums and draws masks."""
     models = [{**model, "model": model["model"].rsplit("/", 1)[-1][:6]} for model in recipe["models"]]
-    return hash_recipe({**recipe, "models": sorted(models, key=repr), "base_model": "base"})
+    return hash_recipe({**recipe, "models": models, "base_model": "base"})
 
 
 def test_the_same_sources_in_other_places_under_other_names_and_in_another_order_are_the_same(tmp_path: Path) -> None:
@@ -119,7 +122,16 @@ def test_a_campaign_in_the_same_store_is_named(tmp_path: Path) -> None:
     [
         ({"warm_start": ["nowhere"]}, "nowhere: is no path"),
         ({"warm_start": ["nowhere"], "store": "STORE"}, "is neither a path nor a campaign in the store of this one"),
-        ({"warm_start": ["EMPTY"]}, "holds no campaign.sqlite"),
+        ({"warm_start": ["EMPTY"]}, "is no run: there is no"),
+        (
+            {"warm_start": ["/etc/passwd"]},
+            "/etc/passwd: holds no campaign; the directory of a run, or its campaign.sqli",
+        ),
+        ({"warm_start": ["OTHER"]}, "holds no campaign; the directory of a run, or its campaign.sqlite, expected"),
+        (
+            {"sources": ["models/letters", "models/plurals"]},
+            "more models: its source numerals is not among the sources",
+        ),
         ({"sources": ["models/letters", "models/numerals", "models/others"]}, "was searched on other models"),
         ({"space": {"method": "ties"}}, "none of its stages (global, layers) has points that are points here"),
         ({"space": {"parameters": {"weight": {"low": 0, "high": 0.3, "start": 0.1}}}}, "none of its stages"),
@@ -129,7 +141,10 @@ def test_an_earlier_campaign_that_does_not_fit_is_refused(
     changes: dict[str, Any], says: str, earlier: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
-    places = {"STORE": str(tmp_path / "other.sqlite"), "EMPTY": str(tmp_path / "empty")}
+    with closing(sqlite3.connect(tmp_path / "optuna.sqlite")) as other:
+        other.execute("CREATE TABLE studies (id)")
+    names = {"STORE": "other.sqlite", "EMPTY": "empty", "OTHER": "optuna.sqlite"}
+    places = {name: str(tmp_path / place) for name, place in names.items()}
     data = {"warm_start": [str(earlier)], **changes, "space": {**campaign_data()["space"], **changes.get("space", {})}}
     data["warm_start"] = [places.get(place, place) for place in data["warm_start"]]
     data |= {"store": places["STORE"]} if "store" in data else {}
