@@ -179,7 +179,7 @@ def _tiles(results: Results) -> list[tuple[str, str, str]]:
     verdict = results.verdict
     if verdict is None or not verdict.comparisons:
         return made
-    least = min(verdict.comparisons, key=lambda found: found.lower)
+    least = min(verdict.comparisons, key=lambda found: (found.beaten, found.lower))
     interval = f"95 %: {interval_text(verdict.interval)}"
     gain = f"95 % lower bound {signed_text(least.lower)}"
     return [
@@ -190,7 +190,7 @@ def _tiles(results: Results) -> list[tuple[str, str, str]]:
 
 
 def margin_text(least: Comparison) -> str:
-    """What the difference to the comparator with the least lower bound is."""
+    """What the difference to this comparator is, the one that comes nearest to not being beaten."""
     if least.beaten:
         return f"over {least.label}: the least sure of its margins"
     if least.difference > 0:
