@@ -40,6 +40,7 @@ def write_mirror(path: Path, results: Results) -> None:
     """
     with whole_file(path) as partial, closing(sqlite3.connect(partial)) as connection:
         connection.execute("PRAGMA synchronous=OFF")  # `whole_file` sees to it that it is on disk
+        connection.execute("PRAGMA journal_mode=MEMORY")  # a killed process leaves no second file
         connection.executescript(f"BEGIN; {TABLES}")
         _insert(connection, "alembic_version", ("version_num",), [(REVISION,)])
         made_for = (1, SCHEMA_VERSION, version("optuna"))
