@@ -9,6 +9,8 @@ from cluster.output import human_seconds, print_json, print_note
 from engine.errors import InputError
 from search import ends
 from search.campaign_file import Campaign, load_campaign
+from search.results import Results
+from search.run import open_store
 from search.session import (
     ask_to_stop,
     fork_campaign,
@@ -27,8 +29,10 @@ def plan(campaign: Path, *, run_dir: Path | None, as_json: bool) -> None:
     rules = rules_of(loaded)
     rows = ends.forecast(rules, tuple(stage.name for stage in loaded.space.stages))
     items = sum(row.items for row in rows)
-    rate, done = _measured(loaded, run_dir)
-    left = None if rate is None else max(0, items - done) / rate
+    found = _run_so_far(loaded, run_dir)
+    phase, done = ("search", 0) if found is None else (found.phase, found.items_spent["search"])
+    rate = None if found is None else _rate(found)
+    left = None if rate is None else max(0, items - done) / rate if phase == "search" else 0.0
     if as_json:
         stages = [asdict(row) for row in rows]
         print_json(
@@ -38,19 +42,25 @@ def plan(campaign: Path, *, run_dir: Path | None, as_json: bool) -> None:
     for row in rows:
         print(f"{row.stage:12} {row.cohorts:4} cohorts {row.candidates:6} candidates {row.items:8} items")
     print(f"{'search':12} {'':4}         {sum(row.candidates for row in rows):6} candidates {items:8} items at most")
-    if left is not None:
+    if phase != "search":
+        print(f"the search of the run that is there is over, after {done} items: it is in phase {phase}")
+    elif left is not None:
         print(f"{done} items are scored, {rate:.1f} items/s so far: {human_seconds(left)} of search are left")
     print("selection and holdout come on top; early stopping and repeated recipes save some")
 
 
-def _measured(campaign: Campaign, run_dir: Path | None) -> tuple[float | None, int]:
-    """Items per second of the run that is there, and the search items it has scored."""
+def _run_so_far(campaign: Campaign, run_dir: Path | None) -> Results | None:
+    """The run that is there, None before the first start; wherever its store is, nothing is made."""
     directory = run_directory(campaign, run_dir)
-    if campaign.store is None and not directory.database.is_file():
-        return None, 0
-    found = stored_results(campaign, directory)
+    with open_store(campaign, directory) as store:
+        found = store.find(campaign.name)
+    return None if found is None else stored_results(campaign, directory)
+
+
+def _rate(found: Results) -> float | None:
+    """Items per second so far."""
     paid = sum(found.items_spent.values())
-    return (paid / found.seconds if paid and found.seconds else None), found.items_spent["search"]
+    return paid / found.seconds if paid and found.seconds else None
 
 
 def check_resume(campaign: Path, *, run_dir: Path | None, resume: bool, or_start: bool) -> None:

@@ -215,6 +215,30 @@ def test_a_search_that_only_hours_end_has_a_forecast_of_its_baselines() -> None:
     assert ends.forecast(rules, ("only",)) == [ends.Planned("baselines", 1, 4, 40)]
 
 
+@pytest.mark.parametrize("store", [None, "STORE"])
+def test_a_plan_needs_no_run_and_tells_how_one_stands(
+    store: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = Rules(kinds=("base",), sobol=2, stages=(StageRule(5, 9), StageRule(5)), window={0: 10}, budget_items=9000)
+    monkeypatch.setattr(campaign_command, "rules_of", lambda campaign: rules)
+    campaign = small(store=None if store is None else str(tmp_path / "deep" / "new.sqlite"))
+    (tmp_path / "c.yml").write_text(yaml.safe_dump(campaign_to_dict(campaign)))
+
+    def said() -> str:
+        campaign_command.plan(tmp_path / "c.yml", run_dir=tmp_path / "run", as_json=False)
+        return capsys.readouterr().out
+
+    assert "so far" not in said()
+    assert [path.name for path in tmp_path.iterdir()] == ["c.yml"]
+    (tmp_path / "deep").mkdir()
+    coordinator = worked(open_simulated(tmp_path / "run", campaign), lambda c: c.status().candidates == 20)
+    coordinator.close()
+    assert "of search are left" in said()
+    coordinator = worked(open_simulated(tmp_path / "run", campaign, resume=True), in_phase("selection"))
+    coordinator.close()
+    assert "the search of the run that is there is over" in said()
+
+
 # ---------------------------------------------------------------------------------------------------------------- forks
 
 
