@@ -174,6 +174,11 @@ class _Run:
 
     def go(self) -> None:
         jobs, giants = self._jobs()
+        if self.work.thread_count == 1 and self.hooks == Hooks():
+            # Starting a thread and waiting for it takes as long as merging a tiny model. A run that keeps a journal has
+            # one all the same: an interrupt meets whoever waits, and not the middle of a record.
+            _one_by_one(jobs)
+            return
         with ThreadPoolExecutor(self.work.thread_count, thread_name_prefix="merge") as pool:
             for index, tiles in giants:
                 self._begin(tiles)

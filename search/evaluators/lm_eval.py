@@ -40,6 +40,7 @@ from search.evaluators.public_sets import public_entry, public_set
 from search.evaluators.splitting import items_of
 from search.ports import SPLITS, Item, Measures, Split
 
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 TOKENS = "tokens"  # the measure of generating tasks: tokens of the answer, as the candidate's tokenizer counts them
 
 
@@ -107,13 +108,19 @@ class LoadedTask:
         results = {}
         for name in dict.fromkeys(metric.filter for metric in self.metrics):
             answers = [request.filtered_resps[name] for request in ordered]
-            # a copy, because a user's process_results may write into its document, and the next candidate would see it
-            results[name] = self.task.process_results(copy.deepcopy(self.documents[index]), answers)
+            results[name] = self.task.process_results(_own_copy(self.documents[index]), answers)
         found = read_metrics(self.metrics, results)
         if isinstance(found, str):
             names = sorted({name for result in results.values() for name in result})
             raise EvaluationError(f"task {self.name!r} returned no {found!r}, only {', '.join(names)}", task=self.name)
         return found
+
+
+def _own_copy(document: dict[str, Any]) -> dict[str, Any]:
+    """A document for a user's process_results, which may write into it: the next candidate must not see that."""
+    if _PLAIN.issuperset(map(type, document.values())):  # as most are: nothing in it can be written into
+        return dict(document)
+    return copy.deepcopy(document)
 
 
 @dataclass(frozen=True)
