@@ -18,7 +18,7 @@ from engine.recipes.keypath import shown
 from engine.recipes.yamlfile import read_yaml
 from search.baselines import check_baseline
 from search.evaluators.entries import DTYPES, EvaluatorEntry, ItemsEntry, TaskEntry
-from search.judging.objectives import ConstraintEntry, ObjectiveEntry, refuse_unknown
+from search.judging.objectives import ConstraintEntry, ObjectiveEntry, refuse_contradictions, refuse_unknown
 from search.part import Part, wanted
 from search.space.checks import check_entry
 from search.space.entry import SpaceEntry
@@ -147,6 +147,7 @@ class Campaign(Part):
         tasks = [task.name for task in self.tasks]
         refuse_unknown(self.objectives, key="objectives", tasks=tasks)
         refuse_unknown(self.constraints, key="constraints", tasks=tasks)
+        refuse_contradictions(self.constraints, tasks=tasks)
         return self
 
     @model_validator(mode="after")

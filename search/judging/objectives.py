@@ -12,6 +12,7 @@ by which it is ranked where one number is wanted, stays a matter of item scores:
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -308,6 +309,41 @@ def refuse_unknown(entries: Sequence[ObjectiveEntry | ConstraintEntry], *, key: 
         raise ValueError(f"{key}: two objectives are called {twice!r}: give one a `name` of its own")
     if len({entry.weight is None for entry in objectives}) > 1:
         raise ValueError(f"{key}: give every objective a weight, or none")
+
+
+def refuse_contradictions(constraints: Sequence[ConstraintEntry], *, tasks: Sequence[str]) -> None:
+    """ValueError where one thing has to be above what it has to stay below: no model could be published.
+
+    With a reference an upper bound counts from the lowest of the parents and a lower one from the highest, so the
+    offsets alone can tell.
+    """
+    for one, other in itertools.permutations(range(len(constraints)), 2):
+        floor, ceiling = constraints[one], constraints[other]
+        if floor.sign < 0 or ceiling.sign > 0 or floor.relative_to != ceiling.relative_to:
+            continue
+        shared = _kept_up(floor, tasks) & _kept_down(ceiling, tasks)
+        if shared and floor.offset > ceiling.offset:
+            bounds = [Bound(min(shared), entry.sign, entry.offset, entry.relative_to) for entry in (floor, ceiling)]
+            raise ValueError(
+                f"constraints[{max(one, other)}]: contradicts constraints[{min(one, other)}]: nothing is "
+                f"{bounds[0].title} and {bounds[1].title}"
+            )
+
+
+def _kept_up(entry: ConstraintEntry, tasks: Sequence[str]) -> set[str]:
+    """What cannot be below a lower bound. References of different things are different ones."""
+    each = {f"task:{task}" for task in tasks} if entry.of == "tasks" else {entry.of}
+    if entry.relative_to != "none":
+        return each
+    return {"worst", "score", *(f"task:{task}" for task in tasks)} if entry.of in ("tasks", "worst") else each
+
+
+def _kept_down(entry: ConstraintEntry, tasks: Sequence[str]) -> set[str]:
+    """What cannot be above an upper bound."""
+    each = {f"task:{task}" for task in tasks} if entry.of == "tasks" else {entry.of}
+    if entry.relative_to != "none" or is_cost(entry.of):
+        return each
+    return each | {"worst"} | ({"score"} if entry.of == "tasks" else set())
 
 
 def refuse_unmeasured(

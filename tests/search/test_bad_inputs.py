@@ -181,6 +181,10 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda folder: opened(folder, sources=[str(folder), f"{folder}/", "c"]),
         r"sources: '.*/' is listed twice, the other time as '",
     ),
+    "bounds that no model keeps": (
+        measured(constraints=[{"of": "task:letters", "at_least": 0.6}, {"of": "task:letters", "at_most": 0.2}]),
+        r"constraints\[1\]: contradicts constraints\[0\]: nothing is letters at least 0\.6 and .* at most 0\.2",
+    ),
     "constraints that contradict each other": (
         space(constraints=["sum(weight) <= 9", "sum(weight) <= 1", "sum(weight) >= 1.2"]),
         r"space\.constraints: 'sum\(weight\) <= 1' and 'sum\(weight\) >= 1\.2': nothing .* satisfies them together",

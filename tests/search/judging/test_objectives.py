@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 from simulated import make_campaign
 
 from engine.errors import CampaignError
-from search.judging.objectives import ConstraintEntry, Facts, Goals, ObjectiveEntry, make_goals, refuse_unmeasured
+from search.judging.objectives import (
+    ConstraintEntry,
+    Facts,
+    Goals,
+    ObjectiveEntry,
+    make_goals,
+    refuse_contradictions,
+    refuse_unmeasured,
+)
 
 WEIGHTS = {"letters": 0.75, "numerals": 0.25}
 TASK_OF = {f"{task}/{n}": task for task in WEIGHTS for n in range(4)}
@@ -143,3 +152,33 @@ def test_goals_that_make_no_sense_are_refused_when_the_file_is_read(changes: dic
         make_campaign(**changes)
     assert caught.value.message.startswith("simulated.yml: ")
     assert says in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "contradict"),
+    [
+        ({"of": "tasks", "at_most": 0.5}, {"of": "task:a", "at_least": 0.6}, True),
+        ({"of": "worst", "at_least": 0.6}, {"of": "task:b", "at_most": 0.5}, True),
+        ({"of": "worst", "at_least": 0.6}, {"of": "score", "at_most": 0.5}, True),
+        ({"of": "tasks", "at_most": 0.5}, {"of": "score", "at_least": 0.6}, True),
+        ({"of": "tokens", "at_least": 60}, {"of": "tokens", "at_most": 50}, True),
+        ({"of": "tasks", "relative_to": "base"}, {"of": "task:a", "at_most": -0.1, "relative_to": "base"}, True),
+        ({"of": "task:a", "at_least": 0.5}, {"of": "task:a", "at_most": 0.5}, False),
+        ({"of": "task:a", "at_least": 0.6}, {"of": "task:b", "at_most": 0.5}, False),
+        ({"of": "task:a", "at_least": 0.6}, {"of": "worst", "at_most": 0.5}, False),
+        ({"of": "score", "at_least": 0.6}, {"of": "task:a", "at_most": 0.5}, False),
+        ({"of": "task:a", "at_least": 0.6}, {"of": "task:a", "at_most": 0.1, "relative_to": "base"}, False),
+        (
+            {"of": "worst", "at_least": 0, "relative_to": "base"},
+            {"of": "task:a", "at_most": -0.1, "relative_to": "base"},
+            False,
+        ),
+    ],
+)
+def test_bounds_contradict_each_other_where_no_scores_keep_both(
+    first: dict[str, Any], second: dict[str, Any], contradict: bool
+) -> None:
+    for pair in ((first, second), (second, first)):
+        entries = [ConstraintEntry(**entry) for entry in pair]
+        with pytest.raises(ValueError, match="contradicts") if contradict else nullcontext():
+            refuse_contradictions(entries, tasks=["a", "b"])
