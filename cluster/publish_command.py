@@ -18,6 +18,7 @@ from search.evaluating import load_suite
 from search.evaluators.resident import ResidentEvaluator, open_evaluator
 from search.ports import SPLITS
 from search.publishing.destination import parse_destination
+from search.publishing.licences import checked_identifier
 from search.publishing.publish import Order, Publication, order_of
 from search.publishing.publish import publish as publish_candidate
 from search.results import Results
@@ -42,6 +43,7 @@ class Wishes:
 def publish(run: Path, wishes: Wishes, *, run_dir: Path | None, as_json: bool) -> None:
     """Publish a candidate of a run and say where it is."""
     quiet_libraries()
+    _check_licence(wishes.license)
     results, directory = find_run(run, run_dir)
     order = _order(wishes, results, directory)
     with ExitStack() as stack:
@@ -56,6 +58,13 @@ def publish(run: Path, wishes: Wishes, *, run_dir: Path | None, as_json: bool) -
         print_json({**asdict(publication), "place": str(publication.place)})
     else:
         _print(publication)
+
+
+def _check_licence(text: str | None) -> None:
+    try:
+        checked_identifier(text or "other")
+    except ValueError as error:
+        raise InputError(f"--license: {error}") from None
 
 
 def _order(wishes: Wishes, results: Results, directory: RunDirectory) -> Order:
@@ -98,10 +107,11 @@ def reproduce(published: str, sources: list[str], *, to: Path | None, as_json: b
         print_json({**asdict(found), "equal": found.equal})
     else:
         print(found.sentence)
-        for name in found.different[:20]:
+        named = found.different or found.altered or ()
+        for name in named[:20]:
             print(f"  {name}")
-        if len(found.different) > 20:
-            print(f"  and {len(found.different) - 20} more")
+        if len(named) > 20:
+            print(f"  and {len(named) - 20} more")
     return found.equal
 
 

@@ -5,7 +5,6 @@ Paths of models, of `include_path` and of `publish.to` are relative to the worki
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ from search.baselines import check_baseline
 from search.evaluators.entries import DTYPES, EvaluatorEntry, ItemsEntry, TaskEntry
 from search.judging.objectives import ConstraintEntry, ObjectiveEntry, refuse_contradictions, refuse_unknown
 from search.part import Part, wanted
+from search.publishing.licences import checked_identifier
 from search.space.checks import check_entry
 from search.space.entry import SpaceEntry
 from search.trackers.entries import TrackerEntry
@@ -84,9 +84,7 @@ class PublishEntry(Part):
     @field_validator("license")
     @classmethod
     def _an_identifier(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", value):
-            raise ValueError(f"got {value!r}, an identifier of the Hub expected: apache-2.0, cc-by-4.0, other …")
-        return value
+        return None if value is None else checked_identifier(value)
 
 
 class Campaign(Part):

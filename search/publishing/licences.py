@@ -12,6 +12,7 @@ and the card names all of them; where a parent says nothing, it is `unknown`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -42,6 +43,13 @@ _BELOW: Mapping[str, tuple[str, ...]] = {
 Commons do not mix below by-nc-sa, and by-sa is not below it: a work under by-sa stays under by-sa."""
 
 _NO_DERIVATIVES = frozenset({"cc-by-nd-4.0", "cc-by-nc-nd-4.0", "cc-by-nc-nd-3.0"})
+
+
+def checked_identifier(text: str) -> str:
+    """The text. ValueError where the Hub would not take it for a licence."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", text):
+        raise ValueError(f"got {text!r}, an identifier of the Hub expected: apache-2.0, cc-by-4.0, other …")
+    return text
 
 
 @dataclass(frozen=True)

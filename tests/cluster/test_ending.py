@@ -66,6 +66,10 @@ def test_an_error_is_a_line_an_exit_code_and_with_json_an_object(
             ["merge", "r.yml", "out", "--metrics-port", "99999"],
             "--metrics-port: 99999 is not in the range 1<=x<=65535.",
         ),
+        (
+            ["publish", "nowhere", "--license", "MIT!"],
+            "--license: got 'MIT!', an identifier of the Hub expected: apache-2.0, cc-by-4.0, other …",
+        ),
     ],
 )
 def test_a_value_that_an_option_cannot_have_is_one_line(
