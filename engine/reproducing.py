@@ -1,7 +1,8 @@
 """A published model made again from what it says of itself, and compared tensor by tensor.
 
     provenance.json: recipe, sources, digest of every output tensor      the card alone: recipe, digest of the whole
-                       └─ where the sources are here ─→ merge ─→ digests ─→ equal, or which tensors differ
+                       ├─ where the sources are here ─→ merge ─→ digests ─→ equal, or which tensors differ
+                       └─ the weight files beside it ──────────→ digests ─→ intact, or which tensors are not
 
 Models on the Hub are taken at the commit that was merged; those that the publisher had on a disk go by names, and the
 user says where they are (`NAME=PATH`). Without a place to keep the result nothing is written: digests are enough.
@@ -49,6 +50,8 @@ class Reproduction:
 
     published  the digest of the weights that it says it has; `weights`: of those that were merged here
     different  names of the tensors that differ; none where the card alone is there: it knows the whole's digest only
+    altered    names of the tensors that its own weight files do not hold as it says (None: a card, or provenance.json,
+               was named, and no weight file was read)
     sources    names of the sources whose tensors are not those that were merged, where that is known
     out        where the result is kept
     """
@@ -58,18 +61,25 @@ class Reproduction:
     weights: str
     tensors: int
     different: tuple[str, ...] = ()
+    altered: tuple[str, ...] | None = None
     sources: tuple[str, ...] = ()
     out: Path | None = None
 
     @property
     def equal(self) -> bool:
-        return self.published == self.weights
+        return self.published == self.weights and not self.altered
 
     @property
     def sentence(self) -> str:
         if self.equal:
             kept = f", kept in {self.out}" if self.out else ""
-            return f"{self.name}: equal: {self.tensors} tensors, weights {self.weights}{kept}"
+            unread = "; its weight files were not read: name its directory" if self.altered is None else ""
+            return f"{self.name}: equal: {self.tensors} tensors, weights {self.weights}{kept}{unread}"
+        if self.published == self.weights:
+            return (
+                f"{self.name}: altered: what it says it is can be made again, but {len(self.altered or ())} tensors in "
+                f"its weight files are not that ({self.weights[:16]}). Download it again, or do not trust it."
+            )
         count = f"{len(self.different)} of {self.tensors} tensors differ" if self.different else "the weights differ"
         blame = f" {', '.join(self.sources)}: not the weights that were merged." if self.sources else ""
         return f"{self.name}: different: {count} ({self.published[:16]} published, {self.weights[:16]} here).{blame}"
@@ -77,13 +87,17 @@ class Reproduction:
 
 @dataclass(frozen=True)
 class _Claim:
-    """What a published model says of itself; where only its card is there, `tensors` is {} and `sources` say less."""
+    """What a published model says of itself; where only its card is there, `tensors` is {} and `sources` say less.
+
+    `model` is where its weight files are, if it was named, and not its card or provenance.json.
+    """
 
     name: str
     recipe: Recipe
     weights: str
     tensors: Mapping[str, str]
     sources: tuple[Mapping[str, Any], ...]
+    model: ModelRef | None = None
 
     @property
     def identities(self) -> dict[str, Mapping[str, Any]]:
@@ -113,7 +127,7 @@ def parse_sources(given: Iterable[str]) -> dict[str, str]:
 
 
 def reproduce(published: str, sources: Mapping[str, str], *, to: Path | None = None) -> Reproduction:
-    """Merge it again and compare.
+    """Merge it again and compare, what it says of its weights and what its weight files hold.
 
     Args:
         published: a directory, its README.md or provenance.json, hub:ORG/NAME[@REVISION], or a place in an object
@@ -121,25 +135,32 @@ def reproduce(published: str, sources: Mapping[str, str], *, to: Path | None = N
         sources: where models are that it names, by name.
         to: keep the result there, if it is equal.
 
-    Raises InputError where it says too little, SourceError where a source is missing (all of them are named).
+    Raises InputError where it says too little, SourceError where a source is missing (all of them are named), or its
+    weight files are missing or cut off.
     """
     claim = _read_claim(published)
     places = _places(claim, sources)
+    held = None if claim.model is None else _held(claim.model)
     recipe = with_models(claim.recipe, lambda ref: _at(ref, places))
     again = _digests(recipe) if to is None else _merged(recipe, claim, places, to)
     weights = digest.of_weights(again)
     names = {*again, *claim.tensors}
-    different = sorted(name for name in names if again.get(name) != claim.tensors.get(name)) if claim.tensors else []
+    different = _unlike(again, claim.tensors) if claim.tensors else ()
     equal = weights == claim.weights
     return Reproduction(
         name=claim.name,
         published=claim.weights,
         weights=weights,
         tensors=len(names),
-        different=tuple(different),
+        different=different,
+        altered=None if held is None else _unlike(held, claim.tensors),
         sources=() if equal else _changed_sources(claim, places),
         out=to if equal else None,
     )
+
+
+def _unlike(found: Mapping[str, str], expected: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name)))
 
 
 # ---------------------------------------------------------------------------------------------------- what it says
@@ -151,14 +172,17 @@ def _read_claim(published: str) -> _Claim:
         from engine.outputs.hub_upload import parse_hub
 
         place = parse_hub(published)
-        return _from_directory(download_small(ModelRef(place.repo, revision=place.branch)), published)
+        directory = download_small(ModelRef(place.repo, revision=place.branch))
+        model = ModelRef(place.repo, revision=directory.name)  # the commit, whoever pushes meanwhile
+        return replace(_from_directory(directory, published), model=model)
     if is_url(published):
         from engine.remote.bucket import Bucket
 
-        return _from_provenance(Bucket(parse_url(published)).get(PROVENANCE) or b"", published)
+        claim = _from_provenance(Bucket(parse_url(published)).get(PROVENANCE) or b"", published)
+        return replace(claim, model=ModelRef(published))
     path = Path(published).expanduser()
     if path.is_dir():
-        return _from_directory(path, published)
+        return replace(_from_directory(path, published), model=ModelRef(str(path)))
     if not path.is_file():
         raise InputError(f"{published}: there is no such directory or card.")
     if path.suffix != ".md":
@@ -293,8 +317,14 @@ class _Nowhere:
         pass
 
 
-def _digests(recipe: Recipe) -> dict[str, str]:
-    checkpoints: dict[ModelRef, Checkpoint] = open_checkpoints(recipe.opened)
+def _held(model: ModelRef) -> dict[str, str]:
+    """Digests of the tensors in a model's files: those of a merge of it alone."""
+    recipe = parse_recipe({"merge_method": "passthrough", "models": [{"model": "published"}]}, origin=str(model))
+    return _digests(with_models(recipe, lambda _: model), stream=True)
+
+
+def _digests(recipe: Recipe, *, stream: bool = False) -> dict[str, str]:
+    checkpoints: dict[ModelRef, Checkpoint] = open_checkpoints(recipe.opened, stream=stream)
     try:
         plan = make_plan(recipe, checkpoints)
         return execute(plan, checkpoints, _Nowhere(), work=work_of(Options())).tensor_digests(plan)

@@ -11,12 +11,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from finished_run import FinishedRun, make_finished_run
 from huggingface_hub import ModelCard
+from safetensors.numpy import load_file, save_file
 
 from engine import merging
-from engine.errors import CampaignError, EvaluationError, InputError, Outage, OutputDamaged, OutputExists, Refused
+from engine.errors import (
+    CampaignError,
+    EvaluationError,
+    InputError,
+    Outage,
+    OutputDamaged,
+    OutputExists,
+    Refused,
+    SourceError,
+)
 from engine.execution.execute import Executed, Work, execute
 from engine.models.checkpoint import open_checkpoint
 from engine.planning.plan import Plan
@@ -255,8 +266,36 @@ def test_a_published_model_is_reproduced_from_its_directory_and_from_its_card_al
     kept = reproduce(str(published), sources, to=tmp_path / "again")
     assert kept.equal
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (published / "model.safetensors").read_bytes()
-    for name in (published, published / "README.md", tmp_path / "card.md"):
-        assert reproduce(str(name), sources).equal
+    for name in (published / "README.md", tmp_path / "card.md"):
+        found = reproduce(str(name), sources)
+        assert found.equal
+        assert "weight files were not read" in found.sentence
+
+
+@pytest.mark.parametrize("harm", ["a bit flipped", "a tensor left out", "cut off", "removed"])
+def test_weight_files_that_are_not_what_was_published_are_no_reproduction(
+    harm: str, run: FinishedRun, published: Path, tmp_path: Path
+) -> None:
+    sources = {name: str(path) for name, path in run.models.items()}
+    held = shutil.copytree(published, tmp_path / "held")
+    tensors = load_file(held / "model.safetensors")
+    name = "model.norm.weight"
+    if harm == "a bit flipped":
+        tensors[name].view(np.uint8).flat[0] ^= 1
+    if harm == "a tensor left out":
+        del tensors[name]
+    (held / "model.safetensors").unlink()
+    if harm != "removed":
+        save_file(tensors, held / "model.safetensors", metadata={"format": "pt"})
+    if harm == "cut off":
+        os.truncate(held / "model.safetensors", 1000)
+    if harm in ("cut off", "removed"):
+        with pytest.raises(SourceError):
+            reproduce(str(held), sources)
+        return
+    found = reproduce(str(held), sources)
+    assert (found.equal, found.different, found.altered) == (False, (), (name,))
+    assert f"{held}: altered: what it says it is can be made again, but 1 tensors" in found.sentence
 
 
 def test_with_another_source_it_says_which_tensors_differ_and_which_source_it_is(
