@@ -28,6 +28,7 @@ from search import collector
 from search.baselines import make_baselines
 from search.campaign_file import Campaign
 from search.evaluators import floor
+from search.evaluators.allocator import keep_freed_memory
 from search.evaluators.audit import record_attempt
 from search.evaluators.contract import (
     Scored,
@@ -342,6 +343,8 @@ def open_evaluator(campaign: Campaign, *, audit: Path, plans: Plans | None = Non
     check_device(campaign)
     if campaign.evaluator.engine == "vllm":
         check_vllm(campaign.origin, campaign.tasks)
+    if campaign.evaluator.device == "cpu":
+        keep_freed_memory()
     base = next(baseline.recipe for baseline in make_baselines(campaign) if baseline.kind == "base")
     return ResidentEvaluator(open_scorer(campaign), campaign.evaluator, audit=audit, plans=plans, base=base)
 
