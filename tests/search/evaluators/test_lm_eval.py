@@ -15,7 +15,7 @@ from tiny_tasks import SIZES, Bench, folder_with, keys_of, make_model, oracle_sc
 from engine.errors import CampaignError
 from search.evaluators.contract import Places, Subject, evaluation_key
 from search.evaluators.entries import TaskEntry
-from search.evaluators.lm_eval import LmEvalScorer
+from search.evaluators.lm_eval import LONG, LmEvalScorer, remembering
 from search.ports import SPLITS
 
 ROOT = Path(__file__).parents[3]
@@ -274,3 +274,19 @@ def test_lm_eval_has_the_names_parameters_and_attributes_that_we_use(name):
         assert not [each for each in parameters if each not in accepted and not open_ended]
     known = {field.name for field in dataclasses.fields(found)} if dataclasses.is_dataclass(found) else set()
     assert not [each for each in attributes if not hasattr(found, each) and each not in known]
+
+
+def test_a_text_is_tokenized_once_and_a_long_one_every_time():
+    asked: list[tuple[str, bool]] = []
+
+    def encode(text: str, add_special_tokens: bool = True) -> list[int]:
+        asked.append((text, add_special_tokens))
+        return [len(text)]
+
+    tokens = remembering(encode)
+    tokens("one").append(7)  # whoever got them may do so
+    assert tokens("one") == [3]
+    assert tokens("one", add_special_tokens=False) == [3]
+    long = "x" * (LONG + 1)
+    assert tokens(long) == tokens(long) == [LONG + 1]
+    assert asked == [("one", True), ("one", False), (long, True), (long, True)]
