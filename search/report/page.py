@@ -49,7 +49,6 @@ pre { background: var(--page); border-radius: 8px; padding: 14px; overflow-x: au
   main { padding: 12px 8px 40px; } header, section { padding: 14px; } h1 { font-size: 21px; }
 }
 </style>
-{% if figures.values() | sum(start=[]) %}<script>{{ plotly() | safe }}</script>{% endif %}
 </head>
 <body class="{{ mood }}">
 {% macro grid(table, kind="") %}
@@ -90,6 +89,7 @@ pre { background: var(--page); border-radius: 8px; padding: 14px; overflow-x: au
 <div class="tile"><b>{{ value }}</b><span>{{ what }}</span><span>{{ detail }}</span></div>
 {% endfor %}
 </div>
+{% if figures.values() | sum(start=[]) %}<script>{{ plotly() | safe }}</script>{% endif %}
 {% if "Winner against every comparator" in tables %}
 <section><h2>Winner against every comparator</h2>
 {{ draw(figures.margins) }}
