@@ -11,7 +11,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import CampaignError, did_you_mean
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     Making = Callable[[int], optuna.samplers.BaseSampler]
 
 VIOLATION = "violation"
+REHEARSED = 14
+"""Trials of a rehearsal: TPE and GP look at scores, and at the options about them, after ten."""
+FAILURES = (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
+"""What classes of others raise, where they do not fit."""
 
 
 class OptionsRefused(ValueError):
@@ -34,15 +40,16 @@ class OptionsRefused(ValueError):
 class OptunaSampler(Sampler):
     """A study and `make(seed)`, which gives the sampler of one candidate. Knows one stage, and its constraints.
 
-    `redraw`: a replay asks again for what it knows, so that the sampler leaves in the study what it left before.
+    `imported` is the name of a class that is not one of ours (""): a replay asks it again for what it knows, so that it
+    leaves in the study what it left before, and what it raises is told of as its failure.
     """
 
-    def __init__(self, setup: Setup, make: Making, *, redraw: bool = False) -> None:
+    def __init__(self, setup: Setup, make: Making, *, imported: str = "") -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.setup = setup
-        self._make, self._redraw = make, redraw
+        self._make, self._imported = make, imported
         self._trials: dict[int, int] = {}  # candidate → trial
         self._places = Places(setup.space.stages[0])
         self._distributions = setup.space.stages[0].distributions()  # slow to make, and never changed
@@ -60,7 +67,18 @@ class OptunaSampler(Sampler):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that something is experimental is no news for whoever runs a campaign
             self.study.sampler = self._make((self.setup.seed * SEED_STEP + number) % 2**32)
-            return self._drawn()
+            with self._blamed(number):
+                return self._drawn()
+
+    @contextmanager
+    def _blamed(self, number: int) -> Iterator[None]:
+        try:
+            yield
+        except FAILURES as failure:
+            if not self._imported:
+                raise
+            told = f"{type(failure).__name__}: {failure}".replace("\n", " ")
+            raise CampaignError(f"sampler: {self._imported} fails at candidate {number}: {told}") from failure
 
     def _proposed(self, stage: int, number: int) -> dict[str, Value]:
         """What the sampler draws; where that may not be, the trial fails and the point that is scored gets another."""
@@ -92,7 +110,7 @@ class OptunaSampler(Sampler):
         """Add a running trial, unless asking has made it already."""
         if number in self._trials:
             return
-        if self._redraw and self.setup.drawn(number) >= 0 and self.setup.first(stage, number) is None:
+        if self._imported and self.setup.drawn(number) >= 0 and self.setup.first(stage, number) is None:
             again = self.ask(stage, number)
             if again == params:
                 return
@@ -123,7 +141,7 @@ class OptunaSampler(Sampler):
             if self.setup.constrained:
                 frozen = self.study.get_trials(deepcopy=False)[trial]
                 Trial(self.study, frozen._trial_id).set_constraint(VIOLATION, result.violation)
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), self._blamed(result.number):
                 warnings.simplefilter("ignore")  # at every trial: that a sampler makes no use of constraints
                 self.study.tell(trial, list(result.goals))
 
@@ -156,17 +174,18 @@ def imported(path: str, *, origin: str) -> Callable[[Setup, Mapping[str, Any]], 
     cls = _imported_class(path, origin=origin)
 
     def make(setup: Setup, options: Mapping[str, Any]) -> OptunaSampler:
-        return _tried(setup, cls, options, redraw=True)
+        return _tried(setup, cls, options, imported=cls.__name__)
 
     return make
 
 
 def _tried(
-    setup: Setup, cls: type[optuna.samplers.BaseSampler], options: Mapping[str, Any], *, redraw: bool = False
+    setup: Setup, cls: type[optuna.samplers.BaseSampler], options: Mapping[str, Any], *, imported: str = ""
 ) -> OptunaSampler:
-    """A sampler of this class, which has drawn a first point in a study that is thrown away.
+    """A sampler of this class, which has drawn a point in a study that is thrown away; one that is not ours, or that
+    has options, has been through a little campaign there.
 
-    OptionsRefused where it refuses an option: some look at their values only when they draw.
+    OptionsRefused where it refuses an option, some look at their values only when they draw, or cannot work like this.
     """
     known = inspect.signature(cls).parameters
     seeded, rest = "seed" in known, any(entry.kind is entry.VAR_KEYWORD for entry in known.values())
@@ -175,15 +194,46 @@ def _tried(
             told = "comes from the campaign's `seed`" if name == "seed" else did_you_mean(name, {*known} - {"seed"})
             raise OptionsRefused(f"sampler_options.{name}: {cls.__name__}: {told}")
 
-    def make(seed: int) -> optuna.samplers.BaseSampler:
-        return cls(**options, **({"seed": seed} if seeded else {}))
+    def make(seed: int, given: Mapping[str, Any] = options) -> optuna.samplers.BaseSampler:
+        return cls(**given, **({"seed": seed} if seeded else {}))
 
+    failure = _failure(setup, make, thorough=bool(imported or options))
+    if failure is not None:
+        raise OptionsRefused(f"{_blame(setup, make, cls.__name__, options)}: {failure}")
+    return OptunaSampler(setup, make, imported=imported)
+
+
+def _failure(setup: Setup, make: Making, *, thorough: bool) -> str | None:
+    """What goes wrong at a first draw, or in all that happens in a campaign; nothing of it is kept."""
     try:
         OptunaSampler(setup, make).draw(0)
-    except (TypeError, ValueError, AttributeError) as failure:
-        told = str(failure).replace("\n", " ")
-        raise OptionsRefused(f"sampler_options: {cls.__name__} refuses them: {told}") from None
-    return OptunaSampler(setup, make, redraw=redraw)
+        if thorough:
+            _rehearse(OptunaSampler(setup, make))
+    except FAILURES as failure:
+        return str(failure).replace("\n", " ")
+    return None
+
+
+def _rehearse(sampler: OptunaSampler) -> None:
+    """A baseline, a point that others proposed, and draws that are scored or lost, until the sampler uses scores."""
+    start, values = sampler.setup.space.stages[0].start(), (0.5,) * sampler.setup.objectives
+    for number, params in ((0, {}), (1, start)):
+        sampler.enter(0, number, params)
+        sampler.tell(0, [Told(number, params, 0.5, values)])
+    for number in range(2, REHEARSED):
+        point = sampler._proposed(0, number)
+        sampler.tell(0, [Told(number, point, None if number == 3 else 0.5, values)])
+
+
+def _blame(setup: Setup, make: Callable[..., Any], name: str, options: Mapping[str, Any]) -> str:
+    """The option without which it works; all of them where there is none, and the sampler where there are none."""
+    if not options:
+        return f"sampler: {name} cannot search this campaign"
+    for guilty in options:
+        others = {known: value for known, value in options.items() if known != guilty}
+        if _failure(setup, partial(make, given=others), thorough=True) is None:
+            return f"sampler_options.{guilty}: got {options[guilty]!r}, which {name} refuses"
+    return f"sampler_options: {name} refuses them"
 
 
 def _states() -> type[optuna.trial.TrialState]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
 from simulated import LAYERS, make_campaign
 
@@ -198,6 +201,14 @@ def test_auto_is_a_cma_for_one_objective_and_nsga_for_several() -> None:
         ("json:JSONDecoder", {}, {}, "'json:JSONDecoder' is no Optuna sampler"),
         ("nowhere.at_all:Sampler", {}, {}, "'nowhere.at_all:Sampler' cannot be imported"),
         ("optuna.samplers:TPESampler", {"gama": 3}, {}, "sampler_options.gama: TPESampler: did you mean 'gamma'?"),
+        (
+            "tpe",
+            {"n_ei_candidates": 8, "gamma": "abc"},
+            {},
+            "sampler_options.gamma: got 'abc', which TPESampler refuses: ",
+        ),
+        ("optuna.samplers:GridSampler", {}, {}, "sampler: GridSampler cannot search this campaign: "),
+        ("optuna.samplers:BruteForceSampler", {}, {}, "sampler: BruteForceSampler cannot search this campaign: "),
     ],
 )
 def test_a_sampler_that_cannot_work_is_refused_with_the_reason(
@@ -206,6 +217,24 @@ def test_a_sampler_that_cannot_work_is_refused_with_the_reason(
     with pytest.raises(CampaignError, match=r"^c\.yml: ") as caught:
         make_sampler(name, Setup(**{"space": SPACE, **facts}), options, origin="c.yml")
     assert says in caught.value.message
+
+
+class Tiring(optuna.samplers.RandomSampler):
+    """Works for a while."""
+
+    def after_trial(self, study: optuna.Study, trial: Any, state: Any, values: Any) -> None:
+        if trial.number == 20:
+            study.stop()  # as GridSampler does where it has asked for everything
+
+
+def test_what_a_sampler_of_others_raises_later_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "others", SimpleNamespace(Tiring=Tiring))
+    sampler = make_sampler("others:Tiring", Setup(SPACE, baselines=0), {}, origin="c.yml")
+    for number in range(20):
+        sampler.tell(0, [Told(number, sampler.ask(0, number), 0.5)])
+    point = sampler.ask(0, 20)
+    with pytest.raises(CampaignError, match=r"^sampler: Tiring fails at candidate 20: RuntimeError: `Study.stop` is"):
+        sampler.tell(0, [Told(20, point, 0.5)])
 
 
 def test_feasible_ones_go_first_then_those_that_were_not_stopped_then_the_better_ones_and_lost_ones_last() -> None:
