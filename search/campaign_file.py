@@ -14,11 +14,12 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from engine.errors import CampaignError, did_you_mean
 from engine.recipes.keypath import shown
+from engine.recipes.reader import MAX_SEED
 from engine.recipes.yamlfile import read_yaml
 from search.baselines import check_baseline
 from search.evaluators.entries import DTYPES, EvaluatorEntry, ItemsEntry, TaskEntry
 from search.judging.objectives import ConstraintEntry, ObjectiveEntry, refuse_contradictions, refuse_unknown
-from search.part import Part, wanted
+from search.part import MOST_OF_A_NAME, Part, wanted
 from search.publishing.licences import checked_identifier
 from search.space.checks import check_entry
 from search.space.entry import SpaceEntry
@@ -90,12 +91,12 @@ class PublishEntry(Part):
 class Campaign(Part):
     """A whole campaign file. `origin` names the file in messages."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MOST_OF_A_NAME)
     base_model: str
     sources: tuple[SourceEntry, ...] = Field(min_length=1)
     dtype: DTYPES | None = None
     out_dtype: DTYPES | None = None
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=MAX_SEED)
     space: SpaceEntry
     tasks: tuple[TaskEntry, ...] = Field(min_length=1)
     include_path: str | None = None

@@ -8,6 +8,9 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
+MOST_OF_A_NAME = 200
+"""Letters of the names of campaigns and tasks: what the store has room for, and files may be called."""
+
 
 class Part(BaseModel):
     """A mapping of the campaign file. Entries lie beside the code that they steer and derive from this."""
@@ -68,6 +71,7 @@ _WANTED: Mapping[str, str] = {
     "less_than_equal": "{le:g} or less",
     "too_short": "{min_length} or more entries",
     "too_long": "{max_length} entries or fewer",
+    "string_too_long": "{max_length} letters or fewer",
     "string_pattern_mismatch": "text that matches {pattern}",
 }
 """The kinds of pydantic's errors in the words of a campaign file."""

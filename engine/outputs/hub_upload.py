@@ -6,6 +6,7 @@ Hub takes no blob twice. The token is HF_TOKEN's or that of `hf auth login`; it 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from collections.abc import Mapping
@@ -161,9 +162,11 @@ def _explained(place: HubRepo, error: Exception) -> MergefleetError:
         return _explained_answer(place, error)
     if isinstance(error, ValueError):  # a name or a card that the Hub does not take
         return InputError(f"{place}: {_one_line(error)}.")
+    xet = importlib.util.find_spec("hf_xet") is not None and not constants.HF_HUB_DISABLE_XET
+    plainly = " Where something in between does not speak Xet, HF_HUB_DISABLE_XET=1 sends plainly." if xet else ""
     return MergefleetError(
         f"{place}: {constants.ENDPOINT} cannot be reached ({_one_line(error)}). Nothing is visible there; run the same "
-        "command again."
+        f"command again.{plainly}"
     )
 
 

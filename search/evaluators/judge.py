@@ -138,18 +138,18 @@ class Judge:
         return found, failures
 
     def probe(self) -> None:
-        """Ask once whether endpoint, key and model are there. CampaignError where they are not.
+        """Ask once whether endpoint, key and model are there, and give grades. CampaignError where they are not.
 
         Not where grades were read from a file: a campaign that is repeated needs nobody.
         """
         if self._grades:
             return
         try:
-            self._ask(self._prompt(PROBE), [])
+            self._read(self._ask(self._prompt(PROBE), []))
         except (EvaluationError, Unreachable) as failure:
             raise CampaignError(
-                f"{self._origin}: {failure} Nothing is scored before it answers: see to that, and run the "
-                "same command again."
+                f"{self._origin}: {str(failure).rstrip('.')}. Nothing is scored before it answers with a grade: see to "
+                "that, and run the same command again."
             ) from failure
 
     def _prompt(self, answer: Answer) -> str:

@@ -131,9 +131,11 @@ def _other_version(found: Any, place: str) -> CampaignError:
             got=found,
             expected=schema.VERSION,
         )
+    without = place.replace(":***@", "@")  # as a command can be pasted
+    secret = " (and the password in PGPASSWORD or ~/.pgpass)" if without != place else ""
     return CampaignError(
         f"{place}: has the tables of schema version {found}, this mergefleet uses {schema.VERSION}. Bring them there "
-        f"with `mergefleet migrate {place.removeprefix('sqlite:///')}`.",
+        f"with `mergefleet migrate {without.removeprefix('sqlite:///')}`{secret}.",
         got=found,
         expected=schema.VERSION,
     )

@@ -166,6 +166,8 @@ def test_the_grade_is_read_from_the_reply_or_the_candidate_fails(
         return
     with pytest.raises(EvaluationError, match="judge m: no grade from 0 to 10 in"):
         judge(server, **keys).grade(answers("a"))
+    with pytest.raises(CampaignError, match=r"^c\.yml: .* no grade from 0 to 10 in .*\. Nothing is scored before"):
+        judge(server, **keys).probe()
 
 
 def test_the_key_goes_to_the_endpoint_and_nowhere_else(

@@ -10,6 +10,7 @@ from finished_run import FinishedRun, make_finished_run
 from hub_standin import Hub, Repository, running_hub
 
 from engine.errors import InputError, MergefleetError, OutputExists
+from engine.outputs import hub_upload
 from engine.outputs.hub_upload import HubRepo
 from engine.recipes.model_ref import ModelRef
 from engine.reproducing import reproduce
@@ -174,3 +175,13 @@ def test_in_an_object_store_the_same_bits_arrive_and_are_found_done(run: Finishe
     assert reproduce(place, {name: str(path) for name, path in run.models.items()}).equal
     with pytest.raises(OutputExists, match="holds another model"):
         publish_to(run, place, candidate=0)
+
+
+@pytest.mark.parametrize(("disabled", "hint"), [(False, True), (True, False)])
+def test_a_hub_that_is_out_of_reach_through_xet_is_told_how_to_send_plainly(
+    disabled: bool, hint: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", disabled)
+    told = hub_upload._explained(HubRepo("org/winner"), OSError("error decoding response body")).message
+    assert "cannot be reached (error decoding response body)" in told
+    assert ("HF_HUB_DISABLE_XET=1" in told) == hint

@@ -15,7 +15,7 @@ from sqlalchemy import create_engine
 from engine.errors import CampaignError
 from search.inline import run_inline
 from search.session import migrate_store
-from search.store import schema
+from search.store import migration, schema
 from search.store.store import CampaignFacts, Store
 
 VERSION_0 = Path(__file__).parent / "version_0.sql"
@@ -140,3 +140,8 @@ def test_the_tables_of_version_0_on_postgresql_are_migrated_too(postgres_url: st
     assert store.take_over(CampaignFacts("simulated", {}, "simulated-1", "i", 3), now=1.0) == 2
     assert store.take_over(CampaignFacts("another", {}, "e", "i", 3), now=1.0) == 1
     store.close()
+
+
+def test_the_command_that_migrates_holds_no_masked_password() -> None:
+    told = migration._other_version(0, "postgresql://me:***@host/db").message
+    assert "`mergefleet migrate postgresql://me@host/db` (and the password in PGPASSWORD or ~/.pgpass)" in told
