@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -18,6 +19,7 @@ from search.blame import Cordon
 from search.campaign_file import Campaign
 from search.ports import Inventory
 
+_LOG = logging.getLogger(__name__)
 START_S = 300.0
 DESERTED_S = 3600.0
 LOOK_AROUND_S = 5.0
@@ -239,6 +241,10 @@ class Crew:
         self._losses += 1
         self._looked = 0.0
         if self._losses <= MAX_LOSSES:
+            why = cause.strip().splitlines()[0].rstrip(".")
+            _LOG.warning(
+                "evaluator %s was lost: %s. Another one takes its place, and its work is done again.", name, why
+            )
             return
         tail = "" if member.ready is None else ray_session.log_tail(self._session.logs, member.ready.pid)
         raise WorkerLost(

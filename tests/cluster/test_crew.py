@@ -116,3 +116,13 @@ def test_what_is_left_has_room_for_all_but_what_lies_idle(nodes: list[Node], dat
     for post, count in expected.items():
         by_host[post.node.host] += count
     assert found == (by_host or Counter(post.node.host for post in before))
+
+
+def test_who_is_lost_is_told_of_and_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    crew = Paper([node("a")], Wanted(None, 1.0, 0))
+    lost = min(crew.names)
+    crew._lose(lost, "The actor died unexpectedly.\nIts log: ...")
+    assert f"evaluator {lost} was lost: The actor died unexpectedly. Another one takes its place" in caplog.text
+    crew.look()
+    assert crew.names
+    assert lost not in crew.names
