@@ -147,8 +147,18 @@ def after_disk_failure(error: OSError) -> str:
     return "Run the same command again when that is mended: it resumes."
 
 
+MOST_NAMES = 60
+"""Names in one message: lm-eval alone has 14 000 tasks."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A suffix for an error message: the nearest of `known`, or all of them where none is near."""
+    """A suffix for an error message: the nearest of `known`, or all of them where none is near and they can be read.
+
+    Among thousands of names something is always a little alike, so there it has to be more alike.
+    """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}."
+    many = len(names) > MOST_NAMES
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.75 if many else 0.6)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"none of the {len(names)} known ones is like it." if many else f"known: {', '.join(names)}."

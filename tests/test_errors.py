@@ -118,3 +118,17 @@ def test_a_suggestion_always_comes_from_the_known_names(name: str, known: set[st
     suggestion = did_you_mean(name, known)
     listed = "known: " + ", ".join(sorted(known)) + "."
     assert suggestion == listed or suggestion in {f"did you mean {each!r}?" for each in known}
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "says"),
+    [
+        ("wieght", 0, "did you mean 'weight'?"),
+        ("zzz", 0, "known: noor_stem_tasks, weight."),
+        ("no_such_task", 0, "did you mean 'noor_stem_tasks'?"),
+        ("no_such_task", 500, "none of the 502 known ones is like it."),
+        ("noor_stem_task", 500, "did you mean 'noor_stem_tasks'?"),
+    ],
+)
+def test_the_nearest_name_is_told_or_all_of_them_if_they_can_be_read(name: str, more: int, says: str) -> None:
+    assert did_you_mean(name, ["weight", "noor_stem_tasks", *map(str, range(more))]) == says

@@ -167,7 +167,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "an option of a kind that the sampler stumbles over when it draws": (
         lambda folder: opened(folder, **ONE_STAGE, sampler="tpe", sampler_options={"n_startup_trials": "ten"}),
-        r"sampler_options: TPESampler refuses them: '<' not supported",
+        r"sampler_options\.n_startup_trials: got 'ten', which TPESampler refuses: '<' not supported",
     ),
     "a sampler's own seed": (
         lambda folder: opened(folder, **ONE_STAGE, sampler="random", sampler_options={"seed": 3}),
