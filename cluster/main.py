@@ -14,16 +14,24 @@ from typer.core import TyperGroup
 from cluster.ending import end
 from cluster.expand import expanded
 from cluster.flags import How, Look, Run, Talk
-from engine.errors import InputError
+from engine.errors import InputError, MergefleetError
 
 
 class _Commands(TyperGroup):
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
-        """As typer does it, but ctrl-C is not made a silent exit code: Abort reaches `run`."""
+        """As typer does it, but neither ctrl-C nor a broken connection is made a silent exit code: they reach `run`.
+
+        A broken pipe is none of stdout's or stderr's (cluster/streams.py), for which typer takes every one.
+        """
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interruption:
             raise typer.Abort(*interruption.args) from interruption
+        except BrokenPipeError as failure:
+            raise MergefleetError(
+                "a connection was closed by the other side (broken pipe). What is finished is kept: run the command "
+                "again, a search with --resume."
+            ) from failure
 
 
 app = typer.Typer(

@@ -113,6 +113,17 @@ def test_ctrl_c_inside_a_command_says_that_it_can_be_resumed(
     assert INTERRUPTED in capfd.readouterr().err
 
 
+def test_a_connection_that_breaks_is_not_taken_for_a_reader_who_went(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("cluster.doctor.examine", fail)
+    assert ended(monkeypatch, "doctor") == 1
+    assert capfd.readouterr().err.startswith("mergefleet: a connection was closed by the other side (broken pipe).")
+
+
 def test_ctrl_c_twice_in_a_search_says_resume_since_the_same_command_would_be_refused(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
