@@ -36,7 +36,7 @@ from search.whereabouts import recall, remember
 
 _LOG = logging.getLogger(__name__)
 RUNS = Path("runs")
-COMMIT_EVERY_S = 0.5
+COMMIT_EVERY_S = 1.0
 PREDECESSOR_WAIT_S = 20.0
 """A killed driver's coordinator on Ray lives a few seconds longer."""
 
