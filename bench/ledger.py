@@ -29,6 +29,7 @@ class Ledger:
         self._open = [first]
         self._since = 0.0
         self._kept = 1  # open accounts that keep what is below them
+        self._begun = False
         self._lock = threading.Lock()
 
     def become(self, rest: str) -> None:
@@ -36,6 +37,7 @@ class Ledger:
         self._enter()
         self._open[0] = rest
         self._kept = 0
+        self._begun = True
 
     def balance(self) -> dict[str, float]:
         """Seconds by account, up to now."""
@@ -44,10 +46,14 @@ class Ledger:
 
     @contextmanager
     def account(self, name: str, *, whole: bool = False) -> Iterator[None]:
-        """Enter what runs meanwhile under `name`; `whole`: also what has an account of its own elsewhere."""
+        """Enter what runs meanwhile under `name`; `whole`: also what has an account of its own elsewhere.
+
+        Imports are their own everywhere but in the first account.
+        """
         self._enter()
-        self.calls[name] += not self._kept
-        self._open.append(self._open[-1] if self._kept else name)
+        kept = self._kept and not (name == IMPORTS and self._begun)
+        self.calls[name] += not kept
+        self._open.append(self._open[-1] if kept else name)
         self._kept += whole
         try:
             yield

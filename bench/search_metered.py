@@ -25,8 +25,7 @@ PLACES = {
     "search.evaluators.resident:ResidentModel.blown_up": "=floor: norms and logits",
     "search.evaluators.resident:ResidentEvaluator._check_text": "=floor: text",
     "search.evaluators.resident:execute": MERGING,
-    "engine.digest:of_block": "digests of merged weights",
-    "search.evaluators.resident:ResidentModel.load": "loading a candidate, the rest",
+    "search.evaluators.resident:ResidentModel.load": "loading a candidate, digests included",
     "search.evaluators.resident:ResidentModel.is_intact": "=are the weights still those",
     "search.evaluators.resident:record_attempt": "audit file",
     "search.evaluators.plans:Plans.__call__": "=plans and recipe hashes",
@@ -37,15 +36,13 @@ PLACES = {
     "search.steps:nominate": "selection and verdict",
     "search.steps:judge": "selection and verdict",
     "search.coordinator:Coordinator.status": "progress",
-    "sqlalchemy.engine.base:Connection.execute": "store",
-    "sqlalchemy.engine.base:Connection.exec_driver_sql": "store",
-    "sqlalchemy.engine.base:Connection._begin_impl": "store",
-    "sqlalchemy.engine.base:Connection._commit_impl": "store",
+    "search.commits:Commits._commit": "=store",
+    "search.store.store:Store.rows": "=store",
     "search.exports:export_run": "=exports",
     "search.report.report:write_html": "=report",
     "search.publishing.publish:publish": "=publishing",
 }
-"""What a function, exclusive of those below it, is charged to; those with = with everything below them."""
+"""What a function, exclusive of those below it, is charged to; those with = with everything below them but imports."""
 
 
 class MeteredEvaluator(EvaluatorWorker):

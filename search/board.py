@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 from search.pools import Pools
@@ -28,6 +29,11 @@ class Assessment:
     recipe_hash: str
     items: tuple[str, ...]
     rungs: tuple[int, ...] = ()
+
+    @cached_property
+    def wanted(self) -> frozenset[str]:
+        """The items, to be looked up in."""
+        return frozenset(self.items)
 
     @property
     def parts(self) -> tuple[tuple[str, ...], ...]:
@@ -91,7 +97,7 @@ class Board:
         The measures of an item are learned with its score, and stay with it.
         """
         came = set(scores)  # a block; assessments have thousands of items
-        wanted = set[str]().union(*(came.intersection(assessment.items) for assessment in self.waiting[recipe_hash]))
+        wanted = set[str]().union(*(came & assessment.wanted for assessment in self.waiting[recipe_hash]))
         known = self.scores[recipe_hash]
         fresh = {item: score for item, score in scores.items() if item in wanted and item not in known}
         known.update(fresh)
@@ -111,7 +117,7 @@ class Board:
         done = [
             entry
             for entry in self.waiting[recipe_hash]
-            if len(known) >= len(entry.items) and known.keys() >= set(entry.items)
+            if len(known) >= len(entry.items) and known.keys() >= entry.wanted
         ]
         self.waiting[recipe_hash] = [entry for entry in self.waiting[recipe_hash] if entry not in done]
         return done
@@ -123,4 +129,4 @@ class Board:
     def missing(self, split: Split) -> int:
         """Items that open assessments of a split still wait for."""
         waiting = (entry for entries in self.waiting.values() for entry in entries if entry.split == split)
-        return sum(len(set(entry.items) - self.scores[entry.recipe_hash].keys()) for entry in waiting)
+        return sum(len(entry.wanted - self.scores[entry.recipe_hash].keys()) for entry in waiting)

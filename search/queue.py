@@ -9,7 +9,7 @@ process down every time must end, too.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Container, Iterable
 from dataclasses import dataclass
 
 from search.ports import Split
@@ -134,7 +134,10 @@ class WorkQueue:
         """Forget what is pending of a recipe (it failed for good)."""
         self.pending = [unit for unit in self.pending if unit.recipe_hash != recipe_hash]
 
-    def drop_scored(self, recipe_hash: str, items: Iterable[str]) -> None:
+    def drop_scored(self, recipe_hash: str, known: Container[str]) -> None:
         """Forget pending units whose items are all scored by now (a late answer to an old lease)."""
-        known = set(items)
-        self.pending = [u for u in self.pending if u.recipe_hash != recipe_hash or not known.issuperset(u.items)]
+        self.pending = [
+            unit
+            for unit in self.pending
+            if unit.recipe_hash != recipe_hash or not all(item in known for item in unit.items)
+        ]

@@ -35,6 +35,20 @@ def test_each_second_is_entered_once_in_the_innermost_account() -> None:
     assert ledger.calls == {"outer": 1, "inner": 1, "below": 0, "early": 0}
 
 
+def test_imports_are_their_own_account_wherever_they_happen_after_the_start() -> None:
+    ledger = Ledger("start")
+    with ledger.account(IMPORTS):
+        burn(0.01)
+    ledger.become("rest")
+    with ledger.account("report", whole=True):
+        burn(0.01)
+        with ledger.account(IMPORTS), ledger.account("below"):
+            burn(0.02)
+    seconds = ledger.balance()
+    assert seconds.keys() == {"start", "rest", "report", IMPORTS}
+    assert seconds[IMPORTS] >= 0.02 > seconds["report"] - 0.01
+
+
 def test_every_function_that_is_charged_exists_and_is_put_back() -> None:
     def function(place: str) -> object:
         module, _, path = place.partition(":")
