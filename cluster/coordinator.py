@@ -97,6 +97,11 @@ class CoordinatorActor:
     def pause(self) -> None:
         self._opened().pause()
 
+    def save(self) -> None:
+        """Commit what waits: this actor is about to be ended."""
+        if not self._closed and self._coordinator is not None:
+            self._coordinator.save()
+
     def close(self) -> None:
         """Write the exports and close the store; may be repeated."""
         if not self._closed:

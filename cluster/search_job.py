@@ -32,6 +32,7 @@ from search.store import takeover
 POLL_S = 0.25
 LEASE_S = 30.0
 STOPPED_S = 3.0
+SAVE_S = 3.0
 UNANSWERED_S = 900.0
 INVENTORY = "inventory.json"
 """In the run directory while the campaign runs: its items, for a coordinator that is restarted."""
@@ -132,6 +133,7 @@ class _Drive:
 
         self._crew.dismiss()
         if self._coordinator is not None:
+            ray.wait([self._coordinator.save.remote()], timeout=SAVE_S)
             ray.kill(self._coordinator)
 
     def _open(self) -> None:

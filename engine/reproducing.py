@@ -78,7 +78,7 @@ class Reproduction:
         if self.published == self.weights:
             return (
                 f"{self.name}: altered: what it says it is can be made again, but {len(self.altered or ())} tensors in "
-                f"its weight files are not that ({self.weights[:16]}). Download it again, or do not trust it."
+                f"its weight files or digests are not that ({self.weights[:16]}). Download it again, or distrust it."
             )
         count = f"{len(self.different)} of {self.tensors} tensors differ" if self.different else "the weights differ"
         blame = f" {', '.join(self.sources)}: not the weights that were merged." if self.sources else ""
@@ -153,10 +153,18 @@ def reproduce(published: str, sources: Mapping[str, str], *, to: Path | None = N
         weights=weights,
         tensors=len(names),
         different=different,
-        altered=None if held is None else _unlike(held, claim.tensors),
+        altered=_altered(held, again if equal else claim.tensors, different if equal else ()),
         sources=() if equal else _changed_sources(claim, places),
         out=to if equal else None,
     )
+
+
+def _altered(
+    held: Mapping[str, str] | None, expected: Mapping[str, str], different: tuple[str, ...]
+) -> tuple[str, ...] | None:
+    """Tensors in the files that are not as expected, and digests of `different` ones in its own words; None: unread."""
+    unlike = () if held is None else _unlike(held, expected)
+    return None if held is None and not different else tuple(sorted({*unlike, *different}))
 
 
 def _unlike(found: Mapping[str, str], expected: Mapping[str, str]) -> tuple[str, ...]:
@@ -182,7 +190,8 @@ def _read_claim(published: str) -> _Claim:
         return replace(claim, model=ModelRef(published))
     path = Path(published).expanduser()
     if path.is_dir():
-        return replace(_from_directory(path, published), model=ModelRef(str(path)))
+        is_model = (path / "config.json").is_file()  # merges of files of tensors have none
+        return replace(_from_directory(path, published), model=ModelRef(str(path)) if is_model else None)
     if not path.is_file():
         raise InputError(f"{published}: there is no such directory or card.")
     if path.suffix != ".md":

@@ -1,8 +1,9 @@
 """When a coordinator's changes become rows: at the end of the call that made them, or a little later, many at a time.
 
-A transaction per work unit costs 3 ms, which small models notice. So scores may wait in memory for `commit_every_s`; a
+A transaction per work unit costs 3 ms, which small models notice. So rows may wait in memory for `commit_every_s`; a
 kill loses what came in meanwhile, and it is scored again to the same bits. What must not be lost (store/pending.py) is
-committed at once.
+committed at once; and so is everything while a run has just been continued, for a unit that ends its process every time
+has to be in the rows by then, to be counted.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from engine.errors import EvaluationError
 from search.desk import Desk
 from search.progress import Progress
 from search.store import schema
@@ -18,6 +20,8 @@ from search.store.pending import Pending
 from search.trackers.newsroom import Newsroom
 
 NOTE_TIME_EVERY_S = 5.0
+CAREFUL = 32
+"""Commits of a continued run until they may wait."""
 
 
 class Commits:
@@ -28,6 +32,7 @@ class Commits:
         self._services = desk.services
         self._noted = self._services.now()
         self._committed = -math.inf
+        self._careful = CAREFUL if desk.run.store.epoch > 1 else 0
         self.broken: BaseException | None = None
 
     @contextmanager
@@ -38,6 +43,10 @@ class Commits:
         try:
             yield
             self._commit(at_once=at_once)
+        except EvaluationError as failure:  # the campaign ends for a reason, and the rows should say which
+            self._commit(at_once=True)
+            self.broken = failure
+            raise
         except BaseException as failure:
             self.broken = failure
             raise
@@ -59,12 +68,13 @@ class Commits:
         desk, now = self._desk, self._services.now()
         if desk.pending:
             self.note_time()
-            at_once = at_once or desk.pending.urgent
+            at_once = at_once or desk.pending.urgent or self._careful > 0
             if not at_once and 0 <= now - self._committed < self._services.commit_every_s:
                 return
             with desk.run.store.transaction() as transaction:
                 desk.pending.write(transaction)
             desk.pending = Pending()
             self._committed = now
+            self._careful -= 1
         if self._news is not None and self._news.pending and self._services.tell is not None:
             self._services.tell(self._news.take())

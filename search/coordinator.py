@@ -116,6 +116,12 @@ class Coordinator:
         """Hand out nothing more: workers get Finished("paused"); results of running leases are still taken."""
         self._paused = True
 
+    def save(self) -> None:
+        """Commit what waits, now."""
+        if self._commits.broken is None:
+            with self._commits.after(at_once=True):
+                pass
+
     def close(self) -> Results | None:
         """Note the time used, write the exports (item matrix as Parquet, Optuna mirror), close the store.
 

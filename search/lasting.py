@@ -1,8 +1,9 @@
 """A coordinator that outlasts an outage of its database: it is opened anew from the rows when the server is back.
 
 A commit that was cut off may have been made or not, and is never repeated: memory is given up with the connection, and
-the next coordinator knows what the rows say. What workers hand in meanwhile is kept and handed in then; scores that
-are there already stay (Coordinator.submit). Meanwhile everybody waits, for `PATIENCE_S` at most: then it is an Outage.
+the next coordinator knows what the rows say: what came in within `commit_every_s` before is scored again. What workers
+hand in meanwhile is kept and handed in then; scores that are there already stay (Coordinator.submit). Everybody waits,
+for `PATIENCE_S` at most: then it is an Outage.
 """
 
 from __future__ import annotations
@@ -124,6 +125,11 @@ class LastingCoordinator:
         self._paused = True
         if self._now is not None:
             self._now.pause()
+
+    def save(self) -> None:
+        """As Coordinator.save; nothing while the database is away."""
+        if self._now is not None:
+            self._now.save()
 
     def close(self) -> Results | None:
         """As Coordinator.close. Raises Outage where the database is away."""

@@ -1,8 +1,7 @@
 """The candidate × item matrix in long form, held as columns: who scored what on which item, and what else was measured.
 
 A campaign has tens of thousands of scores; an object for each takes longer than reading them from the store. Legend:
-N rows, C candidates, R rows of the store, K
-keys of items.
+N rows, C candidates, R rows of the store, K keys of items.
 """
 
 from __future__ import annotations

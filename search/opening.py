@@ -54,7 +54,12 @@ def open_coordinator(campaign: Campaign, inventory: Inventory, *, start: Start, 
     there and `resume` is False), InputsChanged (resumed with another campaign, evaluator, items or models),
     Busy (the store is locked by a process that cannot be ended from here).
     """
-    return Coordinator(open_run(campaign, inventory, start=start, services=services), services)
+    run = open_run(campaign, inventory, start=start, services=services)
+    try:
+        return Coordinator(run, services)
+    except BaseException:
+        run.store.close()
+        raise
 
 
 def open_run(campaign: Campaign, inventory: Inventory, *, start: Start, services: Services) -> Run:
@@ -77,8 +82,12 @@ def open_run(campaign: Campaign, inventory: Inventory, *, start: Start, services
         store=store,
         notes=inventory.notes,
     )
-    row = _take(run, inventory, start=start, services=services)
-    _note_items(store, pools)
+    try:
+        row = _take(run, inventory, start=start, services=services)
+        _note_items(store, pools)
+    except BaseException:
+        store.close()
+        raise
     return replace(
         run,
         seconds_before=float(row["seconds"]),

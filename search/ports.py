@@ -221,14 +221,14 @@ class Comparison:
     difference: float
     lower: float
     interval: tuple[float, float]
-    flip_p: float
+    flip_p: float | None  # None in a verdict of before it was asked for
     wins: int
     losses: int
 
     @property
     def beaten(self) -> bool:
         """Whether the winner is shown to be better: by the bootstrap and, which knows few items better, by flips."""
-        return self.lower > 0 and self.flip_p <= LEVEL
+        return self.lower > 0 and (self.flip_p is None or self.flip_p <= LEVEL)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class Services:
     parameters_of recipe mapping → parameters of the model that it gives (None: nobody can say)
     tell          what trackers are told, after every commit (None: nobody listens)
     lease_s       a lease without a heartbeat for this long goes to another worker; None: leases do not run out
-    commit_every_s  scores may wait in memory for so long to be committed together; 0: a commit per call
+    commit_every_s  rows may wait in memory for so long to be committed together; 0: a commit per call
     """
 
     hash_recipe: Callable[[Mapping[str, Any]], str]

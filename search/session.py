@@ -131,7 +131,7 @@ def open_session(
     """
     plans = plans or Plans()
     start = Start(directory=directory, layers=space_of(campaign, plans).layers, resume=resume)
-    if not _has_scores(campaign, directory):
+    if not patient and not _has_scores(campaign, directory):
         refuse_nonfinite(campaign, plans)
 
     def open_run(again: bool) -> Coordinator:

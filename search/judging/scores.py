@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from search.ports import LEVEL, Comparison, Verdict
 
 RESAMPLES = 10_000
+AT_ONCE = 500  # resamples whose signs are held: 12 kB per item
 ROUNDING = 1e-9  # sums in another order are equal
 Floats = NDArray[np.float64]
 
@@ -200,9 +201,11 @@ def flip_tests(differences_CI: Floats, *, tasks: Sequence[str], weights: Mapping
         columns = np.array([name == task for name in tasks])
         patterns_CU, sizes_U = np.unique(differences_CI[:, columns], axis=1, return_counts=True)
         share = weights[task] / total / columns.sum()
-        # of items with the same differences it matters only how many keep their sign
-        kept_BU = np.random.default_rng([seed, index, 1]).binomial(sizes_U, 0.5, size=(RESAMPLES, len(sizes_U)))
-        drawn_CB += share * (patterns_CU @ (2 * kept_BU - sizes_U).T)
+        generator = np.random.default_rng([seed, index, 1])
+        for start in range(0, RESAMPLES, AT_ONCE):
+            # of items with the same differences it matters only how many keep their sign
+            kept_BU = generator.binomial(sizes_U, 0.5, size=(AT_ONCE, len(sizes_U)))
+            drawn_CB[:, start : start + AT_ONCE] += share * (patterns_CU @ (2 * kept_BU - sizes_U).T)
         observed_C += share * (patterns_CU @ sizes_U)
     as_large_C = (drawn_CB >= observed_C[:, None] - ROUNDING).sum(axis=1)
     p_C: Floats = (1 + as_large_C) / (1 + RESAMPLES)

@@ -25,8 +25,8 @@ def verdict_from_dict(data: Mapping[str, Any]) -> Verdict:
 
 
 def _comparison(entry: Mapping[str, Any]) -> Comparison:
-    facts = {("flip_p" if name == "sign_p" else name): value for name, value in entry.items()}  # of an older version
-    return Comparison(**{**facts, "interval": tuple(entry["interval"])})
+    facts = {name: value for name, value in entry.items() if name != "sign_p"}  # of an older version
+    return Comparison(**{"flip_p": None, **facts, "interval": tuple(entry["interval"])})
 
 
 def _pairs(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -159,7 +159,9 @@ def _with_error(mean: float, half: float) -> str:
     return f"{mean:.3f} ± {half:.3f}"
 
 
-def _p_value(value: float) -> str:
+def _p_value(value: float | None) -> str:
+    if value is None:
+        return "–"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 

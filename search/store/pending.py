@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Table
@@ -74,7 +75,8 @@ class Pending:
             ]
             for alike in _by_columns(keyed):
                 transaction.change_all(table, names, alike)
-        transaction.add_scores(self._scores)
+        # in one order in every process: else two campaigns of one store that score the same could wait for each other
+        transaction.add_scores(sorted(self._scores, key=itemgetter("recipe_hash", "score_key", "measure")))
 
 
 @lru_cache(None)

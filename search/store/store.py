@@ -22,12 +22,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     Connection,
     CursorResult,
-    Engine,
     Table,
     bindparam,
-    create_engine,
     delete,
-    event,
     func,
     insert,
     select,
@@ -41,13 +38,12 @@ from engine import failpoints
 from engine.errors import Busy, CampaignError, StaleEpoch
 from search.campaign_file import Campaign, campaign_to_dict
 from search.store import migration, schema, takeover
+from search.store.engines import make_engine
 from search.store.failures import explain_failures, place_of, shown_url
 from search.store.takeover import ProcessIdentity
 from search.store.transaction import Row, Transaction, upserting
 
 LOCK_WAIT_S = 10.0
-_NETWORK_WAITS = {"connect_timeout": 10, "tcp_user_timeout": 60_000}
-"""libpq's: s, ms. By default a server that is cut off is waited for for ever, and for what was sent a quarter hour."""
 CHUNK = 500
 """Recipe hashes per query: SQLite takes 32766 parameters, PostgreSQL 65535."""
 _MEETINGS = (schema.LEDGER, schema.VISITS)
@@ -83,7 +79,7 @@ class Store:
     def __init__(self, url: str, *, lock_wait_s: float = LOCK_WAIT_S) -> None:
         self.place = place_of(url)
         self._lock_wait_s = lock_wait_s
-        self._engine = _connect(url, lock_wait_s)
+        self._engine = make_engine(url, lock_wait_s)
         explain_failures(self._engine)
         self._reader = self._engine.execution_options(write=False)
         self.campaign = 0
@@ -354,34 +350,6 @@ def stored_config(campaign: Campaign) -> dict[str, Any]:
     if campaign.store is not None and "://" in campaign.store:
         config["store"] = shown_url(campaign.store)
     return config
-
-
-def _connect(url: str, lock_wait_s: float) -> Engine:
-    if url.startswith("sqlite"):
-        return _connect_sqlite(url, lock_wait_s)
-    # A session stopped inside a transaction is ended by the server after `idle`; whoever waits for it waits longer.
-    idle_ms = int(lock_wait_s * 1000)
-    options = f"-c idle_in_transaction_session_timeout={idle_ms} -c lock_timeout={2 * idle_ms}"
-    known = make_url(url).query
-    waits = {name: value for name, value in _NETWORK_WAITS.items() if name not in known}
-    return create_engine(url, connect_args={**waits, "options": options}, pool_pre_ping=True)
-
-
-def _connect_sqlite(url: str, lock_wait_s: float) -> Engine:
-    """SQLAlchemy's recipe for real transactions on SQLite: we say BEGIN ourselves, and at once ask for the lock."""
-    engine = create_engine(url, connect_args={"timeout": lock_wait_s, "isolation_level": None})
-
-    def configure(connection: Any, _: Any) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-
-    def begin(connection: Connection) -> None:
-        write = connection.get_execution_options().get("write", True)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-    event.listen(engine, "connect", configure)
-    event.listen(engine, "begin", begin)
-    return engine
 
 
 def _locking(query: Any) -> Any:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from simulated import Clock, SimulatedEvaluator, make_campaign, open_simulated
 
-from engine.errors import StaleEpoch
+from engine.errors import EvaluationError, StaleEpoch
 from search.coordinator import Coordinator
 from search.inline import run_inline
-from search.ports import Work
+from search.ports import Failed, Work
+from search.queue import MAX_ATTEMPTS
 from search.store import schema
+from search.store.pending import Pending
 
 WORKER = "w"
 TABLES = (schema.CANDIDATES, schema.COHORTS, schema.ASSESSMENTS, schema.EVENTS, schema.LEDGER)
@@ -81,7 +84,7 @@ def test_a_kill_between_two_commits_changes_neither_rows_nor_verdict(tmp_path: P
     verdict = run_inline(calm, SimulatedEvaluator())
     expected = scored(calm), [calm.run.store.rows(table) for table in TABLES[:3]]
     killed = tmp_path / "killed"
-    for units in (3, 7, 1, 12, 5):
+    for units in (11, 3, 36, 5):  # commits of a continued run wait only after a while
         work_through(opened(killed, resume=killed.exists()), units)  # nobody closes it: what waits is lost
     last = opened(killed, resume=True)
     assert run_inline(last, SimulatedEvaluator()) == verdict
@@ -114,3 +117,49 @@ def test_a_predecessor_finds_out_when_it_commits_and_answers_nothing_after_that(
     with pytest.raises(StaleEpoch):
         old.next_work(WORKER)
     assert not scored(new)
+
+
+def test_a_unit_that_ends_its_process_every_time_is_given_up_and_no_other_with_it(tmp_path: Path) -> None:
+    """However soon after a commit it is handed out: its lease is in the rows by then, and counted."""
+    evaluator, starts, deadly = SimulatedEvaluator(), 0, 3
+    phase, coordinator = "search", opened(tmp_path, commit_every_s=1e9)
+    while phase == "search" and starts < 2 * MAX_ATTEMPTS:
+        work = coordinator.next_work(WORKER)
+        while isinstance(work, Work) and work.candidate != deadly:
+            work = coordinator.exchange(WORKER, evaluator.evaluate(work))
+        phase = coordinator.status().phase
+        coordinator, starts = opened(tmp_path, resume=True, commit_every_s=1e9), starts + 1
+    lost = coordinator.run.store.rows(schema.ASSESSMENTS, state="lost")
+    assert [row["number"] for row in lost] == [deadly]
+    assert starts <= MAX_ATTEMPTS + 2
+    coordinator.close()
+
+
+def test_a_campaign_that_gives_up_leaves_the_causes_in_its_rows(tmp_path: Path) -> None:
+    coordinator = opened(tmp_path, commit_every_s=1e9)
+
+    def fail_all() -> None:
+        while isinstance(work := coordinator.next_work(WORKER), Work):
+            coordinator.submit(WORKER, Failed(work.lease, "no such file", retryable=False))
+
+    with pytest.raises(EvaluationError, match="no candidate can be scored"):
+        fail_all()
+    causes = {row["cause"] for row in coordinator.run.store.rows(schema.ASSESSMENTS, state="lost")}
+    assert causes == {"no such file"}
+
+
+def test_scores_are_written_in_one_order_in_every_process() -> None:
+    """Two campaigns that score the same recipes in another order must not wait for each other's rows."""
+    seen: list[Any] = []
+
+    class Transaction:
+        def add_scores(self, rows: Sequence[Mapping[str, Any]]) -> None:
+            seen.append([(row["recipe_hash"], row["score_key"], row["measure"]) for row in rows])
+
+    keys = [(recipe, key, "score") for recipe in "ba" for key in "xzy"]
+    for order in (keys, keys[::-1]):
+        pending = Pending()
+        for recipe, key, measure in order:
+            pending.add_scores([{"recipe_hash": recipe, "score_key": key, "measure": measure, "score": 1.0}])
+        pending.write(cast(Any, Transaction()))
+    assert seen == [sorted(keys)] * 2

@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from simulated import LAYERS, Clock, SimulatedEvaluator, hash_recipe, make_campaign, make_inventory
 
 from engine.errors import CampaignError, Outage, StaleEpoch, StoreAway
+from search import session
 from search.campaign_file import Campaign
 from search.coordinator import Coordinator
 from search.lasting import LastingCoordinator
@@ -227,3 +229,19 @@ def test_a_run_that_is_gone_when_the_database_is_back_does_not_begin_anew(tmp_pa
     with pytest.raises(CampaignError, match="is not there any more"):
         coordinator.next_work("w")
     assert not (tmp_path / "campaign.sqlite").exists()
+
+
+def test_a_restarted_coordinator_of_real_models_waits_for_the_database_before_it_looks_for_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(*_: Any, **__: Any) -> Any:
+        raise DOWN
+
+    monkeypatch.setattr(session, "space_of", lambda campaign, plans: SimpleNamespace(layers=LAYERS))
+    for name in ("open_store", "open_coordinator"):
+        monkeypatch.setattr(session, name, down)
+    campaign, directory = make_campaign(**SMALL), RunDirectory(tmp_path)
+    coordinator = session.open_session(campaign, make_inventory(), directory=directory, resume=True, patient=True)
+    assert coordinator.next_work("w") == Wait(1.0)
+    with pytest.raises(StoreAway):
+        session.open_session(campaign, make_inventory(), directory=directory, resume=True)

@@ -156,6 +156,19 @@ def test_a_verdict_is_the_same_for_the_same_seed_and_survives_json() -> None:
     assert verdict_from_dict(json.loads(json.dumps(verdict_to_dict(first)))) == first
 
 
+def test_a_verdict_of_before_the_sign_flips_stays_what_it_was() -> None:
+    rng = np.random.default_rng(0)
+    verdict = verdict_of(
+        entrant(0, rng, dict.fromkeys(items(50), 0.9)), entrant(1, rng, dict.fromkeys(items(50), 0.3)), count=50
+    )
+    data = verdict_to_dict(verdict)
+    data["comparisons"] = [
+        {name: value for name, value in entry.items() if name != "flip_p"} | {"sign_p": 0.4}
+        for entry in data["comparisons"]
+    ]
+    assert verdict_from_dict(data).significant
+
+
 def test_under_the_null_each_comparison_rejects_about_as_often_as_it_says() -> None:
     """T10: every candidate answers each item right with the same probability; 1000 repetitions, nominal 5 %."""
     rng = np.random.default_rng(2024)
