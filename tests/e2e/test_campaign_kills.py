@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from campaign_kills import epoch_of
 
 from search.evaluators.audit import read_attempts
 from search.results import Results, read_results
@@ -79,6 +80,17 @@ def coordinator_pid(run: Path) -> int:
         return int(connection.execute("select pid from epochs order by epoch desc limit 1").fetchone()[0])
 
 
+def tried_although_known(run: Path) -> list[tuple[int, str]]:
+    """Items that a later epoch tried again although their scores were in the rows already: a kill costs what was in
+    hand, and what came in within the last second."""
+    last: dict[tuple[int, str], int] = {}
+    for attempt in read_attempts(run / "audit.jsonl"):
+        key = (attempt["candidate"], attempt["item"])
+        last[key] = max(attempt["epoch"], last.get(key, 0))
+    kept = {(row.candidate, row.item): epoch_of(row.lease) for row in results(run).item_scores}
+    return [key for key, epoch in kept.items() if last[key] != epoch]
+
+
 @pytest.fixture(scope="module")
 def undisturbed(campaign: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
     run = tmp_path_factory.mktemp("whole") / "run"
@@ -90,18 +102,15 @@ def undisturbed(campaign: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
 def test_the_driver_is_killed_twice_and_resume_ends_with_the_same_winner(
     campaign: Path, undisturbed: tuple[Any, ...], tmp_path: Path
 ) -> None:
-    run, kills = tmp_path / "run", 0
+    run = tmp_path / "run"
     for count in (150, 600):
-        process = start(campaign, run, *(["--resume"] if kills else []))
+        process = start(campaign, run, *(["--resume"] if run.exists() else []))
         wait_for(attempts_beyond(run, count), process)
         os.killpg(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-        kills += 1
     finish(start(campaign, run, "--resume"))
     assert outcome(run) == undisturbed
-    attempts = read_attempts(run / "audit.jsonl")
-    needed = len({(attempt["candidate"], attempt["item"]) for attempt in attempts})
-    assert len(attempts) - needed <= kills * BLOCK
+    assert not tried_although_known(run)
 
 
 @pytest.mark.slow
@@ -117,6 +126,4 @@ def test_coordinator_actor_and_evaluator_are_killed_and_the_run_goes_on_to_the_s
     os.kill(read_attempts(run / "audit.jsonl")[-1]["pid"], signal.SIGKILL)
     finish(process)
     assert outcome(run) == undisturbed
-    attempts = read_attempts(run / "audit.jsonl")
-    needed = len({(attempt["candidate"], attempt["item"]) for attempt in attempts})
-    assert len(attempts) - needed <= 2 * BLOCK
+    assert not tried_although_known(run)
