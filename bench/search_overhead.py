@@ -107,10 +107,10 @@ def main() -> None:
 
 
 def random_read_us(numbers: int = 2**22, reads: int = 200_000) -> float:
-    """Microseconds of CPU time for one read of a Python number in random order, 0.1 where memory is at its best.
+    """Microseconds of CPU time for one read of a Python number in random order.
 
-    Overhead is code and data that were not used for 100 ms, so it goes with this; arithmetic hardly does. On a virtual
-    machine it may change thirtyfold from hour to hour.
+    0.5 to 10 on the same virtual machine within a day. Overhead is code and data that were not used for 100 ms, so it
+    goes with this; arithmetic does so less.
     """
     values, draw = list(range(numbers)), random.Random(0)
     places = [draw.randrange(numbers) for _ in range(reads)]

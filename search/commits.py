@@ -44,17 +44,17 @@ class Commits:
             yield
             self._commit(at_once=at_once)
         except EvaluationError as failure:  # the campaign ends for a reason, and the rows should say which
-            self._commit(at_once=True)
             self.broken = failure
+            self._commit(at_once=True)
             raise
         except BaseException as failure:
             self.broken = failure
             raise
 
-    def late(self) -> None:
+    def late(self, *, at_once: bool = False) -> None:
         """Commit what waits, if that is due, in a call that changes nothing itself."""
         if self.broken is None and self._desk.pending:
-            with self.after():
+            with self.after(at_once=at_once):
                 pass
 
     def note_time(self, *, every_s: float = NOTE_TIME_EVERY_S) -> None:

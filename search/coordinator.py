@@ -118,9 +118,7 @@ class Coordinator:
 
     def save(self) -> None:
         """Commit what waits, now."""
-        if self._commits.broken is None:
-            with self._commits.after(at_once=True):
-                pass
+        self._commits.late(at_once=True)
 
     def close(self) -> Results | None:
         """Note the time used, write the exports (item matrix as Parquet, Optuna mirror), close the store.

@@ -30,6 +30,8 @@ def broken() -> TextIO:
 
 
 def test_progress_warnings_and_results_that_nobody_reads_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BrokenPipeError):
+        print("a result", file=broken(), flush=True)
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, broken())
     streams.guard()

@@ -163,3 +163,18 @@ def test_scores_are_written_in_one_order_in_every_process() -> None:
             pending.add_scores([{"recipe_hash": recipe, "score_key": key, "measure": measure, "score": 1.0}])
         pending.write(cast(Any, Transaction()))
     assert seen == [sorted(keys)] * 2
+
+
+def test_a_campaign_that_gives_up_and_cannot_say_so_answers_nothing_more(tmp_path: Path) -> None:
+    old = opened(tmp_path, commit_every_s=1e9)
+    work = old.next_work(WORKER)
+    opened(tmp_path, resume=True).close()
+
+    def fail_all(work: Any) -> None:
+        while isinstance(work, Work):
+            work = old.exchange(WORKER, Failed(work.lease, "no such file", retryable=False))
+
+    with pytest.raises(StaleEpoch):
+        fail_all(work)
+    with pytest.raises(EvaluationError):
+        old.next_work(WORKER)

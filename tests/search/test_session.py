@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -29,26 +30,21 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
-def taken_by(pid: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
-    """A run whose last epoch belongs to another process."""
-    started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    owner = takeover.ProcessIdentity(pid, started, takeover.this_host())
-    monkeypatch.setattr(takeover, "this_process", lambda: owner)
-    directory = RunDirectory(folder)
-    store = Store(store_url(None, default=directory.database))
-    store.take_over(FACTS, now=1.0)
-    store.close()
-    monkeypatch.undo()
-    return directory
+@pytest.fixture
+def directory(sleeper: subprocess.Popen[bytes], tmp_path: Path) -> RunDirectory:
+    """A run whose last epoch belongs to the sleeper."""
+    started = Path(f"/proc/{sleeper.pid}/stat").read_text().rpartition(")")[2].split()[19]
+    owner = takeover.ProcessIdentity(sleeper.pid, started, takeover.this_host())
+    found = RunDirectory(tmp_path)
+    with pytest.MonkeyPatch.context() as patch, closing(Store(store_url(None, default=found.database))) as store:
+        patch.setattr(takeover, "this_process", lambda: owner)
+        store.take_over(FACTS, now=1.0)
+    return found
 
 
 def test_a_running_process_is_named(
-    sleeper: subprocess.Popen[bytes],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    sleeper: subprocess.Popen[bytes], directory: RunDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:
-    directory = taken_by(sleeper.pid, tmp_path, monkeypatch)
     with pytest.raises(Busy, match=f"process {sleeper.pid} of this machine .* run the command"):
         session.wait_for_predecessor(make_campaign(), directory, resume=True, wait_s=0.3)
     (told,) = caplog.messages  # once, and before the wait
@@ -59,30 +55,23 @@ def test_a_running_process_is_named(
 
 def test_a_second_start_without_resume_waits_for_nobody(
     sleeper: subprocess.Popen[bytes],
-    tmp_path: Path,
+    directory: RunDirectory,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    directory = taken_by(sleeper.pid, tmp_path, monkeypatch)
     monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it waits"))
     with pytest.raises(Busy, match=f"process {sleeper.pid} of this machine is running .* go on with --resume"):
         session.wait_for_predecessor(make_campaign(), directory, resume=False)
     assert caplog.messages == []
 
 
-def test_a_process_that_dies_meanwhile_is_waited_for(
-    sleeper: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    directory = taken_by(sleeper.pid, tmp_path, monkeypatch)
+def test_a_process_that_dies_meanwhile_is_waited_for(sleeper: subprocess.Popen[bytes], directory: RunDirectory) -> None:
     os.kill(sleeper.pid, signal.SIGKILL)
     session.wait_for_predecessor(make_campaign(), directory, resume=True, wait_s=5)
     assert not takeover.is_running(takeover.ProcessIdentity(sleeper.pid, "0", takeover.this_host()))
 
 
-def test_a_stopped_process_is_no_obstacle(
-    sleeper: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    directory = taken_by(sleeper.pid, tmp_path, monkeypatch)
+def test_a_stopped_process_is_no_obstacle(sleeper: subprocess.Popen[bytes], directory: RunDirectory) -> None:
     os.kill(sleeper.pid, signal.SIGSTOP)
     os.waitpid(sleeper.pid, os.WUNTRACED)
     session.wait_for_predecessor(make_campaign(), directory, resume=True, wait_s=0.3)

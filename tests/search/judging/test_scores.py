@@ -110,7 +110,7 @@ def test_however_few_items_the_holdout_has_an_equal_candidate_rarely_beats_anybo
         verdict_of(entrant(0, rng, difficulty), entrant(1, rng, difficulty), count=count, seed=n).significant
         for n in range(200)
     )
-    assert beaten <= 0.09 * 200  # 5 %, and 2.6 standard deviations; of one item the bootstrap alone names 44 %
+    assert beaten <= 0.09 * 200  # 5 %, and 2.6 standard deviations; of one item the bootstrap alone names 31 %
 
 
 def test_a_clear_winner_is_declared_with_its_numbers() -> None:
