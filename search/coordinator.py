@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from engine.errors import EvaluationError
+from engine.errors import EvaluationError, StoreAway
 from search import campaign as machine
 from search import ends, steps
 from search.blame import CORDON_AFTER, Cordon
@@ -120,6 +120,15 @@ class Coordinator:
         """Commit what waits, now."""
         self._commits.late(at_once=True)
 
+    @property
+    def uncommitted(self) -> bool:
+        """Whether something that came in waits to be committed."""
+        return bool(self._desk.pending)
+
+    def abandon(self) -> None:
+        """Let go of the store, and tell nobody: the campaign goes on with another coordinator (lasting.py)."""
+        self.run.store.close()
+
     def close(self) -> Results | None:
         """Note the time used, write the exports (item matrix as Parquet, Optuna mirror), close the store.
 
@@ -136,8 +145,14 @@ class Coordinator:
         finally:
             self.run.store.close()
             if self._services.tell is not None:
-                status = "failed" if self._commits.broken else "paused" if self._verdict is None else "done"
-                self._services.tell([Ended(status)])
+                self._services.tell([Ended(self._ending())])
+
+    def _ending(self) -> str:
+        """How this start ends, for trackers. An outage of the store is a pause (lasting.py)."""
+        broken = self._commits.broken
+        if broken is not None and not isinstance(broken, StoreAway):
+            return "failed"
+        return "paused" if self._verdict is None or broken is not None else "done"
 
     # ------------------------------------------------------------------------------------------------ leases and scores
 

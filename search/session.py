@@ -134,8 +134,9 @@ def open_session(
     if not patient and not _has_scores(campaign, directory):
         refuse_nonfinite(campaign, plans)
 
+    tell = make_outlet(campaign, directory.root)
+
     def open_run(again: bool) -> Coordinator:
-        tell = make_outlet(campaign, directory.root)
         services = Services(
             plans.hash_of,
             time.time,
@@ -146,7 +147,7 @@ def open_session(
         )
         return open_coordinator(campaign, inventory, start=replace(start, again=again), services=services)
 
-    return LastingCoordinator(campaign.name, open_run, patient=patient)
+    return LastingCoordinator(campaign.name, open_run, patient=patient, tell=tell)
 
 
 def _has_scores(campaign: Campaign, directory: RunDirectory) -> bool:

@@ -51,11 +51,14 @@ def make_outlet(campaign: Campaign, root: Path) -> Tell | None:
     lines: list[Line] = []
 
     def tell(news: Sequence[News]) -> None:
+        over = any(isinstance(entry, Ended) for entry in news)
+        if not lines and over:
+            return  # nobody was told of a beginning
         if not lines:
             lines.extend(line_of(entry, root) for entry in campaign.trackers)
         for line in lines:
             line.tell(news)
-        if any(isinstance(entry, Ended) for entry in news):
+        if over:
             for line in lines:
                 line.close()
             lines.clear()

@@ -62,6 +62,7 @@ class Follower:
     def __init__(self, task: Task, opener: Opener, *, say: Callable[[str], None]) -> None:
         self._task, self._opener, self._say = task, opener, say
         self._run, self._known = read_state(task.state)
+        self._heard = self._known  # a coordinator that was opened anew (lasting.py) says everything again
         self._started: Started | None = None
         self._tracker: Tracker | None = None
         self._waiting: list[Told | Ended] = []
@@ -74,8 +75,11 @@ class Follower:
         for entry in news:
             if isinstance(entry, Started):
                 self._started = entry
-            elif isinstance(entry, Ended) or entry.at > self._known:
+            elif isinstance(entry, Ended):
                 self._waiting.append(entry)
+            elif entry.at > self._heard:
+                self._waiting.append(entry)
+                self._heard = entry.at
         new = self._run is None or any(not isinstance(entry, Ended) for entry in self._waiting)
         if self._started is None or (self._tracker is None and not new):
             return True  # a campaign that was over already: its run is left alone

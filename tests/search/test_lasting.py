@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import pytest
 from simulated import LAYERS, Clock, SimulatedEvaluator, hash_recipe, make_campaign, make_inventory
 
 from engine.errors import CampaignError, Outage, StaleEpoch, StoreAway
-from search import session
+from search import commits, session
 from search.campaign_file import Campaign
 from search.coordinator import Coordinator
 from search.lasting import LastingCoordinator
@@ -23,6 +24,7 @@ from search.ports import Finished, Wait, Work
 from search.run import RunDirectory, Services, open_store
 from search.store import schema
 from search.store.store import Store
+from search.trackers.contract import Ended, News, Started, Tell
 
 SMALL: dict[str, Any] = {
     "budget": {"items": 400},
@@ -34,12 +36,15 @@ TIMES = {"seconds", "created", "at", "taken", "ended", "epoch", "pid", "started"
 """Columns that tell when, and by which coordinator."""
 
 
-def opener(folder: Path, campaign: Campaign) -> Callable[[bool], Coordinator]:
-    clock = Clock()
+def opener(
+    folder: Path, campaign: Campaign, *, tell: Tell | None = None, commit_every_s: float = 0.0
+) -> Callable[[bool], Coordinator]:
+    ticks = itertools.count(1000)  # every look at the clock takes a second
+    services = Services(hash_recipe, lambda: next(ticks), tell=tell, commit_every_s=commit_every_s)
 
     def open_run(again: bool) -> Coordinator:
         start = Start(RunDirectory(folder), LAYERS, again=again)
-        return open_coordinator(campaign, make_inventory(), start=start, services=Services(hash_recipe, clock))
+        return open_coordinator(campaign, make_inventory(), start=start, services=services)
 
     return open_run
 
@@ -86,17 +91,25 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[tup
     return rows(campaign, folder), evaluator.seen
 
 
+@pytest.mark.parametrize(("commit_every_s", "every"), [(0.0, 13), (30.0, 8)])
 def test_a_campaign_whose_database_goes_away_again_and_again_ends_as_if_it_never_had(
-    undisturbed: tuple[str, list[tuple[int, str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    undisturbed: tuple[str, list[tuple[int, str]]],
+    commit_every_s: float,
+    every: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Before a commit, or after it, so that only the answer is lost."""
+    """Before a commit, or after it, so that only the answer is lost; also where a commit holds many results. Trackers
+    see one run: it begins, and ends when the campaign does."""
     calls, real = 0, Store.transaction
+    monkeypatch.setattr(commits, "CAREFUL", 0)
+    told: list[News] = []
 
     @contextmanager
     def unreliable(store: Store) -> Iterator[Any]:
         nonlocal calls
         calls += 1
-        fails, committed = calls > 1 and calls % 13 in (0, 1), calls % 2
+        fails, committed = calls > 1 and calls % every in (0, 1), calls % 2
         with real(store) as transaction:
             yield transaction
             if fails and not committed:
@@ -111,10 +124,14 @@ def test_a_campaign_whose_database_goes_away_again_and_again_ends_as_if_it_never
         nonlocal waited
         clock.time, waited = clock.time + 1.0, waited + 1
 
-    coordinator = LastingCoordinator(campaign.name, opener(tmp_path, campaign), clock=clock)
+    open_run = opener(tmp_path, campaign, tell=told.extend, commit_every_s=commit_every_s)
+    coordinator = LastingCoordinator(campaign.name, open_run, clock=clock)
     driven(coordinator, evaluator, wait=wait)
     monkeypatch.undo()
+    assert told.count(Started(campaign.name, told[0].facts)) > 1
+    assert not any(isinstance(entry, Ended) for entry in told)
     coordinator.close()
+    assert told[-1] == Ended("done")
     assert waited >= 6
     assert rows(campaign, tmp_path) == undisturbed[0]
     assert sorted(evaluator.seen) == sorted(undisturbed[1])  # nothing was scored twice
@@ -169,7 +186,8 @@ def test_an_outage_that_lasts_pauses_the_campaign_and_says_how_to_go_on(tmp_path
             raise DOWN
         return open_run(False)
 
-    coordinator = LastingCoordinator("simulated", once, clock=clock)
+    told: list[News] = []
+    coordinator = LastingCoordinator("simulated", once, clock=clock, tell=told.extend)
     work = coordinator.next_work("w")
     assert isinstance(work, Work)
     coordinator._leave(DOWN)
@@ -185,6 +203,7 @@ def test_an_outage_that_lasts_pauses_the_campaign_and_says_how_to_go_on(tmp_path
     assert coordinator.next_work("w") == Finished("paused")
     with pytest.raises(Outage, match="--resume"):
         coordinator.close()
+    assert told == [Ended("paused")]
 
 
 def test_at_a_start_nobody_waits_for_a_database_but_a_restarted_coordinator_does(tmp_path: Path) -> None:
@@ -218,6 +237,7 @@ def test_who_took_over_in_the_meantime_is_left_alone(tmp_path: Path) -> None:
     clock.time += 1.0
     with pytest.raises(StaleEpoch, match="process 1 on elsewhere took over with epoch 1 while the database did not"):
         coordinator.next_work("w")
+    assert coordinator.close() is None  # as a driver does on its way out: the cause stays what it is
 
 
 def test_a_run_that_is_gone_when_the_database_is_back_does_not_begin_anew(tmp_path: Path) -> None:

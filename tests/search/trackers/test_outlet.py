@@ -87,6 +87,9 @@ def test_a_process_that_ends_early_or_complains_is_told_of_once(command: tuple[s
 def test_no_tracker_no_outlet_and_no_process_before_the_first_news(tmp_path: Path, campaign: Any) -> None:
     assert make_outlet(campaign(), tmp_path) is None
     assert make_outlet(campaign(trackers=["mlflow", "wandb"]), tmp_path) is not None
+    tell = make_outlet(campaign(trackers=["mlflow"]), tmp_path)
+    assert tell is not None
+    tell([Ended("paused")])  # of what never began
     assert list(tmp_path.iterdir()) == []
 
 
@@ -114,6 +117,14 @@ def follow(path: Path, opener: Any, news: Sequence[News], **more: Any) -> tuple[
     said: list[str] = []
     follower = Follower(Task("fake", {}, path / "fake.json"), opener, say=said.append)
     return follower.take(news, now=0.0, **more), said
+
+
+def test_what_is_said_again_while_it_waits_is_told_once(tmp_path: Path) -> None:
+    opener = Recorder(failures=1)
+    follower = Follower(Task("fake", {}, tmp_path / "fake.json"), opener, say=lambda said: None)
+    assert not follower.take([STARTED, scored(1), scored(2)], now=0.0)
+    assert follower.take([STARTED, scored(1), scored(2), scored(3)], now=100.0)
+    assert opener.runs["run-0"] == [scored(1), scored(2), scored(3)]
 
 
 def test_a_second_start_continues_the_same_run_and_repeats_nothing(tmp_path: Path) -> None:
