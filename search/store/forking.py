@@ -12,7 +12,7 @@ from search.campaign_file import Campaign, campaign_to_dict
 from search.store import schema
 from search.store.changes import changes, named
 from search.store.store import CampaignFacts, Store, stored_config
-from search.store.transaction import Row
+from search.store.transaction import Row, Transaction
 
 MAY_DIFFER = ("sampler", "sampler_options", "budget", "selection", "comparators", "publish", "trackers", "store")
 """Keys in which a fork may differ from its origin, besides the name: what is copied does not depend on them."""
@@ -55,12 +55,15 @@ def fork(
     begin()
     if campaign.store is None:
         new.make_folder()
-    new.take_over(facts, now=now, afresh=half_made)
-    with new.transaction() as transaction:
+
+    def copy(transaction: Transaction) -> None:
         for table in _TABLES:
             transaction.add(table, rows[table.name])
         if new.place != old.place:
             transaction.add_scores(scores, campaign=NOBODY)
+
+    # in the transaction that makes the campaign: one without its rows would be resumed as a search from nothing
+    new.take_over(facts, now=now, afresh=half_made, begin=copy)
     return len(rows[schema.CANDIDATES.name])
 
 
@@ -76,7 +79,7 @@ def _refuse_others(row: Row, facts: CampaignFacts, *, origin: str) -> None:
 
 
 def _refuse_taken(new: Store, name: str) -> bool:
-    """OutputExists where there is such a campaign; True where there is one without a candidate: a fork was cut off."""
+    """OutputExists where there is such a campaign; True where there is one that never came to a candidate."""
     if new.find(name) is None:
         return False
     if new.rows(schema.CANDIDATES) or new.scored():

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -99,14 +99,31 @@ class Store:
         """The campaigns of this database; raises what `find` raises."""
         return [str(row["name"]) for row in self.rows(schema.CAMPAIGNS)] if self._holds_campaigns() else []
 
-    def take_over(self, facts: CampaignFacts, *, now: float, afresh: bool = False, again: bool = False) -> int:
+    def take_over(
+        self,
+        facts: CampaignFacts,
+        *,
+        now: float,
+        afresh: bool = False,
+        again: bool = False,
+        begin: Callable[[Transaction], None] = lambda transaction: None,
+    ) -> int:
         """Become the campaign's one writer: epoch += 1 (creating the campaign in epoch 1). Returns the epoch.
 
         `afresh`: a campaign of which nothing was `scored` begins again, with these facts.
         `again`: only if the last one was of this very process. StaleEpoch otherwise.
+        `begin` writes what shall be there with the epoch, or not at all.
         Raises Busy where the lock is held by a process that cannot be ended from here.
         """
-        self.epoch = self._with_lock(lambda: self._next_epoch(facts, now=now, afresh=afresh, again=again))
+
+        def act() -> int:
+            with self._engine.begin() as connection:
+                epoch = self._next_epoch(connection, facts, now=now, afresh=afresh, again=again)
+                begin(Transaction(connection, self.campaign))
+                failpoints.reach("store.commit")
+            return epoch
+
+        self.epoch = self._with_lock(act)
         return self.epoch
 
     def scored(self) -> bool:
@@ -230,25 +247,25 @@ class Store:
         with self._reader.connect() as connection:
             return migration.holds_campaigns(connection, place=self.place)
 
-    def _next_epoch(self, facts: CampaignFacts, *, now: float, afresh: bool, again: bool) -> int:
+    def _next_epoch(
+        self, connection: Connection, facts: CampaignFacts, *, now: float, afresh: bool, again: bool
+    ) -> int:
         me = takeover.this_process()
-        with self._engine.begin() as connection:
-            migration.prepare(connection, place=self.place)
-            table = schema.CAMPAIGNS
-            found = connection.execute(_locking(select(table).where(table.c.name == facts.name))).mappings().first()
-            if found is None:
-                values = {**vars(facts), "config": dict(facts.config), "epoch": 0, "created": now, "seconds": 0.0}
-                connection.execute(insert(table).values(**values))
-                found = connection.execute(select(table).where(table.c.name == facts.name)).mappings().one()
-            elif afresh:
-                self._clear(connection, int(found["id"]), facts, now=now)
-            self.campaign, epoch = int(found["id"]), int(found["epoch"]) + 1
-            if again:
-                self._refuse_successor(connection, me, epoch=epoch - 1)
-            connection.execute(update(table).where(table.c.id == self.campaign).values(epoch=epoch))
-            entry = {"campaign": self.campaign, "epoch": epoch, "at": now, **vars(me)}
-            connection.execute(insert(schema.EPOCHS).values(**entry))
-            failpoints.reach("store.commit")
+        migration.prepare(connection, place=self.place)
+        table = schema.CAMPAIGNS
+        found = connection.execute(_locking(select(table).where(table.c.name == facts.name))).mappings().first()
+        if found is None:
+            values = {**vars(facts), "config": dict(facts.config), "epoch": 0, "created": now, "seconds": 0.0}
+            connection.execute(insert(table).values(**values))
+            found = connection.execute(select(table).where(table.c.name == facts.name)).mappings().one()
+        elif afresh:
+            self._clear(connection, int(found["id"]), facts, now=now)
+        self.campaign, epoch = int(found["id"]), int(found["epoch"]) + 1
+        if again:
+            self._refuse_successor(connection, me, epoch=epoch - 1)
+        connection.execute(update(table).where(table.c.id == self.campaign).values(epoch=epoch))
+        entry = {"campaign": self.campaign, "epoch": epoch, "at": now, **vars(me)}
+        connection.execute(insert(schema.EPOCHS).values(**entry))
         return epoch
 
     def _clear(self, connection: Connection, campaign: int, facts: CampaignFacts, *, now: float) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from simulated import LAYERS, Clock, SimulatedEvaluator, campaign_data, make_campaign, open_simulated
+from sqlalchemy import Table
 
 from cluster import campaign_command
 from cluster.campaign_command import check_resume
@@ -28,6 +29,7 @@ from search.space import make_space
 from search.store import schema, takeover
 from search.store.forking import fork
 from search.store.store import Store, store_url
+from search.store.transaction import Row, Transaction
 
 SMALL = {
     "budget": {"items": 600},
@@ -315,17 +317,23 @@ def test_a_refused_fork_leaves_nothing_and_the_mended_file_is_forked_under_that_
     assert fork_campaign(path, "branch", at=5, root=tmp_path / "a", new_root=branch) == (branch / "campaign.yml", 6)
 
 
-def test_a_fork_that_was_cut_off_before_its_rows_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fork_that_is_cut_off_while_it_copies_leaves_no_campaign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     origin = worked(open_simulated(tmp_path / "a", small()), lambda c: c.status().candidates == 25)
     origin.close()
+    add = Transaction.add
 
-    def cut_off(store: Store) -> None:
-        raise OSError("No space left on device")
+    def cut_off(transaction: Transaction, table: Table, rows: Sequence[Row]) -> None:
+        if table is schema.LEASES:
+            raise OSError("No space left on device")
+        add(transaction, table, rows)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Store, "transaction", cut_off)
+        patched.setattr(Transaction, "add", cut_off)
         with pytest.raises(OSError, match="No space left"):
             forked(origin, tmp_path / "b", at=20)
+    assert Store(f"sqlite:///{tmp_path}/b/campaign.sqlite").find("fork") is None
     assert forked(origin, tmp_path / "b", at=20).status().candidates >= 21
 
 
