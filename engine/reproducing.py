@@ -26,7 +26,7 @@ from engine.models.checkpoint import Checkpoint, open_checkpoints
 from engine.models.places import local_path
 from engine.outputs.job import work_of
 from engine.outputs.naming import with_models
-from engine.outputs.publish import clean
+from engine.outputs.publish import clean, refuse_existing
 from engine.planning.made import PROVENANCE
 from engine.planning.options import Options
 from engine.planning.plan import OutputTensor
@@ -135,12 +135,14 @@ def reproduce(published: str, sources: Mapping[str, str], *, to: Path | None = N
         sources: where models are that it names, by name.
         to: keep the result there, if it is equal.
 
-    Raises InputError where it says too little, SourceError where a source is missing (all of them are named), or its
-    weight files are missing or cut off.
+    Raises OutputExists where there is anything at `to`, InputError where it says too little, SourceError where a source
+    is missing (all of them are named), or its weight files are missing or cut off.
     """
+    if to is not None:
+        refuse_existing(to)  # whatever it holds: nothing is read before that is known
     claim = _read_claim(published)
     places = _places(claim, sources)
-    held = None if claim.model is None else _held(claim.model)
+    held = None if claim.model is None else held_digests(claim.model)
     recipe = with_models(claim.recipe, lambda ref: _at(ref, places))
     again = _digests(recipe) if to is None else _merged(recipe, claim, places, to)
     weights = digest.of_weights(again)
@@ -326,7 +328,7 @@ class _Nowhere:
         pass
 
 
-def _held(model: ModelRef) -> dict[str, str]:
+def held_digests(model: ModelRef) -> dict[str, str]:
     """Digests of the tensors in a model's files: those of a merge of it alone."""
     recipe = parse_recipe({"merge_method": "passthrough", "models": [{"model": "published"}]}, origin=str(model))
     return _digests(with_models(recipe, lambda _: model), stream=True)

@@ -16,7 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engine.errors import CampaignError, EvaluationError, InputError, OutputDamaged, OutputExists, Refused
+from engine import digest
+from engine.errors import (
+    CampaignError,
+    EvaluationError,
+    InputError,
+    OutputDamaged,
+    OutputExists,
+    Refused,
+    SourceError,
+)
 from engine.merging import merge
 from engine.models.places import local_path
 from engine.outputs.hub_upload import HubRepo, Upload, read_json, upload
@@ -29,6 +38,7 @@ from engine.recipes.model_ref import ModelRef, parse_model
 from engine.recipes.reader import parse_recipe
 from engine.recipes.recipe import Recipe
 from engine.remote.url import is_url
+from engine.reproducing import held_digests
 from search.campaign_file import Campaign, campaign_to_dict
 from search.publishing import sentinels as sentinel_items
 from search.publishing.destination import (
@@ -112,13 +122,14 @@ def refuse_target(campaign: Campaign, directory: RunDirectory) -> None:
 def publish(
     results: Results, directory: RunDirectory, order: Order, *, rescorer: Callable[[], Rescorer]
 ) -> Publication:
-    """Do it. A place that holds these very weights already is left as it is, so that what was interrupted ends well.
+    """Do it. A place that holds these very weights already is left as it is, so that what was interrupted ends well;
+    the weight files of a directory are read for that, elsewhere provenance.json is believed.
 
     `rescorer` is called only where sentinel items are scored.
 
     Raises CampaignError where there is no such candidate, Refused where it is no winner and that is not asked for,
-    OutputDamaged where the bits differ from those that were scored, EvaluationError where the files score otherwise,
-    OutputExists where something else is in the way.
+    OutputDamaged where the bits, merged or there already, differ from those that were scored, EvaluationError where
+    the files score otherwise, OutputExists where something else is in the way.
     """
     row, why = chosen(results, order)
     wanted = row.weights_digest
@@ -128,6 +139,8 @@ def publish(
     there = provenance_at(order.to)
     if there is not None:
         if there.get("weights") == wanted:
+            if isinstance(order.to, Path):
+                _refuse_altered(order.to, wanted)
             return replace(done, made=False)
         raise OutputExists(f"{order.to}: is there already and holds another model. {ELSEWHERE}", path=str(order.to))
     refuse_unwritable(order.to)
@@ -250,6 +263,20 @@ def _make(published: Published, directory: RunDirectory, order: Order, inspect: 
         merge(recipe, str(place), options=replace(options, inspect=None))
     shutil.rmtree(aside)
     return commit
+
+
+def _refuse_altered(place: Path, wanted: str) -> None:
+    """OutputDamaged where weight files are not what provenance.json beside them says."""
+    try:
+        found = digest.of_weights(held_digests(ModelRef(str(place))))
+    except SourceError as error:
+        raise OutputDamaged(f"{place}: was published, and altered since: {error.message} {ELSEWHERE}") from error
+    if found != wanted:
+        raise OutputDamaged(
+            f"{place}: was published, and altered since: its weight files hold {found[:16]}, {wanted[:16]} was scored "
+            f"and published. {ELSEWHERE}",
+            path=str(place),
+        )
 
 
 def _merge_checked(recipe: Recipe, out: Path, options: Options) -> None:

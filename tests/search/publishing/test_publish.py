@@ -33,7 +33,7 @@ from engine.models.checkpoint import open_checkpoint
 from engine.planning.made import PROVENANCE
 from engine.planning.plan import Plan
 from engine.recipes.model_ref import ModelRef
-from engine.reproducing import _held, reproduce
+from engine.reproducing import held_digests, reproduce
 from search.evaluating import evaluate
 from search.evaluators.contract import Unreachable
 from search.publishing.publish import Order, Publication, publish
@@ -84,6 +84,21 @@ def test_publishing_again_finds_it_done_and_another_candidate_there_is_refused(
     assert published.stat().st_mtime_ns == before
     with pytest.raises(OutputExists, match="holds another model"):
         publish_to(run, published, candidate=0)
+
+
+@pytest.mark.parametrize("harm", ["a bit flipped", "cut off"])
+def test_what_was_altered_since_it_was_published_is_neither_taken_for_it_nor_written_over(
+    harm: str, run: FinishedRun, published: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(published, tmp_path / "out")
+    data = (out / "model.safetensors").read_bytes()
+    harmed = data[:-1] + bytes([data[-1] ^ 1]) if harm == "a bit flipped" else data[:1000]
+    (out / "model.safetensors").write_bytes(harmed)
+    with pytest.raises(OutputDamaged, match=rf"^{out}: was published, and altered since: .*Remove it, or name another"):
+        publish_to(run, out)
+    with pytest.raises(OutputExists, match="is there already"):
+        reproduce(str(published), {name: str(path) for name, path in run.models.items()}, to=out)
+    assert (out / "model.safetensors").read_bytes() == harmed
 
 
 def test_with_a_source_that_changed_nothing_is_published_and_nothing_is_left(run: FinishedRun, tmp_path: Path) -> None:
@@ -296,7 +311,7 @@ def test_weight_files_that_are_not_what_was_published_are_no_reproduction(
         return
     if harm == "and its digest":
         facts = json.loads((held / PROVENANCE).read_text())
-        facts["tensors"][name] = _held(ModelRef(str(held)))[name]
+        facts["tensors"][name] = held_digests(ModelRef(str(held)))[name]
         (held / PROVENANCE).write_text(json.dumps(facts))
     found = reproduce(str(held), sources)
     assert (found.equal, found.altered) == (False, (name,))
