@@ -22,8 +22,10 @@ _IMPORTING = "importlib._bootstrap:_find_and_load"  # called for modules that ar
 class Ledger:
     """CPU-seconds of this process by account, all threads together, from its start on."""
 
-    def __init__(self, first: str) -> None:
-        """`first` gets everything until `become`."""
+    def __init__(self, first: str, *, within: Mapping[tuple[str, str], str] | None = None) -> None:
+        """`first` gets everything until `become`. `within`: (outer, inner) -> what an account that is opened right
+        within another one is called, where that is to be told apart."""
+        self._within = within or {}
         self.seconds: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
         self._open = [first]
@@ -51,6 +53,7 @@ class Ledger:
         Imports are their own everywhere but in the first account.
         """
         self._enter()
+        name = self._within.get((self._open[-1], name), name)
         kept = self._kept and not (name == IMPORTS and self._begun)
         self.calls[name] += not kept
         self._open.append(self._open[-1] if kept else name)

@@ -14,7 +14,9 @@ from cluster.evaluator_worker import EvaluatorWorker, Ready
 from search.store.takeover import ProcessIdentity
 
 SCORING, MERGING = "forward passes and scoring", "merge arithmetic"
-EVALUATION = (SCORING, MERGING)
+PUBLISHING, AGAIN = "publishing", "sentinel items scored again from the published files"
+EVALUATION = (SCORING, AGAIN, MERGING)
+WITHIN = {(PUBLISHING, SCORING): AGAIN}
 START_UP = "start-up"
 REST = "coordinator, queue and loop"
 FOLDER = "MERGEFLEET_BENCH_LEDGERS"  # where actors leave theirs
@@ -40,7 +42,7 @@ PLACES = {
     "search.store.store:Store.rows": "=store",
     "search.exports:export_run": "=exports",
     "search.report.report:write_html": "=report",
-    "search.publishing.publish:publish": "=publishing",
+    "search.publishing.publish:publish": PUBLISHING,
 }
 """What a function, exclusive of those below it, is charged to; those with = with everything below them but imports."""
 
@@ -49,7 +51,7 @@ class MeteredEvaluator(EvaluatorWorker):
     """Start-up ends where it begins to pull work."""
 
     def prepare(self) -> Ready:
-        self._ledger = Ledger(START_UP)
+        self._ledger = Ledger(START_UP, within=WITHIN)
         return super().prepare()
 
     def work(self, coordinator: Any) -> str:
@@ -64,7 +66,7 @@ class MeteredCoordinator(CoordinatorActor):
     """Start-up ends where the run is open."""
 
     def open(self) -> ProcessIdentity:
-        self._ledger = Ledger(START_UP)
+        self._ledger = Ledger(START_UP, within=WITHIN)
         found = super().open()
         self._charges = self._ledger.charge(PLACES)
         self._charges.__enter__()

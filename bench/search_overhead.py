@@ -2,9 +2,11 @@
 
 The demo's campaign, from the start of its process to its published winner, with its own evaluator (lm-eval, one
 thread). *Evaluation* is what no search could do without: forward passes and scoring of the items that were asked for,
-and the arithmetic of merging. All else is overhead: proposing, fitting, planning and hashing, digests and the checks of
-weights, the floor, audit file, store, progress, exports, verdict, report, publishing. Told apart: start-up (all before
-the first work unit is asked for) and imports of libraries after it, which cost the same however long a campaign is.
+and the arithmetic of merging. The published files score their sentinel items once more, which is forward passes, too,
+in a row of its own; loading and checking them is overhead, as is all else: proposing, fitting, planning and hashing,
+digests and the checks of weights, the floor, audit file, store, progress, exports, verdict, report, publishing. Told
+apart: start-up (all before the first work unit is asked for) and imports of libraries after it, which cost the same
+however long a campaign is.
 With --ray on a Ray of this machine that is started for it, with one evaluator, all processes counted.
 """
 
@@ -132,10 +134,10 @@ def _campaign(folder: Path, items: int | None) -> Path:
 
 def _in_process(campaign: Path, folder: Path) -> Accounts:
     """One process. Start-up ends where the loop over work units begins."""
-    ledger = Ledger("start-up")
     from bench import search_metered as metered
     from search import session
 
+    ledger = Ledger("start-up", within=metered.WITHIN)
     loop = session.run_inline
 
     def begin(*args, **kwargs):  # type: ignore[no-untyped-def]

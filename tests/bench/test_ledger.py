@@ -35,6 +35,17 @@ def test_each_second_is_entered_once_in_the_innermost_account() -> None:
     assert ledger.calls == {"outer": 1, "inner": 1, "below": 0, "early": 0}
 
 
+def test_what_is_to_be_told_apart_within_an_account_has_another_name_there_alone() -> None:
+    ledger = Ledger("start", within={("publishing", "scoring"): "again"})
+    ledger.become("rest")
+    with ledger.account("publishing"), ledger.account("scoring"):
+        burn(0.01)
+    with ledger.account("scoring"), ledger.account("below"):
+        burn(0.01)
+    assert ledger.calls == {"publishing": 1, "again": 1, "scoring": 1, "below": 1}
+    assert ledger.balance()["again"] >= 0.01
+
+
 def test_imports_are_their_own_account_wherever_they_happen_after_the_start() -> None:
     ledger = Ledger("start")
     with ledger.account(IMPORTS):
@@ -61,7 +72,9 @@ def test_every_function_that_is_charged_exists_and_is_put_back() -> None:
     with Ledger("start").charge(search_metered.PLACES):
         assert all(function(place) is not before[place] for place in before)
     assert all(function(place) is before[place] for place in before)
-    assert set(search_metered.EVALUATION) <= set(search_metered.PLACES.values())
+    charged = set(search_metered.PLACES.values())
+    assert {name for pair in search_metered.WITHIN for name in pair} <= charged
+    assert set(search_metered.EVALUATION) <= charged | set(search_metered.WITHIN.values())
 
 
 def test_overhead_is_whatever_is_no_evaluation() -> None:
