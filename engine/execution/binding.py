@@ -34,6 +34,7 @@ class Binding:
         self._parts = parts
         self._shapes = shapes
         self._memory = [_memory(part) for part in parts]
+        self._first: dict[tuple[int, int], Tensor] = {}
 
     @classmethod
     def build(cls, model: nn.Module, plan: Plan, *, views: Mapping[str, Sequence[Tensor]] | None = None) -> Binding:
@@ -87,8 +88,16 @@ class Binding:
 
     def first(self, index: int, count: int) -> Tensor | None:
         """The first `count` live elements (or all) of output tensor `index`; None where there are none."""
+        key = index, count
+        if key in self._first:
+            return self._first[key]
         parts = self._parts[index]
-        return parts[0].flatten()[:count] if parts else None
+        if not parts:
+            return None
+        found = parts[0].flatten()[:count]
+        if parts[0].is_contiguous():  # a view of it, else a copy of what is there now
+            self._first[key] = found
+        return found
 
     def fill(self, index: int, start: int, values: Tensor) -> None:
         """Elements start … start + n of output tensor number `index` = values[n]; casts to the live dtype."""

@@ -143,3 +143,14 @@ def test_a_parameter_that_is_not_contiguous_is_refused(plan: Plan) -> None:
     model.embed.data = torch.zeros(4, 5).T
     with pytest.raises(PlanError, match="live parameter 'embed' is not contiguous in memory"):
         Binding.build(model, plan, views=views_of(model))
+
+
+def test_the_first_elements_are_those_of_now_wherever_they_lie() -> None:
+    model = Experts()
+    turned = torch.zeros(4, 5).T  # its rows lie apart: what comes first has to be copied together
+    binding = Binding([[model.embed.detach()], [turned]], shapes=())
+    for value in (1.0, 2.0):
+        with torch.no_grad():
+            model.embed.fill_(value)
+            turned.fill_(value)
+        assert [binding.first(index, 7).tolist() for index in (0, 1)] == [[value] * 7] * 2
