@@ -15,13 +15,15 @@ from typing import Any
 
 from search.ports import Work
 
+_json = json.JSONEncoder(separators=(",", ":")).encode  # `dumps` makes an encoder for every call
+
 
 def record_attempt(path: Path, work: Work) -> None:
     """Append one line per item of `work`; evaluators call it before they score the block."""
     facts: dict[str, Any] = {"candidate": work.candidate, "split": work.split, "attempt": work.attempt}
     facts |= {"pid": os.getpid(), "epoch": work.epoch, "lease": work.lease, "at": time.time()}
-    rest = json.dumps(facts, separators=(",", ":")).removeprefix("{")
-    lines = "".join([f'{{"item":{json.dumps(item)},{rest}\n' for item in work.items])
+    rest = _json(facts).removeprefix("{")
+    lines = "".join([f'{{"item":{_json(item)},{rest}\n' for item in work.items])
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         os.write(descriptor, lines.encode())

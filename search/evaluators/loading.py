@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import EvaluationError, SourceError
+from search import collector
 from search.evaluators.contract import Subject
 from search.evaluators.entries import EvaluatorEntry
 
@@ -36,10 +37,15 @@ def make_skeleton(config: Mapping[str, Any], entry: EvaluatorEntry, source: Path
     architecture transformers has not.
     """
     import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.initialization import no_init_weights
 
-    settings = _settings(config)
+    with collector.importing():
+        from transformers import AutoModelForCausalLM
+        from transformers.initialization import no_init_weights
+
+        settings = _settings(config)
+        AutoModelForCausalLM._model_mapping.get(type(settings), None)  # imports the architecture
+        with no_init_weights():  # imports all that it has to stop
+            pass
     dtype = getattr(torch, entry.dtype)
     with torch.device(entry.device), no_init_weights():
         model = AutoModelForCausalLM.from_config(settings, dtype=dtype, attn_implementation=entry.attention)

@@ -6,9 +6,11 @@ import contextlib
 import gc
 import re
 import sqlite3
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import optuna
 import pytest
@@ -222,4 +224,19 @@ def test_the_collector_is_as_it_was_after_what_it_was_kept_from() -> None:
         assert not gc.isenabled()
         raise KeyError
     assert gc.isenabled()
+    assert not gc.get_freeze_count()
+
+
+def test_what_was_imported_is_not_looked_at_by_a_settled_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    def frozen_by(name: str) -> int:
+        before = gc.get_freeze_count()
+        with collector.importing():
+            sys.modules.setdefault(name, ModuleType(name))
+        return gc.get_freeze_count() - before
+
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    assert frozen_by("new") == 0  # nothing is settled: it is freed like everything else
+    with collector.settled():
+        assert frozen_by("new") == 0
+        assert frozen_by("newer") > 0
     assert not gc.get_freeze_count()
