@@ -53,6 +53,7 @@ class Coordinator:
         self.run = run
         self._services = services
         self._desk = Desk(run, services)
+        self._drafts = steps.drafts_of(self._desk)
         self._news = None if services.tell is None else Newsroom(run, self._desk.live)
         self._progress = Progress(started=services.now(), seconds_before=run.seconds_before)
         self._commits = Commits(self._desk, self._progress, self._news)
@@ -296,7 +297,7 @@ class Coordinator:
         if isinstance(plan, machine.GiveUp):
             raise EvaluationError(f"campaign {self.run.campaign.name!r}: no candidate can be scored: {plan.cause}")
         if isinstance(plan, machine.Ask):
-            steps.propose(self._desk, plan)
+            steps.propose(self._desk, plan, self._drafts)
         elif isinstance(plan, machine.Nominate):
             steps.nominate_candidates(self._desk)
         elif isinstance(plan, machine.OpenHoldout):

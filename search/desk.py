@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import MergefleetError
 from search import campaign as machine
 from search.blame import Blame
 from search.board import Assessment, Board
+from search.drafts import Entry
 from search.gauge import Gauge, Measured
 from search.judging import stopping
 from search.judging.rivals import nobody_beats, rivals
@@ -27,14 +27,6 @@ from search.store.transaction import Row
 
 BLAMED_S = 3600.0
 _IMPOSSIBLE = "impossible-"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A candidate about to enter: its point and its recipe."""
-
-    point: Point
-    recipe: Mapping[str, Any]
 
 
 class Desk:
@@ -66,10 +58,16 @@ class Desk:
         self.sequence += 1
         return self.sequence
 
+    def entry(self, number: int, point: Point, recipe: Mapping[str, Any]) -> Entry:
+        """A candidate with its recipe's hash; one whose recipe cannot work has a name of its own instead, and why."""
+        try:
+            return Entry(point, recipe, self.services.hash_recipe(recipe))
+        except MergefleetError as failure:
+            return Entry(point, recipe, f"{_IMPOSSIBLE}{number}", failure.message)
+
     def enter(self, proposed: machine.Proposed, entry: Entry) -> None:
         """A new candidate, on the split that `proposed` says."""
-        recipe_hash, cause = self._hash(proposed.number, entry.recipe)
-        cohort = proposed.cohort
+        recipe_hash, cohort = entry.recipe_hash, proposed.cohort
         event = machine.Proposed(
             number=proposed.number,
             stage=proposed.stage,
@@ -89,7 +87,7 @@ class Desk:
         self.recipes.append(entry.recipe)
         self.ask_row(event.number, event.split, sequence=self.next_sequence())
         self.live.apply(event, point=entry.point)
-        self.start(event.number, event.split, lost=cause)
+        self.start(event.number, event.split, lost=entry.cause)
 
     def note(self, event: machine.SearchEnded | machine.Reopened | machine.SelectionOpened) -> None:
         """Apply an event that no other row tells, and queue its row."""
@@ -199,13 +197,6 @@ class Desk:
         assessment = self._assessment(number, "search")
         known = self.board.scores[assessment.recipe_hash]
         return {item: known[item] for item in assessment.items if item in known}
-
-    def _hash(self, number: int, recipe: Mapping[str, Any]) -> tuple[str, str | None]:
-        """The recipe's hash; for one that cannot work a name of its own, and why."""
-        try:
-            return self.services.hash_recipe(recipe), None
-        except MergefleetError as failure:
-            return f"{_IMPOSSIBLE}{number}", failure.message
 
     def _assessment(self, number: int, split: Split) -> Assessment:
         candidate = self.live.state.candidates[number]

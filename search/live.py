@@ -82,6 +82,7 @@ class LiveCampaign:
         self._items_of = items_of or (lambda number: {})
         self.listener: Callable[[Event], None] | None = None
         self.points: list[Point] = []
+        self.lessons = 0  # how often the sampler was told something: its proposals may change with each
         self._best: tuple[tuple[int, ...], tuple[int, float] | None] = ((), None)
 
     def apply(self, event: Event, *, point: Point | None = None) -> None:
@@ -93,6 +94,7 @@ class LiveCampaign:
             if event.split == "search":
                 self.sampler.enter(max(0, point.stage), event.number, point.params)
         elif not self.sampler.by_cohort and _ends_search(event):
+            self.lessons += 1
             self.sampler.tell(max(0, self.points[event.number].stage), [self._told(event.number)])
         for decision in decisions:
             self._tell(self.state.cohorts[decision.cohort])
@@ -128,6 +130,7 @@ class LiveCampaign:
         """A complete cohort, to samplers that learn from such; the first one holds the baselines and is no draw."""
         if not self.sampler.by_cohort:
             return
+        self.lessons += 1
         members = [self._told(number) for number in cohort.members]
         if cohort.number == 0:
             self.sampler.tell_start([told for told in members if told.params])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain, count
 
 from engine.errors import EvaluationError
 from search import campaign as machine
 from search import choosing
-from search.desk import Desk, Entry
+from search.desk import Desk
+from search.drafts import AHEAD, Drafts, Entry
 from search.judging.scores import Entrant, judge
 from search.live import Point, winner_first
 from search.ports import Verdict
@@ -24,21 +26,29 @@ FEW_ITEMS = 20
 """Of a task's holdout. A bootstrap interval of n items is too narrow by sqrt((n − 1) / n), and more near 0 and 1."""
 
 
-def propose(desk: Desk, ask: machine.Ask) -> None:
+def drafts_of(desk: Desk) -> Drafts:
+    """Several at once where what a sampler proposes hangs on the number alone until it is told another cohort."""
+    return Drafts(partial(draw, desk), ahead=AHEAD if desk.live.sampler.by_cohort else 1)
+
+
+def propose(desk: Desk, ask: machine.Ask, drafts: Drafts) -> None:
     """Enter the next candidate of the search: a baseline, a Sobol point, or a draw of the sampler."""
-    run = desk.run
-    event = machine.Proposed(ask.number, ask.stage, ask.origin, "", "search", ask.cohort)
+    entry = draw(desk, ask) if ask.origin == "baseline" else drafts.take(ask, lessons=desk.live.lessons)
+    desk.enter(machine.Proposed(ask.number, ask.stage, ask.origin, "", "search", ask.cohort), entry)
+
+
+def draw(desk: Desk, ask: machine.Ask) -> Entry:
+    """What is asked for; nothing is changed by it."""
+    run, number = desk.run, ask.number
     if ask.origin == "baseline":
-        baseline = run.baselines[ask.number]
-        desk.enter(event, Entry(Point(-1, {}, baseline.label), baseline.recipe))
-        return
-    stage = run.space.stages[ask.stage]
+        baseline = run.baselines[number]
+        return desk.entry(number, Point(-1, {}, baseline.label), baseline.recipe)
     if ask.origin == "sobol":
-        params: Params = sobol_point(run.space, ask.stage, ask.number - len(run.baselines), seed=run.campaign.seed)
+        params: Params = sobol_point(run.space, ask.stage, number - len(run.baselines), seed=run.campaign.seed)
     else:
-        params = desk.live.propose(ask.stage, ask.number, ask.cohort)
-    point = Point(ask.stage, params, f"{stage.name} {ask.number}")
-    desk.enter(event, Entry(point, run.space.recipe(ask.stage, params)))
+        params = desk.live.propose(ask.stage, number, ask.cohort)
+    point = Point(ask.stage, params, f"{run.space.stages[ask.stage].name} {number}")
+    return desk.entry(number, point, run.space.recipe(ask.stage, params))
 
 
 def nominate_candidates(desk: Desk) -> None:
@@ -58,7 +68,7 @@ def nominate_candidates(desk: Desk) -> None:
             continue
         event = machine.Proposed(len(desk.live.state.candidates), nominee.stage, nominee.origin, "", "selection")
         point = Point(nominee.stage, nominee.params, _free_label(nominee.label, labels))
-        desk.enter(event, Entry(point, desk.run.space.recipe(nominee.stage, nominee.params)))
+        desk.enter(event, desk.entry(event.number, point, desk.run.space.recipe(nominee.stage, nominee.params)))
     if desk.live.state.phase == "search":
         desk.note(machine.SelectionOpened())
 

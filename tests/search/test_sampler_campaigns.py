@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from simulated import SimulatedEvaluator, campaign_data, make_campaign, open_simulated
 
+from search import steps
 from search.coordinator import Coordinator
 from search.inline import run_inline
 from search.ports import Work
@@ -108,18 +109,37 @@ def test_learning_rate_adaptation_changes_the_search_from_the_second_cohort_on(t
     assert plain[2] != adapted[2]
 
 
+def run_by(workers: int, coordinator: Coordinator) -> None:
+    """All workers ask, then all submit, in the other order: cohorts are told while the next one is half full."""
+    evaluator = SimulatedEvaluator()
+    while coordinator.verdict() is None:
+        units = [(f"w{n}", coordinator.next_work(f"w{n}")) for n in range(workers)]
+        for worker, unit in reversed(units):
+            if isinstance(unit, Work):
+                coordinator.submit(worker, evaluator.evaluate(unit))
+
+
 @pytest.mark.parametrize("sampler", ["cma", "quadratic", "catcma"])
 def test_the_population_is_the_stages_whatever_the_number_of_workers(sampler: str, tmp_path: Path) -> None:
     sizes = {}
     for workers in (1, 9):
         coordinator = open_simulated(tmp_path / str(workers), campaign(sampler, LAYERED, candidates=35))
-        evaluator = SimulatedEvaluator()
-        while coordinator.verdict() is None:
-            units = [(f"w{n}", coordinator.next_work(f"w{n}")) for n in range(workers)]
-            for worker, unit in reversed(units):
-                if isinstance(unit, Work):
-                    coordinator.submit(worker, evaluator.evaluate(unit))
+        run_by(workers, coordinator)
         rows = coordinator.run.store.rows(schema.COHORTS)
         sizes[workers] = [(row["capacity"], len(drawn(coordinator).get(row["number"], []))) for row in rows]
         assert all(cohort.told for cohort in coordinator.live.state.cohorts)
     assert sizes[1] == sizes[9] == [(5, 0), *[(6, 6)] * 5]
+
+
+@pytest.mark.parametrize("sampler", ["cma", "quadratic", "catcma"])
+def test_candidates_that_are_drawn_together_are_those_that_are_drawn_one_by_one(
+    sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for ahead in (1, 4):
+        monkeypatch.setattr(steps, "AHEAD", ahead)
+        coordinator = open_simulated(tmp_path / str(ahead), campaign(sampler, LAYERED, candidates=17))
+        run_by(4, coordinator)
+        found.append([(row["recipe_hash"], row["params"]) for row in coordinator.run.store.rows(schema.CANDIDATES)])
+    assert found[0] == found[1]
+    assert len(found[0]) >= 17
