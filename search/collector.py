@@ -36,7 +36,7 @@ def paused() -> Iterator[None]:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Within it nothing is looked at; where the collector is `settled`, what was imported is not looked at later either.
+    """Within it nothing is looked at; what was imported is not looked at later either, where the collector is `settled`.
 
     For imports and nothing else: what is found to be dead later would never be freed.
     """
