@@ -36,7 +36,7 @@ def paused() -> Iterator[None]:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Within it nothing is looked at; what was imported is not looked at later either, where the collector is `settled`.
+    """Within it nothing is looked at; nor, where the collector is `settled`, is what was imported ever after.
 
     For imports and nothing else: what is found to be dead later would never be freed.
     """

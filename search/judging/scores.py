@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from search.ports import LEVEL, Comparison, Verdict
 
 RESAMPLES = 10_000
-AT_ONCE = 500  # resamples whose signs are held: 12 kB per item
+AT_ONCE = 500  # resamples whose signs are held: half a kB per item
 ROUNDING = 1e-9  # sums in another order are equal
 Floats = NDArray[np.float64]
 
@@ -202,9 +202,11 @@ def flip_tests(differences_CI: Floats, *, tasks: Sequence[str], weights: Mapping
         patterns_CU, sizes_U = np.unique(differences_CI[:, columns], axis=1, return_counts=True)
         share = weights[task] / total / columns.sum()
         generator = np.random.default_rng([seed, index, 1])
+        firsts_U, coins = np.cumsum(sizes_U) - sizes_U, int(sizes_U.sum())
         for start in range(0, RESAMPLES, AT_ONCE):
             # of items with the same differences it matters only how many keep their sign
-            kept_BU = generator.binomial(sizes_U, 0.5, size=(AT_ONCE, len(sizes_U)))
+            bytes_B = generator.integers(0, 256, size=(AT_ONCE, -(-coins // 8)), dtype=np.uint8)
+            kept_BU = np.add.reduceat(np.unpackbits(bytes_B, axis=1, count=coins), firsts_U, axis=1, dtype=np.int64)
             drawn_CB[:, start : start + AT_ONCE] += share * (patterns_CU @ (2 * kept_BU - sizes_U).T)
         observed_C += share * (patterns_CU @ sizes_U)
     as_large_C = (drawn_CB >= observed_C[:, None] - ROUNDING).sum(axis=1)
