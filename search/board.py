@@ -106,10 +106,10 @@ class Board:
             self.measures[recipe_hash][measure].update(mine)
         return fresh
 
-    def restore(self, recipe_hash: str, item: str, measure: str, value: float) -> None:
-        """Know again what was stored, whoever waits for it."""
+    def restore(self, recipe_hash: str, measure: str, values: Mapping[str, float]) -> None:
+        """Know again what was stored, by item, whoever waits for it."""
         by_item = self.scores[recipe_hash] if measure == SCORE else self.measures[recipe_hash][measure]
-        by_item[item] = value
+        by_item.update(values)
 
     def complete(self, recipe_hash: str) -> list[Assessment]:
         """Assessments that have all their scores now; they wait no longer."""

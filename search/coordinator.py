@@ -32,6 +32,7 @@ from search.queue import Lease, Unit
 from search.refusal import refusal
 from search.run import Run, Services
 from search.store import schema
+from search.store.blocks import BlockScores
 from search.store.store import stored_config
 from search.store.transaction import Row
 from search.trackers.contract import Ended
@@ -269,14 +270,14 @@ class Coordinator:
         """Store what is new, close the lease, and finish the assessments that are complete now."""
         desk, recipe_hash = self._desk, result.recipe_hash
         fresh = desk.board.take(recipe_hash, result.scores, result.measures)
-        key, score_key_of = {"recipe_hash": recipe_hash, "lease": result.lease}, self.run.pools.score_key_of
-        rows = [
-            {**key, "item": item, "score_key": score_key_of[item], "measure": measure, "score": float(value)}
-            for measure, values in ((SCORE, result.scores), *result.measures.items())
-            for item, value in values.items()
-            if item in fresh
-        ]
-        desk.pending.add_scores(rows)
+        score_key_of = self.run.pools.score_key_of
+        for measure, values in ((SCORE, result.scores), *result.measures.items()):
+            found: dict[str, tuple[str, float]] = {}
+            for item, value in values.items():
+                if item in fresh:  # equal items of one campaign have one key: the first one's score is kept
+                    found.setdefault(score_key_of[item], (item, float(value)))
+            if found:
+                desk.pending.add_scores([BlockScores.of(recipe_hash, found, lease=result.lease, measure=measure)])
         self._progress.count(len(fresh), now=now)
         if unit is not None:
             self._end_lease(result.lease, "done", now=now, weights_digest=result.weights_digest)

@@ -103,9 +103,10 @@ class Desk:
 
     def recall(self, recipe_hashes: Sequence[str]) -> None:
         """Learn what the store knows of these recipes, whichever campaign scored them."""
-        for row in self.run.store.shared_scores(recipe_hashes):
-            for item in self._items_of.get(row["score_key"], ()):
-                self.board.restore(row["recipe_hash"], item, row["measure"], row["score"])
+        for known in self.run.store.shared_scores(recipe_hashes):
+            pairs = zip(known.block.score_keys, known.values, strict=True)
+            by_item = {item: value for key, value in pairs for item in self._items_of.get(key, ())}
+            self.board.restore(known.recipe_hash, known.measure, by_item)
         self.digests |= self.run.store.weights_digests(recipe_hashes)
 
     def remember(self, lease: Row) -> None:

@@ -1,7 +1,7 @@
 """The candidate × item matrix in long form, held as columns: who scored what on which item, and what else was measured.
 
 A campaign has tens of thousands of scores; an object for each takes longer than reading them from the store. Legend:
-N rows, C candidates, R rows of the store, K keys of items.
+N rows, C candidates, R rows of the store.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from operator import itemgetter
-from typing import Any, Self, TypeVar, cast
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search.ports import SCORE, SPLITS, Split
-from search.store.store import ScoreColumns
+from search.store.blocks import Block, BlockScores
 from search.store.transaction import Row
 
 Codes = NDArray[np.int32]
@@ -58,6 +57,10 @@ class Labels:
     def taken(self, places_N: NDArray[np.integer[Any]]) -> Labels:
         """The column's values at these places."""
         return Labels(self.names, self.codes_N[places_N])
+
+    def repeated(self, counts_N: Sequence[int]) -> Labels:
+        """Every value so many times."""
+        return Labels(self.names, np.repeat(self.codes_N, counts_N))
 
     def ranks_N(self) -> Codes:
         """Codes in the order of the names."""
@@ -188,24 +191,29 @@ Met = Iterable[tuple[int, str]]
 """(candidate, split): who was scored on what."""
 
 
-def tell(columns: ScoreColumns, *, campaign: int, items: Iterable[Row], recipes: Sequence[str], met: Met) -> Told:
+def tell(
+    scores: Sequence[BlockScores], *, campaign: int, items: Iterable[Row], recipes: Sequence[str], met: Met
+) -> Told:
     """What is known of candidates with these recipe hashes on the splits that they met, whoever paid for it, by this
     campaign's names of its items."""
     ordered = sorted(items, key=itemgetter("item"))
-    rows_N, items_N = _named(columns, ordered)
-    payers, leases_R = _coded(list(zip(columns.campaign, columns.lease, strict=True)))
+    named = _named((entry.block for entry in scores), ordered)
+    named_R = [named[entry.block] for entry in scores]
+    counts_R = [len(found.items) for found in named_R]
     # Numbers of leases repeat from campaign to campaign.
-    leases = Labels(tuple(lease if payer == campaign else f"{payer}/{lease}" for payer, lease in payers), leases_R)
-    hashes = Labels.of(columns.recipe_hash)
+    leases = Labels.of(row.lease if row.campaign == campaign else f"{row.campaign}/{row.lease}" for row in scores)
+    hashes = Labels.of(entry.recipe_hash for entry in scores)
+    values_R = [np.array(entry.values)[found.places] for entry, found in zip(scores, named_R, strict=True)]
     by_recipe = Matrix(
         Items.of([(row["item"], row["split"], row["task"]) for row in ordered]),
-        hashes.codes_N[rows_N],  # whose candidates take their rows from here
-        items_N,
-        np.array(columns.score, np.float64)[rows_N],
-        leases.taken(rows_N),
-        Labels.of(columns.measure).taken(rows_N),
+        np.repeat(hashes.codes_N, counts_R),  # whose candidates take their rows from here
+        np.concatenate([np.empty(0, np.int32), *(found.items for found in named_R)]),
+        np.concatenate([np.empty(0), *values_R]),
+        leases.repeated(counts_R),
+        Labels.of(entry.measure for entry in scores).repeated(counts_R),
     )
-    paid = by_recipe.where((np.array(columns.campaign)[rows_N] == campaign) & by_recipe.measures.equal_N(SCORE))
+    mine_N = np.repeat(np.array([entry.campaign == campaign for entry in scores], np.bool_), counts_R)
+    paid = by_recipe.where(mine_N & by_recipe.measures.equal_N(SCORE))
     of_lease = np.bincount(paid.leases.codes_N, minlength=len(leases.names)).tolist()
     ranks = (by_recipe.measures.ranks_N(), by_recipe.items_N, by_recipe.candidates_N)
     found = _of_candidates(by_recipe.taken(np.lexsort(ranks)), _codes(recipes, hashes), met)
@@ -217,18 +225,25 @@ def tell(columns: ScoreColumns, *, campaign: int, items: Iterable[Row], recipes:
     )
 
 
-def _named(columns: ScoreColumns, items: Sequence[Row]) -> tuple[Codes, Codes]:
-    """(row of the store, place of the item) for every name that an item's key has here; equal items have one key."""
-    places: dict[str, list[int]] = defaultdict(list)
+class _Named(NamedTuple):
+    """For every name that an item of a block has in a campaign: its place in the block, and among the campaign's."""
+
+    places: Codes
+    items: Codes
+
+
+def _named(blocks: Iterable[Block], items: Sequence[Row]) -> dict[Block, _Named]:
+    """Blocks with a campaign's names of their items; equal items have one key."""
+    named: dict[str, list[int]] = defaultdict(list)
     for place, row in enumerate(items):
-        places[row["score_key"]].append(place)
-    keys, codes_R = _coded(columns.score_key)
-    places_K = [places.get(key, []) for key in keys]
-    counts_K = np.array([len(found) for found in places_K], np.int64)
-    first_K, counts_R = np.cumsum(counts_K) - counts_K, counts_K[codes_R]
-    rows_N = np.repeat(np.arange(len(codes_R), dtype=np.int32), counts_R)
-    nth_N = np.arange(len(rows_N)) - np.repeat(np.cumsum(counts_R) - counts_R, counts_R)
-    return rows_N, np.array([*chain.from_iterable(places_K)], np.int32)[first_K[codes_R[rows_N]] + nth_N]
+        named[row["score_key"]].append(place)
+    return {block: _names_of(block, named) for block in dict.fromkeys(blocks)}
+
+
+def _names_of(block: Block, named: Mapping[str, Sequence[int]]) -> _Named:
+    pairs = [(place, item) for place, key in enumerate(block.score_keys) for item in named.get(key, ())]
+    places, items = zip(*pairs, strict=True) if pairs else ((), ())
+    return _Named(np.array(places, np.int32), np.array(items, np.int32))
 
 
 def _codes(recipes: Sequence[str], hashes: Labels) -> Codes:

@@ -126,7 +126,7 @@ def results_of(store: Store, row: Row) -> Results:
     candidates = _candidates(store, campaign, outcomes, windows=windows, leases=leases)
     recipes = [candidate.recipe_hash for candidate in candidates]
     told = tell(
-        store.score_columns(sorted(set(recipes))), campaign=row["id"], items=items, recipes=recipes, met=outcomes
+        store.shared_scores(sorted(set(recipes))), campaign=row["id"], items=items, recipes=recipes, met=outcomes
     )
     sizes = _sizes(outcomes, candidates, items, windows)
     ledger = tuple(HoldoutAccess(**{k: v for k, v in e.items() if k != "campaign"}) for e in store.rows(schema.LEDGER))

@@ -10,16 +10,13 @@ import yaml
 from engine.errors import CampaignError, InputsChanged, OutputExists
 from search.campaign_file import Campaign, campaign_to_dict
 from search.store import schema
+from search.store.blocks import NOBODY
 from search.store.changes import changes, named
 from search.store.store import CampaignFacts, Store, stored_config
 from search.store.transaction import Row, Transaction
 
 MAY_DIFFER = ("sampler", "sampler_options", "budget", "selection", "comparators", "publish", "trackers", "store")
 """Keys in which a fork may differ from its origin, besides the name: what is copied does not depend on them."""
-NOBODY = 0
-"""Who paid for item scores that a fork brings into a store of its own: no campaign of that store."""
-
-
 _TABLES = (schema.ITEMS, schema.VISITS, schema.CANDIDATES, schema.COHORTS, schema.ASSESSMENTS, schema.LEASES)
 
 

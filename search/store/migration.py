@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, insert, inspect, select, text
+from sqlalchemy import Column, Connection, Float, Integer, MetaData, String, Table, insert, inspect, select, text
 
 from engine.errors import CampaignError
 from search.store import schema
+from search.store.blocks import BlockScores, insert_scores
 
 ADVISORY_LOCK = 0x6D66
-"""Any number that nobody else of the database uses."""
+"""Any number that nobody else of the database uses; blocks.py has its neighbour."""
+_AT_ONCE = 5000
+"""Rows of a table of versions 1 and 2 that are in memory together."""
+
+_ITEM_SCORES = Table(
+    "item_scores",
+    MetaData(),
+    Column("recipe_hash", String(64), primary_key=True),
+    Column("score_key", String(64), primary_key=True),
+    Column("measure", String(100), primary_key=True),
+    Column("item", String(300), nullable=False),
+    Column("score", Float, nullable=False),
+    Column("campaign", Integer, nullable=False),
+    Column("lease", String(60), nullable=False),
+    sqlite_with_rowid=False,
+)
+"""The table of versions 1 and 2."""
 
 
 def prepare(connection: Connection, *, place: str) -> None:
@@ -20,6 +41,7 @@ def prepare(connection: Connection, *, place: str) -> None:
         connection.execute(text(f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})"))
     if not holds_campaigns(connection, place=place):
         schema.METADATA.create_all(connection)
+        connection.execute(text(schema.VIEW[connection.dialect.name]))
         connection.execute(insert(schema.SCHEMA_VERSION).values(version=schema.VERSION))
 
 
@@ -54,6 +76,7 @@ def migrate(connection: Connection, *, place: str) -> int:
     if found < schema.VERSION:
         schema.METADATA.create_all(connection)
         _add_columns(connection)
+        connection.execute(text(schema.VIEW[connection.dialect.name]))
         connection.execute(schema.SCHEMA_VERSION.delete())
         connection.execute(insert(schema.SCHEMA_VERSION).values(version=schema.VERSION))
     return found
@@ -69,6 +92,7 @@ def _from_0(connection: Connection) -> None:
     connection.execute(text("ALTER TABLE item_scores RENAME TO item_scores_0"))
     connection.execute(text("ALTER TABLE items ADD COLUMN score_key VARCHAR(64) NOT NULL DEFAULT ''"))
     schema.METADATA.create_all(connection)
+    _ITEM_SCORES.create(connection)
     for index in schema.ITEMS.indexes:  # create_all makes no index of a table that is there
         index.create(connection, checkfirst=True)
     if "time_up" in columns["campaigns"]:
@@ -97,8 +121,30 @@ def _from_1(connection: Connection) -> None:
     """1 → 2: visits, a table of its own, which `migrate` makes."""
 
 
+def _from_2(connection: Connection) -> None:
+    """2 → 3: a row for the items that were scored together, no longer one for each; `item_scores` becomes a view."""
+    for table in (schema.ITEM_BLOCKS, schema.BLOCK_SCORES):
+        table.create(connection, checkfirst=True)
+    query = select(_ITEM_SCORES).order_by(_ITEM_SCORES.c.recipe_hash)
+    rows = connection.execute(query, execution_options={"stream_results": True, "yield_per": _AT_ONCE})
+    for _, of_recipe in groupby(rows, key=lambda row: row.recipe_hash):
+        insert_scores(connection, _together(of_recipe))
+    connection.execute(text("DROP TABLE item_scores"))
+
+
 _CHANGED = ("campaigns", "items", "item_scores")
-_STEPS = {0: _from_0, 1: _from_1}
+_STEPS = {0: _from_0, 1: _from_1, 2: _from_2}
+
+
+def _together(rows: Iterable[Any]) -> list[BlockScores]:
+    """Rows of one recipe by block: what one lease brought in was scored together."""
+    blocks: dict[tuple[str, str, int, str], dict[str, tuple[str, float]]] = defaultdict(dict)
+    for row in rows:
+        blocks[row.recipe_hash, row.measure, row.campaign, row.lease][row.score_key] = row.item, row.score
+    return [
+        replace(BlockScores.of(recipe, found, lease=lease, measure=measure), campaign=campaign)
+        for (recipe, measure, campaign, lease), found in blocks.items()
+    ]
 
 
 def _add_columns(connection: Connection) -> None:

@@ -9,12 +9,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Table
 
 from search.store import schema
+from search.store.blocks import BlockScores
 from search.store.transaction import Row, Transaction
 
 AT_ONCE = frozenset({schema.LEDGER, schema.EVENTS, schema.CAMPAIGNS})
@@ -29,7 +29,7 @@ class Pending:
     def __init__(self) -> None:
         self._added: dict[Table, dict[Key, dict[str, Any]]] = defaultdict(dict)
         self._changed: dict[Table, dict[Key, dict[str, Any]]] = defaultdict(dict)
-        self._scores: list[Row] = []
+        self._scores: list[BlockScores] = []
         self._emptied: set[Table] = set()
 
     def __bool__(self) -> bool:
@@ -52,9 +52,9 @@ class Pending:
         row = added[place] if place in added else self._changed[table].setdefault(place, {})
         row.update(values)
 
-    def add_scores(self, rows: Iterable[Row]) -> None:
+    def add_scores(self, scores: Iterable[BlockScores]) -> None:
         """Item scores; the first of each stays."""
-        self._scores.extend(rows)
+        self._scores.extend(scores)
 
     def empty(self, table: Table) -> None:
         """Delete the campaign's rows that the table has by now."""
@@ -75,8 +75,7 @@ class Pending:
             ]
             for alike in _by_columns(keyed):
                 transaction.change_all(table, names, alike)
-        # in one order in every process: else two campaigns of one store that score the same could wait for each other
-        transaction.add_scores(sorted(self._scores, key=itemgetter("recipe_hash", "score_key", "measure")))
+        transaction.add_scores(self._scores)  # last: others of a PostgreSQL wait from here on
 
 
 @lru_cache(None)

@@ -8,8 +8,10 @@ assessments   a candidate on a split; `asked` and `finished` are sequence number
 events        what no other row tells: the search was ended, was reopened with a larger budget
 cohorts       search candidates that share a window
 items         which items belong to which split and task, and the key under which their scores are shared
-item_scores   (recipe hash, score key, measure) → value; the measure "score" is what is searched, the others stand
-              beside it; first write wins. All campaigns of a store share them: `campaign` says who paid
+item_blocks   lists of items that were scored together: their score keys, and what the campaign calls them
+block_scores  (recipe hash, measure, block) → values; the measure "score" is what is searched, the others stand beside
+              it; first write wins (blocks.py). All campaigns of a store share them: `campaign` says who paid
+item_scores   a view of the two, for people: (recipe hash, score key, measure) → value
 leases        every handing out of a work unit, and how it ended: done, failed, expired (no heartbeat), returned (the
               worker went away), outage (what it needs did not answer), lost (the coordinator ended)
 ledger        every candidate that was let onto the holdout, why and when
@@ -22,11 +24,10 @@ from __future__ import annotations
 
 from sqlalchemy import JSON, Column, Float, Integer, MetaData, String, Table, Text
 
-from search.ports import SCORE
-
 METADATA = MetaData()
-VERSION = 2
-"""Goes up with every change of a table. 1 had no visits, 0 no version and scores by campaign and item."""
+VERSION = 3
+"""Goes up with every change of a table. 2 had a row per item's score, 1 no visits, 0 no version and scores by campaign
+and item."""
 
 SCHEMA_VERSION = Table("schema_version", METADATA, Column("version", Integer, primary_key=True))
 
@@ -120,18 +121,54 @@ ITEMS = Table(
     Column("score_key", String(64), nullable=False, index=True),
 )
 
-ITEM_SCORES = Table(
-    "item_scores",
+ITEM_BLOCKS = Table(
+    "item_blocks",
+    METADATA,
+    Column("block", String(32), primary_key=True),  # a digest of the rest
+    Column("score_keys", Text, nullable=False),  # a JSON list
+    Column("items", Text, nullable=False),  # a JSON list: what the campaign that scored them calls them
+)
+
+BLOCK_SCORES = Table(
+    "block_scores",
     METADATA,
     Column("recipe_hash", String(64), primary_key=True),
-    Column("score_key", String(64), primary_key=True),
-    Column("measure", String(100), primary_key=True, default=SCORE),
-    Column("item", String(300), nullable=False),  # what the campaign that scored it calls it
-    Column("score", Float, nullable=False),  # the measure's value
+    Column("measure", String(100), primary_key=True),
+    Column("block", String(32), primary_key=True),
+    Column("scores", Text, nullable=False),  # a JSON list: the measure's values, in the order of the block
     Column("campaign", Integer, nullable=False, index=True),
     Column("lease", String(60), nullable=False),
-    sqlite_with_rowid=False,
 )
+
+ITEM_SCORES = Table(
+    "item_scores",
+    MetaData(),  # of its own: it is no table that is made, but VIEW
+    Column("recipe_hash", String(64), primary_key=True),
+    Column("score_key", String(64), primary_key=True),
+    Column("measure", String(100), primary_key=True),
+    Column("item", String(300)),
+    Column("score", Float),
+    Column("campaign", Integer),
+    Column("lease", String(60)),
+)
+
+VIEW = {
+    "sqlite": """
+CREATE VIEW item_scores AS
+SELECT recipe_hash, json_extract(score_keys, '$[' || one.key || ']') AS score_key, measure,
+       json_extract(items, '$[' || one.key || ']') AS item, one.value AS score, campaign, lease
+FROM block_scores JOIN item_blocks USING (block) JOIN json_each(scores) AS one
+""",
+    "postgresql": """
+CREATE VIEW item_scores AS
+SELECT recipe_hash, one.score_key, measure, one.item, one.score::float8 AS score, campaign, lease
+FROM block_scores JOIN item_blocks USING (block) CROSS JOIN LATERAL ROWS FROM (
+    json_array_elements_text(score_keys::json), json_array_elements_text(items::json),
+    json_array_elements_text(scores::json)
+) AS one (score_key, item, score)
+""",
+}
+"""`item_scores` by dialect: every item of every block a row, for reading; nothing of ours does so in a hot place."""
 
 WISHES = Table(
     "wishes",

@@ -16,8 +16,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import (
     Connection,
@@ -38,14 +39,13 @@ from engine import failpoints
 from engine.errors import Busy, CampaignError, StaleEpoch
 from search.campaign_file import Campaign, campaign_to_dict
 from search.store import migration, schema, takeover
+from search.store.blocks import BlockScores, Shelf, chunks, read_scores, upserting
 from search.store.engines import make_engine
 from search.store.failures import explain_failures, place_of, shown_url
 from search.store.takeover import ProcessIdentity
-from search.store.transaction import Row, Transaction, upserting
+from search.store.transaction import Row, Transaction
 
 LOCK_WAIT_S = 10.0
-CHUNK = 500
-"""Recipe hashes per query: SQLite takes 32766 parameters, PostgreSQL 65535."""
 _MEETINGS = (schema.LEDGER, schema.VISITS)
 _RECORDS = (schema.CANDIDATES, schema.COHORTS, schema.ASSESSMENTS, schema.EVENTS, schema.LEASES)
 
@@ -62,17 +62,6 @@ class CampaignFacts:
     elites: Sequence[Any] | None = None
 
 
-class ScoreColumns(NamedTuple):
-    """Rows of item scores, column by column: see `schema.ITEM_SCORES`."""
-
-    recipe_hash: Sequence[str] = ()
-    score_key: Sequence[str] = ()
-    measure: Sequence[str] = ()
-    score: Sequence[float] = ()
-    campaign: Sequence[int] = ()
-    lease: Sequence[str] = ()
-
-
 class Store:
     """One campaign in one database. `take_over` first; then `transaction` writes and `rows` reads."""
 
@@ -82,6 +71,7 @@ class Store:
         self._engine = make_engine(url, lock_wait_s)
         explain_failures(self._engine)
         self._reader = self._engine.execution_options(write=False)
+        self._shelf = Shelf()
         self.campaign = 0
         self.epoch = 0
 
@@ -119,7 +109,7 @@ class Store:
         def act() -> int:
             with self._engine.begin() as connection:
                 epoch = self._next_epoch(connection, facts, now=now, afresh=afresh, again=again)
-                begin(Transaction(connection, self.campaign))
+                begin(Transaction(connection, self.campaign, self._shelf))
                 failpoints.reach("store.commit")
             return epoch
 
@@ -140,7 +130,7 @@ class Store:
         """All or nothing, and only in the present epoch: StaleEpoch where a newer coordinator has taken over."""
         with self._engine.begin() as connection:
             self._check_epoch(connection)
-            yield Transaction(connection, self.campaign)
+            yield Transaction(connection, self.campaign, self._shelf)
             failpoints.reach("store.commit")
 
     def rows(self, table: Table, **equal: Any) -> list[Row]:
@@ -153,18 +143,12 @@ class Store:
         with self._reader.connect() as connection:
             return _as_dicts(connection.execute(query))
 
-    def shared_scores(self, recipe_hashes: Sequence[str]) -> list[Row]:
+    def shared_scores(self, recipe_hashes: Sequence[str]) -> list[BlockScores]:
         """What any campaign of this store scored of these recipes."""
-        table = schema.ITEM_SCORES
-        query = select(table).order_by(*table.primary_key.columns)
-        return [row for result in self._of_recipes(query, table, recipe_hashes) for row in _as_dicts(result)]
-
-    def score_columns(self, recipe_hashes: Sequence[str]) -> ScoreColumns:
-        """The same without a mapping for every row, in no order: a report reads tens of thousands."""
-        table = schema.ITEM_SCORES
-        query = select(*(table.c[name] for name in ScoreColumns._fields))
-        rows = [row for result in self._of_recipes(query, table, recipe_hashes) for row in result.all()]
-        return ScoreColumns(*zip(*rows, strict=True)) if rows else ScoreColumns()
+        recipe = schema.BLOCK_SCORES.c.recipe_hash
+        with self._reader.connect() as connection:
+            parts = [read_scores(connection, self._shelf, recipe.in_(part)) for part in chunks(recipe_hashes)]
+        return list(chain.from_iterable(parts))
 
     def weights_digests(self, recipe_hashes: Sequence[str]) -> dict[str, str]:
         """Recipe hash → digest of the weights that were scored, as any campaign of this store noted it."""
@@ -175,13 +159,9 @@ class Store:
             .where(leases.c.weights_digest.is_not(None))
             .distinct()
         )
-        found = self._of_recipes(query, candidates, recipe_hashes)
-        return {row.recipe_hash: row.weights_digest for result in found for row in result}
-
-    def _of_recipes(self, query: Any, table: Table, recipe_hashes: Sequence[str]) -> Iterator[CursorResult[Any]]:
         with self._reader.connect() as connection:
-            for start in range(0, len(recipe_hashes), CHUNK):
-                yield connection.execute(query.where(table.c.recipe_hash.in_(recipe_hashes[start : start + CHUNK])))
+            found = [connection.execute(query.where(candidates.c.recipe_hash.in_(p))) for p in chunks(recipe_hashes)]
+            return {row.recipe_hash: row.weights_digest for result in found for row in result}
 
     def wish(self, wish: str, *, now: float) -> None:
         """Ask the campaign's coordinator for something, from any process: no epoch is taken."""
@@ -326,7 +306,7 @@ def _anything_scored(connection: Connection, campaign: int) -> bool:
     """See Store.scored."""
     assessed = schema.ASSESSMENTS
     queries = [
-        select(table.c.campaign).where(table.c.campaign == campaign) for table in (schema.ITEM_SCORES, *_MEETINGS)
+        select(table.c.campaign).where(table.c.campaign == campaign) for table in (schema.BLOCK_SCORES, *_MEETINGS)
     ]
     ended = assessed.c.state.in_(("scored", "stopped"))
     queries.append(select(assessed.c.campaign).where(assessed.c.campaign == campaign, ended))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Insert, Table, Update, bindparam, delete, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Insert, Table, Update, bindparam, delete, insert, update
 
-from search.ports import SCORE
-from search.store import schema
+from search.store import blocks, schema
+from search.store.blocks import BlockScores, Shelf
 
 Row = Mapping[str, Any]
 
@@ -19,9 +18,10 @@ Row = Mapping[str, Any]
 class Transaction:
     """Writes of one transaction; use inside `with store.transaction() as transaction`."""
 
-    def __init__(self, connection: Connection, campaign: int) -> None:
+    def __init__(self, connection: Connection, campaign: int, shelf: Shelf) -> None:
         self._connection = connection
         self._campaign = campaign
+        self._shelf = shelf
 
     def add(self, table: Table, rows: Sequence[Row]) -> None:
         """Insert rows of this campaign in one statement."""
@@ -43,25 +43,17 @@ class Transaction:
         matching = [table.c[name] == value for name, value in key.items()]
         self._connection.execute(delete(table).where(table.c.campaign == self._campaign, *matching))
 
-    def add_scores(self, rows: Sequence[Row], *, campaign: int | None = None) -> None:
+    def add_scores(self, scores: Sequence[BlockScores], *, campaign: int | None = None) -> None:
         """Item scores, paid by this campaign or another; the first write of a (recipe, score key, measure) stays."""
-        if rows:
-            payer = self._campaign if campaign is None else campaign
-            text, order = _adding_scores(self._connection.dialect)
-            entries = [{"measure": SCORE, **row, "campaign": payer} for row in rows]
-            self._connection.exec_driver_sql(text, list(map(itemgetter(*order), entries)) if order else entries)
+        payer = self._campaign if campaign is None else campaign
+        blocks.add_scores(self._connection, self._shelf, [replace(entry, campaign=payer) for entry in scores])
 
     def rekey(self, keys: Mapping[str, tuple[str, str]]) -> None:
         """Give items, by name, another score key: (old, new). Their scores move along, unless they are there."""
-        items, scores = schema.ITEMS, schema.ITEM_SCORES
-        for item, (old, new) in keys.items():
-            self.change(items, {"score_key": new}, item=item)
-            mine = (scores.c.score_key == old) & (scores.c.campaign == self._campaign)
-            moved = [
-                {**row, "score_key": new} for row in self._connection.execute(select(scores).where(mine)).mappings()
-            ]
-            self._connection.execute(delete(scores).where(mine))
-            self.add_scores(moved)
+        if keys:
+            named = [{"key_item": item, "score_key": new} for item, (_, new) in keys.items()]
+            self.change_all(schema.ITEMS, ("item",), named)
+            blocks.rekey_scores(self._connection, self._shelf, dict(keys.values()), campaign=self._campaign)
 
 
 @lru_cache(64)  # building a statement takes longer than running it
@@ -76,18 +68,3 @@ def _updating(table: Table, keys: tuple[str, ...], values: tuple[str, ...]) -> U
 @lru_cache(64)
 def _inserting(table: Table) -> Insert:
     return insert(table)
-
-
-@lru_cache(4)
-def _adding_scores(dialect: Dialect) -> tuple[str, Sequence[str]]:
-    """The driver's own statement, and the order of its parameters where they have no names.
-
-    A block brings a row per item and measure, and SQLAlchemy takes longer over each of them than SQLite.
-    """
-    compiled = upserting(dialect).insert(schema.ITEM_SCORES).on_conflict_do_nothing().compile(dialect=dialect)
-    return compiled.string, tuple(getattr(compiled, "positiontup", None) or ())
-
-
-def upserting(dialect: Dialect) -> Any:
-    """The dialect's module: `insert(...).on_conflict_do_nothing()` is not in common SQL."""
-    return postgresql if dialect.name == "postgresql" else sqlite

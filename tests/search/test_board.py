@@ -72,8 +72,8 @@ def test_the_measures_of_an_item_are_learnt_with_its_score_and_stay_with_it(boar
     board.take("r", {item: 0.0}, {"tokens": {item: 9.0}})
     assert board.measures["r"] == {"tokens": {item: 7.0}}
     again = Board(board.pools)
-    again.restore("r", item, "score", 1.0)
-    again.restore("r", item, "tokens", 7.0)
+    again.restore("r", "score", {item: 1.0})
+    again.restore("r", "tokens", {item: 7.0})
     assert (again.scores, again.measures) == (board.scores, board.measures)
 
 

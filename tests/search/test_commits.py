@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from simulated import Clock, SimulatedEvaluator, make_campaign, open_simulated
@@ -15,7 +14,6 @@ from search.inline import run_inline
 from search.ports import Failed, Work
 from search.queue import MAX_ATTEMPTS
 from search.store import schema
-from search.store.pending import Pending
 
 WORKER = "w"
 TABLES = (schema.CANDIDATES, schema.COHORTS, schema.ASSESSMENTS, schema.EVENTS, schema.LEDGER)
@@ -146,23 +144,6 @@ def test_a_campaign_that_gives_up_leaves_the_causes_in_its_rows(tmp_path: Path) 
         fail_all()
     causes = {row["cause"] for row in coordinator.run.store.rows(schema.ASSESSMENTS, state="lost")}
     assert causes == {"no such file"}
-
-
-def test_scores_are_written_in_one_order_in_every_process() -> None:
-    """Two campaigns that score the same recipes in another order must not wait for each other's rows."""
-    seen: list[Any] = []
-
-    class Transaction:
-        def add_scores(self, rows: Sequence[Mapping[str, Any]]) -> None:
-            seen.append([(row["recipe_hash"], row["score_key"], row["measure"]) for row in rows])
-
-    keys = [(recipe, key, "score") for recipe in "ba" for key in "xzy"]
-    for order in (keys, keys[::-1]):
-        pending = Pending()
-        for recipe, key, measure in order:
-            pending.add_scores([{"recipe_hash": recipe, "score_key": key, "measure": measure, "score": 1.0}])
-        pending.write(cast(Any, Transaction()))
-    assert seen == [sorted(keys)] * 2
 
 
 def test_a_campaign_that_gives_up_and_cannot_say_so_answers_nothing_more(tmp_path: Path) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
 
 import pytest
 
 from search.matrix import ItemScore, Matrix, tell
 from search.ports import SCORE, SPLITS
-from search.store.store import ScoreColumns
+from search.store.blocks import BlockScores
 
 MINE, OTHER = 7, 3
 ITEMS = [
@@ -19,32 +22,37 @@ ITEMS = [
 ]
 
 
-def made_columns(rng: random.Random, recipes: list[str]) -> ScoreColumns:
+def made_scores(rng: random.Random, recipes: list[str]) -> Iterator[BlockScores]:
+    """About half of all recipes, keys and measures, in blocks of any size."""
     keys = [*{item["score_key"] for item in ITEMS}, "of another campaign's item"]
-    places = [(recipe, key, measure) for recipe in recipes for key in keys for measure in (SCORE, "tokens", "acc")]
-    rng.shuffle(places)
-    rows = [(*place, rng.random(), rng.choice((MINE, OTHER)), f"{rng.randrange(3)}") for place in places[::2]]
-    return ScoreColumns(*zip(*rows, strict=True))
+    for recipe, measure in product(recipes, (SCORE, "tokens", "acc")):
+        parts = defaultdict(dict)
+        for key in keys:
+            parts[rng.randrange(6)][key] = ("as another calls it", rng.random())
+        for found in [*parts.values()][:3]:
+            made = BlockScores.of(recipe, found, lease=f"{rng.randrange(3)}", measure=measure)
+            yield replace(made, campaign=rng.choice((MINE, OTHER)))
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_matrix_is_what_a_loop_over_the_rows_finds(seed: int) -> None:
     rng = random.Random(seed)
     recipes = ["b", "a", "never scored", "b"]
-    columns = made_columns(rng, ["a", "b", "c"])
+    scores = list(made_scores(rng, ["a", "b", "c"]))
+    rng.shuffle(scores)
     met = [(n, split) for n in range(4) for split in SPLITS if rng.random() < 0.7]
-    told = tell(columns, campaign=MINE, items=ITEMS, recipes=recipes, met=met)
+    told = tell(scores, campaign=MINE, items=ITEMS, recipes=recipes, met=met)
     expected, spent, paid = [], Counter(), Counter()
-    for recipe, key, measure, value, payer, lease in zip(*columns, strict=True):
+    pairs = [(entry, *pair) for entry in scores for pair in entry.found.items()]
+    for entry, key, (_, value) in pairs:
         for item in (item for item in ITEMS if item["score_key"] == key):
-            called = lease if payer == MINE else f"{payer}/{lease}"
-            facts = (item["split"], item["task"], item["item"], value, called, measure)
-            expected += [
-                ItemScore(n, *facts) for n, mine in enumerate(recipes) if mine == recipe and (n, item["split"]) in met
-            ]
-            if payer == MINE and measure == SCORE:
+            called = entry.lease if entry.campaign == MINE else f"{entry.campaign}/{entry.lease}"
+            facts = (item["split"], item["task"], item["item"], value, called, entry.measure)
+            mine = [n for n, recipe in enumerate(recipes) if recipe == entry.recipe_hash and (n, item["split"]) in met]
+            expected += [ItemScore(n, *facts) for n in mine]
+            if entry.campaign == MINE and entry.measure == SCORE:
                 spent[item["split"]] += 1
-                paid[lease] += 1
+                paid[entry.lease] += 1
     expected.sort(key=lambda row: (row.candidate, row.item, row.measure))
     assert list(told.scores) == [row for row in expected if row.measure == SCORE]
     assert list(told.measures) == [row for row in expected if row.measure != SCORE]
@@ -54,7 +62,7 @@ def test_the_matrix_is_what_a_loop_over_the_rows_finds(seed: int) -> None:
 
 def test_nothing_scored_is_an_empty_matrix() -> None:
     for recipes in ([], ["a"]):
-        told = tell(ScoreColumns(), campaign=MINE, items=ITEMS, recipes=recipes, met=[])
+        told = tell([], campaign=MINE, items=ITEMS, recipes=recipes, met=[])
         assert list(told.scores) == list(told.measures) == list(Matrix.of()) == []
         assert told.spent == dict.fromkeys(SPLITS, 0)
         assert told.scores.on("holdout").by_candidate() == {}

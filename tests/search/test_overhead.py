@@ -50,6 +50,7 @@ def test_work_units_cost_one_transaction_candidates_one_hash_and_cohorts_one_fit
     assert counts["fits"] == sum(cohort.told for cohort in state.cohorts[1:])
     # beside them: the read of wishes, and the one call in which the nominees of selection enter
     assert counts["transactions"] <= (5 if together else units + 5)
-    # BEGIN, the epoch; scores, lease, assessment of what came in; candidate, assessment, lease of what goes out
-    assert counts["statements"] <= (0 if together else 8 * units + 4 * len(state.cohorts)) + 60
+    # BEGIN, the epoch; lease, assessment, block, a look at what is there and scores of what came in; candidate,
+    # assessment, lease of what goes out
+    assert counts["statements"] <= (0 if together else 10 * units + 4 * len(state.cohorts)) + 60
     coordinator.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from simulated import SimulatedEvaluator, make_campaign, make_inventory, open_si
 from sqlalchemy import create_engine
 
 from engine.errors import CampaignError
-from search.inline import run_inline
+from search.inline import run_inline, work_once
+from search.ports import Work
 from search.session import migrate_store
 from search.store import migration, schema
 from search.store.store import CampaignFacts, Store
@@ -62,7 +64,7 @@ def test_a_store_of_an_older_version_is_refused_with_the_command_that_migrates_i
     for act in (lambda: store.find("simulated"), lambda: store.take_over(CampaignFacts("c", {}, "e", "i", 3), now=1.0)):
         with pytest.raises(CampaignError, match=f"mergefleet migrate {old}"):
             act()
-    with pytest.raises(CampaignError, match="schema version 0, this mergefleet uses 2"):
+    with pytest.raises(CampaignError, match="schema version 0, this mergefleet uses 3"):
         open_simulated(old.parent, make_campaign(**CAMPAIGN), resume=True)
 
 
@@ -71,7 +73,7 @@ def test_a_store_of_a_newer_version_is_refused_and_not_touched(old: Path) -> Non
     with sqlite3.connect(old) as connection:
         connection.execute("UPDATE schema_version SET version = 99")
     for act in (lambda: migrate_store(str(old)), lambda: Store(f"sqlite:///{old}").find("simulated")):
-        with pytest.raises(CampaignError, match=r"schema version 99, this mergefleet knows 2\. Use the newer"):
+        with pytest.raises(CampaignError, match=r"schema version 99, this mergefleet knows 3\. Use the newer"):
             act()
 
 
@@ -104,13 +106,69 @@ def test_a_migrated_campaign_goes_on_without_scoring_anything_twice(old: Path) -
 def test_a_store_of_version_1_gets_the_table_of_visits_and_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "campaign.sqlite"
     open_simulated(tmp_path, make_campaign(**CAMPAIGN)).close()
-    with sqlite3.connect(path) as connection:
-        connection.execute("DROP TABLE visits")
-        connection.execute("UPDATE schema_version SET version = 1")
+    make_older(f"sqlite:///{path}", version=1)
     with pytest.raises(CampaignError, match=f"mergefleet migrate {path}"):
         open_simulated(tmp_path, make_campaign(**CAMPAIGN), resume=True)
     assert migrate_store(str(path)) == (1, tmp_path / "campaign.sqlite.version-1")
     assert open_simulated(tmp_path, make_campaign(**CAMPAIGN), resume=True).run.store.rows(schema.VISITS) == []
+
+
+def test_scores_of_version_2_come_back_bit_for_bit_and_nothing_is_scored_again(tmp_path: Path, url: str) -> None:
+    place = url.replace("+psycopg", "")
+    campaign = make_campaign(**CAMPAIGN, store=place)
+    begun, evaluator = open_simulated(tmp_path, campaign), Odd()
+    for _ in range(13):
+        work_once(begun, evaluator, worker="w")
+    begun.close()
+    store = Store(url)
+    store.find(campaign.name)
+    before, leases = store.rows(schema.ITEM_SCORES), {row["lease"] for row in store.rows(schema.ITEM_SCORES)}
+    make_older(url, version=2)
+    migrate_store(place)
+    assert store.rows(schema.ITEM_SCORES) == before
+    assert {row["measure"] for row in before} == {"score", "half"}
+    assert len(store.rows(schema.BLOCK_SCORES)) == 2 * len(leases)  # a row for each measure of what came in together
+    resumed, again = open_simulated(tmp_path, campaign, resume=True), Odd()
+    assert run_inline(resumed, again) is not None
+    uninterrupted, whole = open_simulated(tmp_path / "other", make_campaign(**CAMPAIGN)), Odd()
+    assert run_inline(uninterrupted, whole) == resumed.verdict()
+    assert len(evaluator.seen) + len(again.seen) == len(whole.seen)
+    assert plain(store) == plain(uninterrupted.run.store)
+    store.close()
+
+
+class Odd(SimulatedEvaluator):
+    """Scores that no short decimal is equal to, and a second measure of every other item."""
+
+    def evaluate(self, work: Work) -> Any:
+        result = super().evaluate(work)
+        scores = {item: score / 3 + 0.1 for item, score in result.scores.items()}
+        return replace(result, scores=scores, measures={"half": {item: scores[item] / 2 for item in work.items[::2]}})
+
+
+def plain(store: Store) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k != "lease"} for row in store.rows(schema.ITEM_SCORES)]
+
+
+def make_older(url: str, *, version: int) -> None:
+    """The tables of version 2 or 1, which had a row for every item's score."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        for statement in (
+            "CREATE TABLE old (recipe_hash VARCHAR(64) NOT NULL, score_key VARCHAR(64) NOT NULL, "
+            "measure VARCHAR(100) NOT NULL, item VARCHAR(300) NOT NULL, score FLOAT NOT NULL, campaign INTEGER "
+            "NOT NULL, lease VARCHAR(60) NOT NULL, PRIMARY KEY (recipe_hash, score_key, measure))",
+            "INSERT INTO old SELECT recipe_hash, score_key, measure, item, score, campaign, lease FROM item_scores",
+            "DROP VIEW item_scores",
+            "DROP TABLE block_scores",
+            "DROP TABLE item_blocks",
+            "ALTER TABLE old RENAME TO item_scores",
+            "CREATE INDEX ix_item_scores_campaign ON item_scores (campaign)",
+            *(["DROP TABLE visits"] if version < 2 else []),
+            f"UPDATE schema_version SET version = {version}",
+        ):
+            connection.exec_driver_sql(statement)
+    engine.dispose()
 
 
 def test_migrating_twice_does_nothing_and_an_empty_file_is_no_store(old: Path, tmp_path: Path) -> None:

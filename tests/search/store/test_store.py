@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +19,15 @@ from sqlalchemy import event
 
 from engine.errors import Busy, CampaignError, InputsChanged, MergefleetError, StaleEpoch, StoreAway
 from search.store import schema
+from search.store.blocks import BlockScores
 from search.store.changes import changes, refuse_changes
 from search.store.failures import failure
 from search.store.store import CampaignFacts, Store, store_url
 
 FACTS = CampaignFacts(name="c", config={"seed": 1}, eval_key="e", items_digest="i", layers=3)
-SCORE = {"recipe_hash": "r", "lease": "1.1"}
 
 
 LOCK_WAIT_S = 0.5
-
-
-@pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'campaign.sqlite'}"
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest) -> str:
-    """An empty database: every test of the contract runs on both kinds."""
-    if request.param == "sqlite":
-        return str(request.getfixturevalue("sqlite_url"))
-    return store_url(request.getfixturevalue("postgres_url"), default=Path())
 
 
 def opened(url: str, **options: Any) -> Store:
@@ -48,13 +36,21 @@ def opened(url: str, **options: Any) -> Store:
     return store
 
 
+def of_item(item: str, score: float = 1.0) -> BlockScores:
+    return BlockScores.of("r", {item: (item, score)}, lease="1.1")
+
+
 def add_score(store: Store, item: str, score: float = 1.0) -> None:
     with store.transaction() as transaction:
-        transaction.add_scores([{**SCORE, "item": item, "score_key": item, "score": score}])
+        transaction.add_scores([of_item(item, score)])
 
 
 def scored(store: Store) -> dict[str, float]:
     return {row["item"]: row["score"] for row in store.rows(schema.ITEM_SCORES)}
+
+
+def shared(store: Store, *recipes: str) -> dict[str, float]:
+    return dict(chain.from_iterable(entry.found.values() for entry in store.shared_scores(recipes)))
 
 
 def test_every_start_takes_the_next_epoch_and_records_its_process(url: str) -> None:
@@ -80,7 +76,7 @@ def test_a_transaction_is_all_or_nothing(url: str) -> None:
 
     def torn() -> None:
         with store.transaction() as transaction:
-            transaction.add_scores([{**SCORE, "item": "a", "score_key": "a", "score": 1.0}])
+            transaction.add_scores([of_item("a")])
             raise RuntimeError("torn")
 
     with pytest.raises(RuntimeError, match="torn"):
@@ -126,19 +122,21 @@ PREDECESSOR = """
 import os, signal, sys, time
 sys.path.insert(0, {root!r})
 from search.store import schema
-from search.store.changes import refuse_changes
+from search.store.blocks import BlockScores
 from search.store.store import CampaignFacts, Store
+
+def of_item(name):
+    return BlockScores.of("r", {{name: (name, 1.0)}}, lease="1.1")
 
 store = Store({url!r}, lock_wait_s={lock_wait_s})
 store.take_over(CampaignFacts("c", {{"seed": 1}}, "e", "i", 3), now=1.0)
-score = {{"recipe_hash": "r", "lease": "1.1", "score": 1.0}}
 with store.transaction() as transaction:
-    transaction.add_scores([{{**score, "item": "committed", "score_key": "committed"}}])
+    transaction.add_scores([of_item("committed")])
 {act}
 """
 INSIDE = """
 with store.transaction() as transaction:
-    transaction.add_scores([{**score, "item": "uncommitted", "score_key": "uncommitted"}])
+    transaction.add_scores([of_item("uncommitted")])
     print("ready", flush=True)
     os.kill(os.getpid(), signal.SIG%s)
 """
@@ -147,7 +145,7 @@ print("ready", flush=True)
 os.kill(os.getpid(), signal.SIGSTOP)
 try:
     with store.transaction() as transaction:
-        transaction.add_scores([{**score, "item": "stale", "score_key": "stale"}])
+        transaction.add_scores([of_item("stale")])
 except Exception as failure:
     print(type(failure).__name__, flush=True)
 """
@@ -240,11 +238,11 @@ def test_recipes_scored_by_one_campaign_are_known_to_another(url: str) -> None:
     add_score(first, "a", 1.0)
     second = Store(url)
     second.take_over(CampaignFacts("other", {}, "e", "i", 3), now=2.0)
-    assert [(row["item"], row["score"]) for row in second.shared_scores(["r", "nobody's"])] == [("a", 1.0)]
+    assert shared(second, "r", "nobody's") == {"a": 1.0}
     assert scored(second) == {}  # it has paid for none of them
     add_score(second, "a", 0.0)
     add_score(second, "b", 0.5)
-    assert {row["item"]: row["score"] for row in first.shared_scores(["r"])} == {"a": 1.0, "b": 0.5}
+    assert shared(first, "r") == {"a": 1.0, "b": 0.5}
 
 
 def test_an_item_that_gets_another_key_takes_its_scores_along(url: str) -> None:
@@ -308,7 +306,7 @@ def test_only_the_innermost_keys_that_differ_are_named() -> None:
 def test_a_campaign_of_which_something_was_scored_does_not_begin_afresh(url: str) -> None:
     first = opened(url)
     with first.transaction() as transaction:
-        transaction.add_scores([{**SCORE, "item": "x", "score_key": "k", "score": 1.0}])
+        transaction.add_scores([of_item("x")])
     assert first.scored()
     second = Store(url)
     with pytest.raises(Busy, match="another process has begun to score campaign 'c'"):

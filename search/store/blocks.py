@@ -1,0 +1,246 @@
+"""Item scores as they are stored: a row per block, the items that one work unit scored, and not one per item.
+
+    item_blocks    which items: their score keys, and what the campaign that scored them calls them
+    block_scores   (recipe hash, measure, block) → the values, in the block's order
+
+Of a recipe and a measure no two rows hold the same score key: whoever writes looks first, one at a time, and leaves out
+what is there (`add_scores`). So the first write of a score wins, however campaigns cut their items, and readers need no
+order of preference. JSON keeps every bit of a finite float.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any, Self
+
+from sqlalchemy import Connection, Dialect, Table, bindparam, delete, select, text
+from sqlalchemy.dialects import postgresql, sqlite
+
+from search.ports import SCORE
+from search.store import schema
+
+CHUNK = 500
+"""Values per query: SQLite takes 32766 parameters, PostgreSQL 65535."""
+NOBODY = 0
+"""Who paid for item scores that a fork brings into a store of its own: no campaign of that store."""
+WRITERS_LOCK = 0x6D67
+"""Any number that nobody else of the database uses; migration.py has its neighbour."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Items that were scored together, in the order of their score keys, each of which it has once."""
+
+    score_keys: tuple[str, ...]
+    items: tuple[str, ...]
+
+    @cached_property
+    def keys(self) -> frozenset[str]:
+        """The score keys, to be looked up in."""
+        return frozenset(self.score_keys)
+
+    @cached_property
+    def name(self) -> str:
+        """The digest of its items: the same block has one name in every campaign and process."""
+        listed = json.dumps([self.score_keys, self.items])
+        return hashlib.blake2b(listed.encode(), digest_size=16).hexdigest()
+
+    @cached_property
+    def row(self) -> Mapping[str, str]:
+        """Its row of `item_blocks`."""
+        return {"block": self.name, "score_keys": _text(self.score_keys), "items": _text(self.items)}
+
+
+@dataclass(frozen=True)
+class BlockScores:
+    """What one recipe scored on a block, in one measure; `campaign` paid for it."""
+
+    recipe_hash: str
+    block: Block
+    values: Sequence[float]
+    lease: str
+    measure: str = SCORE
+    campaign: int = NOBODY
+
+    @classmethod
+    def of(cls, recipe_hash: str, found: Mapping[str, tuple[str, float]], *, lease: str, measure: str = SCORE) -> Self:
+        """Of score key → (item, value)."""
+        keys = sorted(found)
+        items, values = zip(*map(found.__getitem__, keys), strict=True)
+        return cls(recipe_hash, _block(tuple(keys), items), values, lease, measure)
+
+    @property
+    def found(self) -> dict[str, tuple[str, float]]:
+        """Score key → (item, value)."""
+        return dict(zip(self.block.score_keys, zip(self.block.items, self.values, strict=True), strict=True))
+
+    def having(self, found: Mapping[str, tuple[str, float]]) -> Self:
+        """The same with these scores."""
+        other = BlockScores.of(self.recipe_hash, found, lease=self.lease, measure=self.measure)
+        return replace(self, block=other.block, values=other.values)
+
+
+@lru_cache(256)  # the candidates of a cohort are scored on one window: named and written as text once
+def _block(score_keys: tuple[str, ...], items: tuple[str, ...]) -> Block:
+    return Block(score_keys, items)
+
+
+class Shelf:
+    """The blocks that a process has met. They never change, so they are read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Block] = {}
+
+    def put(self, block: Block) -> None:
+        """Know a block that was made here."""
+        self._known[block.name] = block
+
+    def read(self, connection: Connection, names: Collection[str]) -> Mapping[str, Block]:
+        """These blocks (and others) by name."""
+        table = schema.ITEM_BLOCKS
+        unknown = sorted({*names} - self._known.keys())
+        for part in chunks(unknown):
+            for name, keys, items in connection.execute(select(table).where(table.c.block.in_(part))):
+                self._known[name] = Block(tuple(json.loads(keys)), tuple(json.loads(items)))
+        return self._known
+
+
+def read_scores(connection: Connection, shelf: Shelf, matching: Any) -> list[BlockScores]:
+    """The rows for which an expression over `schema.BLOCK_SCORES` is true, in the order of the primary key."""
+    table = schema.BLOCK_SCORES
+    columns = (table.c[name] for name in ("recipe_hash", "block", "scores", "lease", "measure", "campaign"))
+    query = select(*columns).where(matching).order_by(*table.primary_key.columns)
+    rows = connection.execute(query).all()
+    blocks = shelf.read(connection, {row.block for row in rows})
+    return [
+        BlockScores(recipe, blocks[block], json.loads(scores), lease, measure, campaign)
+        for recipe, block, scores, lease, measure, campaign in rows
+    ]
+
+
+def add_scores(connection: Connection, shelf: Shelf, scores: Sequence[BlockScores]) -> None:
+    """Write scores, without those of a recipe, score key and measure that are there already."""
+    if not scores:
+        return
+    wait_for_writers(connection)
+    there = _there(connection, shelf, sorted({entry.recipe_hash for entry in scores}))
+    fresh = []
+    for entry in scores:
+        blocks = there[entry.recipe_hash, entry.measure]
+        left = _without(entry, blocks)
+        if left is not None:
+            shelf.put(left.block)
+            blocks.append(left.block)
+            fresh.append(left)
+    insert_scores(connection, fresh)
+
+
+def insert_scores(connection: Connection, scores: Sequence[BlockScores]) -> None:
+    """Write scores of which none is there yet."""
+    blocks = {entry.block.name: entry.block.row for entry in scores}
+    _insert(connection, schema.ITEM_BLOCKS, list(blocks.values()))
+    rows = [
+        {
+            "recipe_hash": entry.recipe_hash,
+            "measure": entry.measure,
+            "block": entry.block.name,
+            "scores": _text(entry.values),
+            "campaign": entry.campaign,
+            "lease": entry.lease,
+        }
+        for entry in scores
+    ]
+    _insert(connection, schema.BLOCK_SCORES, rows)
+
+
+def rekey_scores(connection: Connection, shelf: Shelf, moved: Mapping[str, str], *, campaign: int) -> None:
+    """Give the scores that a campaign paid for, or a fork brought along, other keys, unless these have scores."""
+    wait_for_writers(connection)
+    table = schema.BLOCK_SCORES
+    mine = read_scores(connection, shelf, table.c.campaign.in_((campaign, NOBODY)))
+    touched = [entry for entry in mine if not entry.block.keys.isdisjoint(moved)]
+    if not touched:
+        return
+    names = tuple(column.name for column in table.primary_key.columns)
+    gone = delete(table).where(*(table.c[name] == bindparam(f"its_{name}") for name in names))
+    places = [(entry.recipe_hash, entry.measure, entry.block.name) for entry in touched]
+    connection.execute(
+        gone, [{f"its_{name}": part for name, part in zip(names, place, strict=True)} for place in places]
+    )
+    add_scores(connection, shelf, [entry.having(_renamed(entry.found, moved)) for entry in touched])
+
+
+def wait_for_writers(connection: Connection) -> None:
+    """Until this transaction ends, no other one writes scores: what it finds missing stays missing.
+
+    Everybody takes it after the row of the own campaign, so nobody waits in a circle. SQLite has one writer anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({WRITERS_LOCK})"))
+
+
+def chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The values in parts that one query takes."""
+    for start in range(0, len(values), CHUNK):
+        yield values[start : start + CHUNK]
+
+
+def _there(connection: Connection, shelf: Shelf, recipes: Sequence[str]) -> dict[tuple[str, str], list[Block]]:
+    """(recipe, measure) → the blocks it was scored on."""
+    table = schema.BLOCK_SCORES
+    query = select(table.c.recipe_hash, table.c.measure, table.c.block)
+    rows = [row for part in chunks(recipes) for row in connection.execute(query.where(table.c.recipe_hash.in_(part)))]
+    blocks = shelf.read(connection, {row.block for row in rows})
+    there: dict[tuple[str, str], list[Block]] = defaultdict(list)
+    for recipe, measure, block in rows:
+        there[recipe, measure].append(blocks[block])
+    return there
+
+
+def _without(entry: BlockScores, blocks: Iterable[Block]) -> BlockScores | None:
+    """The scores of items that none of the blocks holds; None where there are no such."""
+    met = [block.keys for block in blocks if not block.keys.isdisjoint(entry.block.keys)]
+    if not met:
+        return entry
+    left = {key: value for key, value in entry.found.items() if not any(key in keys for keys in met)}
+    return entry.having(left) if left else None
+
+
+def _renamed(found: Mapping[str, tuple[str, float]], moved: Mapping[str, str]) -> dict[str, tuple[str, float]]:
+    """The same under other keys; what had the new one already stays."""
+    kept = {key: value for key, value in found.items() if key not in moved}
+    for key in sorted(found.keys() & moved.keys()):
+        kept.setdefault(moved[key], found[key])
+    return kept
+
+
+def _insert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows by the driver's own statement; one that is there stays."""
+    if rows:
+        statement, order = _inserting(table, connection.dialect)
+        entries = [tuple(row[name] for name in order) for row in rows] if order else list(rows)
+        connection.exec_driver_sql(statement, entries)
+
+
+@lru_cache(8)
+def _inserting(table: Table, dialect: Dialect) -> tuple[str, Sequence[str]]:
+    """The driver's own statement, and the order of its parameters where they have no names.
+
+    SQLAlchemy takes longer over each row than SQLite.
+    """
+    compiled = upserting(dialect).insert(table).on_conflict_do_nothing().compile(dialect=dialect)
+    return compiled.string, tuple(getattr(compiled, "positiontup", None) or ())
+
+
+def upserting(dialect: Dialect) -> Any:
+    """The dialect's module: `insert(...).on_conflict_do_nothing()` is not in common SQL."""
+    return postgresql if dialect.name == "postgresql" else sqlite
+
+
+def _text(values: Iterable[str] | Iterable[float]) -> str:
+    return json.dumps(list(values), separators=(",", ":"), allow_nan=False)

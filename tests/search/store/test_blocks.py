@@ -1,0 +1,184 @@
+"""Scores stored by block are what a mapping of single scores would hold, in which the first write stays."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import struct
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from simulated import SimulatedEvaluator, make_campaign, open_simulated
+
+from search.inline import run_inline
+from search.store import schema
+from search.store.blocks import NOBODY, BlockScores
+from search.store.store import CampaignFacts, Store, store_url
+
+RECIPES, MEASURES, KEYS = ("r", "s"), ("score", "tokens"), tuple(f"key {n}" for n in range(12))
+NAMES = ("one", "two")
+Scores = dict[tuple[str, str, str], tuple[str, float, int, str]]
+"""(recipe, score key, measure) → (item, value, campaign, lease)."""
+
+
+@pytest.fixture
+def stores(url: str) -> Iterator[tuple[Store, Store]]:
+    """Two campaigns of one store."""
+    found = [Store(url) for _ in NAMES]
+    for name, store in zip(NAMES, found, strict=True):
+        store.take_over(CampaignFacts(name, {}, "e", "i", 3), now=1.0)
+    yield found[0], found[1]
+    for store in found:
+        store.close()
+
+
+def any_float(rng: random.Random) -> float:
+    """Of any size, subnormal ones and both zeros among them."""
+    if rng.random() < 0.3:
+        return rng.choice((0.0, -0.0, 1.0, 5e-324, 0.1 + 0.2))
+    return struct.unpack("d", struct.pack("Q", rng.getrandbits(64) & ~(1 << 62)))[0]
+
+
+def any_block(rng: random.Random, *, name: str, lease: str) -> BlockScores:
+    """Some keys, whole numbers and windows among them, by this campaign's names of the items."""
+    keys = rng.sample(KEYS, rng.randint(1, 6)) if rng.random() < 0.7 else KEYS[3:8]
+    found = {key: (f"{name} calls it {key}", any_float(rng)) for key in keys}
+    return BlockScores.of(rng.choice(RECIPES), found, lease=lease, measure=rng.choice(MEASURES))
+
+
+def single(entry: BlockScores, *, campaign: int) -> Scores:
+    return {
+        (entry.recipe_hash, key, entry.measure): (item, value, campaign, entry.lease)
+        for key, (item, value) in entry.found.items()
+    }
+
+
+def stored(store: Store) -> Scores:
+    found: Scores = {}
+    for entry in store.shared_scores(RECIPES):
+        rows = single(entry, campaign=entry.campaign)
+        assert not found.keys() & rows.keys()
+        found |= rows
+    return found
+
+
+def in_view(*stores: Store) -> Scores:
+    rows = [row for store in stores for row in store.rows(schema.ITEM_SCORES)]
+    return {
+        (row["recipe_hash"], row["score_key"], row["measure"]): (
+            row["item"],
+            row["score"],
+            row["campaign"],
+            row["lease"],
+        )
+        for row in rows
+    }
+
+
+def exact(scores: Scores) -> Mapping[object, object]:
+    """To be compared bit for bit: −0.0 is not 0.0."""
+    return {key: (item, value.hex(), *rest) for key, (item, value, *rest) in scores.items()}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_blocks_campaigns_write_the_first_score_of_a_key_stays(stores: tuple[Store, Store], seed: int) -> None:
+    rng, expected = random.Random(seed), dict[tuple[str, str, str], tuple[str, float, int, str]]()
+    for turn in range(20):
+        store = rng.choice(stores)
+        name = NAMES[stores.index(store)]
+        blocks = [any_block(rng, name=name, lease=f"1.{turn}") for _ in range(rng.randint(1, 3))]
+        torn = rng.random() < 0.2
+        with suppress(InterruptedError), store.transaction() as transaction:
+            transaction.add_scores(blocks)
+            if torn:
+                raise InterruptedError
+        for entry in () if torn else blocks:
+            expected = single(entry, campaign=store.campaign) | expected
+    assert exact(stored(stores[0])) == exact(stored(stores[1])) == exact(expected)
+    assert exact(in_view(*stores)) == exact(expected)
+
+
+def test_scores_that_get_other_keys_move_unless_these_have_scores(stores: tuple[Store, Store]) -> None:
+    rng = random.Random(4)
+    store, other = stores
+    moved = {KEYS[n]: KEYS[n + 4] if n % 2 else f"new {n}" for n in range(8)}  # to keys that are there, in part
+    for turn in range(12):
+        with rng.choice(stores).transaction() as transaction:
+            blocks = [any_block(rng, name="it", lease=f"1.{turn}")]
+            transaction.add_scores(blocks, campaign=NOBODY if turn % 4 == 0 else None)
+    before = stored(store)
+    with store.transaction() as transaction:
+        items = [{"item": key, "split": "search", "task": "t", "score_key": key} for key in moved]
+        transaction.add(schema.ITEMS, items)
+        transaction.rekey({key: (key, new) for key, new in moved.items()})
+    assert {row["item"]: row["score_key"] for row in store.rows(schema.ITEMS)} == moved
+    mine = {place: row for place, row in before.items() if row[2] != other.campaign and place[1] in moved}
+    stay = {place: row for place, row in before.items() if place not in mine}
+    after = stored(store)
+    assert mine
+    assert {place: row for place, row in after.items() if place in stay} == stay
+    came = {place: row for place, row in after.items() if place not in stay}
+    sources: dict[tuple[str, str, str], list[object]] = {}
+    for (recipe, key, measure), row in mine.items():
+        if (place := (recipe, moved[key], measure)) not in stay:
+            sources.setdefault(place, []).append(row)
+    assert came.keys() == sources.keys()
+    assert all(row in sources[place] for place, row in came.items())
+
+
+def test_who_writes_scores_on_a_server_waits_for_who_does_already(postgres_url: str) -> None:
+    """Both looked before either wrote: the later one leaves out what the first one commits meanwhile."""
+    url, committed = store_url(postgres_url, default=Path()), threading.Event()
+    first, second = Store(url), Store(url)
+    for name, store in zip(NAMES, (first, second), strict=True):
+        store.take_over(CampaignFacts(name, {}, "e", "i", 3), now=1.0)
+    ours = BlockScores.of("r", {key: (key, 1.0) for key in KEYS[:4]}, lease="1.1")
+    theirs = BlockScores.of("r", {key: (key, 0.0) for key in KEYS[2:6]}, lease="1.1")
+
+    def write() -> None:
+        with second.transaction() as transaction:
+            transaction.add_scores([theirs])
+            assert committed.is_set()
+
+    thread = threading.Thread(target=write)
+    with first.transaction() as transaction:
+        transaction.add_scores([ours])
+        thread.start()
+        time.sleep(0.2)
+        committed.set()
+    thread.join()
+    found = {key: value for (_, key, _), (_, value, *_) in stored(first).items()}
+    assert found == dict.fromkeys(KEYS[:4], 1.0) | dict.fromkeys(KEYS[4:6], 0.0)
+    first.close()
+    second.close()
+
+
+def test_a_block_is_a_row_and_the_window_of_a_cohort_is_written_down_once(tmp_path: Path) -> None:
+    campaign = make_campaign(
+        budget={"items": 600}, items={"window": {0: 15}, "block_size": 40, "selection": 10, "holdout": 20}
+    )
+    coordinator = open_simulated(tmp_path, campaign)
+    run_inline(coordinator, SimulatedEvaluator())
+    coordinator.close()
+    with sqlite3.connect(coordinator.run.directory.database) as connection:
+        counts = [
+            connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+            for table in ("item_scores", "block_scores", "leases WHERE state = 'done'", "item_blocks", "cohorts")
+        ]
+    scores, rows, units, blocks, cohorts = counts
+    assert rows == units
+    assert scores > 15 * units
+    assert blocks <= cohorts + 3  # of selection one, of the holdout two
+
+
+def test_equal_scores_of_one_block_are_equal_and_the_payer_is_kept() -> None:
+    made = BlockScores.of("r", {"b": ("B", 0.5), "a": ("A", 1.0)}, lease="1.1")
+    assert made.block.score_keys == ("a", "b")
+    assert replace(made, campaign=7).having({"a": ("A", 1.0)}).campaign == 7
+    assert BlockScores.of("s", {"a": ("A", 0.0), "b": ("B", 0.5)}, lease="1.2").block.name == made.block.name
+    assert BlockScores.of("r", {"a": ("A", 1.0), "b": ("b", 0.5)}, lease="1.1").block.name != made.block.name
