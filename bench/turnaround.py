@@ -29,6 +29,7 @@ from search.evaluators.resident import ResidentModel
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("linear", "slerp", "task_arithmetic", "ties", "dare_ties")
 CANDIDATES = 5
+Clock = Callable[[], float]
 BEGIN, END = "<!-- turnaround:begin -->", "<!-- turnaround:end -->"
 
 
@@ -44,11 +45,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.turnaround", description=__doc__)
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--family", default="1.1B")
+    parser.add_argument("--device", default="cpu", help="where the live model is")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--wall", action="store_true", help="seconds by the clock instead of CPU-seconds")
     parser.add_argument("--write", action="store_true", help="also write the table into docs/performance.md")
     options = parser.parse_args()
     family = benchmark_family(options.family)
     heads = ["method", "first candidate", "turnaround", "arithmetic alone", "ratio", "check after a block"]
-    rows = [_row(method, family) for method in options.methods]
+    entry = EvaluatorEntry(dtype="bfloat16", threads=options.threads, device=options.device)
+    clock = time.perf_counter if options.wall else time.process_time
+    rows = [_row(method, family, entry=entry, clock=clock) for method in options.methods]
     lines = ["| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *rows)]
     command = " ".join(["python -m bench.turnaround", *(word for word in sys.argv[1:] if word != "--write")])
     text = "\n".join([*lines, "", report.provenance(command)])
@@ -57,17 +63,19 @@ def main() -> None:
         report.write_into(ROOT / "docs" / "performance.md", text, between=(BEGIN, END))
 
 
-def _row(method: str, family: Family) -> list[str]:
+def _row(method: str, family: Family, *, entry: EvaluatorEntry, clock: Clock) -> list[str]:
     plans, known = Plans(), KnownFacts()
-    resident = ResidentModel(EvaluatorEntry(dtype="bfloat16", threads=1), plans=plans)
+    resident = ResidentModel(entry, plans=plans)
     times: list[tuple[float, float, float]] = []
     for number in range(1 + CANDIDATES):
         recipe = _recipe(method, family, weight=0.3 + 0.05 * number)
-        turnaround = _cpu_s(lambda recipe=recipe: resident.load(recipe))
+        turnaround = _seconds(clock, lambda recipe=recipe: resident.load(recipe))
         plan = plans(recipe).plan
-        work = Work(threads=1, known=known)
-        arithmetic = _cpu_s(lambda plan=plan, work=work: execute(plan, plans.checkpoints, Nowhere(), work=work))
-        times.append((turnaround, arithmetic, _cpu_s(resident.is_intact)))
+        work = Work(threads=entry.threads, known=known)
+        arithmetic = _seconds(
+            clock, lambda plan=plan, work=work: execute(plan, plans.checkpoints, Nowhere(), work=work)
+        )
+        times.append((turnaround, arithmetic, _seconds(clock, resident.is_intact)))
     resident.close()
     print(method, times, file=sys.stderr, flush=True)
     turnaround, arithmetic, check = (statistics.median(column) for column in zip(*times[1:], strict=True))
@@ -75,10 +83,10 @@ def _row(method: str, family: Family) -> list[str]:
     return [method, f"{times[0][0]:.2f}", f"{turnaround:.2f}", f"{arithmetic:.2f}", ratio, f"{check:.2f}"]
 
 
-def _cpu_s(act: Callable[[], Any]) -> float:
-    start = time.process_time()
+def _seconds(clock: Clock, act: Callable[[], Any]) -> float:
+    start = clock()
     act()
-    return time.process_time() - start
+    return clock() - start
 
 
 def _recipe(method: str, family: Family, *, weight: float) -> dict[str, Any]:

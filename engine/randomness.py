@@ -35,10 +35,9 @@ def block_keys(seed: int, tensor: str, source_ids: tuple[int, ...], start: int) 
     return np.array([(first, (second + high) & _MASK) for first, second in keys], np.uint32).reshape(-1, 2)
 
 
-def threshold(density: Any) -> Any:
-    """Keep where the 24 bits are below this: ⌈density · 2^24⌉, of a float or of a float64 tensor."""
-    scaled = density * (1 << 24)
-    return math.ceil(scaled) if isinstance(scaled, float | int) else scaled.ceil()
+def threshold(density: float) -> int:
+    """Keep where the 24 bits are below this: ⌈density · 2^24⌉."""
+    return math.ceil(density * (1 << 24))
 
 
 def bits_of(index: int, key: tuple[int, int]) -> int:
@@ -57,8 +56,8 @@ def _mix(x: int) -> int:
 def bits_tensor(start: int, count: int, key: Any, *, device: Any = None) -> Tensor:
     """int64[count]: the 24 bits of elements start, start + 1, … of a block, given its row of `block_keys`.
 
-    `key` is uint32[2], or int64[2] as a tensor on `device`; it belongs to `start`, and where the block goes on beyond a
-    multiple of 2^32 (rows are not cut, so blocks of whole rows may) the elements there take the next one.
+    `key` is uint32[2]; it belongs to `start`, and where the block goes on beyond a multiple of 2^32 (rows are not cut,
+    so blocks of whole rows may) the elements there take the next one.
     int64 arithmetic wraps modulo 2^64, so its low 32 bits are those of the 32-bit arithmetic.
     """
     import torch
@@ -68,7 +67,7 @@ def bits_tensor(start: int, count: int, key: Any, *, device: Any = None) -> Tens
         x = ((x ^ (x >> 15)) * 0xD35A2D97) & _MASK
         return x ^ (x >> 15)
 
-    first, second = key if isinstance(key, torch.Tensor) else map(int, key)
+    first, second = map(int, key)
     index = (start & _MASK) + torch.arange(count, dtype=torch.int64, device=device)
     beyond = (index >> 32) * _GOLDEN
     return mix((mix((index & _MASK) ^ first) + second + beyond) & _MASK) >> 8

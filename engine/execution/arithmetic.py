@@ -67,7 +67,7 @@ class DefinitionArithmetic:
     def measure(self, stage: Stage, call: Call, rows: Array, at: tuple[int, int], *, facts: Facts, out: Array) -> None:
         assert stage.measure is not None
         with self._steady():
-            out += stage.measure(call, self._block(call, rows, at), facts).numpy()
+            out += stage.measure(call, self._block(call, rows, at), facts).cpu().numpy()
 
     def merge(self, call: Call, rows: Array, at: tuple[int, int], *, facts: Facts, out: Array) -> None:
         with self._steady():
@@ -76,9 +76,13 @@ class DefinitionArithmetic:
     def _steady(self) -> Any:
         return nullcontext() if self.method.exact else one_thread()
 
+    def _stored(self, row: Array) -> Tensor:
+        """A row as the block has it, where it is computed on."""
+        return as_torch(row)
+
     def _block(self, call: Call, rows: Array, at: tuple[int, int]) -> Block:
         number, elements = at
-        values = tuple(decode(row[:elements]) for row in rows)
+        values = tuple(widened(self._stored(row[:elements])) for row in rows)
         return Block(values, number, number * call.block, keys_of(self.method, call, number))
 
 
@@ -102,10 +106,14 @@ def as_torch(row: Array) -> Tensor:
 
 def decode(row: Array) -> Tensor:
     """A row in the compute dtype: float64 for float64, else float32."""
+    return widened(as_torch(row))
+
+
+def widened(stored: Tensor) -> Tensor:
+    """Values in the compute dtype of their own."""
     import torch
 
-    values = as_torch(row)
-    return values if values.dtype in (torch.float32, torch.float64) else values.to(torch.float32)
+    return stored if stored.dtype in (torch.float32, torch.float64) else stored.to(torch.float32)
 
 
 _NAN = {np.uint16: 0x7FC0, np.int16: 0x7E00, np.float32: np.nan, np.float64: np.nan}
@@ -119,6 +127,6 @@ def encode(values: Tensor, out: Array) -> None:
     # torch's own float64 → 16 bit goes through float32 too; said here, so that it cannot differ between devices
     source = values if values.dtype == target.dtype or out.itemsize == 8 else values.to(torch.float32)
     target.copy_(source)
-    invalid = torch.isnan(values).numpy()
+    invalid = torch.isnan(values)
     if invalid.any():
-        out[invalid] = _NAN[out.dtype.type]
+        out[invalid.cpu().numpy()] = _NAN[out.dtype.type]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from engine.errors import PlanError
+from engine.execution.device_digest import device_digest
 from engine.planning.plan import OutputTensor, Plan
 
 if TYPE_CHECKING:
@@ -77,13 +78,19 @@ class Binding:
         return memory if known == dtype else None
 
     def digest(self, index: int) -> bytes:
-        """BLAKE3 of the live bytes of output tensor `index`, wherever and in whatever format they are."""
+        """By what to know again the live bytes of output tensor `index`, in whatever format they are.
+
+        BLAKE3 in this machine's memory; on a GPU, which it would take longer to empty than to score with, a sum.
+        """
         import torch
         from blake3 import blake3
 
         hasher = blake3()
         for part in self._parts[index]:
-            hasher.update(part.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+            if part.device.type != "cpu":
+                hasher.update(device_digest(part))
+                continue
+            hasher.update(part.contiguous().view(-1).view(torch.uint8).numpy().data)
         return hasher.digest()
 
     def first(self, index: int, count: int) -> Tensor | None:

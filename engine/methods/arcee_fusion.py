@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.methods.contract import Array, Block, Call, Facts, Method, Stage, numbers
+from engine.methods.contract import Array, Block, Call, Facts, Method, Stage
 from engine.numerics import row_sums
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def importance(call: Call, block: Block, facts: Facts) -> Tensor:
 
     b, x = (value.view(-1, call.columns).to(torch.float64) for value in block.values)
     first = block.start // call.columns
-    divergence = b.new_tensor(numbers(facts["divergence"][first : first + len(b)]))
+    divergence = b.new_tensor(facts["divergence"][first : first + len(b)].tolist())
     return ((x - b).abs() * divergence.unsqueeze(1)).to(torch.float32).flatten()
 
 
@@ -40,7 +40,7 @@ def merge(call: Call, block: Block, facts: Facts) -> Tensor:
     import torch
 
     b, x = block.values
-    (threshold,) = numbers(facts["threshold"])
+    (threshold,) = facts["threshold"].tolist()
     return torch.where(importance(call, block, facts).to(torch.float64) >= threshold, x, b)
 
 
@@ -103,7 +103,7 @@ def _measure_within(call: Call, block: Block, facts: Facts) -> Tensor:
     import torch
 
     bits = _ordered_bits(importance(call, block, facts))
-    places = numbers(facts["bins"][:, 0])
+    places = facts["bins"][:, 0].tolist()
     return torch.stack([torch.bincount(bits[bits >> 16 == place] & (_HALF - 1), minlength=_HALF) for place in places])
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.methods import deltas
-from engine.methods.contract import LAMBDA, Array, Block, Call, Facts, Method, Parameter, RawBlock, numbers, parameters
+from engine.methods.contract import LAMBDA, Array, Block, Call, Facts, Method, Parameter, RawBlock, parameters
 from engine.methods.deltas import scalar
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ def merge(call: Call, block: Block, facts: Facts) -> Tensor:
     own = deltas.deltas(block)
     zero = torch.zeros_like(block.values[0])
     total, votes = zero, zero
-    for delta, weight in zip(own, numbers(call.sources["weight"]), strict=True):
+    for delta, weight in zip(own, call.sources["weight"], strict=True):
         total = total + scalar(weight, delta) * delta
-    for delta, share in zip(own, numbers(call.sources["mask_share"]), strict=True):
+    for delta, share in zip(own, call.sources["mask_share"], strict=True):
         votes = votes + (delta.abs() > scalar(share, delta) * (total - delta).abs()).to(delta.dtype)
     kept = torch.where(votes >= scalar(call.options["k"], total), total, zero)
     return block.values[0] + scalar(call.options["lambda"], total) * kept

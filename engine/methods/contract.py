@@ -229,17 +229,6 @@ class Method:
         return self.scope(options, shape) if callable(self.scope) else self.scope
 
 
-def numbers(values: Any) -> list[Any]:
-    """The numbers of a 1-d fact or of settings: plain ones from an array or tuple, 0-d tensors from a tensor.
-
-    On a GPU settings and facts arrive as tensors, so that a compiled definition is not compiled anew for every value.
-    """
-    if isinstance(values, np.ndarray):
-        plain: list[Any] = values.tolist()
-        return plain
-    return list(values)
-
-
 def parameters(*rows: Parameter) -> dict[str, Parameter]:
     return {row.name: row for row in rows}
 

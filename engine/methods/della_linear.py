@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine import randomness
-from engine.methods.contract import DENSITY, Array, Block, Call, Facts, Parameter, RawBlock, Stage, numbers
+from engine.methods.contract import DENSITY, Array, Block, Call, Facts, Parameter, RawBlock, Stage
 from engine.methods.delta_family import Elect, Trim, delta_method, divisors
 from engine.methods.deltas import deltas
 from engine.methods.magnitude import magnitude_bits
@@ -61,7 +61,7 @@ def _kept(call: Call, block: Block, facts: Facts) -> list[Tensor]:
 
     out = []
     for delta, key, odds in zip(deltas(block), block.keys, facts["odds"], strict=True):
-        least, step = numbers(odds)
+        least, step = odds.tolist()
         rank = twice_midranks(BUCKETS - 1 - buckets(delta.view(-1, call.columns)), BUCKETS).view(-1)
         below = (least + step * rank + ((1 << _GUARD) - 1)) >> _GUARD
         bits = randomness.bits_tensor(block.start, delta.numel(), key, device=delta.device)

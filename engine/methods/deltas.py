@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.methods.contract import Block, Call, Facts, numbers
+from engine.methods.contract import Block, Call, Facts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,17 +18,15 @@ def deltas(block: Block) -> list[Tensor]:
     return [value - base for value in block.values[1:]]
 
 
-def scalar(value: float | Tensor, like: Tensor) -> Tensor:
+def scalar(value: float, like: Tensor) -> Tensor:
     """A 0-d tensor in the compute dtype of `like`: settings and facts meet tensor data in its own precision."""
     import torch
 
-    if not isinstance(value, torch.Tensor):
-        value = torch.full((), value, dtype=torch.float64, device=like.device)
-    return value.to(like.dtype)
+    return torch.full((), value, dtype=torch.float64, device=like.device).to(like.dtype)
 
 
 def weighted(kept: list[Tensor], facts: Facts) -> list[Tensor]:
-    return [scalar(c, delta) * delta for delta, c in zip(kept, numbers(facts["coefficients"]), strict=True)]
+    return [scalar(c, delta) * delta for delta, c in zip(kept, facts["coefficients"].tolist(), strict=True)]
 
 
 def summed(block: Block, parts: list[Tensor]) -> Tensor:

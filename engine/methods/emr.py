@@ -25,7 +25,6 @@ from engine.methods.contract import (
     Parameter,
     RawBlock,
     Stage,
-    numbers,
     parameters,
     weights_cancel,
 )
@@ -57,7 +56,7 @@ def merge(call: Call, block: Block, facts: Facts) -> Tensor:
     unified, agree = _unified(deltas.deltas(block))
     zero = torch.zeros_like(unified)
     share = zero
-    for agrees, c in zip(agree, numbers(facts["coefficients"]), strict=True):
+    for agrees, c in zip(agree, facts["coefficients"].tolist(), strict=True):
         share = share + torch.where(agrees, scalar(c, unified), zero)
     return block.values[0] + unified * share
 

@@ -22,7 +22,6 @@ from engine.methods.contract import (
     Method,
     Parameter,
     RawBlock,
-    numbers,
     parameters,
     weights_cancel,
 )
@@ -37,7 +36,7 @@ def merge(call: Call, block: Block, facts: Facts) -> Tensor:
     models = len(call.source_ids)
     zero = torch.zeros_like(block.values[0], dtype=torch.float64)
     total, divisor, plain, weight_sum = zero, zero, zero, zero
-    weights = numbers(call.sources["weight"])
+    weights = call.sources["weight"]
     for value, importance, weight in zip(block.values[:models], block.values[models:], weights, strict=True):
         w = torch.as_tensor(weight, dtype=torch.float64, device=zero.device)
         x, share = value.double(), w * torch.where(importance > 0, importance, 0 * importance).double()

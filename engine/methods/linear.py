@@ -21,7 +21,6 @@ from engine.methods.contract import (
     RawBlock,
     Stage,
     normalize,
-    numbers,
     parameters,
     weights_cancel,
 )
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def merge(call: Call, block: Block, facts: Facts) -> Tensor:
-    coefficients = numbers(facts["coefficients"])
+    coefficients = facts["coefficients"].tolist()
     total = scalar(coefficients[0], block.values[0]) * block.values[0]
     for value, c in zip(block.values[1:], coefficients[1:], strict=True):
         total = total + scalar(c, value) * value

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from engine.methods import guess
-from engine.methods.contract import Array, Block, Call, Facts, RawBlock, Reuse, Stage, numbers
+from engine.methods.contract import Array, Block, Call, Facts, RawBlock, Reuse, Stage
 from engine.methods.deltas import deltas
 from engine.numerics import kth_from_above
 
@@ -242,7 +242,7 @@ def counted_off(block: Block, scores: Tensor, cut: Array) -> Tensor:
     """Where |score| is above the cut's threshold, or equals it at an index up to the last."""
     import torch
 
-    threshold, last = numbers(cut)
+    threshold, last = cut.tolist()
     bits = magnitude_bits(scores)
     index = block.start + torch.arange(scores.numel(), device=scores.device)
     above: Tensor = (bits > threshold) | ((bits == threshold) & (index <= last))

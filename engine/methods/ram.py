@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.methods.contract import Array, Block, Call, Facts, Method, Parameter, RawBlock, numbers, parameters
+from engine.methods.contract import Array, Block, Call, Facts, Method, Parameter, RawBlock, parameters
 from engine.methods.deltas import deltas, scalar
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def kernel(call: Call, raw: RawBlock, facts: Facts, out: Array) -> None:
 
 def _factors(call: Call, facts: Facts) -> list[float]:
     """What a lone change of each source is multiplied by: 1, unless a stage says otherwise."""
-    return numbers(facts["factors"]) if "factors" in facts else [1.0] * len(call.source_ids)
+    return facts["factors"].tolist() if "factors" in facts else [1.0] * len(call.source_ids)
 
 
 METHOD = Method(

@@ -28,7 +28,6 @@ from engine.methods.contract import (
     Parameter,
     RawBlock,
     Stage,
-    numbers,
     parameters,
 )
 from engine.methods.delta_family import ELECT_BY_COUNT
@@ -50,7 +49,7 @@ def merge(call: Call, block: Block, facts: Facts) -> Tensor:
     chosen = _selected(block, facts)
     up = elected_up(chosen, by_count=bool(call.options["elect_by_count"]))
     mixed = share = torch.zeros_like(chosen[0])
-    for delta, c in zip(chosen, numbers(facts["coefficients"]), strict=True):
+    for delta, c in zip(chosen, facts["coefficients"].tolist(), strict=True):
         coefficient = scalar(c, delta)
         part = coefficient * delta
         agrees = torch.where(up, part > 0, part < 0)

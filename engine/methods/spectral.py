@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from engine.methods.contract import LAMBDA, Block, Call, Parameter, Scope, numbers, parameters
+from engine.methods.contract import LAMBDA, Block, Call, Parameter, Scope, parameters
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,7 @@ Combine = Callable[[Call, Iterator["Tensor"]], "Tensor"]
 def merged(call: Call, block: Block, combine: Combine) -> Tensor:
     """b + λ · combine(task matrices) for a matrix; other tensors get the mean of the task vectors, as in the papers."""
     base, *models = block.values
-    weights = numbers(call.sources["weight"])
+    weights = call.sources["weight"]
     tasks = ((model.double() - base.double()).mul_(w) for model, w in zip(models, weights, strict=True))
     if len(call.shape) == 2:
         change = combine(call, (task.view(call.shape) for task in tasks)).flatten()

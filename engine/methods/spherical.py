@@ -131,9 +131,8 @@ def _spread(call: Call, block: Block, coefficients: Array) -> list[Tensor]:
         coefficients, place = coefficients[_rows_of(call, block.start, like.numel())], place // call.columns
     elif len(coefficients) > 1:
         place = (block.start + place) % len(coefficients)
-    # on a GPU facts are tensors already; those from a journal are arrays that may not be written to
-    there = coefficients if isinstance(coefficients, torch.Tensor) else torch.from_numpy(np.array(coefficients))
-    inputs = there.to(device=like.device, dtype=like.dtype).unbind(1)
+    # those from a journal are arrays that may not be written to
+    inputs = torch.from_numpy(np.array(coefficients)).to(device=like.device, dtype=like.dtype).unbind(1)
     return [factor[0] if len(factor) == 1 else factor[place] for factor in inputs]
 
 

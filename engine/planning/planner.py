@@ -115,13 +115,10 @@ def _describe(
     """What a plan's digest is taken over beside its tensors, in words: a refused resume says which of it changed."""
     describe = describe_recipe(recipe)
     describe["output shard size"] = str(options.shard_size or ShardSize())
-    device = choose_device(options.device)
-    if device != "cpu":  # values agree within tolerances only, so another device is another merge
-        describe["device"] = device
     if method.package:
         describe["method"] = method.package
     if not method.exact:
-        describe["arithmetic"] = fingerprint(device)
+        describe["arithmetic"] = fingerprint(choose_device(options.device))
     for ref in recipe.opened:
         describe |= _described(ref, checkpoints[ref].identity)
     return describe

@@ -47,12 +47,12 @@ def make_skeleton(config: Mapping[str, Any], entry: EvaluatorEntry, source: Path
         with no_init_weights():  # imports all that it has to stop
             pass
     dtype = getattr(torch, entry.dtype)
-    with torch.device(entry.device), no_init_weights():
+    with no_init_weights():
         model = AutoModelForCausalLM.from_config(settings, dtype=dtype, attn_implementation=entry.attention)
     _widen(model, dtype)
-    with torch.device(entry.device):
-        _compute_buffers(model)
+    _compute_buffers(model)
     model.tie_weights()
+    model.to(entry.device)  # only now: sines made on a GPU have other bits than those that loading moves there
     if (source / "generation_config.json").is_file():
         from transformers import GenerationConfig
 

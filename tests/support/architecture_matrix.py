@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from architectures import ARCHITECTURES, Architecture
+from device import DEVICE
 from live_bytes import fingerprint
 from safetensors.torch import load_file
 from transformers.utils import logging
@@ -43,7 +44,7 @@ class Family:
         for seed, model in enumerate(self.models):
             tie = {"tie_word_embeddings": tied[min(seed, 1)]}
             architecture.save(model, seed=seed, dtype=DTYPES[dtype], **tie)
-        self.entry = EvaluatorEntry(threads=1, dtype=dtype)
+        self.entry = EvaluatorEntry(threads=1, dtype=dtype, device=DEVICE)
         self.resident = ResidentModel(self.entry)
         self._made: dict[str, MergeResult] = {}
         self._loaded: dict[Path, Any] = {}
@@ -112,7 +113,9 @@ def check_copies(family: Family) -> str:
 def check_loads(family: Family) -> str:
     """Every method's output loads with nothing missing, left over or newly made, and generates."""
     for recipe in family.recipes:
-        answer = family.loaded(family.merged(recipe).out).generate(TOKENS, min_new_tokens=2, max_new_tokens=2)
+        answer = family.loaded(family.merged(recipe).out).generate(
+            TOKENS.to(DEVICE), min_new_tokens=2, max_new_tokens=2
+        )
         assert answer.shape == (1, TOKENS.shape[1] + 2), "generates nothing"
     return "yes"
 
@@ -218,7 +221,7 @@ def _size(family: Family) -> tuple[str, str]:
 
 def logits_of(model: Any) -> torch.Tensor:
     with torch.no_grad():
-        return model(TOKENS).logits
+        return model(TOKENS.to(DEVICE)).logits
 
 
 def assert_same(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:

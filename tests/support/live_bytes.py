@@ -8,9 +8,9 @@ from torch import nn
 
 
 def fingerprint(model: nn.Module) -> str:
-    """BLAKE3 (hex) of every parameter and persistent buffer, tied ones once, in the order of state_dict."""
+    """BLAKE3 (hex) of every parameter and buffer, tied ones once; those of state_dict first."""
     hasher, seen = blake3(), set()
-    for name, value in model.state_dict().items():
+    for name, value in (model.state_dict() | dict(model.named_buffers())).items():
         if value.data_ptr() in seen:
             continue
         seen.add(value.data_ptr())

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from device import DEVICE
 
 from search.evaluators.contract import Places
 from search.evaluators.entries import EvaluatorEntry, TaskEntry
@@ -24,7 +25,7 @@ def scorer() -> LmEvalScorer:
 
 @pytest.mark.parametrize("name", ["base", "numerals"])
 def test_generated_answers_score_what_the_family_is_shipped_with(scorer, name, tmp_path):
-    evaluator = ResidentEvaluator(scorer, EvaluatorEntry(threads=1), audit=tmp_path / "audit.jsonl")
+    evaluator = ResidentEvaluator(scorer, EvaluatorEntry(threads=1, device=DEVICE), audit=tmp_path / "audit.jsonl")
     expected = json.loads((DEMO / "scores.json").read_text())["scores"][name]
     blocks = [[item.key for item in scorer.items()["selection"] if item.task == skill] for skill in SKILLS]
     scores = evaluator.rescore(DEMO / "models" / name, blocks)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from device import DEVICE
 from tiny_tasks import make_model, make_tokenizer
 
 from engine.errors import EvaluationError
@@ -53,7 +54,7 @@ def test_only_what_no_language_model_does_is_a_failure(look: Look, says: str | N
 
 @pytest.mark.parametrize("name", sorted(path.name for path in MODELS.iterdir() if path.is_dir()))
 def test_no_parent_and_no_base_of_the_tiny_family_fails(name: str) -> None:
-    subject = load_from_disk(MODELS / name, EvaluatorEntry())
+    subject = load_from_disk(MODELS / name, EvaluatorEntry(device=DEVICE))
     look = look_at(subject.model, subject.tokenizer, SAID)
     assert len(look.best) >= 32
     assert failure(look) is None
@@ -143,7 +144,7 @@ def test_prompts_are_the_first_search_items_that_say_something() -> None:
 
 @pytest.fixture(scope="module")
 def resident():
-    made = ResidentModel(EvaluatorEntry())
+    made = ResidentModel(EvaluatorEntry(device=DEVICE))
     yield made
     made.close()
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from architectures import ARCHITECTURES, Architecture
+from device import DEVICE
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -23,9 +24,9 @@ HRM = Architecture("HRM", "HrmTextConfig", {"H_cycles": 1, "L_cycles": 1, "head_
 INKLING = Architecture("Inkling 2", "Inkling2TextConfig", {"moe_intermediate_size": 16})
 
 
-def skeleton_of(directory: Path, dtype: str = "float32") -> Any:
+def skeleton_of(directory: Path, dtype: str = "float32", device: str = "cpu") -> Any:
     config = json.loads((directory / "config.json").read_text())
-    return make_skeleton(config, EvaluatorEntry(dtype=dtype), directory)
+    return make_skeleton(config, EvaluatorEntry(dtype=dtype, device=device), directory)
 
 
 def filled(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -96,7 +97,7 @@ def test_a_skeleton_is_what_loading_makes_buffers_formats_and_config(
     """Sines in float32 (GPT-J), a router's bias kept in float32 (DeepSeek V3), infinity in config.json (Bamba)."""
     directory = Architecture(config, config, settings).save(tmp_path / "model", seed=1, dtype=torch.bfloat16)
     loaded = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16)
-    skeleton = skeleton_of(directory, "bfloat16")
+    skeleton = skeleton_of(directory, "bfloat16", DEVICE)
     assert skeleton.config.to_diff_dict() == loaded.config.to_diff_dict()
     dtypes = [{name: value.dtype for name, value in model.state_dict().items()} for model in (skeleton, loaded)]
     assert dtypes[0] == dtypes[1]
@@ -104,7 +105,7 @@ def test_a_skeleton_is_what_loading_makes_buffers_formats_and_config(
     buffers = {name: value for name, value in loaded.named_buffers() if name not in persistent}
     assert buffers
     for name, value in buffers.items():
-        assert torch.equal(dict(skeleton.named_buffers())[name], value), name
+        assert torch.equal(dict(skeleton.named_buffers())[name].cpu(), value), name
 
 
 def test_an_architecture_that_transformers_has_not_is_named(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from device import DEVICE
 from live_bytes import fingerprint
 from tiny_tasks import Bench, make_bench, make_model
 
@@ -28,7 +29,7 @@ from search.evaluators.loading import load_from_disk
 from search.evaluators.resident import ResidentEvaluator, ResidentModel
 from search.ports import BlockResult, Failed, Work
 
-ENTRY = EvaluatorEntry(threads=1, batch_size=60)
+ENTRY = EvaluatorEntry(threads=1, batch_size=60, device=DEVICE)
 
 
 @dataclass(frozen=True)
