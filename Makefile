@@ -13,9 +13,9 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install demo test faults simulate check fix bench bench-ray bench-scaling bench-search bench-campaign oracle clean
+.PHONY: help install demo test test-gpu faults simulate check fix bench bench-ray bench-scaling bench-search bench-campaign oracle clean
 help:
-	@echo "make demo | test | faults | simulate | check | fix | bench | bench-ray | bench-scaling | bench-search | bench-campaign | oracle | install | clean   (ARGS=... is handed on)"
+	@echo "make demo | test | test-gpu | faults | simulate | check | fix | bench | bench-ray | bench-scaling | bench-search | bench-campaign | oracle | install | clean   (ARGS=... is handed on)"
 
 # The stamp is touched last: an installation that failed half way is tried again.
 install: $(STAMP)

@@ -1,4 +1,4 @@
-"""`python -m bench.gpu [--family 1.1B] [--methods …] [--write]`: what a merge costs with its arithmetic on a GPU.
+"""`python -m bench.gpu [--family 1.1B] [--methods …]`: what a merge costs with its arithmetic on a GPU.
 
 Each method is merged by its kernels on the processor and by its definition on the GPU, as commands of their own, files
 in the page cache. Beside the costs: how many output elements differ, and by how many units in the last place at most
@@ -23,32 +23,24 @@ from bench.families import Family, benchmark_family
 from bench.measure import Cost, measure
 from bench.recipes import TIMED, recipe
 
-ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("linear", "slerp", "task_arithmetic", "ties", "dare_ties", "della", "tsvm")
-BEGIN, END = "<!-- gpu:begin -->", "<!-- gpu:end -->"
 _COMMAND = (sys.executable, "-c", "from cluster.entry import run; run()")
 
 
 def main() -> None:
-    """Parse, measure, print, write."""
+    """Parse, measure, print."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--family", default="1.1B")
     parser.add_argument("--repeats", type=int, default=1, help="the fastest of so many runs counts")
-    parser.add_argument("--write", action="store_true", help="also write the table into docs/performance.md")
     options = parser.parse_args()
     family = benchmark_family(options.family)
     heads = ["method", "CPU: CPU-s", "wall s", "GPU: CPU-s", "wall s", "other elements", "largest difference"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    print("\n".join(lines), flush=True)
+    print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads), flush=True)
     for method in options.methods:
-        lines.append("| " + " | ".join(_row(method, family, repeats=options.repeats)) + " |")
-        print(lines[-1], flush=True)
-    command = " ".join(["python -m bench.gpu", *(word for word in sys.argv[1:] if word != "--write")])
-    told = f"{report.provenance(command)} GPU: {torch.cuda.get_device_name()}, torch {torch.__version__}."
-    print(f"\n{told}")
-    if options.write:
-        report.write_into(ROOT / "docs" / "performance.md", "\n".join([*lines, "", told]), between=(BEGIN, END))
+        print("| " + " | ".join(_row(method, family, repeats=options.repeats)) + " |", flush=True)
+    command = " ".join(["python -m bench.gpu", *sys.argv[1:]])
+    print(f"\n{report.provenance(command)} GPU: {torch.cuda.get_device_name()}, torch {torch.__version__}.")
 
 
 def _row(method: str, family: Family, *, repeats: int) -> list[str]:
