@@ -57,7 +57,7 @@ _LIBRARIES = {
 }
 
 _UNTESTED = [
-    Check("GPU", "untested", "ran on one NVIDIA H200: merges, an evaluator; a search on Ray with one was not seen to end"),
+    Check("GPU", "untested", "merges and a search ran on one NVIDIA H200; a search on Ray with one did not yet"),
     Check("vLLM", "untested", "its protocol runs against a stand-in in the tests; no real engine has"),
     Check("judge", "untested", "answers were graded by a stand-in of the tests only, by no real endpoint"),
     Check("Kubernetes", "untested", "manifests are validated against schemas; no live cluster has run them"),
