@@ -12,6 +12,7 @@ from typing import Any
 
 from search.board import Board
 from search.campaign import State
+from search.judging.forwards import FORWARDS, with_forwards
 from search.judging.objectives import Facts, Goals, Reference, make_goals, refuse_unmeasured
 from search.ports import Split
 from search.run import Run, Services
@@ -72,7 +73,11 @@ class Gauge:
         """Scores and measures of a candidate on these items, and its size where somebody asks for that."""
         recipe_hash = state.candidates[number].recipe_hash
         known = Facts(self.board.scores[recipe_hash], self.board.measures[recipe_hash], self._parameters(number))
-        return known.restricted(items)
+        known = known.restricted(items)
+        layers_of = self.services.layers_of
+        if FORWARDS not in self.goals.measures or layers_of is None:
+            return known
+        return with_forwards(known, layers=layers_of(self.recipes[number]), read=self._texts)
 
     def contender(self, state: State, number: int, split: Split, *, items: Sequence[str]) -> Contender:
         """A candidate as selection compares it."""
@@ -104,6 +109,12 @@ class Gauge:
         """The candidates that stand for the base, or for the parents."""
         kinds = [baseline.kind for baseline in self.run.baselines]
         return [number for number, kind in enumerate(kinds) if kind == ROLES.get(role)]
+
+    @cached_property
+    def _texts(self) -> frozenset[str]:
+        """Items that are read, not answered."""
+        texts = {entry.name for entry in self.run.campaign.tasks if entry.kind == "text"}
+        return frozenset(item for item, task in self.run.pools.task_of.items() if task in texts)
 
     def _parameters(self, number: int) -> float | None:
         objectives, bounds = self.goals.objectives, self.goals.bounds

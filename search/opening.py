@@ -12,6 +12,7 @@ from search.campaign_file import Campaign
 from search.coordinator import Coordinator
 from search.desk import is_impossible
 from search.ends import devices
+from search.judging.forwards import FORWARDS
 from search.judging.objectives import refuse_unmeasured
 from search.live import sampler_of
 from search.pools import Pools, make_pools
@@ -70,7 +71,8 @@ def open_run(campaign: Campaign, inventory: Inventory, *, start: Start, services
     sampler_of(campaign, space, baselines=len(baselines))  # whether it fits is said before anything is written
     check_budget(campaign, len(baselines), population=space.stages[0].population)
     if inventory.measures is not None:
-        refuse_unmeasured(campaign.objectives, campaign.constraints, known=inventory.measures, origin=campaign.origin)
+        known = {*inventory.measures, *([] if services.layers_of is None else [FORWARDS])}
+        refuse_unmeasured(campaign.objectives, campaign.constraints, known=known, origin=campaign.origin)
     store = Store(store_url(campaign.store, default=start.directory.database), lock_wait_s=start.lock_wait_s)
     run = Run(
         campaign=campaign,

@@ -65,6 +65,7 @@ class Services:
     hash_recipe   recipe mapping → canonical recipe hash (hex); raises MergefleetError for a recipe that cannot work
     now           seconds; goes forward (time.time)
     parameters_of recipe mapping → parameters of the model that it gives (None: nobody can say)
+    layers_of     recipe mapping → layers of the model that it gives (None: nobody can say)
     tell          what trackers are told, after every commit (None: nobody listens)
     lease_s       a lease without a heartbeat for this long goes to another worker; None: leases do not run out
     commit_every_s  rows may wait in memory for so long to be committed together; 0: a commit per call
@@ -74,6 +75,7 @@ class Services:
     now: Callable[[], float]
     lease_s: float | None = None
     parameters_of: Callable[[Mapping[str, Any]], int] | None = None
+    layers_of: Callable[[Mapping[str, Any]], int] | None = None
     tell: Tell | None = None
     commit_every_s: float = 0.0
 

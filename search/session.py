@@ -142,6 +142,7 @@ def open_session(
             time.time,
             lease_s=lease_s,
             parameters_of=plans.parameters_of,
+            layers_of=plans.layers_of,
             tell=tell,
             commit_every_s=COMMIT_EVERY_S,
         )

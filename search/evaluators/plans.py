@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from engine.digest import of_tensor_recipes, tensor_recipes
+from engine.models.architecture import layer_count
 from engine.models.checkpoint import Checkpoint, open_checkpoint
 from engine.models.views import STORED
 from engine.planning.outline import Outline, take_apart
@@ -105,6 +106,10 @@ class Plans:
     def parameters_of(self, recipe: Mapping[str, Any]) -> int:
         """How many numbers the merged model consists of."""
         return sum(tensor.elements for tensor in self(recipe).plan.tensors)
+
+    def layers_of(self, recipe: Mapping[str, Any]) -> int:
+        """How many layers the merged model has; 1 where its config.json does not count them."""
+        return layer_count(self(recipe).plan.config)[1] or 1
 
     def close(self) -> None:
         """Let go of plans and files."""

@@ -1,4 +1,4 @@
-"""Size as an objective, on real headers: of layer sequences of the tiny family, deeper ones have more parameters."""
+"""Size and depth as objectives, on real headers: of layer sequences of the tiny family, deeper ones cost more."""
 
 from __future__ import annotations
 
@@ -52,30 +52,33 @@ def numbers_in(model: Path, *, of: str) -> int:
 
 
 def test_every_candidates_size_is_that_of_its_layers_and_the_front_holds_several(tmp_path: Path) -> None:
+    """Of one-pass answers `forwards` are the layers themselves."""
     campaign = make_campaign(
         base_model=str(DEMO / "base"),
         sources=[str(DEMO / "letters"), str(DEMO / "plurals")],
         space=SPACE,
-        objectives=[{"of": "score"}, {"of": "parameters"}],
+        objectives=[{"of": "score"}, {"of": "parameters"}, {"of": "forwards"}],
         baselines=["uniform"],
         budget={"items": 900},
         items={"window": {0: 15, 400: 30}, "selection": 20, "holdout": 20},
         sampler_options={"population": 6},
     )
     plans = Plans()
-    services = Services(plans.hash_of, Clock(), parameters_of=plans.parameters_of)
+    services = Services(plans.hash_of, Clock(), parameters_of=plans.parameters_of, layers_of=plans.layers_of)
     start = Start(RunDirectory(tmp_path), LAYERS)
     coordinator = open_coordinator(campaign, make_inventory(), start=start, services=services)
     verdict = run_inline(coordinator, Chance())
     store = coordinator.run.store
     layer = numbers_in(DEMO / "letters", of="model.layers.1.")
     rest = numbers_in(DEMO / "letters", of="") - LAYERS * layer
-    sizes = {row["number"]: row["objectives"][1] for row in store.rows(schema.ASSESSMENTS, split="search")}
+    found = {row["number"]: row["objectives"] for row in store.rows(schema.ASSESSMENTS, split="search")}
+    sizes, forwards = ({number: values[place] for number, values in found.items()} for place in (1, 2))
     sequences = [row for row in store.rows(schema.CANDIDATES) if row["stage"] == 0]
     for row in sequences:
         assert sizes[row["number"]] == rest + layer * row["params"]["layers/depth"]
+        assert forwards[row["number"]] == row["params"]["layers/depth"]
     assert {row["params"]["layers/depth"] for row in sequences} == {2, 3, 4, 5}
-    assert sizes[0] == rest + layer * LAYERS  # the base
+    assert (sizes[0], forwards[0]) == (rest + layer * LAYERS, LAYERS)  # the base
     assert verdict is not None
     assert len({member.values[1] for member in verdict.front}) > 1
     assert all(member.intervals[1] == (member.values[1],) * 2 for member in verdict.front)

@@ -13,6 +13,8 @@ from engine.errors import CampaignError, EvaluationError
 from search.evaluators.contract import Places, Subject, evaluation_key
 from search.evaluators.entries import TaskEntry
 from search.evaluators.lm_eval import LmEvalScorer
+from search.judging.forwards import with_forwards
+from search.judging.objectives import Facts
 from search.ports import SPLITS
 
 CUT = {"search": 6, "selection": 2, "holdout": 4}
@@ -65,6 +67,31 @@ def test_generating_tasks_measure_the_tokens_of_each_answer(bench: Bench) -> Non
     tokens = scorer.score(bench.a, keys).measures["tokens"]
     assert tokens == {key: float(len(greedy_answer(bench.a, bench.rows[key]["question"]))) for key in keys}
     assert 0 < max(tokens.values()) <= ANSWER_TOKENS
+
+
+def test_forwards_are_the_layers_that_really_run_one_after_another(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted while one item is answered by itself. An answer that is cut off has no pass that ends it; tokens that are
+    no text, such as padding, are not counted, and answers with such are left out here."""
+    model, padding = bench.a.model, bench.a.tokenizer.pad_token_id
+    calls, said, generate = [], [], model.generate
+    monkeypatch.setattr(model, "generate", lambda *args, **more: said.append(generate(*args, **more)) or said[-1])
+    hooks = [layer.register_forward_hook(lambda *_: calls.append(1)) for layer in model.model.layers]
+    compared = set()
+    for scorer in (made(bench, spell()), made(bench, pick())):
+        for key in keys_of(scorer):
+            calls.clear()
+            scored = scorer.score(bench.a, [key])
+            if scorer.measures() and padding in said[-1]:
+                continue
+            tokens = scored.measures.get("tokens", {}).get(key)
+            found = with_forwards(Facts(scored.scores, scored.measures), layers=len(hooks), read=())
+            assert found.measures["forwards"] == {key: len(calls) + len(hooks) * (tokens == ANSWER_TOKENS)}
+            compared.add(tokens)
+    for hook in hooks:
+        hook.remove()
+    assert {None, 0.0, 1.0, ANSWER_TOKENS} <= compared
 
 
 def test_a_metric_of_which_less_is_better_counts_negatively(bench: Bench, tmp_path: Path) -> None:

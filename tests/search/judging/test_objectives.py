@@ -10,6 +10,7 @@ import pytest
 from simulated import make_campaign
 
 from engine.errors import CampaignError
+from search.judging.forwards import with_forwards
 from search.judging.objectives import (
     ConstraintEntry,
     Facts,
@@ -59,7 +60,16 @@ def test_some_measures_say_by_themselves_which_way_is_better() -> None:
     short, full = ObjectiveEntry(of="tokens"), ObjectiveEntry(of="measure:tokens", direction="minimize")
     assert (short.of, short.sign, short.title) == (full.of, full.sign, full.title) == ("measure:tokens", -1.0, "tokens")
     assert ObjectiveEntry(of="forwards", direction="maximize").sign == 1.0
+    assert ObjectiveEntry(of="forwards").sign == -1.0
     assert ConstraintEntry(of="tokens", at_most=9).of == "measure:tokens"
+
+
+def test_forwards_are_layers_times_passes_and_what_a_function_reports_stays() -> None:
+    known = Facts(dict.fromkeys("abcd", 1.0), {"tokens": {"a": 9.0, "b": 0.0, "c": 500.0}, "forwards": {"b": 7.0}})
+    found = with_forwards(known, layers=3, read={"c"})
+    assert found.measures["forwards"] == {"a": 30.0, "b": 7.0, "c": 3.0, "d": 3.0}
+    assert found.scores == known.scores
+    assert found.measures["tokens"] == known.measures["tokens"]
 
 
 def test_a_measure_that_nobody_reports_is_named_with_its_key_and_those_there_are() -> None:
