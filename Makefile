@@ -12,6 +12,8 @@ export RAY_USAGE_STATS_ENABLED = 0
 export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# What is installed is compiled when it is first imported (bench/install.py), and the result has to be kept.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: help install demo test test-gpu faults simulate check fix bench bench-ray bench-scaling bench-search bench-campaign oracle clean
 help:
@@ -20,10 +22,10 @@ help:
 # The stamp is touched last: an installation that failed half way is tried again.
 install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
-	@echo 'installing the pinned versions into $(VENV): a few minutes the first time'
+	@echo 'installing the pinned versions into $(VENV): a minute or two the first time'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt pip setuptools
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt pip setuptools uv
+	$(BIN)/python -m bench.install $(BIN)/python $(PIP_FLAGS) -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]'
 	touch $@
 
 demo: $(STAMP)

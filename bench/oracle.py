@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from bench.install import install as install_packages
+
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = ROOT / ".venv-mergekit"
 REQUIREMENTS = ("mergekit==0.1.5", "torch==2.13.0")
@@ -37,11 +39,9 @@ def install() -> None:
     """Make the environment, unless it is complete already."""
     if available():
         return
-    subprocess.run([sys.executable, "-m", "venv", "--clear", ENVIRONMENT], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", ENVIRONMENT], check=True)
     constraints = ROOT / "bench" / "mergekit-constraints.txt"
-    pip: list[str | Path] = [ENVIRONMENT / "bin" / "python", "-m", "pip", "install"]
-    pip += ["--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "-c", constraints, *REQUIREMENTS], check=True)
+    install_packages(ENVIRONMENT / "bin" / "python", "-c", constraints, *REQUIREMENTS)
     (ENVIRONMENT / "complete").write_text("\n".join(REQUIREMENTS))
 
 
