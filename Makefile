@@ -12,8 +12,10 @@ export RAY_USAGE_STATS_ENABLED = 0
 export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
-# What is installed is compiled when it is first imported (bench/install.py), and the result has to be kept.
+# What is installed is compiled when it is first imported (bench/install.py), and what comes of it has to be kept;
+# where that is forbidden to processes outside of make, they find at least what campaigns begin with.
 export PYTHONDONTWRITEBYTECODE =
+BEGIN_WITH = lm_eval.evaluator, lm_eval.models.huggingface, numba, ray, scipy.optimize, scipy.stats, sympy, torch._dynamo
 
 .PHONY: help install demo test test-gpu faults simulate check fix bench bench-ray bench-scaling bench-search bench-campaign oracle clean
 help:
@@ -26,6 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt pip setuptools uv
 	$(BIN)/python -m bench.install $(BIN)/python $(PIP_FLAGS) -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]'
+	$(BIN)/python -c 'import $(BEGIN_WITH)'
 	touch $@
 
 demo: $(STAMP)
