@@ -36,7 +36,9 @@ def write_scores(path: Path, results: Results) -> None:
     from pyarrow import parquet
 
     scores = _table(results, results.item_scores)
-    with whole_file(path) as partial, parquet.ParquetWriter(partial, scores.schema) as writer:
+    # smallest and largest label: half of the time, and nobody looks them up
+    numbers = ["candidate", "score"]
+    with whole_file(path) as partial, parquet.ParquetWriter(partial, scores.schema, write_statistics=numbers) as writer:
         writer.write_table(scores)
         if len(results.item_measures):
             writer.write_table(_table(results, results.item_measures))
@@ -50,8 +52,7 @@ def _table(results: Results, matrix: Matrix) -> pyarrow.Table:
     columns = {"candidate": pyarrow.array(matrix.candidates_N, pyarrow.int32())}
     columns |= {name: _coded(labels.taken(matrix.candidates_N)) for name, labels in by_candidate.items()}
     columns |= {"split": _coded(matrix.splits), "task": _coded(matrix.tasks)}
-    names = pyarrow.array(matrix.items.names, pyarrow.string())
-    columns |= {"item": names.take(pyarrow.array(matrix.items_N)), "measure": _coded(matrix.measures)}
+    columns |= {"item": _coded(Labels(matrix.items.names, matrix.items_N)), "measure": _coded(matrix.measures)}
     return pyarrow.table(columns | {"score": pyarrow.array(matrix.values_N, pyarrow.float64())})
 
 
