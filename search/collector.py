@@ -11,14 +11,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_settled: list[bool] = []  # of this process, as the collector is: `gc.get_freeze_count` counts them all, 0.1 s
+
 
 @contextmanager
 def settled() -> Iterator[None]:
     """Within it what lives now, all that the libraries loaded, is not looked at."""
     gc.freeze()
+    _settled.append(True)
     try:
         yield
     finally:
+        _settled.pop()
         gc.unfreeze()
 
 
@@ -43,5 +47,5 @@ def importing() -> Iterator[None]:
     before = len(sys.modules)
     with paused():
         yield
-        if gc.get_freeze_count() and len(sys.modules) > before:
+        if _settled and len(sys.modules) > before:
             gc.freeze()

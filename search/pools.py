@@ -14,6 +14,7 @@ import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, pairwise
 
 from engine.errors import CampaignError
@@ -39,6 +40,15 @@ class Pools:
 
         `start` counts items over all tasks, so windows that follow each other start where the last one ended.
         """
+        if (start, size) not in self._windows:  # asked for again for every candidate of a cohort
+            self._windows[start, size] = self._window(start, size)
+        return self._windows[start, size]
+
+    @cached_property
+    def _windows(self) -> dict[tuple[int, int], tuple[str, ...]]:
+        return {}
+
+    def _window(self, start: int, size: int) -> tuple[str, ...]:
         tasks = self.ordered["search"]
         columns = []
         for items in tasks.values():
@@ -49,7 +59,11 @@ class Pools:
 
     def all(self, split: Split) -> tuple[str, ...]:
         """Every item of a split, tasks interleaved in proportion to their sizes."""
-        return interleave(list(self.ordered[split].values()))
+        return self._every[split]
+
+    @cached_property
+    def _every(self) -> dict[Split, tuple[str, ...]]:
+        return {split: interleave(list(columns.values())) for split, columns in self.ordered.items()}
 
     def blocks(self, items: Sequence[str]) -> tuple[tuple[str, ...], ...]:
         """`items` cut into runs of at most block_size, as equal as possible."""

@@ -17,6 +17,7 @@ from search.judging.scores import (
     Entrant,
     WindowScore,
     bootstrap,
+    bootstraps,
     estimates,
     flip_tests,
     judge,
@@ -74,6 +75,21 @@ def test_the_bootstrap_of_patterns_is_the_bootstrap_of_items() -> None:
     assert drawn.mean(axis=1) == pytest.approx(plain.mean(axis=1), abs=0.005)
     assert np.cov(drawn) == pytest.approx(np.cov(plain), abs=0.0006)
     assert drawn.shape == (3, RESAMPLES)
+
+
+@pytest.mark.parametrize("graded", [False, True])
+def test_rows_that_are_drawn_apart_have_the_distribution_that_they_have_together(graded: bool) -> None:
+    rng = np.random.default_rng(6)
+    rows = rng.random((4, 60)) if graded else rng.integers(-1, 2, size=(4, 60)).astype(float)
+    rows[3] = rows[1]
+    tasks, weights = ["a"] * 20 + ["b"] * 40, {"a": 0.3, "b": 0.7}
+    observed, drawn = bootstraps(rows, tasks=tasks, weights=weights, seed=2)
+    together = bootstrap(rows, tasks=tasks, weights=weights, seed=2)
+    assert np.array_equal(drawn, together[1]) == graded  # where every item is a pattern there is nothing to gain
+    assert observed == pytest.approx(together[0])
+    levels = [2.5, 5, 50, 97.5]
+    assert np.percentile(drawn, levels, axis=1) == pytest.approx(np.percentile(together[1], levels, axis=1), abs=0.01)
+    assert np.array_equal(drawn[3], drawn[1])
 
 
 @pytest.mark.parametrize(("wins", "losses"), [(0, 0), (5, 0), (12, 4), (4, 12), (300, 250)])
