@@ -37,6 +37,19 @@ _TOP_KEYS = (
     *("genome", "tasks", "limit", "num_fewshot", "shuffle"),
     *("random_init", "apply_chat_template", "fewshot_as_multiturn"),
 )
+_FLAGS = {
+    **dict.fromkeys(("load_in_4bit", "load_in_8bit"), "candidates are scored in the campaign's `evaluator.dtype`"),
+    "max_fevals": "the campaign's `budget` says how long it searches",
+    "task_search_path": "it is the campaign's `include_path`",
+    "batch_size": "it is the campaign's `evaluator.batch_size`",
+    "vllm": "it is `evaluator: {engine: vllm}` of the campaign",
+    "random_seed": "it is the campaign's `seed`",
+    "sigma0": "it is `sigma` of the campaign's stages, as a share of the range",
+    "force_population_size": "it is `population` of the campaign's stages",
+    "wandb": "it is `trackers: [wandb]` of the campaign",
+    "num_gpus": "it is `--workers` of `mergefleet search`",
+}
+"""Options of mergekit-evolve's command that people write into the file → what they are here."""
 _HIGH = 1.5
 _LAYERED = r"re:\.\d+\."
 _EVALUATIONS = 100  # mergekit-evolve's --max-fevals, where nobody says otherwise
@@ -87,7 +100,18 @@ class Genome:
 def read_genome(path: str | Path) -> Mapping[str, Any]:
     """The YAML of a genome file. CampaignError where it is none."""
     where = KeyPath(str(path), "", CampaignError)
-    return where.mapping(read_yaml(path, error=CampaignError), _TOP_KEYS)
+    data = read_yaml(path, error=CampaignError)
+    _refuse_flags(where, data)
+    return where.mapping(data, _TOP_KEYS)
+
+
+def _refuse_flags(where: KeyPath, data: Any) -> None:
+    """CampaignError for an option of the command line, which is no key and looks like none."""
+    for name in data if isinstance(data, Mapping) else ():
+        if name in _FLAGS:
+            raise where.key(name).error(
+                f"is no key of a genome file but an option of mergekit-evolve: here {_FLAGS[name]}. Remove it."
+            )
 
 
 def first_model(data: Mapping[str, Any], *, origin: str) -> str:
@@ -132,6 +156,7 @@ def _genome(data: Mapping[str, Any], origin: str) -> Genome:
     where = top.key("genome")
     if data.get("genome") is None:
         raise where.error("is missing; this is no genome file of mergekit-evolve.")
+    _refuse_flags(where, data["genome"])
     fields = where.mapping(data["genome"], _GENOME_KEYS)
     method = fields.get("merge_method")
     if method not in METHODS:

@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import CampaignError, did_you_mean
+from search.samplers.arguments import refusal
 from search.samplers.contract import SEED_STEP, Sampler, Setup, Told
 from search.samplers.points import Places, allowed
 from search.space import Params, Value
@@ -193,6 +194,9 @@ def _tried(
         if name == "seed" or (name not in known and not rest):
             told = "comes from the campaign's `seed`" if name == "seed" else did_you_mean(name, {*known} - {"seed"})
             raise OptionsRefused(f"sampler_options.{name}: {cls.__name__}: {told}")
+    refused = refusal(cls, options)
+    if refused is not None:
+        raise OptionsRefused(refused)
 
     def make(seed: int, given: Mapping[str, Any] = options) -> optuna.samplers.BaseSampler:
         return cls(**given, **({"seed": seed} if seeded else {}))

@@ -166,8 +166,12 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
         r": sampler_options\.n_startup: TPESampler: did you mean 'n_startup_trials'\?",
     ),
     "an option of a kind that the sampler stumbles over when it draws": (
-        lambda folder: opened(folder, **ONE_STAGE, sampler="tpe", sampler_options={"n_startup_trials": "ten"}),
-        r"sampler_options\.n_startup_trials: got 'ten', which TPESampler refuses: '<' not supported",
+        lambda folder: opened(folder, **ONE_STAGE, sampler="tpe", sampler_options={"gamma": 3}),
+        r"sampler_options\.gamma: got 3, which TPESampler refuses: 'int' object is not callable",
+    ),
+    "an option that the sampler would take without a word": (
+        lambda folder: opened(folder, **ONE_STAGE, sampler="tpe", sampler_options={"n_startup_trials": -5}),
+        r": sampler_options\.n_startup_trials: TPESampler: got -5, a whole number of 0 or more expected",
     ),
     "a sampler's own seed": (
         lambda folder: opened(folder, **ONE_STAGE, sampler="random", sampler_options={"seed": 3}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from spaces import LAYERS, resolved
 
 from engine.errors import CampaignError
 from search.campaign_file import parse_campaign
-from search.genome import METHODS, convert, needs_layers
+from search.genome import METHODS, convert, needs_layers, read_genome
 from search.space import Space, make_space
 
 GENOME = {"models": ["m/a", "m/b"], "merge_method": "ties", "base_model": "m/base"}
@@ -129,6 +130,7 @@ def test_what_cannot_be_kept_is_said_in_the_file() -> None:
         (genome_file(merge_method="slerp", smooth=True), "genome.smooth: is not for slerp"),
         (genome_file(layer_granularity=3), "genome.layer_granularity: got 3, the models have 8 layers"),
         (genome_file(smoothe=True), "genome.smoothe: unknown key; did you mean 'smooth'"),
+        (genome_file(load_in_4bit=True), "genome.load_in_4bit: is no key of a genome file but an option of mergekit"),
         (genome_file(tasks=[]), "tasks: got an empty list"),
         (genome_file(tasks=[{"nam": "t"}]), "tasks[0].nam: unknown key"),
     ],
@@ -138,6 +140,16 @@ def test_a_file_that_is_no_genome_is_refused_in_one_line(data: dict[str, Any], s
         convert(data, name="made", layers=LAYERS, origin="g.yml")
     assert says in caught.value.message
     assert "\n" not in caught.value.message
+
+
+def test_an_option_of_the_command_that_stands_in_the_file_is_told_from_a_misspelt_key(tmp_path: Path) -> None:
+    (tmp_path / "g.yml").write_text(yaml.safe_dump({**genome_file(), "load_in_4bit": True}))
+    with pytest.raises(CampaignError) as caught:
+        read_genome(tmp_path / "g.yml")
+    assert caught.value.message == (
+        f"{tmp_path}/g.yml: load_in_4bit: is no key of a genome file but an option of mergekit-evolve: here "
+        "candidates are scored in the campaign's `evaluator.dtype`. Remove it."
+    )
 
 
 def test_layers_are_asked_for_only_where_they_matter() -> None:
