@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import chain
 from typing import Any, Self
 
 from sqlalchemy import Connection, Dialect, Table, bindparam, delete, select, text
@@ -192,14 +193,21 @@ def chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
 
 def _there(connection: Connection, shelf: Shelf, recipes: Sequence[str]) -> dict[tuple[str, str], list[Block]]:
     """(recipe, measure) → the blocks it was scored on."""
-    table = schema.BLOCK_SCORES
-    query = select(table.c.recipe_hash, table.c.measure, table.c.block)
-    rows = [row for part in chunks(recipes) for row in connection.execute(query.where(table.c.recipe_hash.in_(part)))]
+    parts = [connection.execute(_met(), {"recipes": part}).all() for part in chunks(recipes)]
+    rows = list(chain.from_iterable(parts))
     blocks = shelf.read(connection, {row.block for row in rows})
     there: dict[tuple[str, str], list[Block]] = defaultdict(list)
     for recipe, measure, block in rows:
         there[recipe, measure].append(blocks[block])
     return there
+
+
+@lru_cache(1)
+def _met() -> Any:
+    """Which blocks `recipes` were scored on; made once, for every commit asks it."""
+    table = schema.BLOCK_SCORES
+    asked = table.c.recipe_hash.in_(bindparam("recipes", expanding=True))
+    return select(table.c.recipe_hash, table.c.measure, table.c.block).where(asked)
 
 
 def _without(entry: BlockScores, blocks: Iterable[Block]) -> BlockScores | None:

@@ -23,6 +23,7 @@ from typing import Any
 from sqlalchemy import (
     Connection,
     CursorResult,
+    Select,
     Table,
     bindparam,
     delete,
@@ -135,13 +136,10 @@ class Store:
 
     def rows(self, table: Table, **equal: Any) -> list[Row]:
         """Rows of this campaign (of all, for tables without one), as mappings, in the order of the primary key."""
-        query = select(table).order_by(*table.primary_key.columns)
-        if "campaign" in table.columns:
-            query = query.where(table.c.campaign == self.campaign)
-        for name, value in equal.items():
-            query = query.where(table.c[name] == value)
+        mine = {"campaign": self.campaign} if "campaign" in table.columns else {}
+        wanted = {**mine, **equal}
         with self._reader.connect() as connection:
-            return _as_dicts(connection.execute(query))
+            return _as_dicts(connection.execute(_selecting(table, tuple(wanted)), wanted))
 
     def shared_scores(self, recipe_hashes: Sequence[str]) -> list[BlockScores]:
         """What any campaign of this store scored of these recipes."""
@@ -311,6 +309,13 @@ def _anything_scored(connection: Connection, campaign: int) -> bool:
     ended = assessed.c.state.in_(("scored", "stopped"))
     queries.append(select(assessed.c.campaign).where(assessed.c.campaign == campaign, ended))
     return any(connection.execute(query.limit(1)).first() is not None for query in queries)
+
+
+@lru_cache(64)  # building a statement takes longer than running it
+def _selecting(table: Table, names: tuple[str, ...]) -> Select[Any]:
+    """SELECT of the rows whose columns have the values of these parameters, in the order of the primary key."""
+    matching = [table.c[name] == bindparam(name) for name in names]
+    return select(table).where(*matching).order_by(*table.primary_key.columns)
 
 
 def _as_dicts(result: CursorResult[Any]) -> list[Row]:

@@ -47,7 +47,7 @@ def any_float(rng: random.Random) -> float:
 def any_block(rng: random.Random, *, name: str, lease: str) -> BlockScores:
     """Some keys, whole numbers and windows among them, by this campaign's names of the items."""
     keys = rng.sample(KEYS, rng.randint(1, 6)) if rng.random() < 0.7 else KEYS[3:8]
-    found = {key: (f"{name} calls it {key}", any_float(rng)) for key in keys}
+    found = {key: (f'{name} calls it "{key}", ü', any_float(rng)) for key in keys}
     return BlockScores.of(rng.choice(RECIPES), found, lease=lease, measure=rng.choice(MEASURES))
 
 

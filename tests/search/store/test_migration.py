@@ -113,7 +113,10 @@ def test_a_store_of_version_1_gets_the_table_of_visits_and_goes_on(tmp_path: Pat
     assert open_simulated(tmp_path, make_campaign(**CAMPAIGN), resume=True).run.store.rows(schema.VISITS) == []
 
 
-def test_scores_of_version_2_come_back_bit_for_bit_and_nothing_is_scored_again(tmp_path: Path, url: str) -> None:
+def test_scores_of_version_2_come_back_bit_for_bit_and_nothing_is_scored_again(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migration, "_AT_ONCE", 7)  # rows are read while others are written
     place = url.replace("+psycopg", "")
     campaign = make_campaign(**CAMPAIGN, store=place)
     begun, evaluator = open_simulated(tmp_path, campaign), Odd()
