@@ -31,6 +31,9 @@ h3 { font-size: 15px; margin: 18px 0 0; }
 section { padding: 20px 26px; margin: 16px 0; }
 p.note { color: var(--muted); font-size: 13px; margin: 10px 0 0; max-width: 90ch; }
 .scroll { overflow-x: auto; }
+.hint { display: none; color: var(--muted); font-size: 13px; text-align: right; }
+.more > .scroll { mask-image: linear-gradient(to right, #000 calc(100% - 40px), transparent); }
+.more > .hint { display: block; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 6px 10px; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--muted); font-weight: 500; font-size: 13px; }
@@ -52,7 +55,7 @@ pre { background: var(--page); border-radius: 8px; padding: 14px; overflow-x: au
 </head>
 <body class="{{ mood }}">
 {% macro grid(table, kind="") %}
-<div class="scroll"><table class="{{ kind }}">
+<div class="wide"><div class="scroll" tabindex="0"><table class="{{ kind }}">
 <thead><tr>
 {% for column in table.columns %}
 <th{% if column in table.prose %} class="prose"{% endif %}>{{ column }}</th>
@@ -65,7 +68,7 @@ pre { background: var(--page); border-radius: 8px; padding: 14px; overflow-x: au
 <td{% if prose %} class="prose"{% elif cell in ("yes", "no") %} class="{{ cell }}"{% endif %}>{{ cell }}</td>
 {% endfor %}</tr>
 {% endfor %}
-</tbody></table></div>
+</tbody></table></div><div class="hint">more to the right: scroll &rarr;</div></div>
 {% if table.note %}<p class="note">{{ table.note }}</p>{% endif %}
 {% endmacro %}
 {% macro block(title, kind="") %}
@@ -74,7 +77,9 @@ pre { background: var(--page); border-radius: 8px; padding: 14px; overflow-x: au
 {% macro draw(found) %}
 {% for figure in found %}
 {% if figure.title %}<h3>{{ figure.title }}</h3>{% endif %}
-<div class="scroll"><div style="min-width: {{ figure.min_width_px }}px">{{ plot(figure) | safe }}</div></div>
+<div class="wide"><div class="scroll" tabindex="0"><div style="min-width: {{ figure.min_width_px }}px">
+{{ plot(figure) | safe }}
+</div></div><div class="hint">more to the right: scroll &rarr;</div></div>
 {% if figure.caption %}<p class="note">{{ figure.caption }}</p>{% endif %}
 {% endfor %}
 {% endmacro %}
@@ -115,6 +120,15 @@ pre { background: var(--page); border-radius: 8px; padding: 14px; overflow-x: au
 {% if recipe %}<section><h2>The winner's recipe</h2><pre>{{ recipe }}</pre></section>{% endif %}
 {{ block("Provenance", "text") }}
 </main>
+<script>
+for (const wide of document.querySelectorAll(".wide")) {
+  const box = wide.firstElementChild;
+  const tell = () => wide.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+  box.addEventListener("scroll", tell);
+  const sizes = new ResizeObserver(tell);
+  for (const part of [box, box.firstElementChild]) sizes.observe(part);
+}
+</script>
 </body>
 </html>
 """

@@ -42,13 +42,13 @@ def comparison_table(results: Results) -> Table:
     """The winner against every comparator on the holdout, the least sure margin first."""
     columns = (
         "against",
+        "beaten",  # a phone shows the first columns
         "score",
         "difference",
         "95 % interval",
         "lower bound",
         "items won : lost",
         "sign-flip p",
-        "beaten",
     )
     verdict = results.verdict
     if verdict is None:
@@ -56,17 +56,17 @@ def comparison_table(results: Results) -> Table:
     rows = [
         (
             found.label,
+            "yes" if found.beaten else "no",
             score_text(found.score),
             signed_text(found.difference),
             f"{signed_text(found.interval[0])} … {signed_text(found.interval[1])}",
             signed_text(found.lower),
             f"{found.wins} : {found.losses}",
             _p_value(found.flip_p),
-            "yes" if found.beaten else "no",
         )
         for found in sorted(verdict.comparisons, key=lambda found: found.lower)
     ]
-    rows += [(label, *("–",) * 6, "no") for label in verdict.unscored]
+    rows += [(label, "no", *("–",) * 6) for label in verdict.unscored]
     note = (
         f"{verdict.label}: {score_text(verdict.score)} ({interval_text(verdict.interval)}) on "
         f"{verdict.holdout_items} holdout items, opened once. Differences are paired over items; bounds from "

@@ -48,11 +48,17 @@ LOOK = """<script>addEventListener("load", () => setTimeout(() => {
       if (x < 0 || x > room.w || y < 0 || y > room.h) outside.push(figure.id);
     }
   }
+  const wide = [...document.querySelectorAll(".wide")].map(part => {
+    const [box, hint] = part.children;
+    return {more: box.scrollWidth > box.clientWidth + 1, told: hint.getBoundingClientRect().height > 0};
+  });
+  const beaten = [...document.querySelectorAll("th")].find(head => head.textContent === "beaten");
+  const hidden = beaten.getBoundingClientRect().right - innerWidth;
   const width = document.documentElement.scrollWidth - innerWidth;
-  document.body.dataset.seen = JSON.stringify({cut, outside, width});
+  document.body.dataset.seen = JSON.stringify({cut, outside, width, wide, hidden});
 }, 3000));</script>"""
-"""Texts that reach out of their figure, points that lie outside its axes, and by how much the page is wider than the
-screen."""
+"""Texts that reach out of their figure, points that lie outside its axes, by how much the page is wider than the
+screen, which boxes are wider than they show and say so, and how far the column `beaten` is off the screen."""
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +94,13 @@ def test_every_figure_is_drawn_and_whole_and_the_console_stays_empty(
     assert figures == 5
     assert done.stdout.count('class="main-svg"') >= figures
     assert "CONSOLE" not in done.stderr
-    assert seen(done.stdout)["cut"] == []
-    assert seen(done.stdout)["outside"] == []
-    assert seen(done.stdout)["width"] <= 0  # less by a scroll bar
+    found = seen(done.stdout)
+    assert found["cut"] == []
+    assert found["outside"] == []
+    assert found["width"] <= 0  # less by a scroll bar
+    assert found["hidden"] < 0
+    assert [box["told"] for box in found["wide"]] == [box["more"] for box in found["wide"]]
+    assert any(box["more"] for box in found["wide"]) == ("--window-size=390,844" in look)
 
 
 def seen(dom: str) -> Any:
