@@ -34,9 +34,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/mergefleet demo $(ARGS)
 
-# Offline on purpose: a test that needs the network is a test that fails on somebody's machine.
+# Offline on purpose: a test that needs the network is a test that fails on somebody's machine. tests/conftest.py orders
+# the files: xdist would begin those with few tests last, which are the slow ones.
 test: $(STAMP)
-	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # The tests that say something about a GPU, on the one of this machine.
 test-gpu: $(STAMP)

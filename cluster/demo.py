@@ -91,8 +91,8 @@ def write_campaign(directory: Path, choices: Choices) -> Path:
         # one model three times over: every merge of them is that model, so a small budget says it all
         data["sources"] = [{"model": str(_copy(models / names[0], directory / name)), "name": name} for name in names]
         data["base_model"] = str(models / names[0])
-        data["items"] = {"window": {0: 15}, "block_size": 150, "selection": 50, "holdout": 100}
-        data["budget"] = {"items": 1500}
+        data["items"] = {"window": {0: 15}, "block_size": 150, "selection": 20, "holdout": 40}
+        data["budget"] = {"items": 700}
     data["include_path"] = str((family / "tasks").resolve())
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "campaign.yml"

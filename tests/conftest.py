@@ -24,6 +24,7 @@ OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's switch for "this machine only"
     "RAY_USAGE_STATS_ENABLED": "0",
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",  # in the process that compiles: others would import torch first
     "TRANSFORMERS_OFFLINE": "1",
 }
 for name, value in OFFLINE.items():
@@ -33,6 +34,13 @@ for name, value in OFFLINE.items():
 # wall-clock limits make tests fail on busy machines
 settings.register_profile("mergefleet", deadline=None)
 settings.load_profile("mergefleet")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: begun last, one keeps a process busy while there is nothing left for the other."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -13,10 +13,8 @@ from bench.torture import torture_family
 from cluster import sharding
 from engine import Options, ShardSize
 from engine.errors import NotFinite, OutputExists, SourceError
-from engine.methods import METHODS
 
-EXACT = sorted(name for name, method in METHODS.items() if method.exact)
-# On Ray, where a merge starts processes, one of each kind: no facts, sums, counts, masks, rows, two rounds, copies.
+# One of each kind: no facts, sums, counts, masks, rows, two rounds, copies. (All: execution/test_execute.py.)
 KINDS = ("task_arithmetic", "slerp", "ties", "dare_ties", "della", "sce", "passthrough")
 # tile size and threads take turns over the methods: a backend sees all of them in as few merges as there are methods
 WAYS = [(MIB, 1), (7 * MIB, 2), (64 * MIB, 1), (MIB, 2), (7 * MIB, 1), (64 * MIB, 2)]
@@ -52,23 +50,13 @@ def lone_backend(address: str | None) -> Backend:
     return inline if address is None else on_ray(address, workers=1)
 
 
-@pytest.mark.parametrize("method", EXACT)
-def test_every_method_makes_the_bytes_of_one_thread_in_one_process(method: str, small: Models, tmp_path: Path) -> None:
-    _same_bytes(method, inline, small, tmp_path)
-
-
-@pytest.mark.ray
 @pytest.mark.parametrize("method", KINDS)
-def test_a_method_of_every_kind_makes_them_on_ray(
-    method: str, ray_here: Any, small: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_method_of_every_kind_makes_the_bytes_of_one_thread(
+    method: str, backend: Backend, small: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sharding, "MIN_CHUNK_BYTES", MIB)  # so that there is something to share out
-    _same_bytes(method, on_ray(ray_here.address), small, tmp_path)
-
-
-def _same_bytes(method: str, backend: Backend, small: Models, tmp_path: Path) -> None:
     recipe = recipe_of(method, small)
-    tile_bytes, threads = WAYS[EXACT.index(method) % len(WAYS)]
+    tile_bytes, threads = WAYS[KINDS.index(method) % len(WAYS)]
     expected = inline(recipe, tmp_path / "expected", Options(threads=1))
     made = backend(recipe, tmp_path / "made", Options(threads=threads, tile_bytes=tile_bytes))
     assert bytes_of(made.out) == bytes_of(expected.out)

@@ -32,10 +32,10 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data["base_model"] = str(ROOT / data["base_model"])
     data["sources"] = [str(ROOT / source) for source in data["sources"]]
     data["include_path"] = str(ROOT / data["include_path"])
-    data["space"]["stages"][0] |= {"candidates": 16, "sobol": 4, "population": 4}
+    data["space"]["stages"][0] |= {"candidates": 10, "sobol": 4, "population": 4}
     data["space"]["stages"][1] |= {"population": 6}
-    data["items"] = {"window": {0: 15}, "block_size": BLOCK, "selection": 10, "holdout": 20}
-    data["budget"] = {"items": 700}
+    data["items"] = {"window": {0: 15}, "block_size": BLOCK, "selection": 6, "holdout": 10}
+    data["budget"] = {"items": 480}
     data["selection"] = {"top": 2, "means": 1, "soup": 2}
     path = tmp_path_factory.mktemp("campaign") / "small.yml"
     path.write_text(yaml.safe_dump(data))
@@ -103,7 +103,7 @@ def test_the_driver_is_killed_twice_and_resume_ends_with_the_same_winner(
     campaign: Path, undisturbed: tuple[Any, ...], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    for count in (150, 600):
+    for count in (120, 420):
         process = start(campaign, run, *(["--resume"] if run.exists() else []))
         wait_for(attempts_beyond(run, count), process)
         os.killpg(process.pid, signal.SIGKILL)
@@ -120,9 +120,9 @@ def test_coordinator_actor_and_evaluator_are_killed_and_the_run_goes_on_to_the_s
 ) -> None:
     run = tmp_path / "run"
     process = start(campaign, run, "--address", "local", "--workers", "1")
-    wait_for(attempts_beyond(run, 150), process)
+    wait_for(attempts_beyond(run, 120), process)
     os.kill(coordinator_pid(run), signal.SIGKILL)
-    wait_for(attempts_beyond(run, 400), process)
+    wait_for(attempts_beyond(run, 300), process)
     os.kill(read_attempts(run / "audit.jsonl")[-1]["pid"], signal.SIGKILL)
     finish(process)
     assert outcome(run) == undisturbed
