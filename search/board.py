@@ -52,11 +52,11 @@ class Board:
         self.pools = pools
         self.scores: dict[str, dict[str, float]] = defaultdict(dict)
         self.measures: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
-        self.waiting: dict[str, list[Assessment]] = defaultdict(list)
+        self.waiting: dict[str, list[Assessment]] = {}  # no recipe that nobody waits for
 
     def open(self, assessment: Assessment, *, out: set[str]) -> list[Unit]:
         """Wait for an assessment; the units to begin with, see `units`."""
-        self.waiting[assessment.recipe_hash].append(assessment)
+        self.waiting.setdefault(assessment.recipe_hash, []).append(assessment)
         return self.units(assessment, out=out)
 
     def units(self, assessment: Assessment, *, out: set[str]) -> list[Unit]:
@@ -89,7 +89,7 @@ class Board:
 
     def stop(self, assessment: Assessment) -> None:
         """Wait no longer for an assessment that was stopped early."""
-        self.waiting[assessment.recipe_hash].remove(assessment)
+        self._wait_for(assessment.recipe_hash, [e for e in self.waiting[assessment.recipe_hash] if e != assessment])
 
     def take(self, recipe_hash: str, scores: Mapping[str, float], measures: Measures | None = None) -> dict[str, float]:
         """Learn scores that somebody waits for; those that were new. The first score of an item stays.
@@ -97,7 +97,7 @@ class Board:
         The measures of an item are learned with its score, and stay with it.
         """
         came = set(scores)  # a block; assessments have thousands of items
-        wanted = set[str]().union(*(came & assessment.wanted for assessment in self.waiting[recipe_hash]))
+        wanted = set[str]().union(*(came & assessment.wanted for assessment in self.waiting.get(recipe_hash, ())))
         known = self.scores[recipe_hash]
         fresh = {item: score for item, score in scores.items() if item in wanted and item not in known}
         known.update(fresh)
@@ -113,14 +113,17 @@ class Board:
 
     def complete(self, recipe_hash: str) -> list[Assessment]:
         """Assessments that have all their scores now; they wait no longer."""
-        known = self.scores[recipe_hash]
-        done = [
-            entry
-            for entry in self.waiting[recipe_hash]
-            if len(known) >= len(entry.items) and known.keys() >= entry.wanted
-        ]
-        self.waiting[recipe_hash] = [entry for entry in self.waiting[recipe_hash] if entry not in done]
+        known, waiting = self.scores[recipe_hash], self.waiting.get(recipe_hash, [])
+        done = [entry for entry in waiting if len(known) >= len(entry.items) and known.keys() >= entry.wanted]
+        if done:
+            self._wait_for(recipe_hash, [entry for entry in waiting if entry not in done])
         return done
+
+    def _wait_for(self, recipe_hash: str, waiting: list[Assessment]) -> None:
+        if waiting:
+            self.waiting[recipe_hash] = waiting
+        else:
+            del self.waiting[recipe_hash]
 
     def lose(self, recipe_hash: str) -> list[Assessment]:
         """Every assessment of a recipe that cannot be scored; they wait no longer."""

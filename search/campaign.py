@@ -15,7 +15,7 @@ events gives the same state, so a restart continues exactly where the store's ro
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from search.campaign_file import ComparatorGroup
@@ -34,6 +34,7 @@ from search.events import SearchEnded as SearchEnded
 from search.events import SelectionOpened as SelectionOpened
 from search.events import Stopped as Stopped
 from search.ports import Phase, Split
+from search.shelf import Shelf
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Candidate:
 class State:
     rules: Rules
     phase: Phase = "search"
-    candidates: tuple[Candidate, ...] = ()
+    candidates: Shelf[Candidate] = field(default_factory=Shelf)
     cohorts: tuple[Cohort, ...] = ()
     stage: int = 0
     told: tuple[int, ...] = ()  # candidates told so far, per stage
@@ -277,7 +278,7 @@ def _with_candidate(state: State, event: Proposed) -> State:
         recipe_hash=event.recipe_hash,
         outcomes={event.split: Outcome()},
     )
-    state = replace(state, candidates=(*state.candidates, candidate))
+    state = replace(state, candidates=state.candidates.plus(candidate))
     if cohort is None:
         return replace(state, phase=event.split)
     joined = replace(cohort, members=(*cohort.members, event.number))
@@ -305,7 +306,7 @@ def _with_outcome(state: State, number: int, *, split: Split, outcome: Outcome) 
     if not before.outcomes[split].open:
         return state, ()
     after = replace(before, outcomes={**before.outcomes, split: outcome})
-    state = replace(state, candidates=(*state.candidates[:number], after, *state.candidates[number + 1 :]))
+    state = replace(state, candidates=state.candidates.changed(number, after))
     if split != "search" or before.cohort is None:
         return state, ()
     cohort = state.cohorts[before.cohort]
@@ -341,10 +342,10 @@ def _hopeless(state: State) -> str | None:
     """The first cause, where nothing of the first cohort or of the last two cohorts could be scored."""
     told = [cohort for cohort in state.cohorts if cohort.told]
     recent = told[:1] if len(told) == 1 else told[-2:]
-    lost = [state.candidates[member].outcomes["search"].cause for cohort in recent for member in cohort.members]
-    causes = [cause for cause in lost if cause is not None]
-    if state.phase == "search" and causes and len(causes) == len(lost):
-        return causes[0]
+    causes = (state.candidates[member].outcomes["search"].cause for cohort in recent for member in cohort.members)
+    first = next(causes, None)
+    if state.phase == "search" and first is not None and None not in causes:
+        return first
     if state.phase == "selection":
         nominees = [outcome.cause for entry, outcome in outcomes(state, "selection") if entry.origin != "baseline"]
         return nominees[0] if nominees and all(nominees) else None
@@ -386,12 +387,10 @@ def entrants_for(state: State, number: int) -> tuple[tuple[int, str], ...]:
 
 def _entered(state: State, numbers: set[int], *, split: Split) -> State:
     """The state with these candidates open on `split`; those that have been there keep what came of it."""
-    candidates = tuple(
-        replace(candidate, outcomes={split: Outcome(), **candidate.outcomes})
-        if candidate.number in numbers
-        else candidate
-        for candidate in state.candidates
-    )
+    candidates = state.candidates
+    for number in numbers:
+        before = candidates[number]
+        candidates = candidates.changed(number, replace(before, outcomes={split: Outcome(), **before.outcomes}))
     return replace(state, candidates=candidates)
 
 

@@ -127,7 +127,8 @@ class Desk:
             self.lose(assessment.recipe_hash, lost)
             return
         self.queue.add(units)
-        self.finish(assessment.recipe_hash)
+        if not units:
+            self.finish(assessment.recipe_hash)
 
     def finish(self, recipe_hash: str) -> None:
         """Close the assessments of a recipe that are complete."""
@@ -148,7 +149,7 @@ class Desk:
 
         Called only when scores came in, never by a restart: a look that was passed is not held again.
         """
-        for assessment in list(self.board.waiting[recipe_hash]):
+        for assessment in list(self.board.waiting.get(recipe_hash, ())):
             units = self.board.units(assessment, out=self.queue.items_out(recipe_hash))
             if not units:
                 continue

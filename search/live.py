@@ -82,12 +82,15 @@ class LiveCampaign:
         self._items_of = items_of or (lambda number: {})
         self.listener: Callable[[Event], None] | None = None
         self.points: list[Point] = []
+        self.losses = 0  # assessments that came to nothing
         self.lessons = 0  # how often the sampler was told something: its proposals may change with each
         self._best: tuple[tuple[int, ...], tuple[int, float] | None] = ((), None)
 
     def apply(self, event: Event, *, point: Point | None = None) -> None:
         """Feed one event to machine and sampler. `point` comes with Proposed."""
-        self.state, decisions = machine.advance(self.state, event)
+        before = self.state
+        self.state, decisions = machine.advance(before, event)
+        self.losses += isinstance(event, Lost) and self.state is not before
         if isinstance(event, Proposed):
             assert point is not None
             self.points.append(point)

@@ -77,7 +77,7 @@ class Progress:
             phase=state.phase,
             stage=stage if state.cohorts[1:] else "baselines",
             candidates=len(state.candidates),
-            failed=sum(o.cause is not None for c in state.candidates for o in c.outcomes.values()),
+            failed=desk.live.losses,
             best_score=None if best is None else best[1],
             best_candidate=None if best is None else best[0],
             items_done=done,
