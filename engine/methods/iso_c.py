@@ -29,7 +29,7 @@ def _combine(call: Call, tasks: Iterator[Tensor]) -> Tensor:
 
 def flattened(matrix: Tensor) -> Tensor:
     """The matrix with its singular values replaced by their mean."""
-    u, s, vt = spectral.svd(matrix)
+    u, s, vt = spectral.svd(matrix)  # exact = False: sums and products are torch's, on one thread, at this shape
     return u.mul_(s.mean()) @ vt
 
 

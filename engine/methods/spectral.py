@@ -48,7 +48,7 @@ def svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """U[R, P], S[P], Vᵀ[P, C]; vectors of zero singular values are zero. S is NaN where the matrix has NaN or Inf."""
     import torch
 
-    poison = (matrix * 0).sum()
+    poison = (matrix * 0).sum()  # 0 or NaN, in whatever order
     # LAPACK would raise, and what is not finite is published only if the user asks for it
     finite = matrix.nan_to_num_(0.0, 0.0, 0.0)
     u, s, vt = torch.linalg.svd(finite, full_matrices=False)

@@ -12,6 +12,7 @@ candidate before are not merged again; facts about the sources are measured once
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -362,4 +363,9 @@ def check_device(campaign: Campaign) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    return error.flagless if isinstance(error, MergefleetError) else f"{type(error).__name__}: {error}"
+    """What is told of a failure. One that nobody foresaw may be a bug: it says where it was raised."""
+    if isinstance(error, MergefleetError):
+        return error.flagless
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"

@@ -184,7 +184,7 @@ class VllmModel:
         try:
             send()
             emptied = model.model.reset_prefix_cache()
-        except MergefleetError:
+        except (MergefleetError, AttributeError, NameError, TypeError):  # ours, or another interface: no retry mends it
             raise
         except Exception as error:  # whatever a remote engine raises; the reason is told
             raise ConnectionError(f"vLLM did not take the candidate's weights: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -167,6 +168,17 @@ def test_an_update_that_fails_is_tried_again_and_leaves_nothing_that_counts(mode
     sent = llm.calls.count("start")
     assert isinstance(made.evaluate(work(model, linear(0.5))), BlockResult)
     assert llm.calls.count("start") == sent + 1  # the version it reported was of weights half overwritten
+
+
+def test_an_engine_with_another_interface_is_not_tried_again_and_the_place_is_told(
+    model, llm, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = evaluator(model, tmp_path, lambda *_: Scored({"a": 1.0}))
+    monkeypatch.setattr(StandIn, "finish_weight_update", lambda self: None)
+    failed = made.evaluate(work(model, linear(0.5)))
+    assert isinstance(failed, Failed)
+    assert not failed.retryable
+    assert re.search(r"^TypeError: .*unexpected keyword argument 'weight_version' \(\w+\.py:\d+\)$", failed.cause)
 
 
 def test_a_prefix_cache_that_is_not_emptied_gives_no_score(model, llm) -> None:
