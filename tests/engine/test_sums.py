@@ -1,4 +1,4 @@
-"""The law of bits, read off the source (docs/bits.md): what may sum or multiply without an order of its own, and why."""
+"""The law of bits, read off the source (docs/bits.md): what may sum or multiply in no order of its own, and why."""
 
 from __future__ import annotations
 
