@@ -159,14 +159,14 @@ class LastingCoordinator:
             return None
 
     def _takes(self, result: BlockResult | Failed) -> bool:
-        """Whether to hand it in; else it is of a lease that the present coordinator, if any, did not give: its scores
-        are kept for when it asks for them, and a failure is tried again."""
-        scored = [result] if isinstance(result, BlockResult) else []
-        if self._now is not None and (self._paused or result.lease.startswith(f"{self._now.run.store.epoch}.")):
+        """Whether there is somebody to hand it in to. A coordinator that did not give the lease takes scores that it
+        waits for; for when it asks for them later, they are kept. A failure is tried again."""
+        now, scored = self._now, [result] if isinstance(result, BlockResult) else []
+        if now is None or not result.lease.startswith(f"{now.run.store.epoch}."):
+            self._late |= {_scored(each): each for each in scored}
+        if now is not None:
             self._kept += scored
-            return True
-        self._late |= {_scored(each): each for each in scored}
-        return False
+        return now is not None
 
     def _given(self, worker: str, work: Work | Wait | Finished | None) -> Work | Wait | Finished:
         """What the worker gets to do: nothing that is scored already."""

@@ -225,6 +225,22 @@ def test_at_a_start_nobody_waits_for_a_database_but_a_restarted_coordinator_does
     assert isinstance(coordinator.next_work("w"), Work)
 
 
+def test_scores_that_come_late_count_at_once_though_somebody_else_was_given_the_unit(tmp_path: Path) -> None:
+    campaign, clock, evaluator = make_campaign(**SMALL), Clock(), SimulatedEvaluator()
+    coordinator = LastingCoordinator(campaign.name, opener(tmp_path, campaign), clock=clock)
+    early = coordinator.next_work("w1")
+    assert isinstance(early, Work)
+    coordinator._leave(DOWN)
+    clock.time += 1.0
+    again = coordinator.next_work("w2")
+    assert isinstance(again, Work)
+    assert (again.candidate, again.items) == (early.candidate, early.items)
+    assert again.lease != early.lease
+    for worker, work in (("w1", early), ("w2", again)):
+        coordinator.submit(worker, evaluator.evaluate(work))
+        assert coordinator.status().items_done == len(early.items)
+
+
 def test_who_took_over_in_the_meantime_is_left_alone(tmp_path: Path) -> None:
     campaign, clock = make_campaign(**SMALL), Clock()
     coordinator = LastingCoordinator(campaign.name, opener(tmp_path, campaign), clock=clock)
