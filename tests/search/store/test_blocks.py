@@ -159,9 +159,13 @@ def test_who_writes_scores_on_a_server_waits_for_who_does_already(postgres_url: 
 
 
 def test_a_block_is_a_row_and_the_window_of_a_cohort_is_written_down_once(tmp_path: Path) -> None:
-    campaign = make_campaign(
-        budget={"items": 600}, items={"window": {0: 15}, "block_size": 40, "selection": 10, "holdout": 20}
-    )
+    space = {
+        "parameters": {"weight": {"low": 0, "high": 1.2, "start": 0.5}},
+        "stages": [{"name": "global", "by": "global", "population": 4, "sigma": 0.25, "sobol": 2}],
+    }
+    items = {"window": {0: 15}, "block_size": 40, "selection": 10, "holdout": 20}
+    budget, baselines = {"items": 240}, ["base", "parents", "uniform"]
+    campaign = make_campaign(budget=budget, items=items, baselines=baselines, space=space)
     coordinator = open_simulated(tmp_path, campaign)
     run_inline(coordinator, SimulatedEvaluator())
     coordinator.close()
