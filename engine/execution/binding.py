@@ -36,6 +36,7 @@ class Binding:
         self._shapes = shapes
         self._memory = [_memory(part) for part in parts]
         self._first: dict[tuple[int, int], Tensor] = {}
+        self._blocks: dict[tuple[int, int], list[memoryview]] = {}
 
     @classmethod
     def build(cls, model: nn.Module, plan: Plan, *, views: Mapping[str, Sequence[Tensor]] | None = None) -> Binding:
@@ -76,6 +77,16 @@ class Binding:
         """
         known, memory = self._memory[index]
         return memory if known == dtype else None
+
+    def blocks(self, index: int, dtype: str, *, nbytes: int) -> list[memoryview] | None:
+        """`memory`, cut into pieces of `nbytes`; the last one may be shorter."""
+        memory = self.memory(index, dtype)
+        if memory is None:
+            return None
+        if (index, nbytes) not in self._blocks:
+            starts = range(0, memory.size, nbytes)
+            self._blocks[index, nbytes] = [memory[first : first + nbytes].data for first in starts]
+        return self._blocks[index, nbytes]
 
     def digest(self, index: int) -> bytes:
         """By what to know again the live bytes of output tensor `index`, in whatever format they are.

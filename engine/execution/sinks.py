@@ -89,10 +89,8 @@ class LiveSink:
         Digests of its blocks, where the model holds just their bytes; those are known (`made`) when they were written
         this moment. Else one of the live bytes.
         """
-        memory = self._binding.memory(index, TORCH_DTYPES[tensor.dtype])
-        if memory is None:
+        nbytes = tensor.block * ITEMSIZE[tensor.dtype]
+        blocks = self._binding.blocks(index, TORCH_DTYPES[tensor.dtype], nbytes=nbytes)
+        if blocks is None:
             return [self._binding.digest(index)]
-        if made is not None:
-            return made
-        step = tensor.block * ITEMSIZE[tensor.dtype]
-        return [digest.of_block(memory[first : first + step].data) for first in range(0, memory.size, step)]
+        return [*map(digest.of_block, blocks)] if made is None else made

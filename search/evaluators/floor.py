@@ -137,7 +137,7 @@ def all_finite(values: Any) -> bool:
     large numbers may do so, too."""
     import torch
 
-    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
+    return math.isfinite(values.sum().item()) or bool(torch.isfinite(values).all())
 
 
 def look_at(model: Any, tokenizer: Any, prompts: Sequence[str]) -> Look:
