@@ -52,18 +52,25 @@ class Ledger:
 
         Imports are their own everywhere but in the first account.
         """
-        self._enter()
-        name = self._within.get((self._open[-1], name), name)
-        kept = self._kept and not (name == IMPORTS and self._begun)
-        self.calls[name] += not kept
-        self._open.append(self._open[-1] if kept else name)
-        self._kept += whole
+        self._begin(name, whole=whole)
         try:
             yield
         finally:
-            self._enter()
-            self._kept = max(0, self._kept - whole)
-            self._open.pop()
+            self._end(whole=whole)
+
+    def _begin(self, name: str, *, whole: bool) -> None:
+        self._enter()
+        above = self._open[-1]
+        name = self._within.get((above, name), name)
+        kept = self._kept and not (name == IMPORTS and self._begun)
+        self.calls[name] += not kept
+        self._open.append(above if kept else name)
+        self._kept += whole
+
+    def _end(self, *, whole: bool) -> None:
+        self._enter()
+        self._kept = max(0, self._kept - whole)
+        self._open.pop()
 
     @contextmanager
     def charge(self, places: Mapping[str, str]) -> Iterator[None]:
@@ -90,8 +97,11 @@ class Ledger:
 
         @functools.wraps(before)
         def charged(*args: Any, **kwargs: Any) -> Any:
-            with self.account(account, whole=whole):
+            self._begin(account, whole=whole)  # without `account`: a generator takes as long as all the rest
+            try:
                 return before(*args, **kwargs)
+            finally:
+                self._end(whole=whole)
 
         setattr(owner, name, charged)
         return lambda: setattr(owner, name, before)

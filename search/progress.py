@@ -21,6 +21,7 @@ class Progress:
         self._started = started
         self._seconds_before = seconds_before
         self._recent: deque[tuple[float, int]] = deque()
+        self._items = 0  # of all in `_recent`
         self._workers: dict[str, float] = {}
         self._searching = True
         self.lease_seconds = 0.0  # for which workers held work, over the campaign's life
@@ -36,6 +37,7 @@ class Progress:
     def count(self, items: int, *, now: float) -> None:
         """So many item scores came in."""
         self._recent.append((now, items))
+        self._items += items
 
     def used(self, seconds: float) -> None:
         """A worker held a lease for so long."""
@@ -48,11 +50,11 @@ class Progress:
     def rate(self, now: float) -> float | None:
         """Items per second of the last minute; None before the first ones."""
         while self._recent and self._recent[0][0] < now - RECENT_S:
-            self._recent.popleft()
+            self._items -= self._recent.popleft()[1]
         if not self._recent:
             return None
-        elapsed = now - self._recent[0][0]  # from the first score on: start-up does not count
-        total = sum(items for _, items in list(self._recent)[1:])
+        since, first = self._recent[0]
+        elapsed, total = now - since, self._items - first  # from the first score on: start-up does not count
         return total / elapsed if total and elapsed > 0 else None
 
     def seconds_left(self, items: int, *, now: float) -> float | None:
@@ -67,6 +69,7 @@ class Progress:
         if self._searching and state.phase != "search":  # larger blocks of fewer models: another rate altogether
             self._searching = False
             self._recent.clear()
+            self._items = 0
         done, total = _items(desk)
         best = desk.live.best()
         rate = self.rate(now)

@@ -29,6 +29,7 @@ from engine.tensorfile.store import SourceTensor
 KEPT = 64
 _ORIGIN = "<candidate>"
 _T = TypeVar("_T")
+_json = json.JSONEncoder(sort_keys=True).encode  # `dumps` makes an encoder for every call
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Plans:
 
     def __call__(self, recipe: Mapping[str, Any]) -> Planned:
         """The plan of a recipe (mergekit's schema). Raises InputError where recipe and sources do not fit."""
-        key = json.dumps(recipe, sort_keys=True)
+        key = _json(recipe)
         if key not in self._planned:
             _keep(self._planned, key, self._plan(recipe))
         return self._planned[key]

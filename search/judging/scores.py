@@ -172,11 +172,15 @@ def bootstraps(
     A row of right and wrong has two values and a difference of such three, eight of them together hundreds of patterns;
     of graded scores every item is a pattern anyway.
     """
-    apart = sum(len(np.unique(row_I)) for row_I in rows_CI)
-    if apart >= np.unique(rows_CI, axis=1).shape[1]:
+    if not _few_values(rows_CI):
         return bootstrap(rows_CI, tasks=tasks, weights=weights, seed=seed)
     found = [bootstrap(row_I[None], tasks=tasks, weights=weights, seed=seed) for row_I in rows_CI]
     return np.concatenate([observed for observed, _ in found]), np.concatenate([drawn for _, drawn in found])
+
+
+def _few_values(rows_CI: Floats) -> bool:
+    """Whether rows have fewer values, taken together, than there are patterns."""
+    return sum(len(np.unique(row_I)) for row_I in rows_CI) < np.unique(rows_CI, axis=1).shape[1]
 
 
 def bootstrap(
