@@ -180,7 +180,7 @@ def bootstraps(
 
 def _few_values(rows_CI: Floats) -> bool:
     """Whether rows have fewer values, taken together, than there are patterns."""
-    return sum(len(np.unique(row_I)) for row_I in rows_CI) < np.unique(rows_CI, axis=1).shape[1]
+    return sum(len(np.unique(row_I)) for row_I in rows_CI) < len(np.unique(rows_CI, axis=1).T)
 
 
 def bootstrap(
