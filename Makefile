@@ -5,6 +5,8 @@ VENV      ?= .venv
 EXTRAS    ?= dev,postgres
 PIP_FLAGS ?=
 ARGS      ?=
+# Tests of Ray, of servers and of kills wait a third of their time: three keep two cores busy, where memory is enough.
+PROCESSES ?= $(shell awk '/^MemAvailable/ {n = $$2 > 12 * 2^20 ? 3 : 2} END {print n ? n : 2}' /proc/meminfo 2>/dev/null || echo 2)
 BIN       := $(VENV)/bin
 STAMP     := $(VENV)/.installed
 
@@ -37,7 +39,7 @@ demo: $(STAMP)
 # Offline on purpose: a test that needs the network is a test that fails on somebody's machine. tests/conftest.py orders
 # the files: xdist would begin those with few tests last, which are the slow ones.
 test: $(STAMP)
-	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # The tests that say something about a GPU, on the one of this machine.
 test-gpu: $(STAMP)
