@@ -90,8 +90,10 @@ def _fitted(known: Scores) -> tuple[Floats, Floats, float]:
     for slope in SLOPES:
         for curvature in CURVATURES:
             prior_F = _prior(kinds_F, slope, curvature, cohort=cohort)
-            lower_FF = np.linalg.cholesky(gram_FF + np.diag(1 / prior_F))
-            half_F = solve_triangular(lower_FF, moment_F, lower=True)
+            precise_FF = gram_FF.copy()
+            precise_FF.flat[:: len(prior_F) + 1] += 1 / prior_F
+            lower_FF = np.linalg.cholesky(precise_FF)
+            half_F = solve_triangular(lower_FF, moment_F, lower=True, check_finite=False)
             noise = max(total - float(half_F @ half_F), LEAST * total) / count  # of one item, at its likeliest
             evidence = -0.5 * (count * np.log(noise) + float(np.log(prior_F).sum()))
             evidence -= float(np.log(np.diag(lower_FF)).sum())
