@@ -16,6 +16,7 @@ from search.ports import LEVEL, Comparison, Verdict
 
 RESAMPLES = 10_000
 AT_ONCE = 500  # resamples whose signs are held: half a kB per item
+FEW = 8  # different differences, as scores of right and wrong have
 ROUNDING = 1e-9  # sums in another order are equal
 Floats = NDArray[np.float64]
 
@@ -211,8 +212,11 @@ def flip_tests(differences_CI: Floats, *, tasks: Sequence[str], weights: Mapping
     share of random signs of its items that give as large a mean.
 
     Where nobody is better each difference could as well have had the other sign, so this holds its level for however
-    few items. For scores of 0 and 1 of one task it is the exact sign test. All rows see the same signs.
+    few items. For scores of 0 and 1 of one task it is the exact sign test.
     """
+    if len(differences_CI) > 1 and _few_values(differences_CI):  # as in `bootstraps`
+        each = [flip_tests(row_I[None], tasks=tasks, weights=weights, seed=seed) for row_I in differences_CI]
+        return np.concatenate(each)
     drawn_CB = np.zeros((len(differences_CI), RESAMPLES))
     observed_C = np.zeros(len(differences_CI))
     total = sum(weights[task] for task in set(tasks))
@@ -221,16 +225,24 @@ def flip_tests(differences_CI: Floats, *, tasks: Sequence[str], weights: Mapping
         patterns_CU, sizes_U = np.unique(differences_CI[:, columns], axis=1, return_counts=True)
         share = weights[task] / total / columns.sum()
         generator = np.random.default_rng([seed, index, 1])
-        firsts_U, coins = np.cumsum(sizes_U) - sizes_U, int(sizes_U.sum())
         for start in range(0, RESAMPLES, AT_ONCE):
-            # of items with the same differences it matters only how many keep their sign
-            bytes_B = generator.integers(0, 256, size=(AT_ONCE, -(-coins // 8)), dtype=np.uint8)
-            kept_BU = np.add.reduceat(np.unpackbits(bytes_B, axis=1, count=coins), firsts_U, axis=1, dtype=np.int64)
-            drawn_CB[:, start : start + AT_ONCE] += share * (patterns_CU @ (2 * kept_BU - sizes_U).T)
+            kept_UB = _kept_signs(sizes_U, generator)
+            drawn_CB[:, start : start + AT_ONCE] += share * (patterns_CU @ (2 * kept_UB - sizes_U[:, None]))
         observed_C += share * (patterns_CU @ sizes_U)
     as_large_C = (drawn_CB >= observed_C[:, None] - ROUNDING).sum(axis=1)
     p_C: Floats = (1 + as_large_C) / (1 + RESAMPLES)
     return p_C
+
+
+def _kept_signs(sizes_U: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+    """[U, AT_ONCE] of so many items each, how many keep their sign: of equal differences nothing else matters."""
+    if len(sizes_U) <= FEW:
+        return generator.binomial(sizes_U[:, None], 0.5, size=(len(sizes_U), AT_ONCE))
+    coins = int(sizes_U.sum())  # eight in a byte: a binomial takes longer than ten of them
+    bytes_B = generator.integers(0, 256, size=(AT_ONCE, -(-coins // 8)), dtype=np.uint8)
+    firsts_U = np.cumsum(sizes_U) - sizes_U
+    kept_BU = np.add.reduceat(np.unpackbits(bytes_B, axis=1, count=coins), firsts_U, axis=1, dtype=np.int64)
+    return kept_BU.T
 
 
 def task_means(
