@@ -168,7 +168,7 @@ def judge(
 def bootstraps(
     rows_CI: Floats, *, tasks: Sequence[str], weights: Mapping[str, float], seed: int
 ) -> tuple[Floats, Floats]:
-    """`bootstrap` of every row by itself where that is less to draw; equal rows get equal numbers.
+    """`bootstrap` of every row by itself where its values are few; equal rows get equal numbers.
 
     A row of right and wrong has two values and a difference of such three, eight of them together hundreds of patterns;
     of graded scores every item is a pattern anyway.
@@ -180,8 +180,8 @@ def bootstraps(
 
 
 def _few_values(rows_CI: Floats) -> bool:
-    """Whether rows have fewer values, taken together, than there are patterns."""
-    return sum(len(np.unique(row_I)) for row_I in rows_CI) < len(np.unique(rows_CI, axis=1).T)
+    """Whether every row has but a few values: together they may have thousands of patterns."""
+    return all(len(np.unique(row_I)) <= FEW for row_I in rows_CI)
 
 
 def bootstrap(
