@@ -150,10 +150,7 @@ class LastingCoordinator:
                 self._return()
             if self._now is None:
                 return None
-            answer = call(self._now)
-            if not self._now.uncommitted:
-                self._kept.clear()
-            return answer
+            return call(self._now)
         except StoreAway as failure:
             self._leave(failure)
             return None
@@ -165,6 +162,8 @@ class LastingCoordinator:
         if now is None or not result.lease.startswith(f"{now.run.store.epoch}."):
             self._late |= {_scored(each): each for each in scored}
         if now is not None:
+            if not now.uncommitted:  # whichever call committed it
+                self._kept.clear()
             self._kept += scored
         return now is not None
 

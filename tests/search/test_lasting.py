@@ -241,6 +241,18 @@ def test_scores_that_come_late_count_at_once_though_somebody_else_was_given_the_
         assert coordinator.status().items_done == len(early.items)
 
 
+def test_what_is_committed_is_not_kept_whichever_call_commits_it(tmp_path: Path) -> None:
+    campaign, evaluator = make_campaign(**SMALL), SimulatedEvaluator()
+    coordinator = LastingCoordinator(campaign.name, opener(tmp_path, campaign, commit_every_s=1e9))
+    work = coordinator.next_work("w")
+    for _ in range(8):
+        coordinator.save()  # as a progress bar does that asks often
+        assert isinstance(work, Work)
+        work = coordinator.exchange("w", evaluator.evaluate(work))
+        assert len(coordinator._kept) == 1
+    coordinator.close()
+
+
 def test_who_took_over_in_the_meantime_is_left_alone(tmp_path: Path) -> None:
     campaign, clock = make_campaign(**SMALL), Clock()
     coordinator = LastingCoordinator(campaign.name, opener(tmp_path, campaign), clock=clock)
