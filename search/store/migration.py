@@ -37,8 +37,7 @@ _ITEM_SCORES = Table(
 
 def prepare(connection: Connection, *, place: str) -> None:
     """Make the tables in an empty database; CampaignError where there are tables of another version."""
-    if connection.dialect.name == "postgresql":  # two first starts at once; SQLite's writer has its lock already
-        connection.execute(text(f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})"))
+    _wait_for_makers(connection)
     if not holds_campaigns(connection, place=place):
         schema.METADATA.create_all(connection)
         connection.execute(text(schema.VIEW[connection.dialect.name]))
@@ -66,6 +65,7 @@ def migrate(connection: Connection, *, place: str) -> int:
 
     Raises CampaignError where there are none, or where they are newer.
     """
+    _wait_for_makers(connection)
     found = version_of(connection)
     if found is None:
         raise CampaignError(f"{place}: holds no campaigns: there is nothing to migrate.")
@@ -80,6 +80,12 @@ def migrate(connection: Connection, *, place: str) -> int:
         connection.execute(schema.SCHEMA_VERSION.delete())
         connection.execute(insert(schema.SCHEMA_VERSION).values(version=schema.VERSION))
     return found
+
+
+def _wait_for_makers(connection: Connection) -> None:
+    """Until this transaction ends nobody else makes or changes tables. SQLite's writer has its lock already."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})"))
 
 
 def _from_0(connection: Connection) -> None:
@@ -123,6 +129,8 @@ def _from_1(connection: Connection) -> None:
 
 def _from_2(connection: Connection) -> None:
     """2 → 3: a row for the items that were scored together, no longer one for each; `item_scores` becomes a view."""
+    if connection.dialect.name == "postgresql":  # what an older coordinator commits until then would be dropped unread
+        connection.execute(text("LOCK TABLE item_scores IN ACCESS EXCLUSIVE MODE"))
     for table in (schema.ITEM_BLOCKS, schema.BLOCK_SCORES):
         table.create(connection, checkfirst=True)
     query = select(_ITEM_SCORES).order_by(_ITEM_SCORES.c.recipe_hash)

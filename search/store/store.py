@@ -37,7 +37,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
 
 from engine import failpoints
-from engine.errors import Busy, CampaignError, StaleEpoch
+from engine.errors import Busy, CampaignError, StaleEpoch, StoreAway
 from search.campaign_file import Campaign, campaign_to_dict
 from search.store import migration, schema, takeover
 from search.store.blocks import BlockScores, Shelf, chunks, read_scores, upserting
@@ -47,6 +47,8 @@ from search.store.takeover import ProcessIdentity
 from search.store.transaction import Row, Transaction
 
 LOCK_WAIT_S = 10.0
+LOCK_NOT_AVAILABLE = "55P03"
+"""PostgreSQL's code for a lock that was waited for in vain, whatever language it says it in."""
 _MEETINGS = (schema.LEDGER, schema.VISITS)
 _RECORDS = (schema.CANDIDATES, schema.COHORTS, schema.ASSESSMENTS, schema.EVENTS, schema.LEASES)
 
@@ -128,11 +130,22 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """All or nothing, and only in the present epoch: StaleEpoch where a newer coordinator has taken over."""
-        with self._engine.begin() as connection:
-            self._check_epoch(connection)
-            yield Transaction(connection, self.campaign, self._shelf)
-            failpoints.reach("store.commit")
+        """All or nothing, and only in the present epoch: StaleEpoch where a newer coordinator has taken over.
+
+        StoreAway where others hold the server's locks for too long (blocks.py: who writes scores takes turns).
+        """
+        try:
+            with self._engine.begin() as connection:
+                self._check_epoch(connection)
+                yield Transaction(connection, self.campaign, self._shelf)
+                failpoints.reach("store.commit")
+        except OperationalError as failure:
+            if getattr(failure.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+                raise
+            raise StoreAway(
+                f"{self.place}: other processes have been writing for {2 * self._lock_wait_s:g} s, and nothing could be "
+                "written here meanwhile. What was committed is kept. Is a large store being forked or migrated?"
+            ) from failure
 
     def rows(self, table: Table, **equal: Any) -> list[Row]:
         """Rows of this campaign (of all, for tables without one), as mappings, in the order of the primary key."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from simulated import SimulatedEvaluator, make_campaign, open_simulated
 
+from engine.errors import StoreAway
 from search.inline import run_inline
 from search.store import schema
 from search.store.blocks import NOBODY, BlockScores
@@ -154,6 +155,23 @@ def test_who_writes_scores_on_a_server_waits_for_who_does_already(postgres_url: 
     thread.join()
     found = {key: value for (_, key, _), (_, value, *_) in stored(first).items()}
     assert found == dict.fromkeys(KEYS[:4], 1.0) | dict.fromkeys(KEYS[4:6], 0.0)
+    first.close()
+    second.close()
+
+
+def test_who_waits_too_long_for_others_that_write_scores_tries_again_later(postgres_url: str) -> None:
+    url = store_url(postgres_url, default=Path())
+    first, second = Store(url), Store(url, lock_wait_s=0.1)
+    for name, store in zip(NAMES, (first, second), strict=True):
+        store.take_over(CampaignFacts(name, {}, "e", "i", 3), now=1.0)
+    scores = [BlockScores.of("r", {"key": ("item", 1.0)}, lease="1.1")]
+    with first.transaction() as transaction:
+        transaction.add_scores(scores)
+        with pytest.raises(StoreAway, match=r"have been writing for 0\.2 s"), second.transaction() as other:
+            other.add_scores(scores)
+    with second.transaction() as other:
+        other.add_scores(scores)
+    assert {row.campaign for row in first.shared_scores(["r"])} == {first.campaign}
     first.close()
     second.close()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from search.inline import run_inline, work_once
 from search.ports import Work
 from search.session import migrate_store
 from search.store import migration, schema
-from search.store.store import CampaignFacts, Store
+from search.store.store import CampaignFacts, Store, store_url
 
 VERSION_0 = Path(__file__).parent / "version_0.sql"
 """A campaign paused after 13 work units, as the code of October 2026 left it (tables without a version)."""
@@ -137,6 +139,22 @@ def test_scores_of_version_2_come_back_bit_for_bit_and_nothing_is_scored_again(
     assert run_inline(uninterrupted, whole) == resumed.verdict()
     assert len(evaluator.seen) + len(again.seen) == len(whole.seen)
     assert plain(store) == plain(uninterrupted.run.store)
+    store.close()
+
+
+def test_what_an_older_coordinator_commits_while_a_server_is_migrated_is_not_lost(postgres_url: str) -> None:
+    url = store_url(postgres_url, default=Path())
+    store = Store(url)
+    store.take_over(CampaignFacts("c", {}, "e", "i", 3), now=1.0)
+    make_older(url, version=2)
+    older, migrating = create_engine(url), threading.Thread(target=migrate_store, args=(postgres_url,))
+    with older.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO item_scores VALUES ('r', 'k', 'score', 'one', 0.5, 1, '1.1')")
+        migrating.start()
+        time.sleep(0.5)
+    migrating.join()
+    assert [(row["item"], row["score"]) for row in store.rows(schema.ITEM_SCORES)] == [("one", 0.5)]
+    older.dispose()
     store.close()
 
 
