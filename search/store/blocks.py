@@ -91,7 +91,7 @@ def _block(score_keys: tuple[str, ...], items: tuple[str, ...]) -> Block:
     return Block(score_keys, items)
 
 
-class Shelf:
+class KnownBlocks:
     """The blocks that a process has met. They never change, so they are read once."""
 
     def __init__(self) -> None:
@@ -111,31 +111,31 @@ class Shelf:
         return self._known
 
 
-def read_scores(connection: Connection, shelf: Shelf, matching: Any) -> list[BlockScores]:
+def read_scores(connection: Connection, known: KnownBlocks, matching: Any) -> list[BlockScores]:
     """The rows for which an expression over `schema.BLOCK_SCORES` is true, in the order of the primary key."""
     table = schema.BLOCK_SCORES
     columns = (table.c[name] for name in ("recipe_hash", "block", "scores", "lease", "measure", "campaign"))
     query = select(*columns).where(matching).order_by(*table.primary_key.columns)
     rows = connection.execute(query).all()
-    blocks = shelf.read(connection, {row.block for row in rows})
+    blocks = known.read(connection, {row.block for row in rows})
     return [
         BlockScores(recipe, blocks[block], json.loads(scores), lease, measure, campaign)
         for recipe, block, scores, lease, measure, campaign in rows
     ]
 
 
-def add_scores(connection: Connection, shelf: Shelf, scores: Sequence[BlockScores]) -> None:
+def add_scores(connection: Connection, known: KnownBlocks, scores: Sequence[BlockScores]) -> None:
     """Write scores, without those of a recipe, score key and measure that are there already."""
     if not scores:
         return
     wait_for_writers(connection)
-    there = _there(connection, shelf, sorted({entry.recipe_hash for entry in scores}))
+    there = _there(connection, known, sorted({entry.recipe_hash for entry in scores}))
     fresh = []
     for entry in scores:
         blocks = there[entry.recipe_hash, entry.measure]
         left = _without(entry, blocks)
         if left is not None:
-            shelf.put(left.block)
+            known.put(left.block)
             blocks.append(left.block)
             fresh.append(left)
     insert_scores(connection, fresh)
@@ -159,11 +159,11 @@ def insert_scores(connection: Connection, scores: Sequence[BlockScores]) -> None
     _insert(connection, schema.BLOCK_SCORES, rows)
 
 
-def rekey_scores(connection: Connection, shelf: Shelf, moved: Mapping[str, str], *, campaign: int) -> None:
+def rekey_scores(connection: Connection, known: KnownBlocks, moved: Mapping[str, str], *, campaign: int) -> None:
     """Give the scores that a campaign paid for, or a fork brought along, other keys, unless these have scores."""
     wait_for_writers(connection)
     table = schema.BLOCK_SCORES
-    mine = read_scores(connection, shelf, table.c.campaign.in_((campaign, NOBODY)))
+    mine = read_scores(connection, known, table.c.campaign.in_((campaign, NOBODY)))
     touched = [entry for entry in mine if not entry.block.keys.isdisjoint(moved)]
     if not touched:
         return
@@ -173,7 +173,7 @@ def rekey_scores(connection: Connection, shelf: Shelf, moved: Mapping[str, str],
     connection.execute(
         gone, [{f"its_{name}": part for name, part in zip(names, place, strict=True)} for place in places]
     )
-    add_scores(connection, shelf, [entry.having(_renamed(entry.found, moved)) for entry in touched])
+    add_scores(connection, known, [entry.having(_renamed(entry.found, moved)) for entry in touched])
 
 
 def wait_for_writers(connection: Connection) -> None:
@@ -191,11 +191,11 @@ def chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
         yield values[start : start + CHUNK]
 
 
-def _there(connection: Connection, shelf: Shelf, recipes: Sequence[str]) -> dict[tuple[str, str], list[Block]]:
+def _there(connection: Connection, known: KnownBlocks, recipes: Sequence[str]) -> dict[tuple[str, str], list[Block]]:
     """(recipe, measure) → the blocks it was scored on."""
     parts = [connection.execute(_met(), {"recipes": part}).all() for part in chunks(recipes)]
     rows = list(chain.from_iterable(parts))
-    blocks = shelf.read(connection, {row.block for row in rows})
+    blocks = known.read(connection, {row.block for row in rows})
     there: dict[tuple[str, str], list[Block]] = defaultdict(list)
     for recipe, measure, block in rows:
         there[recipe, measure].append(blocks[block])

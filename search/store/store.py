@@ -40,7 +40,7 @@ from engine import failpoints
 from engine.errors import Busy, CampaignError, StaleEpoch, StoreAway
 from search.campaign_file import Campaign, campaign_to_dict
 from search.store import migration, schema, takeover
-from search.store.blocks import BlockScores, Shelf, chunks, read_scores, upserting
+from search.store.blocks import BlockScores, KnownBlocks, chunks, read_scores, upserting
 from search.store.engines import make_engine
 from search.store.failures import explain_failures, place_of, shown_url
 from search.store.takeover import ProcessIdentity
@@ -74,7 +74,7 @@ class Store:
         self._engine = make_engine(url, lock_wait_s)
         explain_failures(self._engine)
         self._reader = self._engine.execution_options(write=False)
-        self._shelf = Shelf()
+        self._known_blocks = KnownBlocks()
         self.campaign = 0
         self.epoch = 0
 
@@ -112,7 +112,7 @@ class Store:
         def act() -> int:
             with self._engine.begin() as connection:
                 epoch = self._next_epoch(connection, facts, now=now, afresh=afresh, again=again)
-                begin(Transaction(connection, self.campaign, self._shelf))
+                begin(Transaction(connection, self.campaign, self._known_blocks))
                 failpoints.reach("store.commit")
             return epoch
 
@@ -137,7 +137,7 @@ class Store:
         try:
             with self._engine.begin() as connection:
                 self._check_epoch(connection)
-                yield Transaction(connection, self.campaign, self._shelf)
+                yield Transaction(connection, self.campaign, self._known_blocks)
                 failpoints.reach("store.commit")
         except OperationalError as failure:
             if getattr(failure.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
@@ -158,7 +158,7 @@ class Store:
         """What any campaign of this store scored of these recipes."""
         recipe = schema.BLOCK_SCORES.c.recipe_hash
         with self._reader.connect() as connection:
-            parts = [read_scores(connection, self._shelf, recipe.in_(part)) for part in chunks(recipe_hashes)]
+            parts = [read_scores(connection, self._known_blocks, recipe.in_(part)) for part in chunks(recipe_hashes)]
         return list(chain.from_iterable(parts))
 
     def weights_digests(self, recipe_hashes: Sequence[str]) -> dict[str, str]:

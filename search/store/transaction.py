@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Insert, Table, Update, bindparam, delete, insert, update
 
 from search.store import blocks, schema
-from search.store.blocks import BlockScores, Shelf
+from search.store.blocks import BlockScores, KnownBlocks
 
 Row = Mapping[str, Any]
 
@@ -18,10 +18,10 @@ Row = Mapping[str, Any]
 class Transaction:
     """Writes of one transaction; use inside `with store.transaction() as transaction`."""
 
-    def __init__(self, connection: Connection, campaign: int, shelf: Shelf) -> None:
+    def __init__(self, connection: Connection, campaign: int, known: KnownBlocks) -> None:
         self._connection = connection
         self._campaign = campaign
-        self._shelf = shelf
+        self._known_blocks = known
 
     def add(self, table: Table, rows: Sequence[Row]) -> None:
         """Insert rows of this campaign in one statement."""
@@ -46,14 +46,14 @@ class Transaction:
     def add_scores(self, scores: Sequence[BlockScores], *, campaign: int | None = None) -> None:
         """Item scores, paid by this campaign or another; the first write of a (recipe, score key, measure) stays."""
         payer = self._campaign if campaign is None else campaign
-        blocks.add_scores(self._connection, self._shelf, [replace(entry, campaign=payer) for entry in scores])
+        blocks.add_scores(self._connection, self._known_blocks, [replace(entry, campaign=payer) for entry in scores])
 
     def rekey(self, keys: Mapping[str, tuple[str, str]]) -> None:
         """Give items, by name, another score key: (old, new). Their scores move along, unless they are there."""
         if keys:
             named = [{"key_item": item, "score_key": new} for item, (_, new) in keys.items()]
             self.change_all(schema.ITEMS, ("item",), named)
-            blocks.rekey_scores(self._connection, self._shelf, dict(keys.values()), campaign=self._campaign)
+            blocks.rekey_scores(self._connection, self._known_blocks, dict(keys.values()), campaign=self._campaign)
 
 
 @lru_cache(64)  # building a statement takes longer than running it
