@@ -143,8 +143,8 @@ class Store:
             if getattr(failure.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
                 raise
             raise StoreAway(
-                f"{self.place}: other processes have been writing for {2 * self._lock_wait_s:g} s, and nothing could be "
-                "written here meanwhile. What was committed is kept. Is a large store being forked or migrated?"
+                f"{self.place}: other processes have been writing for {2 * self._lock_wait_s:g} s, and nothing could "
+                "be written here. What was committed is kept. Is a large store being forked or migrated?"
             ) from failure
 
     def rows(self, table: Table, **equal: Any) -> list[Row]:
