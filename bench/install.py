@@ -10,25 +10,35 @@ import ast
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 # uv reads no configuration of pip's, and there a machine may say where its packages come from. The names are the same.
-HANDED_ON = ("index-url", "extra-index-url", "find-links", "constraint", "trusted-host")
+HANDED_ON = ("find-links", "constraint", "trusted-host", "only-binary", "no-binary")
+VARIABLES = {"index-url": "UV_INDEX_URL", "extra-index-url": "UV_EXTRA_INDEX_URL", "cert": "SSL_CERT_FILE"}
+"""What is no argument: the URL of an index may hold a password, and arguments are seen by everybody on a machine."""
 # As pip does it: the best version that any index has (uv's own way is to believe the first index that has a package),
 # and whom the machine trusts is trusted.
 AS_PIP = ("--index-strategy", "unsafe-best-match", "--system-certs")
+YES = ("1", "on", "t", "true", "y", "yes")  # as pip reads it
 
 
 def install(python: str | Path, *arguments: str | Path) -> None:
     """What `python -m pip install ARGUMENTS` does; CalledProcessError where it cannot be done."""
-    configured = pip_configuration()
+    options, variables = told_to_uv(pip_configuration())
     uv: list[str | Path] = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", python, *AS_PIP]
-    uv += [f"--{name}={word}" for name in HANDED_ON for word in configured.get(name, "").split()]
-    trusted = {"SSL_CERT_FILE": configured["cert"]} if "cert" in configured else {}
-    if subprocess.run([*uv, *arguments], env={**os.environ, **trusted}, check=False).returncode:
+    if subprocess.run([*uv, *options, *arguments], env={**os.environ, **variables}, check=False).returncode:
         print("uv could not do that: pip does it", file=sys.stderr)
         pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
         subprocess.run([*pip, *arguments], check=True)
+
+
+def told_to_uv(configured: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """Arguments and variables that say to uv what pip's configuration says of where packages come from."""
+    options = ["--no-index"] if configured.get("no-index", "").lower() in YES else []
+    options += [f"--{name}={word}" for name in HANDED_ON for word in configured.get(name, "").replace(",", " ").split()]
+    variables = {told: " ".join(configured[name].split()) for name, told in VARIABLES.items() if name in configured}
+    return options, variables
 
 
 def pip_configuration() -> dict[str, str]:
