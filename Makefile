@@ -6,7 +6,7 @@ EXTRAS    ?= dev,postgres
 PIP_FLAGS ?=
 ARGS      ?=
 # Tests of Ray, of servers and of kills wait a third of their time: three keep two cores busy, where memory is enough.
-PROCESSES ?= $(shell awk '/^MemAvailable/ {n = $$2 > 12 * 2^20 ? 3 : 2} END {print n ? n : 2}' /proc/meminfo 2>/dev/null || echo 2)
+PROCESSES ?= $(firstword $(shell awk '/^MemAvailable/ {n = $$2 > 12 * 2^20 ? 3 : 2} END {print n ? n : 2}' /proc/meminfo 2>/dev/null || echo 2))
 BIN       := $(VENV)/bin
 STAMP     := $(VENV)/.installed
 

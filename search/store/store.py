@@ -110,7 +110,7 @@ class Store:
         """
 
         def act() -> int:
-            with self._engine.begin() as connection:
+            with self._begun() as connection:
                 epoch = self._next_epoch(connection, facts, now=now, afresh=afresh, again=again)
                 begin(Transaction(connection, self.campaign, self._known_blocks))
                 failpoints.reach("store.commit")
@@ -130,22 +130,11 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """All or nothing, and only in the present epoch: StaleEpoch where a newer coordinator has taken over.
-
-        StoreAway where others hold the server's locks for too long (blocks.py: who writes scores takes turns).
-        """
-        try:
-            with self._engine.begin() as connection:
-                self._check_epoch(connection)
-                yield Transaction(connection, self.campaign, self._known_blocks)
-                failpoints.reach("store.commit")
-        except OperationalError as failure:
-            if getattr(failure.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
-                raise
-            raise StoreAway(
-                f"{self.place}: other processes have been writing for {2 * self._lock_wait_s:g} s, and nothing could "
-                "be written here. What was committed is kept. Is a large store being forked or migrated?"
-            ) from failure
+        """All or nothing, and only in the present epoch: StaleEpoch where a newer coordinator has taken over."""
+        with self._begun() as connection:
+            self._check_epoch(connection)
+            yield Transaction(connection, self.campaign, self._known_blocks)
+            failpoints.reach("store.commit")
 
     def rows(self, table: Table, **equal: Any) -> list[Row]:
         """Rows of this campaign (of all, for tables without one), as mappings, in the order of the primary key."""
@@ -177,14 +166,14 @@ class Store:
     def wish(self, wish: str, *, now: float) -> None:
         """Ask the campaign's coordinator for something, from any process: no epoch is taken."""
         table = schema.WISHES
-        with self._engine.begin() as connection:
+        with self._begun() as connection:
             row = {"campaign": self.campaign, "wish": wish, "at": now}
             connection.execute(upserting(connection.dialect).insert(table).on_conflict_do_nothing(), [row])
 
     def visit(self, facts: Row) -> None:
         """Enter a model from outside that is about to meet the holdout, from any process: no epoch is taken."""
         table, campaigns = schema.VISITS, schema.CAMPAIGNS
-        with self._engine.begin() as connection:
+        with self._begun() as connection:
             connection.execute(_locking(select(campaigns.c.id).where(campaigns.c.id == self.campaign)))  # one by one
             mine = select(func.count()).select_from(table).where(table.c.campaign == self.campaign)
             number = connection.execute(mine).scalar_one()
@@ -204,7 +193,7 @@ class Store:
             copy = file.with_name(f"{file.name}.version-{before}")
             with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(copy)) as target:
                 source.backup(target)
-        with self._engine.begin() as connection:
+        with self._begun() as connection:
             return migration.migrate(connection, place=self.place), copy
 
     def holdouts_met(self, score_keys: Collection[str]) -> dict[str, int]:
@@ -224,6 +213,24 @@ class Store:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+    @contextmanager
+    def _begun(self) -> Iterator[Connection]:
+        """A transaction that writes.
+
+        StoreAway where others hold a server's locks for too long. They are at work: one that is stopped inside of a
+        transaction is sent away by the server before that (engines.py).
+        """
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except OperationalError as failure:
+            if getattr(failure.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+                raise
+            raise StoreAway(
+                f"{self.place}: other processes have been writing for {2 * self._lock_wait_s:g} s, and nothing could "
+                "be written here. What was committed is kept. Is a large store being forked or migrated?"
+            ) from failure
 
     def _is_there(self) -> bool:
         """Whether there is a database at all: one that is yet to be made, or an empty SQLite file, holds nothing."""
@@ -294,11 +301,11 @@ class Store:
             )
 
     def _with_lock(self, act: Any) -> Any:
-        """Run `act`, ending a stopped predecessor that holds the lock."""
+        """Run `act`, ending a stopped predecessor that holds SQLite's lock."""
         try:
             return act()
         except OperationalError as failure:
-            if "locked" not in str(failure) and "lock timeout" not in str(failure):
+            if "locked" not in str(failure):
                 raise
         owner = self._owner()
         if owner is None or not takeover.end(owner):

@@ -17,9 +17,10 @@ from simulated import SimulatedEvaluator, make_campaign, open_simulated
 
 from engine.errors import StoreAway
 from search.inline import run_inline
-from search.store import schema
+from search.store import schema, takeover
 from search.store.blocks import NOBODY, BlockScores
 from search.store.store import CampaignFacts, Store, store_url
+from search.store.takeover import ProcessIdentity
 
 RECIPES, MEASURES, KEYS = ("r", "s"), ("score", "tokens"), tuple(f"key {n}" for n in range(12))
 NAMES = ("one", "two")
@@ -172,6 +173,22 @@ def test_who_waits_too_long_for_others_that_write_scores_tries_again_later(postg
     with second.transaction() as other:
         other.add_scores(scores)
     assert {row.campaign for row in first.shared_scores(["r"])} == {first.campaign}
+    first.close()
+    second.close()
+
+
+def test_nobody_is_killed_for_writing_to_a_server_while_a_campaign_starts(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[ProcessIdentity] = []
+    monkeypatch.setattr(takeover, "end", ended.append)
+    url, facts = store_url(postgres_url, default=Path()), CampaignFacts("one", {}, "e", "i", 3)
+    first, second = Store(url), Store(url, lock_wait_s=0.1)
+    first.take_over(facts, now=1.0)
+    with first.transaction(), pytest.raises(StoreAway, match="other processes have been writing"):
+        second.take_over(facts, now=2.0)
+    assert ended == []
+    assert second.take_over(facts, now=3.0) == 2
     first.close()
     second.close()
 
