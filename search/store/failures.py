@@ -28,7 +28,7 @@ _SQLITE: Mapping[str, tuple[type[MergefleetError], str]] = {
         "the disk failed (disk I/O error). What was committed is kept: run the command again with --resume.",
     ),
 }
-"""What SQLite says, in part → the class of our error, and what it says. A lock that is held is no failure: store.py."""
+"""What SQLite says, in part → the class of our error, and what it says."""
 _KEPT = "What was committed is kept: run the command again with --resume when that is mended."
 _SERVER: Mapping[str, tuple[type[MergefleetError], str]] = {
     "No space left on device": (MergefleetError, f"the server's disk is full ({{said}}). {_KEPT}"),
@@ -76,11 +76,22 @@ def explain_failures(engine: Engine) -> None:
     def explain(context: ExceptionContext) -> BaseException | None:
         if context.is_pre_ping:  # of a connection that was lost while nobody used it: a new one is made
             return None
-        said = str(context.original_exception).strip().splitlines()
+        said = (str(context.original_exception).strip().splitlines() or [""])[0]
+        if "database is locked" in said:
+            return locked(place, said)
         connected = context.connection is not None and not context.is_disconnect
-        return failure(place, said[0] if said else "", connected=connected)
+        return failure(place, said, connected=connected)
 
     event.listen(engine, "handle_error", explain)
+
+
+def locked(place: str, said: str) -> StoreAway:
+    """Somebody else has held the lock of a SQLite file for longer than a transaction takes."""
+    return StoreAway(
+        f"{place}: another program holds its lock ({said}): a database shell, a VACUUM? What was committed is kept. "
+        "End that program, or let it end.",
+        locked=True,
+    )
 
 
 def failure(place: str, said: str, *, connected: bool) -> MergefleetError | None:

@@ -5,7 +5,7 @@ the campaign's (StaleEpoch otherwise), so a predecessor that wakes up again cann
 (`BEGIN IMMEDIATE`), `synchronous=NORMAL`: a killed process loses nothing that was committed; a power cut may lose the
 last commits, never the file's consistency, and those units are scored again. A predecessor stopped inside a
 transaction holds SQLite's lock for ever: a successor without the lock after `LOCK_WAIT_S` ends that process, if it is
-on this host and can be identified, and else refuses, naming it.
+stopped, on this host, and can be identified; else it refuses, naming it.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Store:
         `afresh`: a campaign of which nothing was `scored` begins again, with these facts.
         `again`: only if the last one was of this very process. StaleEpoch otherwise.
         `begin` writes what shall be there with the epoch, or not at all.
-        Raises Busy where the lock is held by a process that cannot be ended from here.
+        Raises Busy where the lock is held by a process that cannot be ended from here; `again`, StoreAway.
         """
 
         def act() -> int:
@@ -116,7 +116,7 @@ class Store:
                 failpoints.reach("store.commit")
             return epoch
 
-        self.epoch = self._with_lock(act)
+        self.epoch = act() if again else self._with_lock(act)
         return self.epoch
 
     def scored(self) -> bool:
@@ -304,11 +304,11 @@ class Store:
         """Run `act`, ending a stopped predecessor that holds SQLite's lock."""
         try:
             return act()
-        except OperationalError as failure:
-            if "locked" not in str(failure):
+        except StoreAway as failure:
+            if not failure.facts.get("locked"):
                 raise
         owner = self._owner()
-        if owner is None or not takeover.end(owner):
+        if owner is None or not takeover.is_stopped(owner) or not takeover.end(owner):
             raise _busy(self.place, owner, self._lock_wait_s)
         return act()
 
@@ -383,9 +383,7 @@ def _busy(place: str, owner: ProcessIdentity | None, waited_s: float) -> Busy:
     ended = owner is None or (owner.host == takeover.this_host() and not takeover.is_running(owner))
     who = "by a program that is no coordinator of ours"
     if owner is not None and not ended:
-        who = (
-            f"by process {owner.pid} on {owner.host.split()[0]}, the last coordinator, which cannot be ended from here"
-        )
+        who = f"by process {owner.pid} on {owner.host.split()[0]}, the last coordinator, or by a program that is none"
     return Busy(
         f"{place}: no lock within {waited_s:g} s; it is held {who}. End that process, then resume.",
         owner=None if owner is None or ended else owner.pid,

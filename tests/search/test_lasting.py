@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ from search.outage import PATIENCE_S
 from search.ports import Finished, Wait, Work
 from search.run import RunDirectory, Services, open_store
 from search.store import schema
-from search.store.store import Store
+from search.store.store import LOCK_WAIT_S, Store
 from search.trackers.contract import Ended, News, Started, Tell
 
 SMALL: dict[str, Any] = {
@@ -37,13 +38,18 @@ TIMES = {"seconds", "created", "at", "taken", "ended", "epoch", "pid", "started"
 
 
 def opener(
-    folder: Path, campaign: Campaign, *, tell: Tell | None = None, commit_every_s: float = 0.0
+    folder: Path,
+    campaign: Campaign,
+    *,
+    tell: Tell | None = None,
+    commit_every_s: float = 0.0,
+    lock_wait_s: float = LOCK_WAIT_S,
 ) -> Callable[[bool], Coordinator]:
     ticks = itertools.count(1000)  # every look at the clock takes a second
     services = Services(hash_recipe, lambda: next(ticks), tell=tell, commit_every_s=commit_every_s)
 
     def open_run(again: bool) -> Coordinator:
-        start = Start(RunDirectory(folder), LAYERS, again=again)
+        start = Start(RunDirectory(folder), LAYERS, again=again, lock_wait_s=lock_wait_s)
         return open_coordinator(campaign, make_inventory(), start=start, services=services)
 
     return open_run
@@ -135,6 +141,34 @@ def test_a_campaign_whose_database_goes_away_again_and_again_ends_as_if_it_never
     assert waited >= 6
     assert rows(campaign, tmp_path) == undisturbed[0]
     assert sorted(evaluator.seen) == sorted(undisturbed[1])  # nothing was scored twice
+
+
+def test_a_file_whose_lock_another_program_holds_for_long_is_waited_for(
+    undisturbed: tuple[str, list[tuple[int, str]]], tmp_path: Path
+) -> None:
+    campaign, clock, evaluator = make_campaign(**SMALL), Clock(), SimulatedEvaluator()
+    coordinator = LastingCoordinator(campaign.name, opener(tmp_path, campaign, lock_wait_s=0.05), clock=clock)
+    shell = sqlite3.connect(RunDirectory(tmp_path).database, isolation_level=None)
+    said: list[str] = []
+
+    def evaluate_or_lock(work: Work) -> Any:
+        if len(evaluator.seen) > 200 and not said:
+            shell.execute("BEGIN IMMEDIATE")
+            said.append("")
+        return SimulatedEvaluator.evaluate(evaluator, work)
+
+    def wait() -> None:
+        clock.time += 1.0
+        said.append(coordinator.status().outage)
+        if len(said) == 10:
+            shell.execute("ROLLBACK")
+
+    driven(coordinator, SimpleNamespace(evaluate=evaluate_or_lock), wait=wait)  # type: ignore[arg-type]
+    coordinator.close()
+    assert len(said) >= 10
+    assert "another program holds its lock" in said[1]
+    assert rows(campaign, tmp_path) == undisturbed[0]
+    assert sorted(evaluator.seen) == sorted(undisturbed[1])
 
 
 def test_a_server_that_drops_everybody_and_lets_nobody_in_for_a_while_is_waited_for(
