@@ -11,7 +11,7 @@ from typing import Any
 
 from search.matrix import Floats
 from search.ports import SPLITS, Split
-from search.report.tables import Table, count_text, duration_text, mean_and_half, score_text
+from search.report.tables import Table, count_text, duration_text, mean_and_half, mean_of, score_text
 from search.results import CandidateRow, Results
 
 TITLE = "Top candidates"
@@ -100,7 +100,10 @@ def score_of(results: Results, row: CandidateRow) -> tuple[Split | None, float |
     if split is None:
         return None, None, None
     by_task = results.item_scores.of_candidate(row.number).on(split).by_task()
-    return split, known[split], _half(by_task, results.campaign.task_weights)
+    weights, score = results.campaign.task_weights, known[split]
+    if results.campaign.objectives and by_task:  # what is known is what the objectives make of it
+        score = mean_of({task: mean_and_half(values)[0] for task, values in by_task.items()}, weights)
+    return split, score, _half(by_task, weights)
 
 
 def _half(by_task: Mapping[str, Floats], weights: Mapping[str, float]) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,15 +78,19 @@ def comparison_table(results: Results) -> Table:
 
 
 def skill_table(results: Results) -> Table:
-    """Holdout score per task of everybody who met the holdout, the winner first, then by mean."""
+    """Holdout score per task of everybody who met the holdout, the winner first, then by mean.
+
+    The mean is that of the skills, whatever the objectives are.
+    """
     tasks = [task.name for task in results.campaign.tasks]
     scored = skill_scores(results)
-    mean = {n: results.candidate(n).holdout_score or -math.inf for n in scored}
+    weights = results.campaign.task_weights
+    mean = {n: mean_of({task: found[0] for task, found in skills.items()}, weights) for n, skills in scored.items()}
     order = sorted(scored, key=lambda n: (n != results.winner, -mean[n], n))
     rows = []
     for number in order:
         cells = [_with_error(*scored[number][task]) if task in scored[number] else "–" for task in tasks]
-        rows.append((results.candidate(number).label, *cells, score_text(results.candidate(number).holdout_score)))
+        rows.append((results.candidate(number).label, *cells, score_text(mean[number])))
     note = "Mean over holdout items ± half of the 95 % interval."
     return Table("Skills on the holdout", ("candidate", *tasks, "mean"), tuple(rows), note)
 
@@ -136,6 +141,11 @@ def mean_and_half(values: ArrayLike) -> tuple[float, float]:
     mean = math.fsum(values_N.tolist()) / len(values_N)
     variance = math.fsum(((values_N - mean) ** 2).tolist()) / max(1, len(values_N) - 1)
     return mean, Z95 * math.sqrt(variance / len(values_N))
+
+
+def mean_of(means: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    """The mean of tasks' means, by the campaign's weights of those tasks."""
+    return math.fsum(weights[task] * mean for task, mean in means.items()) / math.fsum(weights[task] for task in means)
 
 
 def score_text(value: float | None) -> str:

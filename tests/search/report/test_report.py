@@ -119,6 +119,21 @@ def test_skills_are_means_over_holdout_items_with_the_normal_interval(results):
     assert len(table.rows) == 12
 
 
+def test_means_of_skills_are_no_scalar_of_the_objectives(results):
+    """What a candidate is worth, of score and costs together, is no mean of its skills."""
+    worth = [replace(row, holdout_score=row.holdout_score and row.holdout_score - 0.6) for row in results.candidates]
+    objectives = [{"of": "score", "weight": 1}, {"of": "parameters", "weight": 1e-9}]
+    weights = {"letters": 3.0, "numerals": 1.0, "plurals": 0.5}
+    splits = {"search": "s", "selection": "v", "holdout": "h"}
+    tasks = [{"name": t, "weight": weights[t], **{split: f"{t}_{end}" for split, end in splits.items()}} for t in TASKS]
+    campaign = make_campaign(objectives=objectives, tasks=tasks)
+    found = replace(results, candidates=tuple(worth), campaign=campaign)
+    mine = [entry for entry in results.item_scores if entry.candidate == results.winner]
+    mean = sum(weights[t] * statistics.fmean([e.score for e in mine if e.task == t]) for t in TASKS) / 4.5
+    assert skill_table(found).rows[0][-1] == f"{mean:.3f}"
+    assert table_of(found, "Top candidates").rows[0][1].startswith(f"{mean:.3f} ± ")
+
+
 def test_the_heat_map_holds_the_recipes_values_at_every_layer(results):
     (heat,) = heat_maps(results)
     params = results.candidate(results.winner).params
