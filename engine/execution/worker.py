@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -21,9 +21,6 @@ from engine.models.views import STORED, RowReader, View, as_bytes
 from engine.numerics import BLOCK
 from engine.planning.plan import OutputTensor, Plan
 from engine.tensorfile.header import ITEMSIZE
-
-if TYPE_CHECKING:
-    from engine.execution.gpu import DeviceArithmetic
 
 Arithmetic = Literal["kernel", "definition"]
 _RUN_BLOCKS = 16  # measured in one call of a kernel: a fiftieth of a second, after which a thread looks whether to stop
@@ -101,7 +98,7 @@ class Worker:
         self._out: dict[str, Array] = {}
         self._allocate = ordinary
         self._kernel = KernelArithmetic(job.plan.method)
-        self._definition: DefinitionArithmetic | DeviceArithmetic = DefinitionArithmetic(job.plan.method)
+        self._definition = DefinitionArithmetic(job.plan.method)
         if job.device != "cpu":
             from engine.execution import gpu
 
@@ -117,7 +114,7 @@ class Worker:
         self.job.pool.give(self._taken)
         self._taken = []
 
-    def arithmetic(self, tensor: OutputTensor) -> KernelArithmetic | DefinitionArithmetic | DeviceArithmetic:
+    def arithmetic(self, tensor: OutputTensor) -> KernelArithmetic | DefinitionArithmetic:
         if self.job.device != "cpu":
             return self._definition
         served = self.job.arithmetic == "kernel" and self.job.plan.has_kernel(tensor)

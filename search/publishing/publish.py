@@ -136,13 +136,8 @@ def publish(
     assert wanted is not None  # `chosen` saw to it
     found = sentinel_items.choose(results, row.number) if order.rescore else None
     done = Publication(order.to, row.number, row.label, wanted, len(found.scores) if found else 0)
-    there = provenance_at(order.to)
-    if there is not None:
-        if there.get("weights") == wanted:
-            if isinstance(order.to, Path):
-                _refuse_altered(order.to, wanted)
-            return replace(done, made=False)
-        raise OutputExists(f"{order.to}: is there already and holds another model. {ELSEWHERE}", path=str(order.to))
+    if _is_there(order.to, wanted):
+        return replace(done, made=False)
     refuse_unwritable(order.to)
     names = local_names(results.campaign)
     published = Published(
@@ -263,6 +258,19 @@ def _make(published: Published, directory: RunDirectory, order: Order, inspect: 
         merge(recipe, str(place), options=replace(options, inspect=None))
     shutil.rmtree(aside)
     return commit
+
+
+def _is_there(place: Destination, wanted: str) -> bool:
+    """Whether a place holds these weights already. OutputExists where it holds another model, OutputDamaged where they
+    were altered since."""
+    there = provenance_at(place)
+    if there is None:
+        return False
+    if there.get("weights") != wanted:
+        raise OutputExists(f"{place}: is there already and holds another model. {ELSEWHERE}", path=str(place))
+    if isinstance(place, Path):
+        _refuse_altered(place, wanted)
+    return True
 
 
 def _refuse_altered(place: Path, wanted: str) -> None:
