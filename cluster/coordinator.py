@@ -149,6 +149,7 @@ def kept_inventory(path: Path) -> Inventory:
         items={split: tuple(Item(**item) for item in data["items"][split]) for split in SPLITS},
         notes=tuple(data["notes"]),
         measures=None if measures is None else tuple(measures),
+        former_key=data["former_key"],
     )
 
 

@@ -86,7 +86,7 @@ def open_run(campaign: Campaign, inventory: Inventory, *, start: Start, services
     )
     try:
         row = _take(run, inventory, start=start, services=services)
-        _note_items(store, pools)
+        _note_items(store, pools, eval_key=inventory.key)
     except BaseException:
         store.close()
         raise
@@ -112,6 +112,8 @@ def _take(run: Run, inventory: Inventory, *, start: Start, services: Services) -
         layers=start.layers,
     )
     found = store.find(campaign.name)
+    if found is not None:
+        found = {**found, "eval_key": inventory.present_key(found["eval_key"])}
     if found is None and start.again:
         raise CampaignError(
             f"{store.place}: the run of campaign {campaign.name!r} is not there any more: was it removed?"
@@ -175,17 +177,18 @@ def _elites(run: Run, services: Services) -> Elites:
     return read_elites(run.campaign, run.space, run.baselines, url=url, hash_of=services.hash_recipe)
 
 
-def _note_items(store: Store, pools: Pools) -> None:
+def _note_items(store: Store, pools: Pools, *, eval_key: str) -> None:
     """Write down once which items belong to which split and task, and under which keys scores are shared.
 
     The keys of a run made by another version may be others, for the same items under the same settings (their digests
-    were compared): its scores move to the present ones.
+    were compared): its scores move to the present ones, and its evaluation key is the present one.
     """
     noted = {row["item"]: row["score_key"] for row in store.rows(schema.ITEMS)}
     if noted:
         changed = {item: (old, new) for item, old in noted.items() if (new := pools.score_key_of[item]) != old}
         with store.transaction() as transaction:
             transaction.rekey(changed)
+            transaction.change(schema.CAMPAIGNS, {"eval_key": eval_key})
         return
     with store.transaction() as transaction:
         for split in SPLITS:

@@ -49,13 +49,19 @@ class Inventory:
     generation settings, engine and its version, dtype, threads, batch size. Two evaluators that differ in it must not
     work for one campaign; scores are stored under the `score_key` of each item. `notes`
     are what a reader of the verdict should know of the items: near copies between splits, public test sets. `measures`
-    are the names of all that is measured of items besides their score; None: only scoring tells.
+    are the names of all that is measured of items besides their score; None: only scoring tells. `former_key`: what
+    earlier versions called the very same, where that was something else; a run under it goes on under `key`.
     """
 
     key: str
     items: Mapping[Split, tuple[Item, ...]]
     notes: tuple[str, ...] = ()
     measures: tuple[str, ...] | None = None
+    former_key: str | None = None
+
+    def present_key(self, key: str) -> str:
+        """A key of the store as this version calls it."""
+        return self.key if key == self.former_key else key
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,14 @@ class TellsMeasures(Protocol):
 
 
 @runtime_checkable
+class TellsFormerFacts(Protocol):
+    """A scorer whose facts were others in earlier versions, for the same scores."""
+
+    def former_facts(self) -> Mapping[str, Any]:
+        """What `facts` were then."""
+
+
+@runtime_checkable
 class NeedsRehearsal(Protocol):
     """A scorer that runs code of the user's."""
 
@@ -164,6 +172,9 @@ class Suite:
 
     def facts(self) -> Mapping[str, Any]:
         return {"scorers": [scorer.facts() for scorer in self._scorers]}
+
+    def former_facts(self) -> Mapping[str, Any]:
+        return {"scorers": [_former_facts(scorer) for scorer in self._scorers]}
 
     def settings(self) -> Mapping[str, str]:
         found: dict[str, str] = {}
@@ -289,11 +300,25 @@ def evaluation_key(scorer: Scorer, runtime: Mapping[str, Any]) -> str:
 
     Block composition is no part of it: `batch_size` in `runtime` is, and the caller always sends the same blocks.
     """
+    return _evaluation_key(scorer, scorer.facts(), runtime)
+
+
+def former_key(scorer: Scorer, runtime: Mapping[str, Any]) -> str | None:
+    """The key that earlier versions had for the very same; None where it was this one."""
+    facts = _former_facts(scorer)
+    return None if facts == scorer.facts() else _evaluation_key(scorer, facts, runtime)
+
+
+def _former_facts(scorer: Scorer) -> Mapping[str, Any]:
+    return scorer.former_facts() if isinstance(scorer, TellsFormerFacts) else scorer.facts()
+
+
+def _evaluation_key(scorer: Scorer, facts: Mapping[str, Any], runtime: Mapping[str, Any]) -> str:
     items = {
         split: [(item.key, item.task, item.content, item.stratum) for item in found]
         for split, found in scorer.items().items()
     }
-    return digest({"scorer": scorer.facts(), "items": items, "runtime": dict(runtime)})
+    return digest({"scorer": facts, "items": items, "runtime": dict(runtime)})
 
 
 def keyed_items(scorer: Scorer, runtime: Mapping[str, Any]) -> dict[Split, tuple[Item, ...]]:

@@ -60,6 +60,11 @@ class SplitEntry(Part):
         return {split: ends[place + 1] - ends[place] for place, split in enumerate(parts)}
 
 
+JUDGE_FREE = frozenset({"base_url", "api_key_env", "max_tokens", "concurrency", "timeout_s", "retries", "cache"})
+"""Keys of a judge that no grade depends on: where and how it is asked. They are no part of the evaluation key, and may
+change when a run is continued."""
+
+
 class JudgeEntry(Part):
     """Another model that grades answers, behind an OpenAI-compatible API; see judge.py.
 

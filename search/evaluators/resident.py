@@ -39,6 +39,7 @@ from search.evaluators.contract import (
     TellsMeasures,
     Unreachable,
     evaluation_key,
+    former_key,
     keyed_items,
     runtime_facts,
 )
@@ -216,7 +217,8 @@ class ResidentEvaluator:
             key, items = evaluation_key(self._scorer, runtime), keyed_items(self._scorer, runtime)
             measures = self._scorer.measures() if isinstance(self._scorer, TellsMeasures) else None
             known = None if measures is None else tuple(sorted(measures))
-            self._inventory = Inventory(key, items, tuple(self._scorer.notes()), known)
+            former = former_key(self._scorer, runtime)
+            self._inventory = Inventory(key, items, tuple(self._scorer.notes()), known, former)
         return self._inventory
 
     def rehearse(self) -> None:

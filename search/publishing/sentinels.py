@@ -61,8 +61,9 @@ def choose(results: Results, number: int, *, wanted: int = WANTED) -> Sentinels 
 
 def check_key(rescorer: Rescorer, eval_key: str) -> None:
     """Refused where this machine measures something else than the campaign did: equal scores would mean nothing."""
-    key = rescorer.inventory().key
-    if key != eval_key:
+    inventory = rescorer.inventory()
+    key = inventory.key
+    if key != inventory.present_key(eval_key):
         raise Refused(
             f"the evaluation key here is {key[:12]}, the campaign's is {eval_key[:12]}: task files, versions or the "
             "CPU differ, so its scores cannot be repeated here. Publish where it ran, or give --no-rescore: the card "

@@ -8,6 +8,7 @@ from typing import Any
 from engine.errors import CampaignError, InputsChanged
 from engine.recipes.keypath import shown
 from search.campaign_file import campaign_to_dict, parse_campaign
+from search.evaluators.entries import JUDGE_FREE
 from search.store.store import CampaignFacts
 from search.store.transaction import Row
 
@@ -17,11 +18,11 @@ NAMED = 5
 
 def changes(found: Row, facts: CampaignFacts, *, free: frozenset[str]) -> list[str]:
     """Where campaign, evaluator or items are not the stored run's, one text each; `free` keys may differ."""
-    then = _present(found["config"])
+    earlier, present = _comparable(_present(found["config"])), _comparable(facts.config)
     told = [
         f"{key}: {_short(before)} then, {_short(now)} now"
-        for name in sorted({*then, *facts.config} - free)
-        for key, before, now in _differences(name, then.get(name), facts.config.get(name))
+        for name in sorted({*earlier, *present} - free)
+        for key, before, now in _differences(name, earlier.get(name), present.get(name))
     ]
     if found["eval_key"] != facts.eval_key:
         told.append("the evaluation key (task files, evaluator settings or versions)")
@@ -51,6 +52,18 @@ def named(changed: Sequence[str]) -> str:
     """The first of the `changes`, and how many more there are."""
     rest = f"; and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
     return "; ".join(changed[:NAMED]) + rest
+
+
+def _comparable(config: Row) -> Row:
+    """Without the keys of judges that no grade depends on."""
+    if not any(isinstance(task, Mapping) and task.get("judge") for task in config.get("tasks", ())):
+        return config
+    return {**config, "tasks": [_without_address(task) for task in config["tasks"]]}
+
+
+def _without_address(task: Row) -> Row:
+    judge = task.get("judge")
+    return {**task, "judge": {key: judge[key] for key in judge if key not in JUDGE_FREE}} if judge else task
 
 
 def _differences(key: str, then: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -13,6 +13,7 @@ from simulated import (
     LAYERS,
     Clock,
     SimulatedEvaluator,
+    campaign_data,
     hash_recipe,
     make_campaign,
     make_inventory,
@@ -89,3 +90,42 @@ def test_a_run_whose_models_have_changed_is_not_continued(tmp_path: Path) -> Non
         open_simulated(tmp_path, resume=True, hash_recipe=hash_after_letters_changed)
     assert "parent numerals" not in caught.value.facts["changed"]
     open_simulated(tmp_path, resume=True).close()  # nothing was taken over, nothing written
+
+
+def judged(**changes: Any) -> dict[str, Any]:
+    """The simulated tasks, graded by a judge."""
+    judge = {"base_url": "http://here:1/v1", "model": "m", "prompt": "{answer}"} | changes
+    return {"tasks": [{**task, "judge": judge} for task in campaign_data()["tasks"]]}
+
+
+def test_a_judge_may_be_asked_elsewhere_and_otherwise_when_a_run_is_continued_but_be_no_other(tmp_path: Path) -> None:
+    coordinator = open_simulated(tmp_path, make_campaign(**judged()))
+    assert work_once(coordinator, SimulatedEvaluator(), worker="w") is None
+    coordinator.close()
+    moved = {"base_url": "http://there:2/v1", "api_key_env": "KEY", "max_tokens": 999, "timeout_s": 5, "cache": "c"}
+    again = open_simulated(tmp_path, make_campaign(**judged(**moved)), resume=True)
+    again.close()
+    stored = again.run.store.find("simulated")
+    assert stored is not None
+    assert stored["config"]["tasks"][0]["judge"]["base_url"] == "http://there:2/v1"
+    with pytest.raises(InputsChanged, match=r"these inputs changed: tasks\[0\].judge.model: 'm' then, 'n' now; tasks"):
+        open_simulated(tmp_path, make_campaign(**judged(**moved, model="n")), resume=True)
+
+
+def test_a_run_under_the_key_of_an_earlier_version_goes_on_under_the_present_one(tmp_path: Path) -> None:
+    coordinator = open_simulated(tmp_path)
+    assert work_once(coordinator, SimulatedEvaluator(), worker="w") is None
+    coordinator.close()
+
+    def opened_as(inventory: Inventory) -> str:
+        start = Start(RunDirectory(tmp_path), LAYERS, resume=True)
+        run = open_coordinator(make_campaign(), inventory, start=start, services=Services(hash_recipe, Clock()))
+        run.close()
+        found = run.run.store.find("simulated")
+        assert found is not None
+        return str(found["eval_key"])
+
+    with pytest.raises(InputsChanged, match="the evaluation key"):
+        opened_as(replace(make_inventory(), key="new", former_key="another"))
+    assert opened_as(replace(make_inventory(), key="new", former_key=make_inventory().key)) == "new"
+    assert opened_as(replace(make_inventory(), key="new")) == "new"

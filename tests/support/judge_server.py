@@ -11,13 +11,14 @@ from typing import Any
 
 from local_server import ANY_PORT, served
 
+Reply = Callable[[str], str | dict[str, Any]]
 Fault = tuple[int, dict[str, str]] | str  # a status with headers; "garbage", "drop", "slow"
 
 
 class JudgeServer:
-    """`reply` makes the text of an answer from a prompt; `faults` are met first, one a request."""
+    """`reply` makes an answer from a prompt, its text or the whole choice; `faults` are met first, one a request."""
 
-    def __init__(self, reply: Callable[[str], str]) -> None:
+    def __init__(self, reply: Reply) -> None:
         self.reply = reply
         self.faults: list[Fault] = []
         self.asked: list[dict[str, Any]] = []
@@ -26,8 +27,13 @@ class JudgeServer:
         self.lock = threading.Lock()
 
 
+def choice_of(content: Any, *, finish_reason: str | None = "stop") -> dict[str, Any]:
+    """A choice of a chat completion."""
+    return {"message": {"role": "assistant", "content": content}, "finish_reason": finish_reason}
+
+
 @contextmanager
-def serving(reply: Callable[[str], str]) -> Iterator[JudgeServer]:
+def serving(reply: Reply) -> Iterator[JudgeServer]:
     """A server on a free port, until the block ends."""
     state = JudgeServer(reply)
 
@@ -50,8 +56,9 @@ def serving(reply: Callable[[str], str]) -> Iterator[JudgeServer]:
                     self.send_header(name, value)
                 self.end_headers()
                 return
-            text = state.reply(body["messages"][0]["content"])
-            made = {"choices": [{"message": {"role": "assistant", "content": text}}]}
+            said = state.reply(body["messages"][0]["content"])
+            choice = said if isinstance(said, dict) else choice_of(said)
+            made = {"choices": [choice]}
             payload = b"<html>" if fault == "garbage" else json.dumps(made).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(payload)))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from judge_server import Fault, JudgeServer, serving
+from judge_server import Fault, JudgeServer, Reply, choice_of, serving
 from pydantic import ValidationError
 from tiny_tasks import Bench, greedy_answer, keys_of
 
 from engine.errors import CampaignError, EvaluationError
-from search.evaluators.contract import Places, Unreachable, evaluation_key
+from search.evaluators.contract import Places, Unreachable, digest, evaluation_key, former_key
 from search.evaluators.entries import JudgeEntry, TaskEntry
 from search.evaluators.judge import Judge, JudgeScorer
 from search.evaluators.lm_eval import Answer, LmEvalScorer
@@ -157,17 +158,98 @@ def test_a_campaign_that_is_repeated_from_its_grades_asks_for_no_judge(server: J
         ("{}", {"score_key": "grade"}, None),
     ],
 )
-def test_the_grade_is_read_from_the_reply_or_the_candidate_fails(
+def test_the_grade_is_read_from_the_reply_and_a_judge_that_grades_nothing_is_found_at_the_start(
     server: JudgeServer, reply: str, keys: dict[str, Any], score: float | None
 ) -> None:
     server.reply = lambda prompt: reply
     if score is not None:
         assert judge(server, **keys).grade(answers("a")) == {"i/a": pytest.approx(score)}
         return
-    with pytest.raises(EvaluationError, match="judge m: no grade from 0 to 10 in"):
-        judge(server, **keys).grade(answers("a"))
-    with pytest.raises(CampaignError, match=r"^c\.yml: .* no grade from 0 to 10 in .*\. Nothing is scored before"):
+    with pytest.raises(CampaignError, match=r"^c\.yml: .* no grade from 0 to 10 in .*, 3 attempts\. Nothing is scored"):
         judge(server, **keys).probe()
+
+
+NOTHING = choice_of(None)
+FILTERED = choice_of(None, finish_reason="content_filter")
+THOUGHT = choice_of("", finish_reason="length")
+CUT = choice_of("I would say 1", finish_reason="length")
+NO_GRADES: dict[str, tuple[Reply, str, int]] = {
+    "no": (lambda prompt: "none", "no grade from 0 to 10 in 'none'", 3),
+    "null": (lambda prompt: NOTHING, "a reply without text", 5),
+    "filter": (lambda prompt: FILTERED, "a reply without text, finish_reason 'content_filter'", 5),
+    "thought": (lambda prompt: THOUGHT, "without text, .*cut at judge.max_tokens 256: raise that, --resume takes", 5),
+    "cut": (lambda prompt: CUT, "no grade .* in 'I would say 1' .cut at judge.max_tokens 256: raise that", 3),
+}
+
+
+@pytest.mark.parametrize("kind", NO_GRADES)
+def test_a_judge_that_grades_nobody_is_an_outage(server: JudgeServer, kind: str) -> None:
+    server.reply, says, attempts = NO_GRADES[kind]
+    with pytest.raises(Unreachable, match=f"judge at .*: .*{says}.*, {attempts} attempts, nor a grade for a made-up"):
+        judge(server).grade(answers("a"))
+
+
+@pytest.mark.parametrize("kind", NO_GRADES)
+def test_an_answer_that_is_not_graded_by_a_judge_that_grades_others_fails(server: JudgeServer, kind: str) -> None:
+    reply, says, attempts = NO_GRADES[kind]
+    server.reply = lambda prompt: reply(prompt) if "A: bad" in prompt else "5"
+    with pytest.raises(EvaluationError, match=f"judge m: .*{says}.*; a made-up answer is graded"):
+        judge(server).grade(answers("bad"))
+    assert len(server.asked) == attempts + 2  # the made-up one, and this one once more
+
+
+@pytest.mark.parametrize("kind", NO_GRADES)
+@pytest.mark.parametrize("bad", [1, 3, 6])
+def test_a_judge_that_is_itself_again_fails_nobody(server: JudgeServer, kind: str, bad: int) -> None:
+    reply, _, attempts = NO_GRADES[kind]
+    server.reply = lambda prompt: reply(prompt) if len(server.asked) <= bad else "5"
+    made = judge(server)
+    if bad <= attempts:  # else the made-up answer met it, too
+        assert made.grade(answers("a")) == {"i/a": 0.5}
+    else:
+        with pytest.raises(Unreachable):
+            made.grade(answers("a"))
+        assert made.grade(answers("a")) == {"i/a": 0.5}
+
+
+def test_of_a_reply_that_was_cut_all_but_the_last_word_counts(server: JudgeServer) -> None:
+    server.reply = lambda prompt: choice_of("7 of 10, for it is nearly ri", finish_reason="length")
+    assert judge(server).grade(answers("a")) == {"i/a": 0.7}
+
+
+def test_whose_answer_is_refused_is_asked_about_no_further(server: JudgeServer) -> None:
+    server.reply = lambda prompt: "none" if "A: bad" in prompt else "5"
+    with pytest.raises(EvaluationError):
+        judge(server, concurrency=1).grade(answers("bad", "b", "c"))
+    assert not any("A: b\n" in body["messages"][0]["content"] for body in server.asked)
+
+
+def test_where_and_how_a_judge_is_asked_is_no_part_of_the_key_and_the_former_key_is_known(
+    bench: Bench, server: JudgeServer
+) -> None:
+    def scorer(**changes: Any) -> JudgeScorer:
+        entry = JudgeEntry(**{"base_url": server.url, "model": "m", "prompt": PROMPT} | changes)
+        task = TaskEntry(name="spell", judge=entry, **{split: f"spell_{split}" for split in SPLITS})
+        return JudgeScorer([task], LmEvalScorer([task], Places(str(bench.folder))))
+
+    moved = scorer(base_url="http://other/v1", max_tokens=9, timeout_s=1, cache="c")
+    assert evaluation_key(scorer(), {}) == evaluation_key(moved, {})
+    assert evaluation_key(scorer(), {}) != evaluation_key(scorer(model="n"), {})
+    former = former_key(scorer(), {})
+    assert former not in (None, evaluation_key(scorer(), {}), former_key(moved, {}))
+    assert former == former_key(scorer(timeout_s=1), {})
+
+
+def test_grades_in_files_of_earlier_versions_count(server: JudgeServer, tmp_path: Path) -> None:
+    """Their digests went over address and max_tokens as well."""
+    cache = tmp_path / "grades.jsonl"
+    entry = {"max_tokens": 256, "high": 10.0, "low": 0.0, "score_key": None, "score": r"(-?\d+(?:\.\d+)?)"}
+    asked = digest(
+        [{"base_url": server.url, "model": "m", "prompt": PROMPT, **entry}, "Q: q\nA: a\nRight: r\nGrade from 0 to 10."]
+    )
+    cache.write_text(json.dumps({"asked": asked, "score": 0.3}) + "\n")
+    assert judge(server, cache=str(cache)).grade(answers("a")) == {"i/a": 0.3}
+    assert not server.asked
 
 
 def test_the_key_goes_to_the_endpoint_and_nowhere_else(
