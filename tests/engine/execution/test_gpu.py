@@ -28,6 +28,9 @@ from engine.models.views import STORED
 
 EXACT = sorted(name for name, method in METHODS.items() if method.exact)
 SHAPE = (7, 65)
+# With a processor in the GPU's place the same code runs twice: that it is reached at all takes one of each.
+DTYPES = ["BF16"] if DEVICE == "cpu" else ["BF16", "F16", "F32"]
+MERGED = ["ties"] if DEVICE == "cpu" else ["linear", "slerp", "ties", "dare_ties", "della", "model_stock"]
 
 
 def sources_of(method: Method) -> int:
@@ -43,7 +46,7 @@ def facts_of(arithmetic: Any, call: Call, rows: Array) -> dict[str, Array]:
     return facts
 
 
-@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", EXACT)
 def test_facts_and_merged_values_are_the_definitions_bit_for_bit(name: str, dtype: str) -> None:
     method = METHODS[name]
@@ -77,7 +80,7 @@ def test_definitions_stay_on_the_device_of_their_block(name: str) -> None:
                 assert stage.measure(call, block, facts).device.type == "meta"
 
 
-@pytest.mark.parametrize("method", ["linear", "slerp", "ties", "dare_ties", "della", "model_stock"])
+@pytest.mark.parametrize("method", MERGED)
 def test_a_merge_on_a_gpu_makes_the_kernels_bytes_and_can_be_resumed_without_one(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
