@@ -267,7 +267,7 @@ def reproduce(
     to: Annotated[Path | None, typer.Option(help="Keep what is merged, if it is equal, in this directory.")] = None,
     json: Json = False,
 ) -> None:
-    """Merge a published model again from what its provenance says, and compare the digest of every tensor."""
+    """Merge a published model again from what its provenance says, and compare every tensor and file by digest."""
     from cluster import publish_command
 
     if not publish_command.reproduce(published, [*(sources or []), *(more or [])], to=to, as_json=json):

@@ -97,7 +97,8 @@ def _print(publication: Publication) -> None:
         "weights": f"{publication.weights} (those that were scored)",
         "scored again": scored if publication.made else "no: it was there already",
     }
-    print_facts("", facts | ({"commit": publication.commit} if publication.commit else {}))
+    notes = {"beside it": "; ".join(publication.notes)} if publication.notes else {}
+    print_facts("", facts | notes | ({"commit": publication.commit} if publication.commit else {}))
 
 
 def reproduce(published: str, sources: list[str], *, to: Path | None, as_json: bool) -> bool:
@@ -107,11 +108,8 @@ def reproduce(published: str, sources: list[str], *, to: Path | None, as_json: b
         print_json({**asdict(found), "equal": found.equal})
     else:
         print(found.sentence)
-        named = found.different or found.altered or ()
-        for name in named[:20]:
-            print(f"  {name}")
-        if len(named) > 20:
-            print(f"  and {len(named) - 20} more")
+        for line in found.details:
+            print(f"  {line}")
     return found.equal
 
 

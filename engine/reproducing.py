@@ -1,8 +1,8 @@
-"""A published model made again from what it says of itself, and compared tensor by tensor.
+"""A published model made again from what it says of itself, and compared tensor by tensor and file by file.
 
-    provenance.json: recipe, sources, digest of every output tensor      the card alone: recipe, digest of the whole
+    provenance.json: recipe, sources, digest of every tensor and file      the card alone: recipe, digest of the whole
                        ├─ where the sources are here ─→ merge ─→ digests ─→ equal, or which tensors differ
-                       └─ the weight files beside it ──────────→ digests ─→ intact, or which tensors are not
+                       └─ the files beside it ─────────────────→ digests ─→ intact, or which tensors and files are not
 
 Models on the Hub are taken at the commit that was merged; those that the publisher had on a disk go by names, and the
 user says where they are (`NAME=PATH`). Without a place to keep the result nothing is written: digests are enough.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,10 @@ from engine.methods.contract import Array
 from engine.models.checkpoint import Checkpoint, open_checkpoints
 from engine.models.places import local_path
 from engine.outputs.job import work_of
+from engine.outputs.model_files import held_at, remade
 from engine.outputs.naming import with_models
 from engine.outputs.publish import clean, refuse_existing
+from engine.planning.beside import CARD, CONFIG, Beside, compare, written
 from engine.planning.made import PROVENANCE
 from engine.planning.options import Options
 from engine.planning.plan import OutputTensor
@@ -53,6 +55,7 @@ class Reproduction:
     altered    names of the tensors that its own weight files do not hold as it says (None: a card, or provenance.json,
                was named, and no weight file was read)
     sources    names of the sources whose tensors are not those that were merged, where that is known
+    files      what is said of the files beside the weights, and what became of them
     out        where the result is kept
     """
 
@@ -63,11 +66,12 @@ class Reproduction:
     different: tuple[str, ...] = ()
     altered: tuple[str, ...] | None = None
     sources: tuple[str, ...] = ()
+    files: Beside = field(default_factory=Beside)
     out: Path | None = None
 
     @property
     def equal(self) -> bool:
-        return self.published == self.weights and not self.altered
+        return self.published == self.weights and not self.altered and not self.files.wrong
 
     @property
     def sentence(self) -> str:
@@ -76,20 +80,34 @@ class Reproduction:
             unread = "; its weight files were not read: name its directory" if self.altered is None else ""
             return f"{self.name}: equal: {self.tensors} tensors, weights {self.weights}{kept}{unread}"
         if self.published == self.weights:
+            what = f"{len(self.altered or ())} tensors in its weight files or digests"
+            if not self.altered:
+                what = f"{len(self.files.wrong)} files beside its weights"
             return (
-                f"{self.name}: altered: what it says it is can be made again, but {len(self.altered or ())} tensors in "
-                f"its weight files or digests are not that ({self.weights[:16]}). Download it again, or distrust it."
+                f"{self.name}: altered: what it says it is can be made again, but {what} are not that "
+                f"({self.weights[:16]}). Download it again, or distrust it."
             )
         count = f"{len(self.different)} of {self.tensors} tensors differ" if self.different else "the weights differ"
         blame = f" {', '.join(self.sources)}: not the weights that were merged." if self.sources else ""
         return f"{self.name}: different: {count} ({self.published[:16]} published, {self.weights[:16]} here).{blame}"
+
+    @property
+    def details(self) -> list[str]:
+        """What to say below it, a line each: tensors and files that are not as published, and what is no fault."""
+        named = list(self.different or self.altered or ())
+        lines = named[:20] + ([f"and {len(named) - 20} more"] if len(named) > 20 else [])
+        lines += [change for change in self.files.changes if not change.startswith(f"{CARD} ")]
+        lines += [f"{name} is not what the recipe makes here of its sources" for name in self.files.remade]
+        if CARD in (*self.files.altered, *self.files.missing):
+            lines.append(f"{CARD} was edited or removed since, as its owner may: the model is the same")
+        return lines + self.files.notes
 
 
 @dataclass(frozen=True)
 class _Claim:
     """What a published model says of itself; where only its card is there, `tensors` is {} and `sources` say less.
 
-    `model` is where its weight files are, if it was named, and not its card or provenance.json.
+    `model` is where its files are, if it was named, and not its card or provenance.json; `facts` is the latter.
     """
 
     name: str
@@ -97,6 +115,7 @@ class _Claim:
     weights: str
     tensors: Mapping[str, str]
     sources: tuple[Mapping[str, Any], ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
     model: ModelRef | None = None
 
     @property
@@ -127,7 +146,7 @@ def parse_sources(given: Iterable[str]) -> dict[str, str]:
 
 
 def reproduce(published: str, sources: Mapping[str, str], *, to: Path | None = None) -> Reproduction:
-    """Merge it again and compare, what it says of its weights and what its weight files hold.
+    """Merge it again and compare, what it says of its weights and files and what those hold.
 
     Args:
         published: a directory, its README.md or provenance.json, hub:ORG/NAME[@REVISION], or a place in an object
@@ -136,15 +155,15 @@ def reproduce(published: str, sources: Mapping[str, str], *, to: Path | None = N
         to: keep the result there, if it is equal.
 
     Raises OutputExists where there is anything at `to`, InputError where it says too little, SourceError where a source
-    is missing (all of them are named), or its weight files are missing or cut off.
+    is missing (all of them are named), or its weight files are missing or cut off, and nothing else is wrong.
     """
     if to is not None:
         refuse_existing(to)  # whatever it holds: nothing is read before that is known
     claim = _read_claim(published)
     places = _places(claim, sources)
-    held = None if claim.model is None else held_digests(claim.model)
     recipe = with_models(claim.recipe, lambda ref: _at(ref, places))
-    again = _digests(recipe) if to is None else _merged(recipe, claim, places, to)
+    files, held = _held(claim, recipe)
+    again = _digests(recipe) if to is None or files.remade else _merged(recipe, claim, places, to)
     weights = digest.of_weights(again)
     names = {*again, *claim.tensors}
     different = _unlike(again, claim.tensors) if claim.tensors else ()
@@ -157,8 +176,26 @@ def reproduce(published: str, sources: Mapping[str, str], *, to: Path | None = N
         different=different,
         altered=_altered(held, again if equal else claim.tensors, different if equal else ()),
         sources=() if equal else _changed_sources(claim, places),
-        out=to if equal else None,
+        files=files,
+        out=to if equal and not files.remade else None,
     )
+
+
+def _held(claim: _Claim, recipe: Recipe) -> tuple[Beside, dict[str, str] | None]:
+    """What became of its files, and the digests of the tensors that it holds: None where they cannot be read."""
+    again = remade(recipe, claim.facts) if claim.facts else None
+    if claim.model is None:
+        return compare(None, claim.facts, again), None
+    there = held_at(claim.model, claim.facts)
+    files = compare(there, claim.facts, again)
+    if CONFIG not in there.names:  # merges of files of tensors have none
+        return files, None
+    try:
+        return files, held_digests(claim.model)
+    except InputError:
+        if not files.wrong:  # else that is told, and may be why
+            raise
+        return files, None
 
 
 def _altered(
@@ -192,8 +229,7 @@ def _read_claim(published: str) -> _Claim:
         return replace(claim, model=ModelRef(published))
     path = Path(published).expanduser()
     if path.is_dir():
-        is_model = (path / "config.json").is_file()  # merges of files of tensors have none
-        return replace(_from_directory(path, published), model=ModelRef(str(path)) if is_model else None)
+        return replace(_from_directory(path, published), model=ModelRef(str(path)))
     if not path.is_file():
         raise InputError(f"{published}: there is no such directory or card.")
     if path.suffix != ".md":
@@ -215,9 +251,10 @@ def _from_provenance(text: bytes, name: str) -> _Claim:
         recipe, weights = facts["recipe"], facts["weights"]
         _want(str, weights)
         tensors, sources = dict(facts["tensors"]), tuple(map(_source, facts["sources"]))
+        written(facts)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{name}: {PROVENANCE} has no recipe, sources and digests that can be read.") from error
-    return _Claim(name, parse_recipe(recipe, origin=f"{name}: {PROVENANCE}"), weights, tensors, sources)
+    return _Claim(name, parse_recipe(recipe, origin=f"{name}: {PROVENANCE}"), weights, tensors, sources, facts)
 
 
 def _source(entry: Any) -> Mapping[str, Any]:

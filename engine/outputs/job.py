@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,17 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from engine import audit, digest, failpoints
+from engine import audit, digest
 from engine.device import choose_device
-from engine.errors import MergefleetError, OutputDamaged, SourceError, after_disk_failure
+from engine.errors import MergefleetError, OutputDamaged, SourceError
 from engine.execution.execute import Executed, Hooks, Work
 from engine.execution.sinks import FileSink
 from engine.methods import methods_for
 from engine.methods.contract import Facts
 from engine.models.checkpoint import Checkpoint, open_checkpoints
-from engine.models.model_code import copy_code, find_code
-from engine.models.tokenizer import write_small_files
+from engine.models.model_code import find_code
 from engine.outputs import card
+from engine.outputs.model_files import RECIPE, json_text, write_model_files, write_text
 from engine.outputs.naming import is_private, named, public_names, renamed_text, with_models
 from engine.outputs.output import (
     DirectoryOutput,
@@ -34,6 +33,7 @@ from engine.outputs.output import (
     refuse_unfit,
 )
 from engine.outputs.publish import Staging
+from engine.planning.beside import CARD, SMALL_FILES, digests_in
 from engine.planning.made import PROVENANCE, made_from
 from engine.planning.options import Options, default_memory
 from engine.planning.plan import Plan, Tile
@@ -46,7 +46,6 @@ from engine.remote.url import Url
 from engine.tensorfile.header import ITEMSIZE
 from engine.tensorfile.index import INDEX_NAME, build_index
 
-RECIPE = "recipe.json"
 RECIPE_AS_GIVEN = "mergekit_config.yml"  # mergekit's name for it
 Progress = Callable[[int, int], None]
 """(bytes written so far, bytes to write) after every tile."""
@@ -229,28 +228,14 @@ class Job:
         directory, plan = self.output.directory, self.plan
         if len(plan.files) > 1:
             weight_map = {tensor.name: plan.files[tensor.file].name for tensor in plan.tensors}
-            _write_text(directory / INDEX_NAME, build_index(weight_map, plan.total_size))
-        if plan.config:  # files of tensors have none
-            self._write_model_files(directory)
-        _write_json(directory / RECIPE, recipe_to_dict(self._published_recipe))
+            write_text(directory / INDEX_NAME, build_index(weight_map, plan.total_size))
+        write_model_files(directory, self.recipe, plan, self.checkpoints, self.options)
+        write_text(directory / RECIPE, json_text(recipe_to_dict(self._published_recipe)))
         if self.options.model_card:
-            _write_text(directory / "README.md", card.model_card(self._card(weights)))
-            _write_text(directory / RECIPE_AS_GIVEN, _as_given(self._published_recipe))
-        _write_json(directory / PROVENANCE, self._provenance(weights, tensors))  # last: see engine.planning.made
-
-    def _write_model_files(self, directory: Path) -> None:
-        """What makes a model of the tensors: config.json, tokenizer, code."""
-        plan = self.plan
-        _write_json(directory / "config.json", plan.config)
-        if self.options.copy_tokenizer or self.recipe.tokenizer_source:
-            write_small_files(
-                directory,
-                tokenizer=self.checkpoints[plan.tokenizer].tokenizer_directory,
-                donor=self.checkpoints[plan.donor].directory,
-                chat_template=plan.chat_template,
-            )
-        if self.options.carry_code:
-            copy_code(find_code(self.checkpoints[plan.donor], self.checkpoints[plan.tokenizer]), directory)
+            write_text(directory / CARD, card.model_card(self._card(weights)))
+            write_text(directory / RECIPE_AS_GIVEN, _as_given(self._published_recipe))
+        # last: see engine.planning.made
+        write_text(directory / PROVENANCE, json_text(self._provenance(weights, tensors)))
 
     def _provenance(self, weights: str, tensors: Mapping[str, str]) -> dict[str, Any]:
         names = self.options.names or {}
@@ -266,6 +251,7 @@ class Job:
             "weights": weights,
             "tensors": dict(tensors),
             "files": sorted({PROVENANCE, *(path.name for path in self.output.directory.iterdir()), *weight_files}),
+            SMALL_FILES: digests_in(self.output.directory, but={PROVENANCE, *weight_files}),
         }
         importances = [ref for ref in self.recipe.opened if ref.statistics]
         if importances:
@@ -354,16 +340,3 @@ def version() -> str:
         return importlib.metadata.version("mergefleet")
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
-
-
-def _write_json(path: Path, value: Any) -> None:
-    _write_text(path, json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    failpoints.reach("small_file.write")
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:  # a full disk, mostly, and then the error itself names no file
-        advice = after_disk_failure(error)
-        raise MergefleetError(f"{path}: cannot be written: {error.strerror}. {advice}", path=str(path)) from error

@@ -20,6 +20,7 @@ from engine.errors import Refused
 from engine.models.checkpoint import Checkpoint, open_checkpoint
 from engine.models.model_code import find_code
 from engine.models.tokenizer import small_files
+from engine.planning.beside import compare, held_in
 from engine.planning.options import Options
 from engine.planning.plan import OutputTensor, Plan
 from engine.recipes.model_ref import ModelRef
@@ -59,7 +60,11 @@ class Made:
         return bool(self.facts.get("made_from") == key)
 
     def refuse_changed(self, plan: Plan) -> None:
-        """Refused where the weights are not those that `plan` made. Untouched files are taken at their word."""
+        """Refused where the weights are not those that `plan` made, or what lies beside them is not what was written.
+
+        Weight files that were not touched are taken at their word.
+        """
+        self._refuse_changed_files()
         if not any(name.endswith(_WEIGHTS) for name in self._touched()):
             return
         checkpoint = open_checkpoint(ModelRef(str(self.directory)))
@@ -69,6 +74,15 @@ class Made:
             checkpoint.close()
         if found != self.facts.get("tensors"):
             raise Refused(f"{self.directory}: its weights were changed after they were made. {_ADVICE}")
+
+    def _refuse_changed_files(self) -> None:
+        """A later stage takes config.json and the tokenizer from here."""
+        try:
+            wrong = compare(held_in(self.directory), self.facts, None).wrong
+        except TypeError:
+            wrong = (PROVENANCE,)
+        if wrong:
+            raise Refused(f"{self.directory}: {wrong[0]} was changed, added or removed after it was made. {_ADVICE}")
 
     def refuse_replacing(self) -> None:
         """Refused where the directory holds anything but what was written there, as it was written."""

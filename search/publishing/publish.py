@@ -10,7 +10,8 @@ the run's `outbox` first, and checked there; for an object store it is then merg
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,8 +30,10 @@ from engine.errors import (
 from engine.merging import merge
 from engine.models.places import local_path
 from engine.outputs.hub_upload import HubRepo, Upload, read_json, upload
+from engine.outputs.model_files import held_at, remade
 from engine.outputs.naming import Names, unlike
 from engine.outputs.publish import clean
+from engine.planning.beside import Beside, compare, digests_said, held_in
 from engine.planning.made import PROVENANCE
 from engine.planning.options import Options
 from engine.recipes.keypath import KeyPath
@@ -82,7 +85,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Publication:
-    """What came of an order. `made` is False where the very model was there already."""
+    """What came of an order. `made` is False where the very model was there already; `notes`: of files beside it."""
 
     place: Destination
     candidate: int
@@ -91,6 +94,7 @@ class Publication:
     sentinels: int
     made: bool = True
     commit: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def order_of(campaign: Campaign, directory: RunDirectory) -> Order:
@@ -122,8 +126,9 @@ def refuse_target(campaign: Campaign, directory: RunDirectory) -> None:
 def publish(
     results: Results, directory: RunDirectory, order: Order, *, rescorer: Callable[[], Rescorer]
 ) -> Publication:
-    """Do it. A place that holds these very weights already is left as it is, so that what was interrupted ends well;
-    the weight files of a directory are read for that, elsewhere provenance.json is believed.
+    """Do it. A place that holds this very model already is left as it is, so that what was interrupted ends well: the
+    files beside the weights are compared for that, and the weight files of a directory; elsewhere provenance.json is
+    believed of those.
 
     `rescorer` is called only where sentinel items are scored.
 
@@ -136,8 +141,13 @@ def publish(
     assert wanted is not None  # `chosen` saw to it
     found = sentinel_items.choose(results, row.number) if order.rescore else None
     done = Publication(order.to, row.number, row.label, wanted, len(found.scores) if found else 0)
-    if _is_there(order.to, wanted):
-        return replace(done, made=False)
+    there = provenance_at(order.to)
+    if there is not None:
+        _refuse_another(order.to, there, wanted)
+        files = _files_there(order.to, there, row)
+        if isinstance(order.to, Path):
+            _refuse_altered(order.to, wanted)
+        return replace(done, made=False, notes=tuple(files.notes))
     refuse_unwritable(order.to)
     names = local_names(results.campaign)
     published = Published(
@@ -260,17 +270,36 @@ def _make(published: Published, directory: RunDirectory, order: Order, inspect: 
     return commit
 
 
-def _is_there(place: Destination, wanted: str) -> bool:
-    """Whether a place holds these weights already. OutputExists where it holds another model, OutputDamaged where they
-    were altered since."""
-    there = provenance_at(place)
-    if there is None:
-        return False
+def _refuse_another(place: Destination, there: Mapping[str, Any], wanted: str) -> None:
+    """OutputExists where a place holds another model."""
     if there.get("weights") != wanted:
         raise OutputExists(f"{place}: is there already and holds another model. {ELSEWHERE}", path=str(place))
-    if isinstance(place, Path):
-        _refuse_altered(place, wanted)
-    return True
+
+
+def _files_there(place: Destination, there: Mapping[str, Any], row: CandidateRow) -> Beside:
+    """What became of the files beside the weights. OutputDamaged where any is not as it was written, the card too.
+
+    An older version noted no digests; its files are compared with what is made again, if the sources are there.
+    """
+    try:
+        again = None
+        if digests_said(there) is None:
+            with suppress(InputError):
+                again = remade(parse_recipe(dict(row.recipe), origin=f"candidate {row.number}"), there)
+        files = compare(held_at(_model_at(place), there), there, again)
+    except (TypeError, KeyError) as error:
+        raise OutputDamaged(f"{place}: was published, and its {PROVENANCE} altered since. {ELSEWHERE}") from error
+    if files.changes:
+        raise OutputDamaged(
+            f"{place}: was published, and altered since: {', '.join(files.changes)}. Remove or rename it, or name "
+            "another place.",
+            path=str(place),
+        )
+    return files
+
+
+def _model_at(place: Destination) -> ModelRef:
+    return ModelRef(place.repo, revision=place.branch) if isinstance(place, HubRepo) else ModelRef(str(place))
 
 
 def _refuse_altered(place: Path, wanted: str) -> None:
@@ -303,8 +332,11 @@ def _is_waiting(aside: Path, options: Options) -> bool:
             clean(aside)
         return False
     there = read_json(aside / PROVENANCE)
-    if there.get("weights") == options.expected_weights and there.get("campaign") == options.extra["campaign"]:
-        return True
+    same = there.get("weights") == options.expected_weights and there.get("campaign") == options.extra["campaign"]
+    if same and digests_said(there) is not None and not compare(held_in(aside), there, None).changes:
+        with suppress(OutputDamaged):
+            _refuse_altered(aside, str(options.expected_weights))
+            return True
     shutil.rmtree(aside)
     return False
 

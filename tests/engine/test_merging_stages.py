@@ -224,6 +224,20 @@ def test_a_stage_whose_weights_were_changed_is_refused_and_one_that_was_only_tou
     assert file.read_bytes() == data
 
 
+def test_a_stage_whose_config_or_tokenizer_was_changed_is_refused(place: Path) -> None:
+    merge("r.yml", "out")
+    stage = place / "out.stages" / "first"
+    (stage / "README.md").write_text("mine")
+    assert made(again(place)) == []
+    for name in ("config.json", "tokenizer.json"):
+        kept = (stage / name).read_bytes()
+        (stage / name).write_bytes(kept + b"\n")
+        with pytest.raises(Refused, match=rf"out.stages/first: {name} was changed, added or removed after it was made"):
+            again(place)
+        (stage / name).write_bytes(kept)
+    assert made(again(place)) == []
+
+
 def test_every_stage_is_planned_before_any_is_made(place: Path) -> None:
     change(place, "weight: 0.75", "weight: -0.25")
     with pytest.raises(PlanError, match=r"the stage without a name"):

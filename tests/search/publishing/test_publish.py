@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from engine.errors import (
 )
 from engine.execution.execute import Executed, Work, execute
 from engine.models.checkpoint import open_checkpoint
+from engine.planning.beside import digest_of
 from engine.planning.made import PROVENANCE
 from engine.planning.plan import Plan
 from engine.recipes.model_ref import ModelRef
@@ -99,6 +100,99 @@ def test_what_was_altered_since_it_was_published_is_neither_taken_for_it_nor_wri
     with pytest.raises(OutputExists, match="is there already"):
         reproduce(str(published), {name: str(path) for name, path in run.models.items()}, to=out)
     assert (out / "model.safetensors").read_bytes() == harmed
+
+
+def edit(path: Path, **changes: object) -> None:
+    """Change keys of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+HARMS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "config edited": ("config.json is not what was written", lambda out: edit(out / "config.json", rms_norm_eps=0.5)),
+    "config cut off": ("config.json is not what was written", lambda out: (out / "config.json").write_text("{")),
+    "config removed": ("config.json is missing", lambda out: (out / "config.json").unlink()),
+    "tokenizer edited": ("tokenizer.json is not what was written", lambda out: edit(out / "tokenizer.json", added=[])),
+    "tokenizer removed": ("tokenizer.json is missing", lambda out: (out / "tokenizer.json").unlink()),
+    "recipe edited": (
+        "mergekit_config.yml is not what was written",
+        lambda out: (out / "mergekit_config.yml").write_text("merge_method: linear\n"),
+    ),
+    "template added": (
+        "chat_template.jinja was added, and is read by those who load the model",
+        lambda out: (out / "chat_template.jinja").write_text("{{ messages }}"),
+    ),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_file_beside_the_weights_that_was_altered_is_named_by_publishing_and_by_making_it_again(
+    harm: str, run: FinishedRun, published: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(published, tmp_path / "out")
+    said, do = HARMS[harm]
+    do(out)
+    with pytest.raises(
+        OutputDamaged, match=rf"^{out}: was published, and altered since: .*{said}.*Remove or rename it"
+    ):
+        publish_to(run, out)
+    found = reproduce(str(out), {name: str(path) for name, path in run.models.items()})
+    assert not found.equal
+    assert found.weights == found.published
+    assert "but 1 files beside its weights are not that" in found.sentence
+    assert said in found.details
+
+
+def test_a_card_is_its_owners_to_edit_but_publishing_again_does_not_call_it_done(
+    run: FinishedRun, published: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(published, tmp_path / "out")
+    (out / "notes.txt").write_text("mine")
+    assert publish_to(run, out).notes == ("not written by mergefleet, and no part of the model: notes.txt",)
+    (out / "README.md").write_text((out / "README.md").read_text().replace("0.", "9."))
+    with pytest.raises(OutputDamaged, match=r"README.md is not what was written\. Remove or rename it"):
+        publish_to(run, out)
+    found = reproduce(str(out), {name: str(path) for name, path in run.models.items()})
+    assert found.equal
+    assert found.details[0] == "README.md was edited or removed since, as its owner may: the model is the same"
+
+
+def test_what_was_published_without_digests_is_compared_with_what_is_made_again(
+    run: FinishedRun, published: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(published, tmp_path / "out")
+    facts = provenance(out)
+    del facts["small_files"]
+    (out / PROVENANCE).write_text(json.dumps(facts))
+    sources = {name: str(path) for name, path in run.models.items()}
+    unknown = "not compared, for an older mergefleet noted no digests of files: README.md, mergekit_config.yml"
+    assert publish_to(run, out).notes == (unknown,)
+    found = reproduce(str(out), sources)
+    assert (found.equal, found.details) == (True, [unknown])
+    edit(out / "config.json", rms_norm_eps=0.5)
+    with pytest.raises(OutputDamaged, match=r"config.json is not what was written"):
+        publish_to(run, out)
+    assert not reproduce(str(out), sources).equal
+
+
+def test_digests_altered_with_their_file_do_not_pass_for_what_the_recipe_makes(
+    run: FinishedRun, published: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(published, tmp_path / "out")
+    edit(out / "config.json", rms_norm_eps=0.5)
+    digests = provenance(out)["small_files"] | {"config.json": digest_of((out / "config.json").read_bytes())}
+    edit(out / PROVENANCE, small_files=digests)
+    for name in (out, out / PROVENANCE):
+        found = reproduce(str(name), {name: str(path) for name, path in run.models.items()}, to=tmp_path / "again")
+        assert (found.equal, found.out) == (False, None)
+        assert found.details == ["config.json is not what the recipe makes here of its sources"]
+    assert not (tmp_path / "again").exists()
+
+
+def test_the_same_model_has_the_same_digests_of_files(run: FinishedRun, published: Path, tmp_path: Path) -> None:
+    other = tmp_path / published.name  # which stands in the card
+    publish_to(run, other)
+    assert (other / PROVENANCE).read_bytes() == (published / PROVENANCE).read_bytes()
+    assert {"config.json", "tokenizer.json", "README.md"} <= provenance(other)["small_files"].keys()
 
 
 def test_with_a_source_that_changed_nothing_is_published_and_nothing_is_left(run: FinishedRun, tmp_path: Path) -> None:
@@ -349,6 +443,7 @@ def test_with_another_source_it_says_which_tensors_differ_and_which_source_it_is
         {"sources": [{"model": "beta", "identity": []}]},
         {"sources": [{"model": "beta", "identity": {"adapter": 3}}]},
         {"sources": [{"model": "beta", "path": 3}]},
+        {"small_files": ["config.json"]},
     ],
 )
 def test_a_damaged_provenance_is_bad_input(published: Path, tmp_path: Path, changes: dict[str, object]) -> None:

@@ -9,10 +9,12 @@ import pytest
 from finished_run import FinishedRun, make_finished_run
 from hub_standin import Hub, Repository, running_hub
 
-from engine.errors import InputError, MergefleetError, OutputExists
+from engine.errors import InputError, MergefleetError, OutputDamaged, OutputExists
 from engine.outputs import hub_upload
 from engine.outputs.hub_upload import HubRepo
 from engine.recipes.model_ref import ModelRef
+from engine.remote.bucket import Bucket
+from engine.remote.url import parse_url
 from engine.reproducing import reproduce
 from search.publishing.destination import parse_destination
 from search.publishing.licences import Licence
@@ -108,6 +110,27 @@ def test_what_is_there_already_is_not_written_over(run: FinishedRun, hub: Hub) -
         publish_to(run, "hub:org/winner")
 
 
+def test_on_the_hub_the_files_beside_the_weights_are_compared_too(run: FinishedRun, hub: Hub) -> None:
+    publish_to(run, "hub:org/winner")
+    repository, sources = hub.repositories["org/winner"], {name: str(path) for name, path in run.models.items()}
+    whole = repository.commits[repository.refs["main"]]
+
+    def push(commit: str, **changed: bytes) -> None:
+        repository.commits[commit] = whole | {"eval/results.json": b"{}"} | changed
+        repository.refs["main"] = commit
+
+    push("b" * 40)
+    assert publish_to(run, "hub:org/winner").notes == ("not written by mergefleet, and no part of the model: eval/",)
+    push("c" * 40, **{"README.md": b"# mine"})
+    with pytest.raises(OutputDamaged, match=r"^hub:org/winner: was published, and altered since: README.md is not"):
+        publish_to(run, "hub:org/winner")
+    assert reproduce("hub:org/winner", sources).equal
+    push("d" * 40, **{"config.json": whole["config.json"] + b" "})
+    with pytest.raises(OutputDamaged, match=r"config.json is not what was written"):
+        publish_to(run, "hub:org/winner")
+    assert reproduce("hub:org/winner", sources).files.wrong == ("config.json",)
+
+
 def test_without_the_right_to_write_nothing_is_merged(
     run: FinishedRun, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +198,24 @@ def test_in_an_object_store_the_same_bits_arrive_and_are_found_done(run: Finishe
     assert reproduce(place, {name: str(path) for name, path in run.models.items()}).equal
     with pytest.raises(OutputExists, match="holds another model"):
         publish_to(run, place, candidate=0)
+    objects = Bucket(parse_url(place))
+    objects.delete("tokenizer.json")
+    objects.put("chat_template.jinja", b"{}")
+    with pytest.raises(OutputDamaged, match=r"tokenizer.json is missing, chat_template.jinja was added"):
+        publish_to(run, place)
+    found = reproduce(place, {name: str(path) for name, path in run.models.items()})
+    assert found.files.wrong == ("chat_template.jinja", "tokenizer.json")
+
+
+def test_what_waits_for_the_hub_is_sent_only_as_it_was_checked(run: FinishedRun, hub: Hub) -> None:
+    hub.broken_commits = 1
+    with pytest.raises(MergefleetError):
+        publish_to(run, "hub:org/winner")
+    waiting = run.directory.root / OUTBOX / "winner"
+    kept = (waiting / "config.json").read_bytes()
+    (waiting / "config.json").write_bytes(b"{}")
+    done = publish_to(run, "hub:org/winner")
+    assert hub.repositories["org/winner"].commits[str(done.commit)]["config.json"] == kept
 
 
 @pytest.mark.parametrize(("disabled", "hint"), [(False, True), (True, False)])
