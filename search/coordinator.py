@@ -353,6 +353,7 @@ class Coordinator:
     def _restore(self) -> None:
         """Rebuild memory from the rows, and send the leases of earlier epochs back to the queue."""
         desk, store = self._desk, self.run.store
+        again = steps.try_lost_again(store)
         candidates = store.rows(schema.CANDIDATES)
         desk.recipes += [row["recipe"] for row in candidates]
         desk.recall(sorted({row["recipe_hash"] for row in candidates}))
@@ -360,18 +361,21 @@ class Coordinator:
             desk.live.apply(event, point=point)
             desk.sequence = max(desk.sequence, sequence)
         self._reopen()
-        self._restore_queue(store.rows(schema.LEASES))
+        self._restore_queue(store.rows(schema.LEASES), again=again)
         verdict = store.rows(schema.CAMPAIGNS, id=store.campaign)[0]["verdict"]
         if verdict is not None:
             self._judged(verdict_from_dict(verdict))
 
-    def _restore_queue(self, leases: Sequence[Row]) -> None:
-        """Queue what open assessments still need, with the attempts that their units have behind them."""
+    def _restore_queue(self, leases: Sequence[Row], *, again: frozenset[int]) -> None:
+        """Queue what open assessments still need, with the attempts that their units have behind them; who is tried
+        `again` on the holdout has none."""
         desk, now = self._desk, self._services.now()
         attempts: dict[tuple[int, str, int], list[str]] = {}
         for row in sorted(leases, key=lambda row: row["ended"] or math.inf):
             if row["ended"] is not None and row["state"] != "lost":  # nobody knows how long a lost one was worked at
                 self._progress.used(row["ended"] - row["taken"])
+            if row["split"] == "holdout" and row["candidate"] in again:
+                continue
             desk.remember(row)
             attempts.setdefault((row["candidate"], row["split"], row["block"]), []).append(row["state"])
             if row["state"] == "running":

@@ -20,6 +20,7 @@ from search.samplers.points import sobol_point
 from search.select import Nominee, nominate
 from search.space import Params
 from search.store import schema
+from search.store.store import Store
 from search.visits import day_of, visit_of
 
 FEW_ITEMS = 20
@@ -114,12 +115,32 @@ def open_holdout(desk: Desk, entrants: tuple[tuple[int, str], ...]) -> None:
         desk.start(number, "holdout")
 
 
+def try_lost_again(store: Store) -> frozenset[int]:
+    """Where the winner was lost on the holdout: take the losses there back, and return who is tried again.
+
+    Without this no verdict would ever come. The ledger has their access, nobody has seen a result, and the entrants
+    stay who they are: scoring the same items once more tells the search nothing.
+    """
+    lost = frozenset(row["number"] for row in store.rows(schema.ASSESSMENTS, split="holdout", state="lost"))
+    winner = {row["candidate"] for row in store.rows(schema.LEDGER, reason="winner")}
+    if not lost & winner:
+        return frozenset()
+    with store.transaction() as transaction:
+        for number in sorted(lost):
+            values = {"state": "open", "cause": None, "finished": None}
+            transaction.change(schema.ASSESSMENTS, values, number=number, split="holdout")
+    return lost
+
+
 def judge_entrants(desk: Desk) -> Verdict:
     """The verdict on the holdout scores. EvaluationError where the winner itself could not be scored."""
     state, points = desk.live.state, desk.live.points
     lost = {entry.number: outcome.cause for entry, outcome in machine.outcomes(state, "holdout") if outcome.cause}
     if state.winner in lost:
-        raise EvaluationError(f"the winner could not be scored on the holdout: {lost[state.winner]}")
+        raise EvaluationError(
+            f"the winner could not be scored on the holdout: {lost[state.winner].rstrip('.')}. No verdict yet; "
+            "--resume tries again whoever was lost there."
+        )
     others = (choosing.FRONT, choosing.REFERENCE)
     entrants = [_entrant(desk, n) for n, reason in state.entrants if n not in lost and reason not in others]
     verdict = judge(

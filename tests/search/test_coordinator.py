@@ -371,6 +371,29 @@ def test_a_comparator_lost_on_the_holdout_counts_as_not_beaten(tmp_path: Path) -
     assert not verdict.significant
 
 
+def test_a_winner_lost_on_the_holdout_is_tried_again_by_every_resume(
+    uninterrupted: Coordinator, tmp_path: Path
+) -> None:
+    """With all others that were lost there; more often than a unit may fail."""
+
+    def silent_judge(work: Work, result: BlockResult) -> BlockResult | Failed:
+        gone = work.split == "holdout" and work.candidate != 2
+        return Failed(work.lease, "no grade.", retryable=False) if gone else result
+
+    for attempt in range(4):
+        coordinator = open_simulated(tmp_path, small(), resume=attempt > 0)
+        assert (coordinator.status().phase == "holdout") == (attempt > 0)
+        with pytest.raises(EvaluationError, match=r"on the holdout: no grade\. No verdict yet; --resume tries"):
+            run_inline(coordinator, Faulty(silent_judge))
+        ledger = coordinator.run.store.rows(schema.LEDGER)
+        assert len(ledger) == len(uninterrupted.run.store.rows(schema.LEDGER))
+        coordinator.close()
+    coordinator = open_simulated(tmp_path, small(), resume=True)
+    assert run_inline(coordinator, SimulatedEvaluator()) == uninterrupted.verdict()
+    assert coordinator.run.store.rows(schema.LEDGER) == ledger
+    assert not coordinator.run.store.rows(schema.ASSESSMENTS, state="lost")
+
+
 def test_a_passing_failure_is_retried_twice_and_leaves_no_trace_in_the_result(
     uninterrupted: Coordinator, tmp_path: Path
 ) -> None:
