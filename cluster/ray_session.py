@@ -233,10 +233,10 @@ def _set_environment(place: str) -> None:
     settings = {"RAY_USAGE_STATS_ENABLED": "0"}
     if place == "local":
         settings |= {"RAY_AUTH_MODE": "token", PRIVATE: "1"}
-        if not any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        if not _names_token():
             settings["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray keeps one in a file that all may read
     else:
-        settings["RAY_AUTH_MODE"] = "token" if _has_token() else "disabled"
+        settings["RAY_AUTH_MODE"] = "token" if _names_token() else "disabled"
     if place == "local" or place.startswith(_LOOPBACK):
         # Ray's switch for "this machine only": loopback instead of asking a name server for the way out
         settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
@@ -248,6 +248,7 @@ def _set_environment(place: str) -> None:
         Config.initialize("")
 
 
-def _has_token() -> bool:
-    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    return named or (Path.home() / ".ray" / "auth_token").is_file()
+def _names_token() -> bool:
+    """Whether the user gave a token. The one that Ray keeps at home may be of another cluster: with it, one that asks
+    for none is joined, and every worker dies there."""
+    return any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))

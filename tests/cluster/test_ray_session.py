@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster import ray_session
 from cluster.ray_session import Session, alive_nodes, log_tail, session, this_node
 from engine.errors import ClusterError
 
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 JOIN = """
 import sys
 {before}
+from cluster import ray_session
 from cluster.ray_session import session, alive_nodes
 from engine.errors import ClusterError
 try:
@@ -49,6 +51,19 @@ def test_a_local_ray_stays_on_this_machine(ray_here: Session) -> None:
     assert ray_here.address.startswith("127.")
     assert os.environ["RAY_AUTH_MODE"] == "token"
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def test_a_token_that_ray_keeps_at_home_is_not_taken_along_to_a_ray_that_may_ask_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its workers die where the driver has a token and they have none."""
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("f" * 64)
+    for given, mode in (({}, "disabled"), ({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "t")}, "token")):
+        environment = {"HOME": str(tmp_path), **given}
+        monkeypatch.setattr(os, "environ", environment)
+        ray_session._set_environment("10.0.0.1:6379")
+        assert environment["RAY_AUTH_MODE"] == mode
 
 
 def test_what_raylets_say_stays_off_stdout_where_json_may_go(
