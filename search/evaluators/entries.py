@@ -63,6 +63,8 @@ class SplitEntry(Part):
 JUDGE_FREE = frozenset({"base_url", "api_key_env", "max_tokens", "concurrency", "timeout_s", "retries", "cache"})
 """Keys of a judge that no grade depends on: where and how it is asked. They are no part of the evaluation key, and may
 change when a run is continued."""
+JUDGE_ONCE_COUNTED = frozenset({"base_url", "max_tokens"})
+"""Those of them that the evaluation keys of earlier versions went over."""
 
 
 class JudgeEntry(Part):

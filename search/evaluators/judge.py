@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 from engine.errors import CampaignError, EvaluationError
 from search.evaluators.contract import Scored, Subject, Unreachable, digest
-from search.evaluators.entries import JUDGE_FREE, PROMPT_PLACES, JudgeEntry, TaskEntry
+from search.evaluators.entries import JUDGE_FREE, JUDGE_ONCE_COUNTED, PROMPT_PLACES, JudgeEntry, TaskEntry
 from search.evaluators.lm_eval import Answer, LmEvalScorer
 from search.ports import Item, Split
 
@@ -122,7 +122,7 @@ class Judge:
 
     def former_facts(self) -> dict[str, Any]:
         """What `facts` were in versions that counted the address and the limit of a reply among them."""
-        return self.entry.model_dump(exclude=set(JUDGE_FREE - {"base_url", "max_tokens"}))
+        return self.entry.model_dump(exclude=set(JUDGE_FREE - JUDGE_ONCE_COUNTED))
 
     def grade(self, answers: Mapping[str, Answer]) -> dict[str, float]:
         """Item → score. EvaluationError where the judge gives no grade, Unreachable where it does not answer.

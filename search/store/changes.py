@@ -8,7 +8,7 @@ from typing import Any
 from engine.errors import CampaignError, InputsChanged
 from engine.recipes.keypath import shown
 from search.campaign_file import campaign_to_dict, parse_campaign
-from search.evaluators.entries import JUDGE_FREE
+from search.evaluators.entries import JUDGE_FREE, JUDGE_ONCE_COUNTED
 from search.store.store import CampaignFacts
 from search.store.transaction import Row
 
@@ -17,8 +17,12 @@ NAMED = 5
 
 
 def changes(found: Row, facts: CampaignFacts, *, free: frozenset[str]) -> list[str]:
-    """Where campaign, evaluator or items are not the stored run's, one text each; `free` keys may differ."""
-    earlier, present = _comparable(_present(found["config"])), _comparable(facts.config)
+    """Where campaign, evaluator or items are not the stored run's, one text each; `free` keys may differ.
+
+    Where a judge is asked may differ, too; it is named beside another evaluation key, which it was a part of once.
+    """
+    without = JUDGE_FREE if found["eval_key"] == facts.eval_key else JUDGE_FREE - JUDGE_ONCE_COUNTED
+    earlier, present = _comparable(_present(found["config"]), without), _comparable(facts.config, without)
     told = [
         f"{key}: {_short(before)} then, {_short(now)} now"
         for name in sorted({*earlier, *present} - free)
@@ -54,16 +58,16 @@ def named(changed: Sequence[str]) -> str:
     return "; ".join(changed[:NAMED]) + rest
 
 
-def _comparable(config: Row) -> Row:
-    """Without the keys of judges that no grade depends on."""
+def _comparable(config: Row, without: frozenset[str]) -> Row:
+    """Without these keys of judges."""
     if not any(isinstance(task, Mapping) and task.get("judge") for task in config.get("tasks", ())):
         return config
-    return {**config, "tasks": [_without_address(task) for task in config["tasks"]]}
+    return {**config, "tasks": [_task_without(task, without) for task in config["tasks"]]}
 
 
-def _without_address(task: Row) -> Row:
+def _task_without(task: Row, without: frozenset[str]) -> Row:
     judge = task.get("judge")
-    return {**task, "judge": {key: judge[key] for key in judge if key not in JUDGE_FREE}} if judge else task
+    return {**task, "judge": {key: judge[key] for key in judge if key not in without}} if judge else task
 
 
 def _differences(key: str, then: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:

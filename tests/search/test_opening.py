@@ -110,6 +110,11 @@ def test_a_judge_may_be_asked_elsewhere_and_otherwise_when_a_run_is_continued_bu
     assert stored["config"]["tasks"][0]["judge"]["base_url"] == "http://there:2/v1"
     with pytest.raises(InputsChanged, match=r"these inputs changed: tasks\[0\].judge.model: 'm' then, 'n' now; tasks"):
         open_simulated(tmp_path, make_campaign(**judged(**moved, model="n")), resume=True)
+    start, services = Start(RunDirectory(tmp_path), LAYERS, resume=True), Services(hash_recipe, Clock())
+    with pytest.raises(InputsChanged, match=r"judge.base_url: 'http://there:2/v1' then, 'http://here:1/v1' now; tasks"):
+        open_coordinator(
+            make_campaign(**judged()), replace(make_inventory(), key="new"), start=start, services=services
+        )
 
 
 def test_a_run_under_the_key_of_an_earlier_version_goes_on_under_the_present_one(tmp_path: Path) -> None:
