@@ -80,9 +80,8 @@ class Reproduction:
             unread = "; its weight files were not read: name its directory" if self.altered is None else ""
             return f"{self.name}: equal: {self.tensors} tensors, weights {self.weights}{kept}{unread}"
         if self.published == self.weights:
-            what = f"{len(self.altered or ())} tensors in its weight files or digests"
-            if not self.altered:
-                what = f"{len(self.files.wrong)} files beside its weights"
+            count = f"{len(self.altered or ())} tensors in its weight files or digests"
+            what = count if self.altered else f"{len(self.files.wrong)} files beside its weights"
             return (
                 f"{self.name}: altered: what it says it is can be made again, but {what} are not that "
                 f"({self.weights[:16]}). Download it again, or distrust it."
@@ -95,11 +94,13 @@ class Reproduction:
     def details(self) -> list[str]:
         """What to say below it, a line each: tensors and files that are not as published, and what is no fault."""
         named = list(self.different or self.altered or ())
+        doubt = "is not what the recipe makes here: altered with its digest, or made of other sources or versions"
         lines = named[:20] + ([f"and {len(named) - 20} more"] if len(named) > 20 else [])
         lines += [change for change in self.files.changes if not change.startswith(f"{CARD} ")]
-        lines += [f"{name} is not what the recipe makes here of its sources" for name in self.files.remade]
+        lines += [f"{name} {doubt}" for name in self.files.remade]
         if CARD in (*self.files.altered, *self.files.missing):
             lines.append(f"{CARD} was edited or removed since, as its owner may: the model is the same")
+        lines += [f"what was made again is kept in {self.out}"] if self.out and not self.equal else []
         return lines + self.files.notes
 
 
@@ -188,10 +189,8 @@ def _held(claim: _Claim, recipe: Recipe) -> tuple[Beside, dict[str, str] | None]
         return compare(None, claim.facts, again), None
     there = held_at(claim.model, claim.facts)
     files = compare(there, claim.facts, again)
-    if CONFIG not in there.names:  # merges of files of tensors have none
-        return files, None
-    try:
-        return files, held_digests(claim.model)
+    try:  # merges of files of tensors have no config.json
+        return files, held_digests(claim.model) if CONFIG in there.names else None
     except InputError:
         if not files.wrong:  # else that is told, and may be why
             raise

@@ -25,7 +25,6 @@ from engine.errors import (
     OutputDamaged,
     OutputExists,
     Refused,
-    SourceError,
 )
 from engine.merging import merge
 from engine.models.places import local_path
@@ -306,7 +305,7 @@ def _refuse_altered(place: Path, wanted: str) -> None:
     """OutputDamaged where weight files are not what provenance.json beside them says."""
     try:
         found = digest.of_weights(held_digests(ModelRef(str(place))))
-    except SourceError as error:
+    except InputError as error:
         raise OutputDamaged(f"{place}: was published, and altered since: {error.message} {ELSEWHERE}") from error
     if found != wanted:
         raise OutputDamaged(
