@@ -136,9 +136,13 @@ class Campaign(Part):
     @field_validator("store")
     @classmethod
     def _known_database(cls, value: str | None) -> str | None:
-        scheme, url, _ = (value or "").partition("://")
-        if url and scheme.partition("+")[0] not in ("sqlite", "postgresql"):  # the rest may hold a password
+        scheme, is_url, rest = (value or "").partition("://")
+        if is_url and scheme.partition("+")[0] not in ("sqlite", "postgresql"):  # the rest may hold a password
             raise ValueError(f"got {scheme}://..., a path or a URL of sqlite or postgresql expected")
+        if value is not None and not scheme.startswith("postgresql"):
+            file = rest.removeprefix("/") if is_url else value
+            if not file.strip() or file.startswith(":memory:") or "mode=memory" in file:
+                raise ValueError(f"got {value!r}, a file expected; leave it out for one in the run's directory")
         return value
 
     @model_validator(mode="after")

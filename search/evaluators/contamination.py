@@ -21,7 +21,7 @@ from search.ports import SPLITS, Item, Split
 
 RUN_WORDS = 13
 SEALED: tuple[Split, ...] = ("selection", "holdout")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+_DIGEST = re.compile(r"[0-9a-f]{64}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,14 @@ def _near_between(runs: Mapping[Split, Mapping[str, frozenset[int]]]) -> Iterato
 def read_known(path: Path, *, origin: str) -> KnownTexts:
     """The user's list: a line is the SHA-256 of a normalised text (64 hex digits), a JSON object, or a text."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise CampaignError(f"{origin}: contamination: cannot read {path}: {error}", path=str(path)) from error
     digests: set[str] = set()
     runs: set[int] = set()
     for line in filter(None, map(str.strip, lines)):
         if _DIGEST.fullmatch(line):
-            digests.add(line)
+            digests.add(line.lower())
             continue
         text = text_of(_json_or_text(line))
         digests.add(text_digest(text))
@@ -112,7 +112,9 @@ def _against(
             items=sealed,
         )
     searched = sum(item.text in known.digests for item in items["search"])
-    if searched:
+    if not searched:
+        yield f"none of the items is among the {len(known.digests)} known texts"
+    else:
         yield f"{searched} of {len(items['search'])} search items are in the list of known texts"
     for split in SPLITS:
         near = sum(bool(mine & known.runs) for mine in runs[split].values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
@@ -11,8 +12,8 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, Float, Integer, MetaData, String, Table, insert, inspect, select, text
 
-from engine.errors import CampaignError
-from search.store import schema
+from engine.errors import Busy, CampaignError
+from search.store import schema, takeover
 from search.store.blocks import BlockScores, insert_scores
 
 ADVISORY_LOCK = 0x6D66
@@ -58,6 +59,19 @@ def version_of(connection: Connection) -> int | None:
     if present.has_table(schema.SCHEMA_VERSION.name):
         return int(connection.execute(select(schema.SCHEMA_VERSION.c.version)).scalar_one())
     return 0 if present.has_table(schema.CAMPAIGNS.name) else None
+
+
+def refuse_running(connection: Connection, *, place: str) -> None:
+    """Raise Busy where another coordinator of this machine is at work on an older store: its tables would be gone."""
+    epochs, campaigns = schema.EPOCHS, schema.CAMPAIGNS
+    newest = select(epochs, campaigns.c.name).join(campaigns, campaigns.c.id == epochs.c.campaign)
+    for row in connection.execute(newest.where(campaigns.c.epoch == epochs.c.epoch)).all():
+        if row.pid != os.getpid() and takeover.is_running(takeover.ProcessIdentity(row.pid, row.started, row.host)):
+            raise Busy(
+                f"{place}: process {row.pid} of this machine runs campaign {row.name!r} with an older version. Pause "
+                "it (ctrl-C where it was started), migrate, and go on with --resume.",
+                pid=row.pid,
+            )
 
 
 def migrate(connection: Connection, *, place: str) -> int:

@@ -188,7 +188,10 @@ class Store:
         copy = None
         with self._reader.connect() as connection:
             before = migration.version_of(connection)
-        if self._engine.dialect.name == "sqlite" and before is not None and before < schema.VERSION:
+            older = before is not None and before < schema.VERSION
+            if older:
+                migration.refuse_running(connection, place=self.place)
+        if older and self._engine.dialect.name == "sqlite":
             file = Path(str(self._engine.url.database))
             copy = file.with_name(f"{file.name}.version-{before}")
             with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(copy)) as target:

@@ -59,11 +59,16 @@ def test_near_copies_between_splits_are_counted_by_split() -> None:
     assert check(Made()) == ()
 
 
-@pytest.mark.parametrize("how", ["text", "digest", "row"])
+@pytest.mark.parametrize("how", ["text", "digest", "DIGEST", "row"])
 @pytest.mark.parametrize("split", ["selection", "holdout"])
 def test_an_item_of_selection_or_holdout_that_the_list_holds_is_refused(how: str, split: str, tmp_path: Path) -> None:
-    line = {"text": "HOW many?", "digest": text_digest("how many?"), "row": json.dumps({"id": 1, "q": "How  many?"})}
-    (tmp_path / "known").write_text(f"something else\n\n{line[how]}\n")
+    line = {
+        "text": "HOW many?",
+        "digest": text_digest("how many?"),
+        "DIGEST": text_digest("how many?").upper(),
+        "row": json.dumps({"id": 1, "q": "How  many?"}),
+    }
+    (tmp_path / "known").write_text(f"\ufeff{line[how]}\n\nsomething else\n", encoding="utf-8")
     with pytest.raises(CampaignError, match=rf"c.yml: contamination: 1 items are in the list: {split}/0 \({split}\)"):
         check(Made(**{split: "How many?"}), tmp_path / "known")
 
@@ -74,6 +79,11 @@ def test_search_items_in_the_list_and_near_ones_are_told(tmp_path: Path) -> None
         "1 of 1 search items are in the list of known texts",
         "1 of 1 holdout items share 13 words in a row with the known texts",
     )
+
+
+def test_a_list_in_which_nothing_is_found_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "known").write_text("a question\nand another\n")
+    assert check(Made(), tmp_path / "known") == ("none of the items is among the 2 known texts",)
 
 
 @pytest.mark.parametrize(

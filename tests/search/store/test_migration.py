@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import subprocess
 import threading
 import time
 from dataclasses import replace
@@ -15,11 +16,11 @@ import simulated
 from simulated import SimulatedEvaluator, make_campaign, make_inventory, open_simulated
 from sqlalchemy import create_engine
 
-from engine.errors import CampaignError
+from engine.errors import Busy, CampaignError
 from search.inline import run_inline, work_once
 from search.ports import Work
 from search.session import migrate_store
-from search.store import migration, schema
+from search.store import migration, schema, takeover
 from search.store.store import CampaignFacts, Store, store_url
 
 VERSION_0 = Path(__file__).parent / "version_0.sql"
@@ -68,6 +69,18 @@ def test_a_store_of_an_older_version_is_refused_with_the_command_that_migrates_i
             act()
     with pytest.raises(CampaignError, match="schema version 0, this mergefleet uses 3"):
         open_simulated(old.parent, make_campaign(**CAMPAIGN), resume=True)
+
+
+def test_a_store_that_a_coordinator_of_this_machine_runs_on_is_not_migrated(old: Path) -> None:
+    other = subprocess.Popen(["sleep", "60"])
+    started = takeover._start_time(other.pid)
+    with sqlite3.connect(old) as connection:
+        connection.execute("UPDATE epochs SET pid = ?, started = ?", (other.pid, started))
+    with pytest.raises(Busy, match=f"process {other.pid} .* runs campaign 'simulated' .* --resume"):
+        migrate_store(str(old))
+    other.kill()
+    other.wait()
+    assert migrate_store(str(old))[0] == 0
 
 
 def test_a_store_of_a_newer_version_is_refused_and_not_touched(old: Path) -> None:
