@@ -75,7 +75,8 @@ def test_a_store_that_a_coordinator_of_this_machine_runs_on_is_not_migrated(old:
     other = subprocess.Popen(["sleep", "60"])
     started = takeover._start_time(other.pid)
     with sqlite3.connect(old) as connection:
-        connection.execute("UPDATE epochs SET pid = ?, started = ?", (other.pid, started))
+        identity = (other.pid, started, takeover.this_host())
+        connection.execute("UPDATE epochs SET pid = ?, started = ?, host = ?", identity)
     with pytest.raises(Busy, match=f"process {other.pid} .* runs campaign 'simulated' .* --resume"):
         migrate_store(str(old))
     other.kill()
