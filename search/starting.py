@@ -57,7 +57,9 @@ def check_models(campaign: Campaign, plans: Plans) -> Space:
         models = json.dumps([_model(entry) for entry in _entries(recipe)] + [recipe.get("base_model"), key == "space"])
         if models not in seen:  # methods do not differ in what models they take
             seen.add(models)
-            _check_chat(campaign, plans, _check_recipe(campaign, plans, key=key, recipe=recipe), key=key)
+            plan = _check_recipe(campaign, plans, key=key, recipe=recipe)
+            _check_chat(campaign, plans, plan, key=key)
+            _check_contexts(campaign, plan)
     return space
 
 
@@ -130,6 +132,19 @@ def _said(error: InputError, campaign: Campaign, key: str) -> CampaignError:
     told = error.flagless.removeprefix(f"{campaign.origin}: ")
     facts = {name: value for name, value in error.facts.items() if name not in ("file", "key")}
     return CampaignError(f"{campaign.origin}: {key}: {told}", file=campaign.origin, key=key, **facts)
+
+
+def _check_contexts(campaign: Campaign, plan: Plan) -> None:
+    """No text may be cut into windows that are longer than the models read."""
+    config = plan.config.get("text_config") or plan.config
+    limit = config.get("max_position_embeddings")
+    for index, task in enumerate(campaign.tasks):
+        if task.context is not None and isinstance(limit, int) and task.context > limit:
+            raise CampaignError(
+                f"{campaign.origin}: tasks[{index}].context: got {task.context}, the models read {limit} tokens at "
+                "most (max_position_embeddings in config.json)",
+                task=task.name,
+            )
 
 
 def _check_chat(campaign: Campaign, plans: Plans, plan: Plan, *, key: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from search.evaluators.plans import Plans
 from search.run import RunDirectory
 from search.session import open_session
 from search.space import make_space
-from search.starting import check_start
+from search.starting import check_models, check_start
 
 
 def a_model(
@@ -83,6 +84,17 @@ def test_models_that_fit_pass_and_a_template_is_found_wherever_it_is_kept(tmp_pa
     found = campaign(tmp_path, template=True, templates=("a", "b"))
     (tmp_path / "base" / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
     check_start(found, RunDirectory(tmp_path / "run"), Plans())
+
+
+def test_windows_of_text_that_no_model_can_read_are_refused(tmp_path: Path) -> None:
+    models = [a_model(tmp_path / name, max_position_embeddings=64) for name in ("base", "a")]
+    data = campaign_data() | {"base_model": models[0], "sources": models[1:]}
+    data["space"] = {"parameters": {"weight": {"low": 0, "high": 1, "start": 0.5}}, "stages": [{"name": "g"}]}
+    text = {"name": "prose", "text": "x.txt", "split": {"search": 0.6, "selection": 0.2, "holdout": 0.2}}
+    for context, says in ((64, None), (65, r"c\.yml: tasks\[0\]\.context: got 65, the models read 64 tokens at most")):
+        found = parse_campaign(data | {"tasks": [text | {"context": context}]}, origin="c.yml")
+        with pytest.raises(CampaignError, match=says) if says else nullcontext():
+            check_models(found, Plans())
 
 
 def test_a_plan_says_it_too(tmp_path: Path) -> None:
