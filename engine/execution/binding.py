@@ -98,10 +98,10 @@ class Binding:
 
         hasher = blake3()
         for part in self._parts[index]:
-            if part.device.type != "cpu":
+            if part.device.type == "cpu":
+                hasher.update(part.contiguous().view(-1).view(torch.uint8).numpy().data)
+            else:
                 hasher.update(device_digest(part))
-                continue
-            hasher.update(part.contiguous().view(-1).view(torch.uint8).numpy().data)
         return hasher.digest()
 
     def first(self, index: int, count: int) -> Tensor | None:

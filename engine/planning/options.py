@@ -1,4 +1,5 @@
-"""How to merge: what a caller may choose besides the recipe. None but `device` changes the weights."""
+"""How to merge: what a caller may choose besides the recipe. None but `device` changes the weights, and that only where
+the method is not exact."""
 
 from __future__ import annotations
 

@@ -36,6 +36,8 @@ _SERVER: Mapping[str, tuple[type[MergefleetError], str]] = {
     "permission denied": (CampaignError, f"{{said}}. Give the user of the URL the right to. {_KEPT}"),
 }
 """The same for PostgreSQL. Of what it says, these are the parts that are the same in every version and encoding."""
+_LOCK_NOT_AVAILABLE = "55P03"
+"""PostgreSQL's code for a lock that was waited for in vain, whatever language it says it in."""
 _SECRET = frozenset({"password", "sslpassword"})
 """What libpq takes as parameters of a URL, besides the password before the host."""
 
@@ -69,8 +71,8 @@ def without_password(url: URL) -> URL:
     )
 
 
-def explain_failures(engine: Engine) -> None:
-    """Let failures of this engine's database come out as errors that name it."""
+def explain_failures(engine: Engine, lock_wait_s: float) -> None:
+    """Let failures of this engine's database come out as errors that name it; for `lock_wait_s` see engines.py."""
     place = place_of(engine.url.render_as_string(hide_password=False))
 
     def explain(context: ExceptionContext) -> BaseException | None:
@@ -79,6 +81,8 @@ def explain_failures(engine: Engine) -> None:
         said = (str(context.original_exception).strip().splitlines() or [""])[0]
         if "database is locked" in said:
             return locked(place, said)
+        if getattr(context.original_exception, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+            return _writers_at_work(place, 2 * lock_wait_s)
         connected = context.connection is not None and not context.is_disconnect
         return failure(place, said, connected=connected)
 
@@ -91,6 +95,14 @@ def locked(place: str, said: str) -> StoreAway:
         f"{place}: another program holds its lock ({said}): a database shell, a VACUUM? What was committed is kept. "
         "End that program, or let it end.",
         locked=True,
+    )
+
+
+def _writers_at_work(place: str, waited_s: float) -> StoreAway:
+    """Others hold a server's locks. One that is stopped inside a transaction is sent away before that (engines.py)."""
+    return StoreAway(
+        f"{place}: other processes have been writing for {waited_s:g} s, and nothing could be written here. What was "
+        "committed is kept. Is a large store being forked or migrated?"
     )
 
 

@@ -34,7 +34,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError
 
 from engine import failpoints
 from engine.errors import Busy, CampaignError, StaleEpoch, StoreAway
@@ -47,8 +47,6 @@ from search.store.takeover import ProcessIdentity
 from search.store.transaction import Row, Transaction
 
 LOCK_WAIT_S = 10.0
-LOCK_NOT_AVAILABLE = "55P03"
-"""PostgreSQL's code for a lock that was waited for in vain, whatever language it says it in."""
 _MEETINGS = (schema.LEDGER, schema.VISITS)
 _RECORDS = (schema.CANDIDATES, schema.COHORTS, schema.ASSESSMENTS, schema.EVENTS, schema.LEASES)
 
@@ -72,7 +70,7 @@ class Store:
         self.place = place_of(url)
         self._lock_wait_s = lock_wait_s
         self._engine = make_engine(url, lock_wait_s)
-        explain_failures(self._engine)
+        explain_failures(self._engine, lock_wait_s)
         self._reader = self._engine.execution_options(write=False)
         self._known_blocks = KnownBlocks()
         self.campaign = 0
@@ -110,7 +108,7 @@ class Store:
         """
 
         def act() -> int:
-            with self._begun() as connection:
+            with self._engine.begin() as connection:
                 epoch = self._next_epoch(connection, facts, now=now, afresh=afresh, again=again)
                 begin(Transaction(connection, self.campaign, self._known_blocks))
                 failpoints.reach("store.commit")
@@ -131,7 +129,7 @@ class Store:
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """All or nothing, and only in the present epoch: StaleEpoch where a newer coordinator has taken over."""
-        with self._begun() as connection:
+        with self._engine.begin() as connection:
             self._check_epoch(connection)
             yield Transaction(connection, self.campaign, self._known_blocks)
             failpoints.reach("store.commit")
@@ -166,14 +164,14 @@ class Store:
     def wish(self, wish: str, *, now: float) -> None:
         """Ask the campaign's coordinator for something, from any process: no epoch is taken."""
         table = schema.WISHES
-        with self._begun() as connection:
+        with self._engine.begin() as connection:
             row = {"campaign": self.campaign, "wish": wish, "at": now}
             connection.execute(upserting(connection.dialect).insert(table).on_conflict_do_nothing(), [row])
 
     def visit(self, facts: Row) -> None:
         """Enter a model from outside that is about to meet the holdout, from any process: no epoch is taken."""
         table, campaigns = schema.VISITS, schema.CAMPAIGNS
-        with self._begun() as connection:
+        with self._engine.begin() as connection:
             connection.execute(_locking(select(campaigns.c.id).where(campaigns.c.id == self.campaign)))  # one by one
             mine = select(func.count()).select_from(table).where(table.c.campaign == self.campaign)
             number = connection.execute(mine).scalar_one()
@@ -196,7 +194,7 @@ class Store:
             copy = file.with_name(f"{file.name}.version-{before}")
             with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(copy)) as target:
                 source.backup(target)
-        with self._begun() as connection:
+        with self._engine.begin() as connection:
             return migration.migrate(connection, place=self.place), copy
 
     def holdouts_met(self, score_keys: Collection[str]) -> dict[str, int]:
@@ -216,24 +214,6 @@ class Store:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
-
-    @contextmanager
-    def _begun(self) -> Iterator[Connection]:
-        """A transaction that writes.
-
-        StoreAway where others hold a server's locks for too long. They are at work: one that is stopped inside of a
-        transaction is sent away by the server before that (engines.py).
-        """
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except OperationalError as failure:
-            if getattr(failure.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
-                raise
-            raise StoreAway(
-                f"{self.place}: other processes have been writing for {2 * self._lock_wait_s:g} s, and nothing could "
-                "be written here. What was committed is kept. Is a large store being forked or migrated?"
-            ) from failure
 
     def _is_there(self) -> bool:
         """Whether there is a database at all: one that is yet to be made, or an empty SQLite file, holds nothing."""
