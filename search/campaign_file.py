@@ -163,7 +163,7 @@ class Campaign(Part):
                 raise ValueError(f"two entries are called {twice[0]!r}: give every {what} a name of its own")
         places: dict[str, str] = {}
         for source in self.sources:
-            place = _place(source.model)
+            place = place_of_model(source.model)
             if place in places:
                 other = "" if places[place] == source.model else f", the other time as {places[place]!r}"
                 raise ValueError(f"sources: {source.model!r} is listed twice{other}")
@@ -195,7 +195,7 @@ class Campaign(Part):
         return {task.name: task.weight / total for task in self.tasks}
 
 
-def _place(model: str) -> str:
+def place_of_model(model: str) -> str:
     """The same text for all ways to write a model's place: a directory may have a slash behind it, or links to it."""
     return str(Path(model).resolve()) if Path(model).is_dir() else model.rstrip("/")
 

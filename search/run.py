@@ -58,6 +58,12 @@ def open_store(campaign: Campaign, directory: RunDirectory) -> closing[Store]:
     return closing(Store(store_url(campaign.store, default=directory.database)))
 
 
+def has_scores(campaign: Campaign, directory: RunDirectory) -> bool:
+    """Whether there is a run that has something to continue."""
+    with open_store(campaign, directory) as store:
+        return store.find(campaign.name) is not None and store.scored()
+
+
 @dataclass(frozen=True)
 class Services:
     """What the coordinator needs from elsewhere, as functions: fakes in tests, the engine in production.

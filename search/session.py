@@ -27,8 +27,15 @@ from search.ports import CampaignStatus, Inventory, Verdict, rehearsed
 from search.publishing.destination import Destination
 from search.publishing.sentinels import Rescorer
 from search.results import Results, read_results
-from search.run import RunDirectory, Services, open_store
-from search.starting import check_models, check_start, refuse_nonfinite, space_of
+from search.run import RunDirectory, Services, has_scores, open_store
+from search.starting import (
+    check_models,
+    check_start,
+    refuse_nonfinite,
+    refuse_senseless,
+    space_of,
+    warn_of_threads,
+)
 from search.store import forking, schema, takeover
 from search.store.store import Store, store_url
 from search.trackers.outlet import make_outlet
@@ -131,7 +138,7 @@ def open_session(
     """
     plans = plans or Plans()
     start = Start(directory=directory, layers=space_of(campaign, plans).layers, resume=resume)
-    if not patient and not _has_scores(campaign, directory):
+    if not patient and not has_scores(campaign, directory):
         refuse_nonfinite(campaign, plans)
 
     tell = make_outlet(campaign, directory.root)
@@ -149,11 +156,6 @@ def open_session(
         return open_coordinator(campaign, inventory, start=replace(start, again=again), services=services)
 
     return LastingCoordinator(campaign.name, open_run, patient=patient, tell=tell)
-
-
-def _has_scores(campaign: Campaign, directory: RunDirectory) -> bool:
-    with open_store(campaign, directory) as store:
-        return store.find(campaign.name) is not None and store.scored()
 
 
 def run_campaign(
@@ -174,6 +176,7 @@ def run_campaign(
     campaign, directory = load_run(path, root=root, resume=resume, allow_public_test_sets=allow_public_test_sets)
     plans = Plans()
     check_start(campaign, directory, plans)
+    warn_of_threads(campaign)
     wait_for_predecessor(campaign, directory, resume=resume)
     evaluator = open_evaluator(campaign, audit=directory.audit, plans=plans)
     try:
@@ -194,6 +197,7 @@ def run_campaign(
 def rules_of(campaign: Campaign) -> Rules:
     """The machine's rules for a campaign, from the headers of its models alone. Raises what opening it would raise."""
     plans = Plans()
+    refuse_senseless(campaign)
     try:
         space, baselines = check_models(campaign, plans), make_baselines(campaign)
     finally:

@@ -1,7 +1,7 @@
 """What is known of a campaign before anything is loaded or written: the file, and the headers of its models.
 
-    models can be read · the space fits them · every fixed recipe can be planned · budget and sampler fit · the target
-    is free
+    a winner could be named · models can be read · the space fits them · every fixed recipe can be planned · budget and
+    sampler fit · the target is free
 
 `mergefleet search` asks all of it first, and `--plan` all that is about models. What only items tell is asked next
 (evaluators, search.opening), and what only the models' data tells (`refuse_nonfinite`), before there is a run, too.
@@ -10,6 +10,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,15 +22,19 @@ from engine.planning.plan import Plan
 from engine.recipes.keypath import KeyPath
 from engine.recipes.model_ref import parse_model
 from search.baselines import make_baselines
-from search.campaign_file import Campaign
+from search.campaign_file import Campaign, place_of_model
 from search.evaluators.plans import Plans
 from search.live import sampler_of
 from search.opening import check_budget
-from search.run import RunDirectory
+from search.run import RunDirectory, has_scores
 from search.space import Space, check_tensors, make_space
+from search.space.methods import merge_method
 from search.trackers.outlet import refuse_missing
 
 Recipe = Mapping[str, Any]
+_COSTS = frozenset({"parameters", "measure:tokens", "measure:forwards", "measure:seconds"})
+"""Of these less is better whatever the answers say; another measure that is minimized may be a skill (a perplexity)."""
+_LOG = logging.getLogger(__name__)
 _COMMON = ("dtype", "out_dtype", "tokenizer_source")
 
 
@@ -38,9 +44,68 @@ def check_start(campaign: Campaign, directory: RunDirectory, plans: Plans) -> No
 
     refuse_target(campaign, directory)
     refuse_missing(campaign)
+    if not has_scores(campaign, directory):  # an earlier version may have begun it: then it goes on
+        refuse_senseless(campaign)
     space, baselines = check_models(campaign, plans), make_baselines(campaign)
     check_budget(campaign, len(baselines), population=space.stages[0].population)
     sampler_of(campaign, space, baselines=len(baselines))
+
+
+def refuse_senseless(campaign: Campaign) -> None:
+    """CampaignError for what would run to its end and come to nothing."""
+    _refuse_base_as_source(campaign)
+    if campaign.objectives and all(entry.of in _COSTS and entry.sign < 0 for entry in campaign.objectives):
+        raise CampaignError(
+            f"{campaign.origin}: objectives: got costs alone ({', '.join(e.title for e in campaign.objectives)}): the "
+            "best model would be one that says nothing. Add what it shall be good at: score, worst or task:NAME.",
+            key="objectives",
+        )
+    kinds = {baseline.kind for baseline in make_baselines(campaign)}
+    groups = {"base": "base" in kinds, "parents": "parent" in kinds, "baselines": "baseline" in kinds}
+    groups["best_global"] = len(campaign.space.stages) > 1
+    if not any(groups[name] for name in campaign.comparators):
+        named = ", ".join(campaign.comparators) or "none"
+        raise CampaignError(
+            f"{campaign.origin}: comparators: got {named}, of which this campaign has nobody: a winner has to beat "
+            f"somebody. Name some of {', '.join(name for name, there in groups.items() if there)}; to have the best "
+            "candidate published whatever it beats, say `mergefleet publish RUN --anyway` at the end.",
+            key="comparators",
+        )
+
+
+def _refuse_base_as_source(campaign: Campaign) -> None:
+    """A source that is the base adds nothing to it: no weight of it would change the model.
+
+    Methods that average models as they are (linear, slerp of two sources, a stack of layers) do make sense of it.
+    """
+    space, origin = campaign.space, campaign.origin
+    methods = [merge_method(name, use_base=space.use_base, origin=origin) for name in space.methods]
+    merges_differences = {"campaign"} if len(campaign.sources) > 1 else {"campaign", "first"}
+    if any(method.engine.base == "ignored" or method.base not in merges_differences for method in methods):
+        return
+    base = place_of_model(campaign.base_model)
+    for index, source in enumerate(campaign.sources):
+        if place_of_model(source.model) == base:
+            raise CampaignError(
+                f"{origin}: sources[{index}]: {source.model} is the base_model: {' and '.join(space.methods)} would "
+                "merge its difference to the base, which is zero. Leave it out; the base is scored anyway.",
+                key=f"sources[{index}]",
+            )
+
+
+def warn_of_threads(campaign: Campaign) -> None:
+    """Say where an evaluator in this process has more threads than processors. No error: a run that was begun on a
+    larger machine goes on with its number, on which the last bits of scores depend."""
+    threads, processors = campaign.evaluator.threads, len(os.sched_getaffinity(0))
+    if threads > processors:
+        _LOG.warning(
+            "%s: evaluator.threads: got %d, and this process may use %d: they will wait for each other. For a new "
+            "campaign say %d or less.",
+            campaign.origin,
+            threads,
+            processors,
+            processors,
+        )
 
 
 def check_models(campaign: Campaign, plans: Plans) -> Space:

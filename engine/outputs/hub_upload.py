@@ -94,9 +94,11 @@ def refuse_hub(place: HubRepo) -> None:
     if huggingface_hub.get_token() is None:
         raise InputError(f"{place}: needs a token that may write: set HF_TOKEN, or `hf auth login`.")
     try:
-        api.whoami()
+        role = api.whoami().get("auth", {}).get("accessToken", {}).get("role")
     except hub_errors() as error:
         raise _explained(place, error) from error
+    if role == "read":
+        raise InputError(f"{place}: this token may only read: set HF_TOKEN to one that may write.")
 
 
 def upload(directory: Path, place: HubRepo, how: Upload) -> str:

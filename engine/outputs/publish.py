@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -147,6 +148,19 @@ def refuse_existing(out: Path) -> None:
         left_over = _partial(out)
         rest = f" {left_over} is left over: `mergefleet clean {out}` removes it." if left_over.is_dir() else ""
         raise OutputExists(f"{out}: {kind} is there already. Remove it or name another output.{rest}", path=str(out))
+
+
+def refuse_unwritable(out: Path) -> None:
+    """InputError where the directory OUT could not be made: tried beside it, for what may keep one from it (rights,
+    quotas, read-only file systems, links) shows no other way."""
+    out = _absolute(out)
+    there = next(parent for parent in out.parents if os.path.lexists(parent))
+    try:
+        Path(tempfile.mkdtemp(prefix=".mergefleet-", dir=there)).rmdir()
+    except OSError as error:
+        raise InputError(
+            f"{out}: cannot be made: {there}: {error.strerror}. Name an output that you may write.", path=str(out)
+        ) from error
 
 
 def _in_the_way(out: Path) -> bool:

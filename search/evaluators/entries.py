@@ -295,12 +295,16 @@ class ItemsEntry(Part):
         return {"search": self.search, "selection": self.selection, "holdout": self.holdout}[split]
 
 
+MOST_THREADS = 1024
+"""More than machines have processors: torch starts as many as it is told, and the process dies of that."""
+
+
 class EvaluatorEntry(Part):
     """The resident model; all of it is part of the evaluation key, but for `floor`: that decides no score."""
 
     engine: Literal["hf", "vllm"] = "hf"
     dtype: DTYPES = "float32"
-    threads: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1, le=MOST_THREADS)
     batch_size: int = Field(default=60, ge=1)
     attention: Literal["eager", "sdpa"] = "eager"
     device: str = "cpu"

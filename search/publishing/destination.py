@@ -10,6 +10,7 @@ from typing import Any
 from engine.errors import OutputExists
 from engine.outputs.hub_upload import HubRepo, is_hub, parse_hub, provenance_on_hub, read_json, refuse_hub
 from engine.outputs.publish import refuse_existing
+from engine.outputs.publish import refuse_unwritable as refuse_directory
 from engine.planning.made import PROVENANCE
 from engine.remote.url import Url, parse_place
 
@@ -39,9 +40,12 @@ def provenance_at(place: Destination) -> Mapping[str, Any] | None:
 
 
 def refuse_unwritable(place: Destination) -> None:
-    """InputError where nothing can be published there for want of a token, of credentials or of a network."""
+    """InputError where nothing can be published there for want of a token, of credentials, of a network or of rights:
+    those to write to an object store show only when it is written to."""
     if isinstance(place, HubRepo):
         refuse_hub(place)
+    elif isinstance(place, Path):
+        refuse_directory(place)
 
 
 def _in_directory(place: Path) -> Mapping[str, Any] | None:

@@ -57,7 +57,7 @@ from search.publishing.public import public_data
 from search.publishing.sentinels import Rescorer
 from search.publishing.versions import versions
 from search.results import CandidateRow, Results
-from search.run import RunDirectory
+from search.run import RunDirectory, open_store
 
 OUTBOX = "outbox"
 Inspect = Callable[[Path], None]
@@ -110,16 +110,30 @@ def order_of(campaign: Campaign, directory: RunDirectory) -> Order:
 
 
 def refuse_target(campaign: Campaign, directory: RunDirectory) -> None:
-    """Refuse, before anything is scored, a place that is taken (OutputExists) or cannot be written to (InputError)."""
+    """Refuse, before anything is scored, a place that is taken (OutputExists) or cannot be written to (InputError).
+
+    What is there may be the winner of this very run, if that has a verdict; no other model will be published over it.
+    """
     order = order_of(campaign, directory)
-    refuse_unwritable(order.to)
+    key = f"{campaign.origin}: publish.to: " if campaign.publish.to else ""
     try:
         facts = provenance_at(order.to)
-    except OutputExists as error:
-        key = f"{campaign.origin}: publish.to: " if campaign.publish.to else ""
-        raise OutputExists(f"{key}{error.message}", **error.facts) from error
-    if facts is not None and facts.get("campaign", {}).get("name") != campaign.name:
-        raise OutputExists(f"{order.to}: is there already and is no model of campaign {campaign.name!r}. {ELSEWHERE}")
+        if facts is None:
+            refuse_unwritable(order.to)
+    except (InputError, OutputExists) as error:
+        raise type(error)(f"{key}{error.message}", **error.facts) from error
+    if facts is None:
+        return
+    of_campaign = facts.get("campaign", {}).get("name") == campaign.name
+    if not of_campaign or not _is_judged(campaign, directory):
+        whose = f"a model of another run of campaign {campaign.name!r}" if of_campaign else "no model of this campaign"
+        raise OutputExists(f"{key}{order.to}: is there already and is {whose}. {ELSEWHERE}")
+
+
+def _is_judged(campaign: Campaign, directory: RunDirectory) -> bool:
+    with open_store(campaign, directory) as store:
+        found = store.find(campaign.name)
+    return found is not None and found["verdict"] is not None
 
 
 def publish(

@@ -29,7 +29,7 @@ class MlflowEntry(Part):
                 "got a URL with '@', '?' or '#', which may hold a secret and is not repeated here; give credentials in "
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or the whole URL in MLFLOW_TRACKING_URI"
             )
-        if "://" not in value and value != "databricks":
+        if "://" not in value and value != "databricks" and not value.startswith("file:"):
             raise ValueError(f"got {value!r}, a URL expected: sqlite:///{value.rstrip('/')}.db, or http://HOST:PORT")
         return value
 

@@ -34,13 +34,27 @@ LATER = "the campaign goes on; what is missing is told at its next start (--resu
 
 
 def refuse_missing(campaign: Campaign) -> None:
-    """CampaignError where the package of a tracker is not installed here."""
+    """CampaignError where the package of a tracker is not installed here, or MLflow would refuse its place."""
     for index, entry in enumerate(campaign.trackers):
         if find_spec(entry.kind) is None:
             raise CampaignError(
                 f"{campaign.origin}: trackers[{index}]: {entry.kind} is not installed: "
                 f"pip install 'mergefleet[{entry.kind}]' (the package {PACKAGES[entry.kind]})"
             )
+        if entry.mlflow is not None:
+            _refuse_files(entry.mlflow.uri, f"{campaign.origin}: trackers[{index}].mlflow.uri")
+
+
+def _refuse_files(uri: str | None, key: str) -> None:
+    """CampaignError for a store of plain files: MLflow 3.17 opens it only where MLFLOW_ALLOW_FILE_STORE says so."""
+    where = key if uri else "MLFLOW_TRACKING_URI"
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    files = uri.startswith("file:") or (uri != "" and ":" not in uri and uri != "databricks")
+    if files and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in ("true", "1"):
+        raise CampaignError(
+            f"{where}: got {uri!r}, a folder: MLflow has given up its file store. Name a server (http://HOST:PORT) or "
+            "a database (sqlite:///runs/mlflow.db; `mlflow migrate-filestore` brings old runs there)."
+        )
 
 
 def make_outlet(campaign: Campaign, root: Path) -> Tell | None:

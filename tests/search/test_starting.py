@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,17 @@ from simulated import campaign_data, make_inventory
 from tiny_models import LAYER, write_model
 
 from cluster import campaign_command
-from engine.errors import CampaignError
+from engine.errors import CampaignError, InputError, OutputExists
 from engine.models.checkpoint import Checkpoint
 from search.campaign_file import Campaign, parse_campaign
+from search.evaluators.entries import EvaluatorEntry
 from search.evaluators.plans import Plans
 from search.run import RunDirectory
 from search.session import open_session
 from search.space import make_space
-from search.starting import check_models, check_start
+from search.starting import check_models, check_start, warn_of_threads
+
+SPACE = {"parameters": {"weight": {"low": 0, "high": 1, "start": 0.5}}, "stages": [{"name": "g"}]}
 
 
 def a_model(
@@ -41,7 +45,7 @@ def campaign(
     for name in templates:
         (folder / name / "chat_template.jinja").write_text("{{ messages }}")
     data = campaign_data() | {"base_model": models[0], "sources": models[1:]}
-    data["space"] = {"parameters": {"weight": {"low": 0, "high": 1, "start": 0.5}}, "stages": [{"name": "g"}]}
+    data["space"] = SPACE
     data["tasks"][0]["chat_template"] = template
     return parse_campaign(data, origin="c.yml")
 
@@ -80,6 +84,82 @@ def test_what_headers_show_is_refused_at_the_start(facts: dict[str, Any], says: 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"evaluator": {"threads": 9999}}, r"evaluator\.threads: got 9999, .*1024"),
+        ({"comparators": []}, r"comparators: got none, .* Name some of base, parents, baselines; to have .* --anyway"),
+        ({"comparators": ["best_global"]}, r"comparators: got best_global, of which this campaign has nobody"),
+        ({"comparators": ["baselines"], "baselines": []}, r"comparators: got baselines, of which"),
+        (
+            {"objectives": [{"of": "tokens"}, {"of": "parameters"}]},
+            r"objectives: got costs alone \(tokens, parameters\)",
+        ),
+        ({"sources": ["a", "base/"]}, r"sources\[1\]: .*base/ is the base_model: task_arithmetic would merge its diff"),
+        ({"trackers": [{"mlflow": {"uri": "file:runs"}}]}, r"trackers\[0\]\.mlflow\.uri: got 'file:runs', a folder: "),
+        ({"publish": {"to": "a/config.json/out"}}, r"publish\.to: .*/out: cannot be made: .*config\.json: Not a dir"),
+        ({"publish": {"to": "hub:org"}}, r"publish\.to: hub:org: is no place on the Hub"),
+    ],
+)
+def test_what_would_come_to_nothing_is_refused_at_the_start(
+    changes: dict[str, Any], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = campaign(tmp_path).model_dump(mode="json", exclude={"origin"}) | changes
+    with pytest.raises(InputError, match=rf"^c\.yml: {says}"):
+        check_start(parse_campaign(data, origin="c.yml"), RunDirectory(tmp_path / "run"), Plans())
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "base"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"space": {"method": ["task_arithmetic", "linear"], **SPACE}, "sources": ["a", "base"]},  # the average with it
+        {"objectives": [{"of": "measure:loss", "direction": "minimize"}]},
+        {"trackers": ["mlflow"]},
+        {"publish": {"to": "new/folder/out"}},
+    ],
+)
+def test_what_makes_sense_is_let_through(
+    changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = campaign(tmp_path).model_dump(mode="json", exclude={"origin"}) | changes
+    check_start(parse_campaign(data, origin="c.yml"), RunDirectory(tmp_path / "run"), Plans())
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "base"}
+
+
+def test_a_place_with_another_runs_model_is_refused_until_this_run_has_a_verdict(tmp_path: Path) -> None:
+    found, directory = campaign(tmp_path), RunDirectory(tmp_path / "run")
+    open_session(found, make_inventory(), directory=directory, resume=False).close()
+    (directory.root / "published").mkdir()
+    provenance = directory.root / "published" / "provenance.json"
+    for name, says in ((found.name, rf"is a model of another run of campaign '{found.name}'"), ("x", "is no model of")):
+        provenance.write_text(json.dumps({"campaign": {"name": name}}))
+        with pytest.raises(OutputExists, match=rf"published: is there already and {says}"):
+            check_start(found, directory, Plans())
+    provenance.write_text(json.dumps({"campaign": {"name": found.name}}))
+    with sqlite3.connect(directory.database) as connection:
+        connection.execute("UPDATE campaigns SET verdict = '{}'")
+    check_start(found, directory, Plans())
+
+
+def test_a_run_that_has_scores_goes_on_whatever_is_refused_today(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = campaign(tmp_path).model_copy(update={"comparators": ()})
+    monkeypatch.setattr("search.starting.has_scores", lambda *_: True)
+    check_start(found, RunDirectory(tmp_path / "run"), Plans())
+
+
+def test_more_threads_than_processors_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = campaign(tmp_path)
+    for threads, lines in ((1, 0), (1000, 1)):
+        warn_of_threads(found.model_copy(update={"evaluator": EvaluatorEntry(threads=threads)}))
+        assert len(caplog.messages) == lines
+    assert caplog.messages[0].startswith("c.yml: evaluator.threads: got 1000, and this process may use ")
+
+
 def test_models_that_fit_pass_and_a_template_is_found_wherever_it_is_kept(tmp_path: Path) -> None:
     found = campaign(tmp_path, template=True, templates=("a", "b"))
     (tmp_path / "base" / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
@@ -89,7 +169,7 @@ def test_models_that_fit_pass_and_a_template_is_found_wherever_it_is_kept(tmp_pa
 def test_windows_of_text_that_no_model_can_read_are_refused(tmp_path: Path) -> None:
     models = [a_model(tmp_path / name, max_position_embeddings=64) for name in ("base", "a")]
     data = campaign_data() | {"base_model": models[0], "sources": models[1:]}
-    data["space"] = {"parameters": {"weight": {"low": 0, "high": 1, "start": 0.5}}, "stages": [{"name": "g"}]}
+    data["space"] = SPACE
     text = {"name": "prose", "text": "x.txt", "split": {"search": 0.6, "selection": 0.2, "holdout": 0.2}}
     for context, says in ((64, None), (65, r"c\.yml: tasks\[0\]\.context: got 65, the models read 64 tokens at most")):
         found = parse_campaign(data | {"tasks": [text | {"context": context}]}, origin="c.yml")

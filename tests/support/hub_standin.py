@@ -146,8 +146,9 @@ def _routed(hub: Hub, path: str, query: str, headers: Message) -> Answer:
     if "Authorization" in headers:
         hub.tokens.add(headers["Authorization"])
     if path == "/api/whoami-v2":
-        known = headers.get("Authorization", "").removeprefix("Bearer ") in hub.writers
-        return json_answer({"name": "somebody", "type": "user"}) if known else Answer(401)
+        organizations = hub.writers.get(headers.get("Authorization", "").removeprefix("Bearer "))
+        token = {"accessToken": {"role": "write" if organizations else "read"}}
+        return Answer(401) if organizations is None else json_answer({"name": "somebody", "auth": token})
     result = answer(hub.repositories, path)
     if hub.redirects and result.status == 200 and path.endswith(".safetensors"):
         return _moved(result, f"{hub.url.replace('127.0.0.1', 'localhost')}/cdn{path}?{hub.signature}")

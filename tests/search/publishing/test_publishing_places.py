@@ -140,6 +140,10 @@ def test_without_the_right_to_write_nothing_is_merged(
     with pytest.raises(InputError, match="may not write there") as caught:
         publish_to(run, "hub:org/winner")
     assert "hf_wrong" not in caught.value.message
+    hub.writers = {"hf_reads": frozenset()}
+    monkeypatch.setenv("HF_TOKEN", "hf_reads")
+    with pytest.raises(InputError, match="hub:org/winner: this token may only read"):
+        publish_to(run, "hub:org/winner")
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     with pytest.raises(InputError, match="set HF_TOKEN"):
