@@ -77,6 +77,12 @@ class JudgeScorer:
         """See TellsFormerFacts."""
         return self._facts({name: judge.former_facts() for name, judge in self._judges.items()})
 
+    def settings(self) -> Mapping[str, str]:
+        """Per item the digest of its task's settings and of what is asked of its judge."""
+        asked = {name: judge.facts() for name, judge in self._judges.items()}
+        answered = self._answers.settings()
+        return {key: digest(["judge", how, asked[self._task_of[key]]]) for key, how in answered.items()}
+
     def _facts(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"scorer": "judge", "tasks": self._answers.facts(), "judges": dict(sorted(asked.items()))}
 

@@ -9,10 +9,9 @@ candidate's answers.
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -28,8 +27,9 @@ from search.evaluators.contract import (
     text_of,
 )
 from search.evaluators.entries import TaskEntry
-from search.evaluators.lm_eval_metrics import Metric, find_metrics, read_metrics
+from search.evaluators.lm_eval_metrics import find_metrics
 from search.evaluators.lm_eval_tasks import (
+    LoadedTask,
     documents_of,
     keep_from_examples,
     load_leaves,
@@ -43,87 +43,7 @@ from search.ports import SPLITS, Item, Measures, Split
 
 REMEMBERED, LONG = 1024, 2000
 """Of how many texts the tokens are remembered, and of how many characters at most."""
-_PLAIN = frozenset({str, int, float, bool, type(None)})
 TOKENS = "tokens"  # the measure of generating tasks: tokens of the answer, as the candidate's tokenizer counts them
-
-
-@dataclass(eq=False)
-class LoadedTask:
-    """One lm-eval task with its documents, and the requests built so far (document index → requests).
-
-    `shuns_itself` says that documents are among the few-shot examples, so that none may see its own answer.
-    """
-
-    task: Any
-    entry: TaskEntry
-    documents: list[dict[str, Any]]
-    metrics: tuple[Metric, ...]
-    requests: dict[int, list[Any]] = field(default_factory=dict)
-    shuns_itself: bool = False
-
-    @property
-    def name(self) -> str:
-        return str(self.task.config.task)
-
-    @property
-    def generates(self) -> bool:
-        return bool(self.task.OUTPUT_TYPE == "generate_until")
-
-    @property
-    def shots(self) -> int:
-        return int(self.task.config.num_fewshot or 0)
-
-    def request_copies(self, index: int, chat: Any | None) -> list[Any]:
-        """Requests of one document, without answers. Few-shot tasks draw their examples in document order."""
-        if index not in self.requests:
-            for place in range(len(self.documents)) if self.shots else (index,):
-                self.requests[place] = self._build(place, chat)
-        return [replace(request, resps=[], filtered_resps={}) for request in self.requests[index]]
-
-    def _build(self, index: int, chat: Any | None) -> list[Any]:
-        document = self.documents[index]
-        examples = self.task.sampler.df if self.shuns_itself else None
-        if examples is not None:
-            self.task.sampler.replace_df([example for example in examples if dict(example) != document])
-        context = self.task.fewshot_context(
-            document,
-            num_fewshot=self.shots,
-            system_instruction=self.entry.system_instruction,
-            apply_chat_template=chat is not None,
-            fewshot_as_multiturn=chat is not None and self.entry.multiturn,
-            chat_template=chat,
-            gen_prefix=self.task.doc_to_prefix(document),
-        )
-        if examples is not None:
-            self.task.sampler.replace_df(examples)
-        built = self.task.construct_requests(
-            doc=document,
-            ctx=context,
-            metadata=(self.task.config.task, index, self.task.config.repeats),
-            apply_chat_template=chat is not None,
-            chat_template=chat,
-        )
-        return built if isinstance(built, list) else [built]
-
-    def values(self, index: int, requests: Sequence[Any]) -> list[float]:
-        """Each metric of one document whose requests have been answered."""
-        ordered = sorted(requests, key=lambda request: int(request.idx))
-        results = {}
-        for name in dict.fromkeys(metric.filter for metric in self.metrics):
-            answers = [request.filtered_resps[name] for request in ordered]
-            results[name] = self.task.process_results(_own_copy(self.documents[index]), answers)
-        found = read_metrics(self.metrics, results)
-        if isinstance(found, str):
-            names = sorted({name for result in results.values() for name in result})
-            raise EvaluationError(f"task {self.name!r} returned no {found!r}, only {', '.join(names)}", task=self.name)
-        return found
-
-
-def _own_copy(document: dict[str, Any]) -> dict[str, Any]:
-    """A document for a user's process_results, which may write into it: the next candidate must not see that."""
-    if _PLAIN.issuperset(map(type, document.values())):  # as most are: nothing in it can be written into
-        return dict(document)
-    return copy.deepcopy(document)
 
 
 @dataclass(frozen=True)
@@ -170,14 +90,18 @@ class LmEvalScorer:
         """Resolved task settings (no paths: another machine has others), metrics, filters, few-shot examples."""
         return {
             "scorer": "lm_eval",
-            "tasks": {name: _task_facts(loaded) for name, loaded in sorted(self._loaded.items())},
+            "tasks": {name: loaded.facts for name, loaded in sorted(self._loaded.items())},
         }
 
     def settings(self) -> Mapping[str, str]:
-        """Per item the digest of its task's facts."""
-        by_task = {name: digest(["lm_eval", _task_facts(loaded)]) for name, loaded in self._loaded.items()}
-        name_of = {id(loaded): name for name, loaded in self._loaded.items()}
-        return {key: by_task[name_of[id(loaded)]] for key, (loaded, _) in self._places.items()}
+        """Per item the digest of its task's facts. Which examples it is shown depends on its place among the task's
+        documents, too: the examples are drawn in their order."""
+        of_task = {id(loaded): digest(["lm_eval", loaded.facts]) for loaded in self._loaded.values()}
+        order = {id(loaded): loaded.order for loaded in self._loaded.values() if loaded.shots}
+        return {
+            key: digest([of_task[id(loaded)], order[id(loaded)], index]) if loaded.shots else of_task[id(loaded)]
+            for key, (loaded, index) in self._places.items()
+        }
 
     def measures(self) -> frozenset[str]:
         """Further metrics of the tasks, and the tokens of generated answers."""
@@ -340,21 +264,6 @@ class LmEvalScorer:
                     f"{len(examples)} examples that are no selection or holdout items, over {loaded.shots} needed",
                     task=name,
                 )
-
-
-def _task_facts(loaded: LoadedTask) -> dict[str, Any]:
-    settings = loaded.task.config.to_dict(keep_callable=True)
-    for place in ("dataset_path", "dataset_name", "dataset_kwargs", "metadata"):
-        settings.pop(place, None)  # where the items lie; what they say is digested item by item
-    examples = [dict(example) for example in loaded.task.sampler.df] if loaded.shots else []
-    entry = loaded.entry
-    return {
-        "settings": digest(settings),
-        "version": str(loaded.task.VERSION),
-        "metrics": [[metric.name, metric.filter, metric.sign] for metric in loaded.metrics],
-        "prompt": [entry.chat_template, entry.multiturn, entry.system_instruction],
-        "examples": digest(examples),
-    }
 
 
 def remembering(encode: Callable[..., list[int]]) -> Callable[..., list[int]]:

@@ -1,19 +1,25 @@
-"""Finding, loading and setting up lm-eval tasks (0.4.13): the index, the data beside the YAML, what is refused."""
+"""Finding, loading and setting up lm-eval tasks (0.4.13): the index, the data beside the YAML, what is refused, and a
+task with its documents and requests."""
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from engine.errors import CampaignError, did_you_mean
+from engine.errors import CampaignError, EvaluationError, did_you_mean
+from search.evaluators.contract import content_digest, digest
 from search.evaluators.entries import TaskEntry
+from search.evaluators.lm_eval_metrics import Metric, read_metrics
 
 FEWSHOT_SEED = 1234  # lm-eval's default; examples are drawn in document order, so prompts equal those of its command
 GENERATION_KEYS = ("until", "max_gen_toks", "max_tokens", "max_completion_tokens")
 """Arguments of generation that lm-eval translates (`normalize_gen_kwargs` of 0.4.13); the others are transformers'."""
 LOCAL_FORMATS = ("json", "csv", "parquet", "text", "arrow")  # dataset_path values whose data_files are files
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
 def silence() -> None:
@@ -183,3 +189,104 @@ def keep_from_examples(task: Any, documents: Collection[str], describe: Any) -> 
     if found:
         task.sampler.replace_df(kept)
     return found
+
+
+@dataclass(eq=False)
+class LoadedTask:
+    """One lm-eval task with its documents, and the requests built so far (document index → requests).
+
+    `shuns_itself` says that documents are among the few-shot examples, so that none may see its own answer.
+    """
+
+    task: Any
+    entry: TaskEntry
+    documents: list[dict[str, Any]]
+    metrics: tuple[Metric, ...]
+    requests: dict[int, list[Any]] = field(default_factory=dict)
+    shuns_itself: bool = False
+
+    @property
+    def name(self) -> str:
+        return str(self.task.config.task)
+
+    @property
+    def generates(self) -> bool:
+        return bool(self.task.OUTPUT_TYPE == "generate_until")
+
+    @property
+    def shots(self) -> int:
+        return int(self.task.config.num_fewshot or 0)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All that the scores of its documents depend on, but for the documents."""
+        settings = self.task.config.to_dict(keep_callable=True)
+        for place in ("dataset_path", "dataset_name", "dataset_kwargs", "metadata"):
+            settings.pop(place, None)  # where the items lie; what they say is digested item by item
+        return {
+            "settings": digest(settings),
+            "version": str(self.task.VERSION),
+            "metrics": [[metric.name, metric.filter, metric.sign] for metric in self.metrics],
+            "prompt": [self.entry.chat_template, self.entry.multiturn, self.entry.system_instruction],
+            "examples": digest([dict(example) for example in self.task.sampler.df] if self.shots else []),
+        }
+
+    @property
+    def order(self) -> str:
+        """Digest of what its documents say, one after the other."""
+        return digest([content_digest(document) for document in self.documents])
+
+    def request_copies(self, index: int, chat: Any | None) -> list[Any]:
+        """Requests of one document, without answers. Few-shot tasks draw their examples in document order, and from the
+        seed whenever they draw: another tokenizer gets the same ones."""
+        if index not in self.requests:
+            if self.shots:
+                self.task.set_fewshot_seed(FEWSHOT_SEED)
+            for place in range(len(self.documents)) if self.shots else (index,):
+                self.requests[place] = self._build(place, chat)
+        return [replace(request, resps=[], filtered_resps={}) for request in self.requests[index]]
+
+    def _build(self, index: int, chat: Any | None) -> list[Any]:
+        document = self.documents[index]
+        examples = self.task.sampler.df if self.shuns_itself else None
+        if examples is not None:
+            self.task.sampler.replace_df([example for example in examples if dict(example) != document])
+        context = self.task.fewshot_context(
+            document,
+            num_fewshot=self.shots,
+            system_instruction=self.entry.system_instruction,
+            apply_chat_template=chat is not None,
+            fewshot_as_multiturn=chat is not None and self.entry.multiturn,
+            chat_template=chat,
+            gen_prefix=self.task.doc_to_prefix(document),
+        )
+        if examples is not None:
+            self.task.sampler.replace_df(examples)
+        built = self.task.construct_requests(
+            doc=document,
+            ctx=context,
+            metadata=(self.task.config.task, index, self.task.config.repeats),
+            apply_chat_template=chat is not None,
+            chat_template=chat,
+        )
+        return built if isinstance(built, list) else [built]
+
+    def values(self, index: int, requests: Sequence[Any]) -> list[float]:
+        """Each metric of one document whose requests have been answered."""
+        ordered = sorted(requests, key=lambda request: int(request.idx))
+        results = {}
+        for name in dict.fromkeys(metric.filter for metric in self.metrics):
+            answers = [request.filtered_resps[name] for request in ordered]
+            results[name] = self.task.process_results(_own_copy(self.documents[index]), answers)
+        found = read_metrics(self.metrics, results)
+        if isinstance(found, str):
+            names = sorted({name for result in results.values() for name in result})
+            raise EvaluationError(f"task {self.name!r} returned no {found!r}, only {', '.join(names)}", task=self.name)
+        return found
+
+
+def _own_copy(document: dict[str, Any]) -> dict[str, Any]:
+    """A document for a user's process_results, which may write into it: the next candidate must not see that."""
+    if _PLAIN.issuperset(map(type, document.values())):  # as most are: nothing in it can be written into
+        return dict(document)
+    return copy.deepcopy(document)

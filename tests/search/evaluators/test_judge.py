@@ -57,6 +57,19 @@ def test_answers_of_the_live_model_are_graded_in_the_campaigns_prompt(bench: Ben
     assert scorer.notes() == ["answers were graded by m"]
 
 
+def test_scores_are_shared_where_question_and_judge_are_the_same(bench: Bench, server: JudgeServer) -> None:
+    def settings(**changes: Any) -> dict[str, str]:
+        asked = JudgeEntry(**{"base_url": server.url, "model": "m", "prompt": PROMPT} | changes)
+        task = TaskEntry(name="spell", judge=asked, **{split: f"spell_{split}" for split in SPLITS})
+        plain = LmEvalScorer([task], Places(str(bench.folder)))
+        found = JudgeScorer([task], plain).settings()
+        assert found.keys() == plain.settings().keys()
+        return dict(found)
+
+    assert settings() == settings(timeout_s=1) == settings(base_url="http://elsewhere")
+    assert {*settings().values()}.isdisjoint(settings(model="n").values())
+
+
 def test_a_grade_is_asked_once_and_kept_in_the_file_for_later_runs(server: JudgeServer, tmp_path: Path) -> None:
     cache = tmp_path / "grades.jsonl"
     first = judge(server, cache=str(cache)).grade(answers("a", "bb", "ccc"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ def test_generation_arguments_of_the_campaign_stand_over_those_of_the_task(bench
 
 
 def test_few_shot_examples_show_neither_a_sealed_item_nor_the_item_itself(bench: Bench, tmp_path: Path) -> None:
-    folder = folder_with(tmp_path, bench, "shots", ("output_type:", "fewshot_split: test\noutput_type:"), ("\\n", ";"))
+    folder = shots_folder(bench, tmp_path)
     scorer = made(bench, one("shots", num_fewshot=2), folder=folder)
     rows = {
         item.key: bench.rows[item.key.replace("shots", "spell_search")] for s in SPLITS for item in scorer.items()[s]
@@ -215,6 +216,42 @@ def test_chat_template_and_system_instruction_shape_the_prompt_and_the_key(bench
         told.score(bench.a, keys)
     without = made(bench, spell(system_instruction="be"))
     assert next(iter(prompts(without).values())).startswith("be")
+
+
+def shots_folder(bench: Bench, place: Path) -> str:
+    """A task `shots` whose own documents are its examples."""
+    return folder_with(place, bench, "shots", ("output_type:", "fewshot_split: test\noutput_type:"), ("\\n", ";"))
+
+
+def test_another_tokenizer_is_shown_the_same_examples(bench: Bench, tmp_path: Path) -> None:
+    import copy
+
+    told = made(bench, one("shots", num_fewshot=2, chat_template=True), folder=shots_folder(bench, tmp_path))
+    keys, seen = keys_of(told), []
+    for template in (CHAT, CHAT, CHAT.replace("'role'][0]", "'role'][1]")):
+        tokenizer = copy.deepcopy(bench.a.tokenizer)
+        tokenizer.chat_template = template
+        scores = told.score(Subject(bench.a.model, tokenizer), keys).scores
+        loaded, _ = told._places[keys[0]]
+        seen.append(([loaded.requests[index][0].args[0] for index in sorted(loaded.requests)], scores))
+    assert seen[0] == seen[1]
+    questions = [[line.partition("=")[0][1:] for line in prompt.splitlines()] for prompt in seen[0][0]]
+    assert questions == [[line.partition("=")[0][1:] for line in prompt.splitlines()] for prompt in seen[2][0]]
+
+
+def test_scores_are_shared_only_with_who_was_shown_the_same_examples(bench: Bench, tmp_path: Path) -> None:
+    folder, data, settings = shots_folder(bench, tmp_path), tmp_path / "data", []
+    data.unlink()  # a link to the bench's
+    shutil.copytree(bench.folder / "data", data)
+    file = data / "spell_search.jsonl"
+    for lines in (file.read_text().splitlines(), file.read_text().splitlines()[::-1]):
+        file.write_text("\n".join(lines) + "\n")
+        few, none = (made(bench, one("shots", num_fewshot=shots), folder=folder) for shots in (2, 0))
+        settings.append((few.settings(), none.settings()))
+    assert len({*settings[0][0].values()}) == len(settings[0][0])
+    assert settings[0][0].keys() == settings[1][0].keys()
+    assert {*settings[0][0].values()}.isdisjoint(settings[1][0].values())
+    assert settings[0][1] == settings[1][1]
 
 
 def test_one_lm_eval_task_in_two_entries_is_refused(bench: Bench) -> None:
