@@ -16,9 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
-from search.campaign_file import ComparatorGroup
 from search.events import Cohort as Cohort  # the machine's vocabulary: `machine.Scored` says more than `Scored`
 from search.events import Event as Event
 from search.events import HoldoutOpened as HoldoutOpened
@@ -34,33 +32,9 @@ from search.events import SearchEnded as SearchEnded
 from search.events import SelectionOpened as SelectionOpened
 from search.events import Stopped as Stopped
 from search.ports import Phase, Split
+from search.rules import Rules as Rules
+from search.rules import StageRule as StageRule
 from search.shelf import Shelf
-
-
-@dataclass(frozen=True)
-class StageRule:
-    """A stage as the machine sees it: cohort size, and after how many told candidates it ends (None: never)."""
-
-    population: int
-    quota: int | None = None
-
-
-@dataclass(frozen=True)
-class Rules:
-    """Everything fixed about a campaign. `kinds` are those of the baselines, candidates 0, 1, ... in this order."""
-
-    kinds: tuple[Literal["base", "parent", "baseline"], ...]
-    sobol: int
-    stages: tuple[StageRule, ...]
-    window: Mapping[int, int]
-    comparators: tuple[ComparatorGroup, ...] = ("parents", "base", "baselines", "best_global")
-    budget_items: int | None = None
-    budget_candidates: int | None = None
-    fresh: bool = True
-
-    def window_size(self, spent: int) -> int:
-        """Items per candidate after `spent` search items."""
-        return self.window[max(mark for mark in self.window if mark <= spent)]
 
 
 @dataclass(frozen=True)
@@ -107,7 +81,7 @@ class State:
     stage: int = 0
     told: tuple[int, ...] = ()  # candidates told so far, per stage
     populations: tuple[int, ...] = ()  # candidates of the next cohort, per stage: a sampler's restart doubles it
-    spent: int = 0  # search items asked for
+    spent: int = 0  # search items of all windows, less what was not scored of them
     ended: str | None = None  # why the search was ended before its budget
     winner: int | None = None
     entrants: tuple[tuple[int, str], ...] = ()  # (candidate, reason) on the holdout, the winner first
@@ -254,7 +228,7 @@ def _open_cohort(state: State) -> Cohort | None:
     size = rules.window_size(state.spent)
     capacity = state.populations[state.stage]
     start = state.cohorts[-1].start + state.cohorts[-1].size if rules.fresh else 0
-    if rules.budget_items is not None and state.spent + capacity * size > rules.budget_items:
+    if rules.budget_items is not None and state.spent + capacity * rules.items(size) > rules.budget_items:
         return None
     if rules.budget_candidates is not None and len(state.candidates) + capacity > rules.budget_candidates:
         return None
@@ -283,14 +257,16 @@ def _with_candidate(state: State, event: Proposed) -> State:
         return replace(state, phase=event.split)
     joined = replace(cohort, members=(*cohort.members, event.number))
     cohorts = (*state.cohorts[: cohort.number], joined)
-    return replace(state, cohorts=cohorts, spent=state.spent + cohort.size - _met(state, event.recipe_hash, cohort))
+    items = state.rules.items(cohort.size) - _met(state, event.recipe_hash, cohort)
+    return replace(state, cohorts=cohorts, spent=state.spent + items)
 
 
 def _met(state: State, recipe_hash: str, cohort: Cohort) -> int:
     """How much of this window the recipe was scored on already, in a smaller one that it holds."""
     if state.rules.fresh:
         return 0
-    smaller = {other.number: other.size for other in state.cohorts if other.size < cohort.size}
+    items = state.rules.items
+    smaller = {other.number: items(other.size) for other in state.cohorts if other.size < cohort.size}
     return max(
         (
             smaller.get(entry.cohort, 0)
@@ -320,7 +296,7 @@ def _with_stopped(state: State, event: Stopped) -> tuple[State, tuple[Tell, ...]
     """A candidate that was stopped early; the items it was not scored on go back to the budget."""
     before = state.candidates[event.number]
     if before.cohort is not None and before.outcomes["search"].open:
-        unspent = max(0, state.cohorts[before.cohort].size - event.items)
+        unspent = max(0, state.rules.items(state.cohorts[before.cohort].size) - event.items)
         state = replace(state, spent=state.spent - unspent)
     outcome = Outcome(score=event.score, stopped=True, values=event.values, violation=event.violation)
     return _with_outcome(state, event.number, split="search", outcome=outcome)

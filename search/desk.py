@@ -35,9 +35,7 @@ class Desk:
     def __init__(self, run: Run, services: Services) -> None:
         self.run = run
         self.services = services
-        self.live = LiveCampaign(
-            run.campaign, run.space, baselines=run.baselines, items_of=self.search_items, elites=run.elites
-        )
+        self.live = LiveCampaign(run, items_of=self.search_items)
         self.board = Board(run.pools)
         self.queue = WorkQueue(lease_s=services.lease_s)
         self.blame = Blame()

@@ -76,8 +76,3 @@ def attempts_of(leases: Iterable[Row]) -> tuple[Attempt, ...]:
         Attempt(lease["candidate"], lease["split"], lease["worker"], lease["state"], lease["cause"] or "")
         for lease in sorted(ended, key=lambda lease: lease["taken"])
     )
-
-
-def window_items(size: int, tasks: Sequence[int]) -> int:
-    """Items of a window of about `size`, as `pools.Pools.window` cuts it, where tasks have so many items."""
-    return sum(min(count, max(1, size // len(tasks))) for count in tasks)

@@ -78,5 +78,7 @@ def forecast(rules: machine.Rules, names: tuple[str, ...]) -> list[Planned]:
         name = "baselines" if cohort.number == 0 else names[cohort.stage]
         so_far = found.get(name, Planned(name, 0, 0, 0))
         size = len(cohort.members)
-        found[name] = Planned(name, so_far.cohorts + 1, so_far.candidates + size, so_far.items + size * cohort.size)
+        found[name] = Planned(
+            name, so_far.cohorts + 1, so_far.candidates + size, so_far.items + size * rules.items(cohort.size)
+        )
     return list(found.values())

@@ -15,6 +15,7 @@ from search.campaign import Cohort, Event, HoldoutOpened, Lost, Proposed, Scored
 from search.campaign_file import Campaign
 from search.judging.rivals import outgrown
 from search.judging.scores import WindowScore, estimates, window_numbers
+from search.run import Run
 from search.samplers import Sampler, Setup, Told, make_sampler
 from search.space import Params, Space
 from search.store import schema
@@ -45,9 +46,14 @@ class Point:
     label: str
 
 
-def make_rules(campaign: Campaign, space: Space, baselines: tuple[Baseline, ...], sampler: Sampler) -> machine.Rules:
-    """The machine's rules. Where the sampler ranks within cohorts, each of them may see other items; where it scores
-    survivors again, windows are nested and may grow; all others compare whatever they were told: one window for all."""
+def make_rules(
+    campaign: Campaign, space: Space, baselines: tuple[Baseline, ...], sampler: Sampler, *, pool: tuple[int, ...] = ()
+) -> machine.Rules:
+    """The machine's rules; `pool` is the number of search items of every task.
+
+    Where the sampler ranks within cohorts, each of them may see other items; where it scores survivors again, windows
+    are nested and may grow; all others compare whatever they were told: one window for all.
+    """
     grows = campaign.items.fresh and (sampler.by_cohort or sampler.rescores)
     return machine.Rules(
         kinds=tuple(baseline.kind for baseline in baselines),
@@ -58,28 +64,22 @@ def make_rules(campaign: Campaign, space: Space, baselines: tuple[Baseline, ...]
         budget_items=campaign.budget.items,
         budget_candidates=campaign.budget.candidates,
         fresh=grows and sampler.by_cohort,
+        pool=pool,
     )
 
 
 class LiveCampaign:
     """`state` of the machine, `points` of all candidates by number, and the sampler."""
 
-    def __init__(
-        self,
-        campaign: Campaign,
-        space: Space,
-        *,
-        baselines: tuple[Baseline, ...],
-        items_of: ItemsOf | None = None,
-        elites: Elites | None = None,
-    ) -> None:
+    def __init__(self, run: Run, *, items_of: ItemsOf) -> None:
+        campaign, space, baselines = run.campaign, run.space, run.baselines
         self.space = space
         self.objectives = campaign.objectives
         self.baselines = baselines
-        self.sampler: Sampler = sampler_of(campaign, space, baselines=len(baselines), elites=elites)
-        rules = make_rules(campaign, space, baselines, self.sampler)
+        self.sampler: Sampler = sampler_of(campaign, space, baselines=len(baselines), elites=run.elites)
+        rules = make_rules(campaign, space, baselines, self.sampler, pool=run.pools.searched)
         self.state: State = machine.begin(rules)
-        self._items_of = items_of or (lambda number: {})
+        self._items_of = items_of
         self.listener: Callable[[Event], None] | None = None
         self.points: list[Point] = []
         self.losses = 0  # assessments that came to nothing
@@ -112,7 +112,7 @@ class LiveCampaign:
                 entry.number,
                 entry.stage,
                 alike[entry.cohort],
-                self.state.cohorts[entry.cohort].size,
+                self.state.rules.items(self.state.cohorts[entry.cohort].size),
                 score,
                 stopped=entry.outcomes["search"].stopped,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from engine.errors import CampaignError, InputsChanged, OutputExists
@@ -15,7 +16,7 @@ from search.ends import devices
 from search.judging.forwards import FORWARDS
 from search.judging.objectives import refuse_unmeasured
 from search.live import sampler_of
-from search.pools import Pools, make_pools
+from search.pools import Pools, make_pools, window_items
 from search.ports import SPLITS, Inventory
 from search.run import Run, RunDirectory, Services
 from search.space import make_space
@@ -69,7 +70,7 @@ def open_run(campaign: Campaign, inventory: Inventory, *, start: Start, services
     space = make_space(campaign, layers=start.layers)
     baselines = make_baselines(campaign)
     sampler_of(campaign, space, baselines=len(baselines))  # whether it fits is said before anything is written
-    check_budget(campaign, len(baselines), population=space.stages[0].population)
+    check_budget(campaign, len(baselines), population=space.stages[0].population, pool=pools.searched)
     if inventory.measures is not None:
         known = {*inventory.measures, *([] if services.layers_of is None else [FORWARDS])}
         refuse_unmeasured(campaign.objectives, campaign.constraints, known=known, origin=campaign.origin)
@@ -205,15 +206,19 @@ def items_digest(inventory: Inventory) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def check_budget(campaign: Campaign, baselines: int, *, population: int) -> None:
-    """Raise CampaignError where the budget does not reach beyond the first cohort after the baselines."""
+def check_budget(campaign: Campaign, baselines: int, *, population: int, pool: Sequence[int] = ()) -> None:
+    """Raise CampaignError where the budget does not reach beyond the first cohort after the baselines.
+
+    `pool`: search items of every task; before they are known, one of each is counted, for there may be no more.
+    """
     first = baselines + campaign.space.stages[0].sobol
     if campaign.budget.gpu_hours is not None and not devices(campaign):
         raise CampaignError(
             f"{campaign.origin}: budget.gpu_hours: the evaluator runs on {campaign.evaluator.device}: give hours"
         )
-    size = campaign.items.window_size(0)
-    items = first * size + population * campaign.items.window_size(first * size)
+    pool = pool or [1] * len(campaign.tasks)
+    items = first * window_items(campaign.items.window_size(0), pool)
+    items += population * window_items(campaign.items.window_size(items), pool)
     for name, got, needed in (
         ("items", campaign.budget.items, items),
         ("candidates", campaign.budget.candidates, first + population),

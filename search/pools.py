@@ -35,6 +35,11 @@ class Pools:
         """Items of a split, over all tasks."""
         return sum(len(items) for items in self.ordered[split].values())
 
+    @property
+    def searched(self) -> tuple[int, ...]:
+        """Search items of every task."""
+        return tuple(map(len, self.ordered["search"].values()))
+
     def window(self, start: int, size: int) -> tuple[str, ...]:
         """About `size` search items (at least one per task, each at most once), from position `start` on.
 
@@ -52,7 +57,7 @@ class Pools:
         tasks = self.ordered["search"]
         columns = []
         for items in tasks.values():
-            count = min(len(items), max(1, size // len(tasks)))
+            count = _share(size, len(items), tasks=len(tasks))
             first = start // len(tasks)
             columns.append([items[(first + step) % len(items)] for step in range(count)])
         return interleave(columns)
@@ -70,6 +75,16 @@ class Pools:
         count = -(-len(items) // self.block_size)
         cuts = [len(items) * index // count for index in range(count + 1)]
         return tuple(tuple(items[low:high]) for low, high in pairwise(cuts))
+
+
+def window_items(size: int, tasks: Sequence[int]) -> int:
+    """Items of a window of about `size`, as `Pools.window` cuts it, where tasks have so many items."""
+    return sum(_share(size, count, tasks=len(tasks)) for count in tasks)
+
+
+def _share(size: int, count: int, *, tasks: int) -> int:
+    """What a task with `count` items has in such a window."""
+    return min(count, max(1, size // tasks))
 
 
 def interleave(columns: Sequence[Sequence[str]]) -> tuple[str, ...]:

@@ -118,7 +118,7 @@ def _search_total(desk: Desk) -> int:
         most = planned if most is None else min(most, planned)
     if most is not None:
         left = max(0, most - len(state.candidates))
-        bounds.append(state.spent + left * state.rules.window_size(state.spent))
+        bounds.append(state.spent + left * state.rules.items(state.rules.window_size(state.spent)))
     return min(bounds, default=state.spent)
 
 

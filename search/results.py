@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.errors import CampaignError
 from search import collector
 from search.campaign import Origin
 from search.campaign_file import Campaign, parse_campaign
-from search.effort import Attempt, Effort, attempts_of, efforts_of, window_items
+from search.effort import Attempt, Effort, attempts_of, efforts_of
 from search.judging.rivals import superseded
 from search.judging.scores import WindowScore, estimates, window_numbers
 from search.judging.verdicts import verdict_from_dict
 from search.matrix import Matrix, tell
+from search.pools import window_items
 from search.ports import SPLITS, Phase, Split, Verdict
 from search.store import schema
 from search.store.store import Store
@@ -58,8 +59,16 @@ class CandidateRow:
     violation: float = 0.0
 
 
-Windows = Sequence[tuple[int, int]]
-"""(start, size) of the window of every cohort, in order."""
+class Window(NamedTuple):
+    """Of a cohort: where it starts, its size as it was asked for, and how many items it has."""
+
+    start: int
+    size: int
+    items: int
+
+
+Windows = Sequence[Window]
+"""Of every cohort, in order."""
 
 
 @dataclass(frozen=True)
@@ -121,14 +130,22 @@ def results_of(store: Store, row: Row) -> Results:
     campaign = parse_campaign(row["config"], origin=f"{store.place} ({row['name']})")
     items = store.rows(schema.ITEMS)
     outcomes = {(entry["number"], entry["split"]): entry for entry in store.rows(schema.ASSESSMENTS)}
-    windows = [(entry["start"], entry["size"]) for entry in store.rows(schema.COHORTS)]
+    counts: dict[str, Counter[str]] = {
+        split: Counter(item["task"] for item in items if item["split"] == split) for split in SPLITS
+    }
+    pool = [*counts["search"].values()]
+    cohorts = store.rows(schema.COHORTS)
+    windows = [Window(row["start"], row["size"], window_items(row["size"], pool)) for row in cohorts]
     leases = store.rows(schema.LEASES)
     candidates = _candidates(store, campaign, outcomes, windows=windows, leases=leases)
     recipes = [candidate.recipe_hash for candidate in candidates]
     told = tell(
         store.shared_scores(sorted(set(recipes))), campaign=row["id"], items=items, recipes=recipes, met=outcomes
     )
-    sizes = _sizes(outcomes, candidates, items, windows)
+    sizes = {
+        (number, split): windows[candidates[number].cohort or 0].items if split == "search" else counts[split].total()
+        for number, split in outcomes
+    }
     ledger = tuple(HoldoutAccess(**{k: v for k, v in e.items() if k != "campaign"}) for e in store.rows(schema.LEDGER))
     return Results(
         campaign=campaign,
@@ -148,24 +165,6 @@ def results_of(store: Store, row: Row) -> Results:
         attempts=attempts_of(leases),
         visits=tuple(map(visit_of, store.rows(schema.VISITS))),
     )
-
-
-def _sizes(
-    outcomes: Mapping[tuple[int, str], Row],
-    candidates: Sequence[CandidateRow],
-    items: Collection[Row],
-    windows: Windows,
-) -> dict[tuple[int, str], int]:
-    """How many items every assessment takes in full: its cohort's window, or all of the split."""
-    counts: dict[str, Counter[str]] = {
-        split: Counter(item["task"] for item in items if item["split"] == split) for split in SPLITS
-    }
-    searched = [window_items(size, [*counts["search"].values()]) for _, size in windows]
-    cohorts = {row.number: row.cohort for row in candidates}
-    return {
-        (number, split): searched[cohorts[number] or 0] if split == "search" else counts[split].total()
-        for number, split in outcomes
-    }
 
 
 def _candidates(
@@ -219,12 +218,12 @@ def _estimated(rows: Sequence[Row], outcomes: Mapping[tuple[int, str], Row], win
     """Candidate → estimate; none for a result of which a larger window tells more, as the campaign has it (live.py)."""
     scored = list(_windows(rows, outcomes, windows))
     known = {row["number"]: (row["recipe_hash"], row["cohort"]) for row in rows}
-    gone = superseded((entry.number, known[entry.number][0], windows[known[entry.number][1]]) for entry in scored)
+    gone = superseded((entry.number, known[entry.number][0], windows[known[entry.number][1]][:2]) for entry in scored)
     return {number: value for number, value in estimates(scored).items() if number not in gone}
 
 
 def _windows(rows: Sequence[Row], outcomes: Mapping[tuple[int, str], Row], windows: Windows) -> Iterator[WindowScore]:
-    alike = window_numbers(windows)
+    alike = window_numbers([window[:2] for window in windows])
     for row in rows:
         outcome = outcomes.get((row["number"], "search"))
         if outcome is not None and outcome["score"] is not None:
@@ -233,7 +232,7 @@ def _windows(rows: Sequence[Row], outcomes: Mapping[tuple[int, str], Row], windo
                 row["number"],
                 row["stage"],
                 alike[row["cohort"]],
-                windows[row["cohort"]][1],
+                windows[row["cohort"]].items,
                 outcome["score"],
                 stopped=stopped,
             )

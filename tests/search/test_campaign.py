@@ -12,6 +12,7 @@ import pytest
 
 from search.campaign import (
     Ask,
+    Cohort,
     GiveUp,
     HoldoutOpened,
     Idle,
@@ -29,6 +30,7 @@ from search.campaign import (
     SearchEnded,
     StageRule,
     State,
+    Stopped,
     Tell,
     advance,
     begin,
@@ -115,6 +117,22 @@ def test_the_window_grows_by_the_schedule_of_spent_items() -> None:
     for cohort in searched().state.cohorts:
         assert cohort.size == (10 if spent < 200 else 20)
         spent += cohort.size * cohort.capacity
+
+
+def test_items_that_a_window_asks_for_and_no_task_has_are_not_spent() -> None:
+    cohorts = searched(pool=(3, 9)).state.cohorts  # a window of 10 has 3 + 5 items, one of 20 has 3 + 9
+    for before, after in pairwise(cohorts):
+        spent = sum((8 if cohort.size == 10 else 12) * cohort.capacity for cohort in cohorts[: after.number])
+        assert after.size == (10 if spent < 200 else 20)
+        assert after.start == before.start + before.size
+    driver = searched(pool=(3, 9))
+    assert 600 - 12 * 5 < driver.state.spent <= 600
+    before = driver.state.spent
+    cohort = Cohort(len(cohorts), 1, 5, 0, 20)
+    driver.feed(Proposed(number := len(driver.state.candidates), 1, "sampler", "h", "search", cohort))
+    assert driver.state.spent == before + 12
+    driver.feed(Stopped(number, 0.1, items=4))
+    assert driver.state.spent == before + 4
 
 
 def test_a_stage_ends_when_its_quota_is_told_and_the_next_population_is_its_own() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 from simulated import SimulatedEvaluator, make_campaign, open_simulated
 
-from search.effort import efforts_of, window_items
+from search.effort import efforts_of
 from search.inline import run_inline
-from search.pools import make_pools
+from search.pools import make_pools, window_items
 from search.ports import BlockResult, Failed, Finished, Wait, Work
 from search.report.losses import failures, quarantined, savings
 from search.results import Results, results_of

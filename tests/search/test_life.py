@@ -60,6 +60,21 @@ def decided(coordinator: Coordinator) -> list[Any]:
     return [coordinator.run.store.rows(table) for table in (schema.CANDIDATES, schema.COHORTS)]
 
 
+def test_a_budget_of_items_counts_what_is_scored_where_the_pool_is_smaller_than_a_window(tmp_path: Path) -> None:
+    few = small(items=SMALL["items"] | {"window": {0: 60}, "search": 4})  # of three tasks: windows of 12 items
+    whole = worked(open_simulated(tmp_path / "whole", few), in_phase("selection"))
+    state, results = whole.live.state, whole.close()
+    assert results is not None
+    scored = {candidate.recipe_hash for candidate in state.candidates if candidate.cohort is not None}
+    assert results.items_spent["search"] == 12 * len(scored)
+    assert state.spent == 12 * len([candidate for candidate in state.candidates if candidate.cohort is not None])
+    assert 600 - 12 * 13 < state.spent <= 600
+    part = worked(open_simulated(tmp_path / "part", few), lambda c: c.status().candidates == 30)
+    part.close()
+    again = worked(open_simulated(tmp_path / "part", few, resume=True), in_phase("selection"))
+    assert (again.live.state.spent, again.live.state.cohorts) == (state.spent, state.cohorts)
+
+
 # ------------------------------------------------------------------------------------------------------ stop and extend
 
 

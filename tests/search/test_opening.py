@@ -61,7 +61,16 @@ def test_a_campaign_that_cannot_work_is_refused_and_leaves_no_run(
 
 
 def test_a_budget_that_just_reaches_is_taken() -> None:
-    check_budget(make_campaign(budget={"items": 330, "candidates": 22}), 12, population=6)
+    budget = make_campaign(budget={"items": 330, "candidates": 22})
+    check_budget(budget, 12, population=6, pool=[120] * 3)
+    with pytest.raises(CampaignError, match="got 329, at least 330 needed"):
+        check_budget(make_campaign(budget={"items": 329}), 12, population=6, pool=[120] * 3)
+
+
+def test_before_items_are_known_a_budget_is_refused_only_where_none_could_do() -> None:
+    check_budget(make_campaign(budget={"items": 66}), 12, population=6)
+    with pytest.raises(CampaignError, match="got 65, at least 66 needed"):
+        check_budget(make_campaign(budget={"items": 65}), 12, population=6)
 
 
 def test_the_items_digest_changes_with_every_fact_about_an_item() -> None:
