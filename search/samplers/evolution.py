@@ -9,7 +9,7 @@ still holds.
     nsga2    out goes the most crowded of the last front (Deb 2002); parents win a tournament by (front, crowding)
     nsga3    out goes the farthest of the fullest niche of the last front (Deb and Jain 2014), for many objectives
     niches   quality diversity over items (M2N2, Abrantes 2025): fitness is shared, fitness_i = Σ_j s_ij / Σ_k s_kj, so
-             being right where few are is worth more; a mate is chosen for what it can do and the first parent cannot;
+             being right where few are is worth more (scores below 0 count from the lowest of their item); a mate is chosen for what it can do and the first parent cannot;
              the child takes one parent left of a split point along the layers and the other one right of it
 """
 
@@ -209,8 +209,10 @@ def _matrix(members: Sequence[Told]) -> tuple[Floats, Floats]:
 def _shared(members: Sequence[Told]) -> tuple[Floats, Floats]:
     """[C] shared fitness, and [C, I] what each item is worth to each member."""
     items = sorted(set.intersection(*(set(member.items) for member in members)))
-    scores_CI = np.array([[max(0.0, member.items[item]) for item in items] for member in members])
+    scores_CI = np.array([[member.items[item] for item in items] for member in members])
     scores_CI = scores_CI.reshape(len(members), len(items))
+    # minus nats or minus errors have no share of their sum: there what is worth something is what the worst lacks
+    scores_CI = scores_CI - np.minimum(0.0, scores_CI.min(axis=0))
     total_I = scores_CI.sum(axis=0)
     worth_CI = scores_CI / np.where(total_I > 0, total_I, 1.0)
     return worth_CI.sum(axis=1), worth_CI

@@ -78,6 +78,17 @@ def test_being_right_where_nobody_else_is_keeps_a_poor_candidate_alive() -> None
     assert 4 in [member.number for member in sampler.members(0)]
 
 
+def test_scores_below_0_have_niches_too() -> None:
+    """Minus nats per token: who is far better on one item stays, and who is worse on all of them goes."""
+    sampler = make_sampler("niches", Setup(SPACE), {"population": 4}, origin="c.yml")
+    assert isinstance(sampler, Niches)
+    nats = [{"i0": 2.0, "i1": 2.0}, {"i0": 9.0, "i1": 1.0}, {"i0": 2.1, "i1": 2.1}, {"i0": 1.9, "i1": 2.2}]
+    for number, items in enumerate([*nats, {"i0": 9.0, "i1": 9.0}, {"i0": 8.0, "i1": 8.0}]):
+        told = {name: -value for name, value in items.items()}
+        sampler.tell(0, [Told(number, specialist(number, set()).params, sum(told.values()) / 2, items=told)])
+    assert [member.number for member in sampler.members(0)] == [0, 1, 2, 3]
+
+
 def test_children_stay_in_the_cube_and_equal_parents_have_equal_children() -> None:
     draw = np.random.default_rng(0)
     for _ in range(200):
