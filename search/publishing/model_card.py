@@ -22,6 +22,7 @@ from search.report.tables import (
     comparison_table,
     count_text,
     duration_text,
+    mean_and_interval,
     signed_text,
     skill_scores,
     skill_table,
@@ -101,19 +102,18 @@ def _model_index(published: Published) -> list[dict[str, Any]]:
     from huggingface_hub.repocard_data import EvalResult, eval_results_to_model_index
 
     results, number = published.results, published.row.number
-    mine = skill_scores(results).get(number, {})
     met = results.item_scores.of_candidate(number).on("holdout").by_task()
     made = []
     for task in results.campaign.tasks:
-        if task.name in mine:
-            mean, half = mine[task.name]
+        if task.name in met:
+            mean, ends = mean_and_interval(met[task.name])
             made.append(
                 EvalResult(
                     task_type=PIPELINE,
                     dataset_type=public_text(task.task_of("holdout")).removeprefix("…/"),
                     dataset_name=task.name,
                     dataset_split="holdout",
-                    **_metric(task.metrics[0], mean, (mean - half, mean + half), items=len(met[task.name])),
+                    **_metric(task.metrics[0], mean, ends, items=len(met[task.name])),
                 )
             )
     verdict = results.verdict

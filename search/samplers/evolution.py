@@ -9,8 +9,9 @@ still holds.
     nsga2    out goes the most crowded of the last front (Deb 2002); parents win a tournament by (front, crowding)
     nsga3    out goes the farthest of the fullest niche of the last front (Deb and Jain 2014), for many objectives
     niches   quality diversity over items (M2N2, Abrantes 2025): fitness is shared, fitness_i = Σ_j s_ij / Σ_k s_kj, so
-             being right where few are is worth more (scores below 0 count from the lowest of their item); a mate is chosen for what it can do and the first parent cannot;
-             the child takes one parent left of a split point along the layers and the other one right of it
+             being right where few are is worth more (scores below 0 count from the lowest of their item); a mate is
+             chosen for what it can do and the first parent cannot; the child takes one parent left of a split point
+             along the layers and the other one right of it
 """
 
 from __future__ import annotations

@@ -4,16 +4,18 @@ import json
 import math
 import re
 import statistics
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 from made_results import HOLDOUT, LAYERS, TASKS, make_campaign, make_results
+from scipy.stats import binomtest
 
 from search.matrix import Matrix
 from search.ports import BoundKept, FrontMember
 from search.report.candidates import recipe_text
 from search.report.report import headline, margin_text, render_html, render_text, report_data, write_html
-from search.report.tables import comparison_table, skill_table, tables
+from search.report.tables import comparison_table, mean_and_interval, skill_table, tables
 from search.report.text import bars
 from search.report.weights import heat_maps
 from search.results import Results
@@ -109,14 +111,36 @@ def test_a_comparator_without_scores_is_listed_as_not_beaten(results):
     assert table.rows[-1][1] == "no"
 
 
-def test_skills_are_means_over_holdout_items_with_the_normal_interval(results):
+def test_skills_are_means_over_holdout_items_with_wilsons_interval(results):
     table = skill_table(results)
     assert table.rows[0][0] == results.candidate(results.winner).label
     mine = [e.score for e in results.item_scores if e.candidate == results.winner and e.task == TASKS[1]]
     assert len(mine) == HOLDOUT
-    half = 1.959964 * statistics.stdev(mine) / math.sqrt(len(mine))
-    assert table.rows[0][2] == f"{statistics.fmean(mine):.3f} ± {half:.3f}"
+    assert table.rows[0][2] == f"{statistics.fmean(mine):.3f} ± {wilson_half(mine):.3f}"
     assert len(table.rows) == 12
+
+
+def wilson_half(scores: Sequence[float]) -> float:
+    found = binomtest(int(sum(scores)), len(scores)).proportion_ci(method="wilson")
+    return float(found.high - found.low) / 2
+
+
+@pytest.mark.parametrize(("right", "items"), [(0, 1), (8, 8), (29, 30), (1, 400)])
+def test_an_interval_of_right_and_wrong_is_scipys_and_leaves_neither_0_nor_1(right: int, items: int) -> None:
+    mean, (low, high) = mean_and_interval([1.0] * right + [0.0] * (items - right))
+    expected = binomtest(right, items).proportion_ci(method="wilson")
+    assert mean == right / items
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    assert 0 <= low < high <= 1
+
+
+def test_an_interval_of_graded_scores_is_the_normal_one() -> None:
+    scores = [-2.5, -1.0, 0.25, -4.0]
+    half = 1.959964 * statistics.stdev(scores) / 2
+    assert mean_and_interval(scores) == (
+        pytest.approx(-1.8125),
+        (pytest.approx(-1.8125 - half), pytest.approx(-1.8125 + half)),
+    )
 
 
 def test_means_of_skills_are_no_scalar_of_the_objectives(results):
@@ -296,8 +320,7 @@ def test_the_top_candidates_show_recipe_score_with_interval_and_what_they_took(r
     row = table_of(results, "Top candidates").rows[0]
     winner = results.candidate(results.winner)
     mine = [entry for entry in results.item_scores if entry.candidate == winner.number]
-    spreads = [statistics.variance([e.score for e in mine if e.task == task]) / HOLDOUT for task in TASKS]
-    half = 1.959964 * math.sqrt(sum(spreads)) / len(TASKS)
+    half = math.hypot(*(wilson_half([e.score for e in mine if e.task == task]) for task in TASKS)) / len(TASKS)
     assert row[:4] == (winner.label, f"{winner.holdout_score:.3f} ± {half:.3f}", "holdout", f"{winner.estimate:.3f}")
     assert row[4:6] == ("75", "1.5 s")
     assert row[6].startswith("task_arithmetic: letters ")
