@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,8 +23,10 @@ from typing import Any, Self
 from sqlalchemy import Connection, Dialect, Table, bindparam, delete, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 
+from engine.errors import CampaignError
 from search.ports import SCORE
 from search.store import schema
+from search.store.failures import place_of
 
 CHUNK = 500
 """Values per query: SQLite takes 32766 parameters, PostgreSQL 65535."""
@@ -107,7 +110,16 @@ class KnownBlocks:
         unknown = sorted({*names} - self._known.keys())
         for part in chunks(unknown):
             for name, keys, items in connection.execute(select(table).where(table.c.block.in_(part))):
-                self._known[name] = Block(tuple(json.loads(keys)), tuple(json.loads(items)))
+                try:
+                    block = Block(tuple(json.loads(keys)), tuple(json.loads(items)))
+                except (ValueError, TypeError):
+                    block = None
+                if block is None or block.name != name:
+                    raise _damaged(connection, table, f"its row is not what was written as block {name}", block=name)
+                self._known[name] = block
+        lost = [name for name in unknown if name not in self._known]
+        if lost:
+            raise _damaged(connection, table, f"block {lost[0]} is not there any more", block=lost[0])
         return self._known
 
 
@@ -118,10 +130,40 @@ def read_scores(connection: Connection, known: KnownBlocks, matching: Any) -> li
     query = select(*columns).where(matching).order_by(*table.primary_key.columns)
     rows = connection.execute(query).all()
     blocks = known.read(connection, {row.block for row in rows})
-    return [
-        BlockScores(recipe, blocks[block], json.loads(scores), lease, measure, campaign)
-        for recipe, block, scores, lease, measure, campaign in rows
-    ]
+    found = []
+    for recipe, name, stored, lease, measure, campaign in rows:
+        values = _values(stored, count=len(blocks[name].score_keys))
+        if values is None:
+            why = f"recipe {recipe}, measure {measure}, block {name} has no list of so many numbers as items"
+            raise _damaged(connection, table, why, recipe_hash=recipe)
+        found.append(BlockScores(recipe, blocks[name], values, lease, measure, campaign))
+    return found
+
+
+def _values(stored: str, *, count: int) -> Sequence[float] | None:
+    """The values of a row; None where it was torn or altered."""
+    try:
+        values: Sequence[float] = json.loads(stored)
+        return values if len(values) == count and all(map(math.isfinite, values)) else None
+    except (ValueError, TypeError):
+        return None
+
+
+def _damaged(
+    connection: Connection, table: Table, why: str, *, block: str | None = None, recipe_hash: str | None = None
+) -> CampaignError:
+    """The error about a row that a person, or a program that is none of ours, has altered; whose scores these are."""
+    scores, candidates, campaigns = schema.BLOCK_SCORES, schema.CANDIDATES, schema.CAMPAIGNS
+    if recipe_hash is None:
+        recipe_hash = connection.execute(select(scores.c.recipe_hash).where(scores.c.block == block)).scalar()
+    owners = select(campaigns.c.name, candidates.c.number).join(campaigns, campaigns.c.id == candidates.c.campaign)
+    found = connection.execute(owners.where(candidates.c.recipe_hash == recipe_hash)).first()
+    whose = "" if found is None else f" (candidate {found.number} of campaign {found.name!r})"
+    place = place_of(connection.engine.url.render_as_string(hide_password=False))
+    return CampaignError(
+        f"{place}: {table.name}: {why}{whose}. Put a copy of the database back, or start afresh with another `store`.",
+        file=place,
+    )
 
 
 def add_scores(connection: Connection, known: KnownBlocks, scores: Sequence[BlockScores]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import sqlite3
 import struct
 import threading
@@ -15,8 +16,10 @@ from pathlib import Path
 import pytest
 from simulated import SimulatedEvaluator, make_campaign, open_simulated
 
-from engine.errors import StoreAway
-from search.inline import run_inline
+from engine.errors import CampaignError, StoreAway
+from search.inline import run_inline, work_once
+from search.run import RunDirectory
+from search.session import stored_results
 from search.store import schema, takeover
 from search.store.blocks import NOBODY, BlockScores
 from search.store.store import CampaignFacts, Store, store_url
@@ -24,6 +27,7 @@ from search.store.takeover import ProcessIdentity
 
 RECIPES, MEASURES, KEYS = ("r", "s"), ("score", "tokens"), tuple(f"key {n}" for n in range(12))
 NAMES = ("one", "two")
+NO_LIST, OTHER_BLOCK = "has no list of so many numbers", r"item_blocks: its row is not what was written as block \w+"
 Scores = dict[tuple[str, str, str], tuple[str, float, int, str]]
 """(recipe, score key, measure) → (item, value, campaign, lease)."""
 
@@ -131,6 +135,43 @@ def test_scores_that_get_other_keys_move_unless_these_have_scores(stores: tuple[
             sources.setdefault(place, []).append(row)
     assert came.keys() == sources.keys()
     assert all(row in sources[place] for place, row in came.items())
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (
+            "UPDATE block_scores SET scores = substr(scores, 1, 20)",
+            r"block_scores: recipe \w+, measure score, ",
+        ),
+        ("UPDATE block_scores SET scores = '[1]'", NO_LIST),
+        ("UPDATE block_scores SET scores = replace(scores, '1.0', 'NaN')", NO_LIST),
+        (
+            "UPDATE block_scores SET scores = replace(scores, '1.0', '\"1\"')",
+            NO_LIST,
+        ),
+        ("UPDATE item_blocks SET items = score_keys", OTHER_BLOCK),
+        ("UPDATE item_blocks SET score_keys = '['", OTHER_BLOCK),
+        ("DELETE FROM item_blocks", r"item_blocks: block \w+ is not there any more"),
+    ],
+)
+def test_a_row_of_scores_that_was_torn_or_altered_is_told_of_in_one_line(
+    damage: str, says: str, tmp_path: Path
+) -> None:
+    coordinator = open_simulated(tmp_path)
+    for _ in range(3):
+        work_once(coordinator, SimulatedEvaluator(), worker="w")
+    coordinator.close()
+    with sqlite3.connect(tmp_path / "campaign.sqlite") as connection:
+        connection.execute(damage)
+    directory = RunDirectory(tmp_path)
+    for read in (lambda: open_simulated(tmp_path, resume=True), lambda: stored_results(make_campaign(), directory)):
+        with pytest.raises(CampaignError, match=says) as caught:
+            read()
+        told = caught.value.message
+        assert told.startswith(f"{tmp_path / 'campaign.sqlite'}: ")
+        assert re.search(r" \(candidate \d of campaign 'simulated'\)\. Put a copy of the database back, or ", told)
+        assert "\n" not in told
 
 
 def test_who_writes_scores_on_a_server_waits_for_who_does_already(postgres_url: str) -> None:
