@@ -6,6 +6,7 @@ from search.campaign_file import Campaign
 from search.evaluators.contamination import check_items
 from search.evaluators.contract import Places, Scorer, Suite
 from search.evaluators.entries import Kind, TaskEntry
+from search.judging.forwards import FORWARDS
 
 
 def open_scorer(campaign: Campaign) -> Suite:
@@ -33,7 +34,8 @@ def _scorer(kind: Kind, entries: list[TaskEntry], places: Places, campaign: Camp
     if kind == "python":
         from search.evaluators.python import PythonScorer
 
-        return PythonScorer(entries, places)
+        about = {entry.of for entry in campaign.objectives} | {entry.of for entry in campaign.constraints}
+        return PythonScorer(entries, places, counts_forwards=f"measure:{FORWARDS}" in about)
     if kind == "text":
         from search.evaluators.perplexity import TextScorer
 

@@ -41,6 +41,7 @@ from search.evaluators.contract import (
 from search.evaluators.entries import TaskEntry
 from search.evaluators.splitting import items_of
 from search.evaluators.user_function import ScoreFunction, call, place_of
+from search.judging.forwards import FORWARDS, TOKENS
 from search.ports import SCORE, Item, Split
 
 REHEARSED = 3
@@ -53,12 +54,17 @@ class PythonScorer:
     Args:
         entries: tasks whose `metric` is `package.module:function`; their places are JSONL files.
         places: where the files and modules are.
+        counts_forwards: whether the campaign is about the cost `forwards`, which then has to follow from what functions
+            return: without tokens it would be the same for every candidate, whatever that says.
 
     Raises CampaignError where a function or a file cannot be read.
     """
 
-    def __init__(self, entries: Sequence[TaskEntry], places: Places | None = None) -> None:
+    def __init__(
+        self, entries: Sequence[TaskEntry], places: Places | None = None, *, counts_forwards: bool = False
+    ) -> None:
         self._places = places or Places()
+        self._counts_forwards = counts_forwards
         self._home = Path(self._places.origin).parent
         self._measures: frozenset[str] | None = None
         self._called = {entry.name: entry.metrics[0] for entry in entries}
@@ -124,17 +130,28 @@ class PythonScorer:
                 returned = call(function, subject, rows, called=called)
             for key, value in zip(mine, returned, strict=True):
                 values = _named(value, name)
-                for measure, number in values.items():
-                    if not math.isfinite(number):
-                        raise EvaluationError(
-                            f"{called} returned {number} as {measure} of item {key!r} ({place_of(function)}), a finite "
-                            "number expected",
-                            item=key,
-                        )
+                wrong = self._wrong(values)
+                if wrong is not None:
+                    raise EvaluationError(
+                        f"{called} returned {wrong[0]} of item {key!r} ({place_of(function)}), {wrong[1]}", item=key
+                    )
                 scores[key] = values.pop(SCORE)
                 for measure, number in values.items():
                     measures[measure][key] = number
         return Scored(scores, dict(measures))
+
+    def _wrong(self, values: Mapping[str, float]) -> tuple[str, str] | None:
+        """What is wrong with the numbers of one row, and what is expected."""
+        for measure, number in values.items():
+            if not math.isfinite(number):
+                return f"{number} as {measure}", "a finite number expected"
+        if self._counts_forwards and not values.keys() & {FORWARDS, TOKENS}:
+            return (
+                f"neither {TOKENS!r} nor {FORWARDS!r}",
+                f"and the campaign is about the cost {FORWARDS}: a dict with {SCORE!r} and {TOKENS!r} expected (the "
+                "generated ones, 0 where a text is only read)",
+            )
+        return None
 
     def _read(self, entry: TaskEntry, place: str) -> list[Item]:
         path = self._places.path(place)

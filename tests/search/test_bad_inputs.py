@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ JUDGE = {"base_url": "http://127.0.0.1:1/v1", "model": "m", "prompt": "{answer}"
 ONE_STAGE = {"space": {"parameters": {"weight": WEIGHT}, "stages": [{"name": "g", "population": 6, "sobol": 4}]}}
 FUNCTION = (
     "def score(model, tokenizer, rows):\n    return [0.5] * (len(rows) - 1)\n\n\ndef lone(model):\n    return [0.5]\n"
+    "\n\ndef plain(model, tokenizer, rows):\n    return [0.5] * len(rows)\n"
 )
 
 
@@ -57,7 +58,7 @@ def measured(*measures: str, **changes: Any) -> Callable[[Path], None]:
     return lambda folder: opened(folder, inventory=inventory, **changes)
 
 
-def tasks(*, folder: str = ".", **entry: Any) -> Callable[[Path], None]:
+def tasks(*, folder: str = ".", objectives: Sequence[Any] = (), **entry: Any) -> Callable[[Path], None]:
     """A campaign's scorers, over files of the folder, and their rehearsal."""
 
     include = folder
@@ -74,7 +75,7 @@ def tasks(*, folder: str = ".", **entry: Any) -> Callable[[Path], None]:
         )
         half = {"search": 0.5, "selection": 0.25, "holdout": 0.25}
         task = TaskEntry(**{"name": "t", "split": half, **entry})
-        data = make_campaign(tasks=[task.model_dump()], include_path=str(folder / include))
+        data = make_campaign(tasks=[task.model_dump()], include_path=str(folder / include), objectives=objectives)
         scorer = open_scorer(data.model_copy(update={"origin": str(folder / "c.yml")}))
         scorer.probe()
         scorer.rehearse(Subject("model", "tokenizer"))
@@ -136,6 +137,10 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a function that returns the wrong number of items": (
         tasks(task="rows.jsonl", metric="bad_scores:score"),
         "task 't', metric: tried on the base with the first rows .*: bad_scores:score returned 2 scores for 3 items",
+    ),
+    "a function that does not tell the cost that is asked for": (
+        tasks(task="rows.jsonl", metric="bad_scores:plain", objectives=[{"of": "score"}, {"of": "forwards"}]),
+        r"c\.yml: task 't', metric: .*: bad_scores:plain returned neither 'tokens' nor 'forwards' of item ",
     ),
     "a measure without a direction": (
         lambda folder: opened(folder, objectives=[{"of": "score"}, {"of": "measure:acc"}]),

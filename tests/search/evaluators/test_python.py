@@ -43,6 +43,14 @@ def no_number(model, tokenizer, rows):
     return [{"score": row["n"], "seconds": math.nan if row["n"] == 1 else 0.0} for row in rows]
 
 
+def counts_tokens(model, tokenizer, rows):
+    return [{"score": row["n"], "tokens": 0} for row in rows]
+
+
+def counts_forwards(model, tokenizer, rows):
+    return [{"score": row["n"], "forwards": 3} for row in rows]
+
+
 def misspells(model, tokenizer, rows):
     return [row["m"] for row in rows]  # misspells
 
@@ -198,6 +206,18 @@ def test_what_is_no_score_is_an_error_that_names_the_task(folder, function, mess
     scorer = PythonScorer([entry(function)], Places(str(folder)))
     with pytest.raises(EvaluationError, match=f"task 'numbers': .*{message}"):
         scorer.score(SUBJECT, [item.key for item in scorer.items()["search"]])
+
+
+def test_where_forwards_count_a_function_tells_of_what_it_takes_at_its_first_return(folder):
+    scorer = PythonScorer([entry("half_of")], Places(str(folder), origin="c.yml"), counts_forwards=True)
+    with pytest.raises(CampaignError) as caught:
+        scorer.rehearse(SUBJECT)
+    told = caught.value.message
+    assert told.startswith("c.yml: task 'numbers', metric: tried on the base with the first rows")
+    assert "user_scores:half_of returned neither 'tokens' nor 'forwards' of item 'numbers/" in told
+    assert "a dict with 'score' and 'tokens' expected" in told
+    for function in ("counts_tokens", "counts_forwards"):
+        PythonScorer([entry(function)], Places(str(folder)), counts_forwards=True).rehearse(SUBJECT)
 
 
 def test_what_a_function_cannot_reach_is_an_outage_and_a_file_that_is_missing_is_none(folder):
