@@ -28,25 +28,41 @@ def plan(campaign: Path, *, run_dir: Path | None, as_json: bool) -> None:
     loaded = load_campaign(campaign)
     rules = rules_of(loaded)
     rows = ends.forecast(rules, tuple(stage.name for stage in loaded.space.stages))
-    items = sum(row.items for row in rows)
+    counted, items = ends.is_counted(rules), sum(row.items for row in rows)
     found = _run_so_far(loaded, run_dir)
     phase, done = ("search", 0) if found is None else (found.phase, found.items_spent["search"])
     rate = None if found is None else _rate(found)
-    left = None if rate is None else max(0, items - done) / rate if phase == "search" else 0.0
+    left = _search_left(loaded, found, items - done if counted else None, rate) if phase == "search" else 0.0
     if as_json:
         stages = [asdict(row) for row in rows]
-        print_json(
-            {"stages": stages, "items": items, "items_done": done, "items_per_s": rate, "search_seconds_left": left}
-        )
+        told = {"stages": stages, "items": items if counted else None, "items_done": done, "items_per_s": rate}
+        print_json({**told, "search_seconds_left": left})
         return
     for row in rows:
         print(f"{row.stage:12} {row.cohorts:4} cohorts {row.candidates:6} candidates {row.items:8} items")
-    print(f"{'search':12} {'':4}         {sum(row.candidates for row in rows):6} candidates {items:8} items at most")
+    if counted:
+        total = sum(row.candidates for row in rows)
+        print(f"{'search':12} {'':4}         {total:6} candidates {items:8} items at most")
+    budget = loaded.budget
+    hours = ((budget.hours, "hours"), (budget.gpu_hours, "GPU-hours"))
+    timed = " or ".join(f"{number:g} {unit}" for number, unit in hours if number is not None)
+    if timed:
+        print(f"{'search':12} ends after {timed}" + (", if not before" if counted else ", whatever it has come to"))
     if phase != "search":
         print(f"the search of the run that is there is over, after {done} items: it is in phase {phase}")
-    elif left is not None:
+    elif left is not None and rate is not None:
         print(f"{done} items are scored, {rate:.1f} items/s so far: {human_seconds(left)} of search are left")
     print("selection and holdout come on top; early stopping and repeated recipes save some")
+
+
+def _search_left(campaign: Campaign, found: Results | None, items: int | None, rate: float | None) -> float | None:
+    """Seconds of search that are left, for so many items more (None: as many as there is time for); None: unknown."""
+    seconds, held = (0.0, 0.0) if found is None else (found.seconds, sum(entry.seconds for entry in found.efforts))
+    gpus = ends.devices(campaign)
+    busy = held * gpus / seconds if seconds else 0.0
+    allowed = ends.seconds_allowed(campaign.budget, seconds=seconds, device_seconds=held * gpus, busy=busy)
+    bounds = [allowed, None if items is None or rate is None else max(0, items) / rate]
+    return min((bound for bound in bounds if bound is not None), default=None)
 
 
 def _run_so_far(campaign: Campaign, run_dir: Path | None) -> Results | None:

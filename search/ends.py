@@ -42,6 +42,21 @@ def devices(campaign: Campaign) -> int:
 # ----------------------------------------------------------------------------------------------------------- forecast
 
 
+def seconds_allowed(budget: BudgetEntry, *, seconds: float, device_seconds: float, busy: float) -> float | None:
+    """How long the search may still go on by its hours, and by its GPU-hours where so many GPUs are `busy` on average;
+    None where neither is an end in sight."""
+    ends = [] if budget.hours is None else [budget.hours * 3600 - seconds]
+    if budget.gpu_hours is not None and busy > 0:
+        ends.append((budget.gpu_hours * 3600 - device_seconds) / busy)
+    return max(0.0, min(ends)) if ends else None
+
+
+def is_counted(rules: machine.Rules) -> bool:
+    """Whether items, candidates or the stages' own quotas end the search, so that its items can be foreseen."""
+    counted = rules.budget_items is not None or rules.budget_candidates is not None
+    return counted or all(stage.quota is not None for stage in rules.stages)
+
+
 def items_after(phase: Phase, campaign: Campaign, *, baselines: int, sizes: Mapping[str, int]) -> int:
     """A guess at the item evaluations of the phases after this one; `sizes` are items by split."""
     holdout = (baselines + 2) * sizes.get("holdout", 0)
@@ -65,8 +80,7 @@ def forecast(rules: machine.Rules, names: tuple[str, ...]) -> list[Planned]:
     The machine itself is driven, with results that come at once. A search that only hours end is not foreseen: the
     list then ends where its stages' quotas do, or with the baselines.
     """
-    bounded = rules.budget_items is not None or rules.budget_candidates is not None
-    if not bounded and rules.stages[-1].quota is None:
+    if not is_counted(rules):
         rules = replace(rules, budget_candidates=len(rules.kinds) + rules.sobol)
     state = machine.begin(rules)
     while isinstance(plan := machine.plan_next(state), machine.Ask):

@@ -6,7 +6,7 @@ from collections import deque
 
 from search import campaign as machine
 from search.desk import Desk
-from search.ends import items_after
+from search.ends import devices, is_counted, items_after, seconds_allowed
 from search.ports import SPLITS, CampaignStatus
 
 RECENT_S = 60.0
@@ -63,6 +63,24 @@ class Progress:
         settled = bool(self._recent) and now - self._recent[0][0] > SETTLED_S
         return items / rate if rate and settled else None
 
+    def _left(self, desk: Desk, items: int, *, now: float) -> float | None:
+        """Time for so many more items of this phase and for the phases after it; a search may end before, by hours."""
+        after = self.seconds_left(_items_after(desk), now=now)
+        if after is None:
+            return None
+        allowed = None
+        if desk.live.state.phase == "search":
+            gpus = devices(desk.run.campaign)
+            allowed = seconds_allowed(
+                desk.run.campaign.budget,
+                seconds=self.seconds(now),
+                device_seconds=self.lease_seconds * gpus,
+                busy=sum(seen > now - RECENT_S for seen in self._workers.values()) * gpus,
+            )
+        counted = allowed is None or is_counted(desk.live.state.rules)
+        bounds = [self.seconds_left(items, now=now)] if counted else []
+        return after + min(bound for bound in (*bounds, allowed) if bound is not None)
+
     def status(self, desk: Desk, *, paused: bool, now: float) -> CampaignStatus:
         """The snapshot that progress bars show."""
         state = desk.live.state
@@ -86,7 +104,7 @@ class Progress:
             items_done=done,
             items_total=total,
             items_per_s=rate,
-            seconds_left=self.seconds_left(total - done + _items_after(desk), now=now),
+            seconds_left=self._left(desk, total - done, now=now),
             workers=sum(seen > now - RECENT_S for seen in self._workers.values()),
             epoch=desk.run.store.epoch,
             paused=paused,

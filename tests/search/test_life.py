@@ -230,27 +230,81 @@ def test_the_forecast_is_what_the_search_then_takes(tmp_path: Path) -> None:
 def test_a_search_that_only_hours_end_has_a_forecast_of_its_baselines() -> None:
     rules = Rules(kinds=("base", "parent"), sobol=2, stages=(StageRule(5),), window={0: 10})
     assert ends.forecast(rules, ("only",)) == [ends.Planned("baselines", 1, 4, 40)]
+    assert not ends.is_counted(rules)
 
 
-@pytest.mark.parametrize("store", [None, "STORE"])
-def test_a_plan_needs_no_run_and_tells_how_one_stands(
-    store: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("budget", "hours"), [({"hours": 10}, 10), ({"gpu_hours": 10}, 10), ({"hours": 10, "items": 900}, None)]
+)
+def test_the_time_left_of_a_search_is_that_of_its_hours_where_they_end_it(
+    budget: dict[str, float], hours: float | None, tmp_path: Path
 ) -> None:
-    rules = Rules(kinds=("base",), sobol=2, stages=(StageRule(5, 9), StageRule(5)), window={0: 10}, budget_items=9000)
+    clock, evaluator = Clock(), SimulatedEvaluator()
+    coordinator = open_simulated(tmp_path, small(budget=budget, evaluator={"device": "cuda"}), now=clock)
+    started = clock.time
+    for _ in range(24):
+        assert work_once(coordinator, evaluator, worker="w") is None
+        clock.time += 1.0
+    status, run = coordinator.status(), coordinator.run
+    sizes = {split: run.pools.size(split) for split in ("selection", "holdout")}
+    after = ends.items_after("search", run.campaign, baselines=len(run.baselines), sizes=sizes)
+    assert status.seconds_left is not None
+    assert status.items_per_s is not None
+    searching = status.seconds_left - after / status.items_per_s
+    if hours is None:
+        assert searching == pytest.approx((900 - status.items_done) / status.items_per_s)
+    else:  # leases of no length: no GPU-hours are spent
+        assert searching == pytest.approx(hours * 3600 - (clock.time - started) * ("hours" in budget))
+
+
+@pytest.mark.parametrize(
+    ("budget", "busy", "left"),
+    [
+        ({"hours": 2}, 0, 3600.0),
+        ({"gpu_hours": 2}, 4, 1350.0),
+        ({"hours": 2, "gpu_hours": 2}, 1, 3600.0),
+        ({"items": 5}, 3, None),
+        ({"gpu_hours": 2}, 0, None),
+        ({"hours": 0.5}, 1, 0.0),
+    ],
+)
+def test_hours_and_gpu_hours_say_how_long_a_search_may_go_on(
+    budget: dict[str, float], busy: int, left: float | None
+) -> None:
+    found = ends.seconds_allowed(BudgetEntry(**budget), seconds=3600, device_seconds=1800, busy=busy)
+    assert found == left
+
+
+@pytest.mark.parametrize(
+    ("store", "counted", "timed"), [(None, True, False), ("STORE", True, True), (None, False, True)]
+)
+def test_a_plan_needs_no_run_and_tells_how_one_stands(
+    store: str | None,
+    counted: bool,
+    timed: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    items = 9000 if counted else None
+    rules = Rules(kinds=("base",), sobol=2, stages=(StageRule(5, 9), StageRule(5)), window={0: 10}, budget_items=items)
     monkeypatch.setattr(campaign_command, "rules_of", lambda campaign: rules)
-    campaign = small(store=None if store is None else str(tmp_path / "deep" / "new.sqlite"))
+    budget = {"items": 600 if counted else None, "hours": 2 if timed else None}
+    campaign = small(store=None if store is None else str(tmp_path / "deep" / "new.sqlite"), budget=budget)
     (tmp_path / "c.yml").write_text(yaml.safe_dump(campaign_to_dict(campaign)))
 
     def said() -> str:
         campaign_command.plan(tmp_path / "c.yml", run_dir=tmp_path / "run", as_json=False)
         return capsys.readouterr().out
 
-    assert "so far" not in said()
+    assert "so far" not in (first := said())
+    assert ("items at most" in first, "ends after" in first) == (counted, timed)
     assert [path.name for path in tmp_path.iterdir()] == ["c.yml"]
     (tmp_path / "deep").mkdir()
     coordinator = worked(open_simulated(tmp_path / "run", campaign), lambda c: c.status().candidates == 20)
     coordinator.close()
     assert "of search are left" in said()
+    session.ask_to_stop(tmp_path / "c.yml", root=tmp_path / "run")
     coordinator = worked(open_simulated(tmp_path / "run", campaign, resume=True), in_phase("selection"))
     coordinator.close()
     assert "the search of the run that is there is over" in said()
