@@ -126,9 +126,12 @@ class Blame:
     def cordon(self) -> Cordon:
         """Who gets no further work."""
         if self._cordon is None:
-            workers = {worker: self._alone({worker}) for worker in self._recent}
+            # only who failed something can be to blame: thousands may have come and gone
+            failed = sorted({worker for causes in self._failed.values() for worker in causes})
+            workers = {worker: self._alone({worker}) for worker in failed}
             workers = {worker: causes for worker, causes in workers.items() if len(causes) >= CORDON_AFTER}
-            nodes = {node: causes for node in self._members if (causes := self._failed_alone(node, workers.keys()))}
+            homes = dict.fromkeys(map(node_of, failed))
+            nodes = {node: causes for node in homes if (causes := self._failed_alone(node, workers.keys()))}
             self._cordon = Cordon(
                 {node: f"its evaluators failed {_said(causes)}" for node, causes in nodes.items()},
                 {w: f"it failed {_said(causes)}" for w, causes in workers.items() if node_of(w) not in nodes},

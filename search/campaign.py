@@ -315,12 +315,12 @@ def _with_told(state: State, cohort: Cohort) -> State:
 
 
 def _hopeless(state: State) -> str | None:
-    """The first cause, where nothing of the first cohort or of the last two cohorts could be scored."""
+    """The first cause, where nothing of the first, or the last two, cohorts could be scored and the search goes on."""
     told = [cohort for cohort in state.cohorts if cohort.told]
     recent = told[:1] if len(told) == 1 else told[-2:]
     causes = (state.candidates[member].outcomes["search"].cause for cohort in recent for member in cohort.members)
     first = next(causes, None)
-    if state.phase == "search" and first is not None and None not in causes:
+    if state.phase == "search" and state.ended is None and first is not None and None not in causes:
         return first
     if state.phase == "selection":
         nominees = [outcome.cause for entry, outcome in outcomes(state, "selection") if entry.origin != "baseline"]

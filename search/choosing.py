@@ -12,7 +12,7 @@ from search import campaign as machine
 from search.desk import Desk
 from search.gauge import ROLES
 from search.judging.holdout import Model, judge_bounds, judge_front, make_draws
-from search.judging.objectives import Reference
+from search.judging.objectives import Goals, Reference
 from search.ports import Split, Verdict
 from search.select import Contender, Searched, choose, worths
 
@@ -78,8 +78,8 @@ def chosen_entrants(desk: Desk) -> tuple[tuple[int, str], ...]:
 
 def with_goals(desk: Desk, verdict: Verdict) -> Verdict:
     """The verdict with the front and the bounds as the holdout sees them."""
-    goals, state = desk.gauge.goals, desk.live.state
-    if goals.plain:
+    state, goals, unknown = desk.live.state, *_known_goals(desk)
+    if desk.gauge.goals.plain:
         return verdict
     items = desk.run.pools.all("holdout")
     reasons = [(number, reason) for number, reason in state.entrants if _scored(state, number, "holdout")]
@@ -91,7 +91,18 @@ def with_goals(desk: Desk, verdict: Verdict) -> Verdict:
         objectives=tuple(entry.title for entry in goals.objectives),
         front=judge_front(draws, members) if goals.several else (),
         bounds=judge_bounds(draws, members[0]),
+        notes=(*verdict.notes, *(f"whether {title} is not known: its reference was lost there" for title in unknown)),
     )
+
+
+def _known_goals(desk: Desk) -> tuple[Goals, list[str]]:
+    """The goals without the bounds of which the holdout tells nothing, because a reference of theirs was lost there
+    (such a winner is not significant, see steps.judge_entrants); the titles of these bounds."""
+    goals, state = desk.gauge.goals, desk.live.state
+    lost = {number for number, _ in state.entrants if not _scored(state, number, "holdout")}
+    gone = {role for role in ROLES if lost.intersection(desk.gauge.sources(role))}
+    unknown = [bound.title for bound in goals.bounds if bound.relative_to in gone]
+    return dataclasses.replace(goals, bounds=tuple(b for b in goals.bounds if b.relative_to not in gone)), unknown
 
 
 def _model(desk: Desk, number: int, items: Sequence[str]) -> Model:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from engine.errors import EvaluationError, StoreAway
+from engine.errors import StoreAway
 from search import campaign as machine
 from search import ends, steps
 from search.blame import CORDON_AFTER, Cordon
@@ -296,7 +296,7 @@ class Coordinator:
         if isinstance(plan, machine.Idle):
             return Wait(WAIT_S)
         if isinstance(plan, machine.GiveUp):
-            raise EvaluationError(f"campaign {self.run.campaign.name!r}: no candidate can be scored: {plan.cause}")
+            raise steps.given_up(self._desk, plan.cause)
         if isinstance(plan, machine.Ask):
             steps.propose(self._desk, plan, self._drafts)
         elif isinstance(plan, machine.Nominate):
@@ -347,6 +347,7 @@ class Coordinator:
         further = ends.reaches_further(self.run.campaign.budget, self.run.stored_config.get("budget", {}))
         if further and (state.phase == "selection" or (state.phase == "search" and state.ended)):
             self._desk.note(machine.Reopened())
+            self._desk.pending.empty(schema.WISHES)  # a second stop came when the first had ended the search already
 
     # ---------------------------------------------------------------------------------------------------------- restart
 

@@ -145,14 +145,15 @@ class Desk:
     def proceed(self, recipe_hash: str) -> None:
         """Look at the waiting assessments of a recipe whose rung is complete: stop them, or queue the next rung.
 
-        Called only when scores came in, never by a restart: a look that was passed is not held again.
+        Called only when scores came in, never by a restart: a look that was passed is not held again. Without rungs all
+        units are out already, and to look for more takes time in proportion to the items of the split.
         """
-        for assessment in list(self.board.waiting.get(recipe_hash, ())):
+        for assessment in [entry for entry in self.board.waiting.get(recipe_hash, ()) if len(entry.rungs) > 1]:
             units = self.board.units(assessment, out=self.queue.items_out(recipe_hash))
             if not units:
                 continue
             seen = self.board.seen(assessment)
-            if seen and len(assessment.rungs) > 1 and self._look(assessment, seen) is not None:
+            if seen and self._look(assessment, seen) is not None:
                 self._stop(assessment, seen)
             else:
                 self.queue.add(units)

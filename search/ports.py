@@ -283,7 +283,7 @@ class Verdict:
     holdout_items: int
     resamples: int
     seed: int
-    unscored: tuple[str, ...] = ()  # comparators that could not be scored on the holdout: not beaten
+    unscored: tuple[str, ...] = ()  # comparators (and references of constraints) lost on the holdout: not beaten
     notes: tuple[str, ...] = ()
     objectives: tuple[str, ...] = ()
     front: tuple[FrontMember, ...] = ()

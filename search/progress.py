@@ -31,8 +31,10 @@ class Progress:
         self._workers[worker] = now
 
     def others(self, worker: str, *, now: float) -> set[str]:
-        """Other workers heard of in the last minute."""
-        return {name for name, seen in self._workers.items() if name != worker and seen > now - RECENT_S}
+        """Other workers heard of in the last minute; who was not is forgotten, for on spot machines they are many."""
+        for name in [name for name, seen in self._workers.items() if seen <= now - RECENT_S]:
+            del self._workers[name]
+        return self._workers.keys() - {worker}
 
     def count(self, items: int, *, now: float) -> None:
         """So many item scores came in."""

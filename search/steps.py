@@ -74,6 +74,15 @@ def nominate_candidates(desk: Desk) -> None:
         desk.note(machine.SelectionOpened())
 
 
+def given_up(desk: Desk, cause: str) -> EvaluationError:
+    """Nothing works any more; what can be done with the points that were scored before, if there are such."""
+    told, live = f"campaign {desk.run.campaign.name!r}: no candidate can be scored: {cause}", desk.live
+    if live.state.phase == "search" and any(live.points[number].params for number in live.estimates()):
+        hint = "`mergefleet stop` and --resume go on to selection with what was scored before."
+        told = f"{told.rstrip('.')}. {hint}"
+    return EvaluationError(told)
+
+
 def _free_label(label: str, taken: set[str]) -> str:
     """The label, with a number where a nominee of an earlier end of the search has it."""
     names = chain([label], (f"{label} ({again})" for again in count(2)))
@@ -151,7 +160,7 @@ def judge_entrants(desk: Desk) -> Verdict:
         seed=desk.run.campaign.seed,
     )
     unscored = tuple(
-        points[number].label for number, reason in state.entrants if number in lost and reason not in others
+        points[number].label for number, reason in state.entrants if number in lost and reason != choosing.FRONT
     )
     verdict = dataclasses.replace(verdict, unscored=unscored, notes=_notes(desk))
     return choosing.with_goals(desk, verdict)

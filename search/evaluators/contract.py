@@ -143,9 +143,12 @@ class NeedsSomebody(Protocol):
 class Suite:
     """Several scorers as one. Raises CampaignError if two of them claim one item key."""
 
-    def __init__(self, scorers: Sequence[Scorer], *, notes: Sequence[str] = ()) -> None:
+    def __init__(
+        self, scorers: Sequence[Scorer], *, notes: Sequence[str] = (), beside: Mapping[str, Any] | None = None
+    ) -> None:
         self._scorers = tuple(scorers)
         self._notes = tuple(notes)
+        self._beside = beside
         parts = [scorer.items() for scorer in self._scorers]
         self._items = {split: tuple(item for part in parts for item in part[split]) for split in SPLITS}
         self._owner: dict[str, Scorer] = {}
@@ -162,7 +165,11 @@ class Suite:
 
     def with_notes(self, notes: Sequence[str]) -> Suite:
         """The same scorers with these notes besides their own."""
-        return Suite(self._scorers, notes=notes)
+        return Suite(self._scorers, notes=notes, beside=self._beside)
+
+    def with_models(self, beside: Mapping[str, Any]) -> Suite:
+        """The same scorers for models that have this beside their weights (beside.py)."""
+        return Suite(self._scorers, notes=self._notes, beside=beside)
 
     def items(self) -> Mapping[Split, tuple[Item, ...]]:
         return self._items
@@ -171,9 +178,11 @@ class Suite:
         return {key: text for scorer in self._scorers for key, text in scorer.texts().items()}
 
     def facts(self) -> Mapping[str, Any]:
-        return {"scorers": [scorer.facts() for scorer in self._scorers]}
+        facts: dict[str, Any] = {"scorers": [scorer.facts() for scorer in self._scorers]}
+        return facts if self._beside is None else facts | {"models": self._beside}
 
     def former_facts(self) -> Mapping[str, Any]:
+        """Earlier versions knew nothing of what lies beside the weights."""
         return {"scorers": [_former_facts(scorer) for scorer in self._scorers]}
 
     def settings(self) -> Mapping[str, str]:
@@ -183,7 +192,10 @@ class Suite:
             found |= {key: rest for key, owner in self._owner.items() if owner is scorer}
             if isinstance(scorer, TellsSettings):
                 found |= scorer.settings()
-        return found
+        if self._beside is None:
+            return found
+        combined = {how: digest([how, self._beside]) for how in {*found.values()}}
+        return {key: combined[how] for key, how in found.items()}
 
     def measures(self) -> frozenset[str] | None:
         parts = [scorer.measures() if isinstance(scorer, TellsMeasures) else None for scorer in self._scorers]

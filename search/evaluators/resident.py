@@ -31,6 +31,7 @@ from search.campaign_file import Campaign
 from search.evaluators import floor
 from search.evaluators.allocator import keep_freed_memory
 from search.evaluators.audit import record_attempt
+from search.evaluators.beside import beside_models
 from search.evaluators.contract import (
     Scored,
     Scorer,
@@ -349,7 +350,9 @@ def open_evaluator(campaign: Campaign, *, audit: Path, plans: Plans | None = Non
     if campaign.evaluator.device == "cpu":
         keep_freed_memory()
     base = next(baseline.recipe for baseline in make_baselines(campaign) if baseline.kind == "base")
-    return ResidentEvaluator(open_scorer(campaign), campaign.evaluator, audit=audit, plans=plans, base=base)
+    plans = plans or Plans()
+    scorer = open_scorer(campaign).with_models(beside_models(campaign, plans))
+    return ResidentEvaluator(scorer, campaign.evaluator, audit=audit, plans=plans, base=base)
 
 
 def check_device(campaign: Campaign) -> None:

@@ -10,21 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from blake3 import blake3
-
 from engine import digest
 from engine.execution.binding import Binding
 from engine.models.checkpoint import Checkpoint
-from engine.models.tokenizer import small_files
 from engine.planning.outline import Outline
 from engine.planning.plan import Plan
 from search import collector
+from search.evaluators.beside import listed
 from search.evaluators.contract import Subject
 from search.evaluators.entries import EvaluatorEntry
 from search.evaluators.loading import filled_views, load_tokenizer, make_skeleton
 from search.evaluators.plans import Planned, Plans
-
-_CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
@@ -75,10 +71,8 @@ class Skeletons:
         return digest.of_json([config, files, plan.chat_template])
 
     def _small_files(self, donor: Checkpoint, tokenizer: Checkpoint) -> list[list[str]]:
-        """Name and digest of what a published model gets beside its weights, and of the config beside the tokenizer,
-        which may decide its class; read once."""
+        """See `beside.listed`; read once."""
         places = tokenizer.tokenizer_directory, donor.directory
         if places not in self._read:
-            files = [*small_files(*places), *filter(Path.is_file, [places[0] / _CONFIG])]
-            self._read[places] = [[file.name, blake3(file.read_bytes()).hexdigest()] for file in files]
+            self._read[places] = listed(*places)
         return self._read[places]

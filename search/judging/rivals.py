@@ -47,13 +47,8 @@ def outgrown(state: State) -> set[int]:
 def superseded(results: Iterable[tuple[int, str, tuple[int, int]]]) -> set[int]:
     """Of (candidate, recipe hash, (start, size) of its window) those of which a larger window tells more: one of the
     same recipe that begins with the same item."""
-    latest: dict[tuple[str, int], tuple[int, int]] = {}
-    found = set()
-    for number, recipe_hash, (start, size) in results:
-        other, largest = latest.setdefault((recipe_hash, start), (number, size))
-        if size > largest:
-            found.add(other)
-            latest[recipe_hash, start] = number, size
-        elif size < largest:
-            found.add(number)
-    return found
+    known = list(results)
+    largest: dict[tuple[str, int], int] = {}
+    for _, recipe_hash, (start, size) in known:
+        largest[recipe_hash, start] = max(size, largest.get((recipe_hash, start), 0))
+    return {number for number, recipe_hash, (start, size) in known if size < largest[recipe_hash, start]}

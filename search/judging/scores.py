@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from search.ports import LEVEL, Comparison, Verdict
 
 RESAMPLES = 10_000
-AT_ONCE = 500  # resamples whose signs are held: half a kB per item
+AT_ONCE = 500  # resamples that are held: half a kB per item of their signs, 8 kB of how often it is drawn
 FEW = 8  # different differences, as scores of right and wrong have
 ROUNDING = 1e-9  # sums in another order are equal
 Floats = NDArray[np.float64]
@@ -202,8 +202,9 @@ def bootstrap(
         observed_C += share * (patterns_CU @ sizes_U)
         # items with the same scores in every row are exchangeable: drawing how often each *pattern* occurs is the same
         generator = np.random.default_rng([seed, index])
-        counts_BU = generator.multinomial(columns.sum(), sizes_U / sizes_U.sum(), size=RESAMPLES)
-        drawn_CB += share * (patterns_CU @ counts_BU.T)
+        for start in range(0, RESAMPLES, AT_ONCE):  # of graded scores every item is a pattern
+            counts_BU = generator.multinomial(columns.sum(), sizes_U / sizes_U.sum(), size=AT_ONCE)
+            drawn_CB[:, start : start + AT_ONCE] += share * (patterns_CU @ counts_BU.T)
     return observed_C, drawn_CB
 
 
@@ -256,9 +257,11 @@ def task_means(
     for index, task in enumerate(sorted(set(tasks))):
         columns = np.flatnonzero([name == task for name in tasks])
         share = np.full(len(columns), 1.0 / len(columns))
-        counts_BI = np.random.default_rng([seed, index]).multinomial(len(columns), share, size=resamples)
-        observed[task] = rows_RI[:, columns].mean(axis=1)
-        drawn[task] = rows_RI[:, columns] @ counts_BI.T / len(columns)
+        generator, mine_RI = np.random.default_rng([seed, index]), rows_RI[:, columns]
+        observed[task], drawn[task] = mine_RI.mean(axis=1), np.empty((len(rows_RI), resamples))
+        for start in range(0, resamples, AT_ONCE):
+            counts_BI = generator.multinomial(len(columns), share, size=min(AT_ONCE, resamples - start))
+            drawn[task][:, start : start + AT_ONCE] = mine_RI @ counts_BI.T / len(columns)
     return observed, drawn
 
 

@@ -41,8 +41,13 @@ class Top:
 def top_rows(results: Results, count: int = TOP) -> list[CandidateRow]:
     """The best by selection score, then by estimate."""
     scored = [row for row in results.candidates if row.estimate is not None or row.selection_score is not None]
-    scored.sort(key=lambda row: (-(row.selection_score or -1.0), -(row.estimate or -1.0), row.number))
+    scored.sort(key=lambda row: (_last_if_none(row.selection_score), _last_if_none(row.estimate), row.number))
     return scored[:count]
+
+
+def _last_if_none(score: float | None) -> float:
+    """Sorts the highest score first; scores may be below 0, as log-likelihoods are."""
+    return math.inf if score is None else -score
 
 
 def top(results: Results) -> list[Top]:

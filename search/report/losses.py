@@ -35,8 +35,10 @@ def savings(results: Results) -> list[Savings]:
     for row in results.candidates:
         first.setdefault(row.recipe_hash, row.number)
     known = [effort for effort in results.efforts if effort.paid < effort.seen]
-    repeats = [e for e in known if first[results.candidate(e.candidate).recipe_hash] < e.candidate]
-    hits = [effort for effort in known if effort not in repeats]
+    repeats, hits = [], []
+    for effort in known:
+        is_first = first[results.candidate(effort.candidate).recipe_hash] == effort.candidate
+        (hits if is_first else repeats).append(effort)
     stopped = [effort for effort in results.efforts if effort.state == "stopped"]
     return [
         _saved("a recipe that an earlier candidate had", repeats, sum(e.seen - e.paid for e in repeats)),

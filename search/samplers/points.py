@@ -75,14 +75,16 @@ def allowed(space: Space, stage: int, params: Params) -> dict[str, Value]:
 def sobol_point(space: Space, stage: int, index: int, *, seed: int) -> dict[str, Value]:
     """Point `index` of a scrambled Sobol sequence over a stage."""
     places = Places(space.stages[stage])
-    return allowed(space, stage, places.spread(_sequence(places.size, seed)[index % 2**SOBOL_LOG2]))
+    sequence = _sequence(places.size, seed, max(SOBOL_LOG2, index.bit_length()))
+    return allowed(space, stage, places.spread(sequence[index]))
 
 
 @lru_cache(maxsize=8)
-def _sequence(size: int, seed: int) -> Floats:
+def _sequence(size: int, seed: int, log2: int) -> Floats:
+    """The first 2^log2 points; a longer one begins with the same."""
     from scipy.stats import qmc
 
-    drawn: Floats = qmc.Sobol(size, scramble=True, rng=np.random.default_rng(seed)).random_base2(SOBOL_LOG2)
+    drawn: Floats = qmc.Sobol(size, scramble=True, rng=np.random.default_rng(seed)).random_base2(log2)
     return drawn
 
 

@@ -29,7 +29,7 @@ def changes(found: Row, facts: CampaignFacts, *, free: frozenset[str]) -> list[s
         for key, before, now in _differences(name, earlier.get(name), present.get(name))
     ]
     if found["eval_key"] != facts.eval_key:
-        told.append("the evaluation key (task files, evaluator settings or versions)")
+        told.append("the evaluation key (task files, evaluator settings, versions, config or tokenizer of a model)")
     if found["items_digest"] != facts.items_digest:
         told.append("the items of the tasks")
     if found["layers"] != facts.layers:

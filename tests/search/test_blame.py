@@ -42,6 +42,17 @@ def test_a_worker_that_fails_three_candidates_which_pass_elsewhere_is_cordoned()
     assert blame.cordon().workers == {"bad": "it failed 3 candidates that others scored, the last with: cause 2"}
 
 
+def test_who_never_failed_is_not_looked_at_however_many_have_come_and_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    blame, looks = Blame(), []
+    for number in range(300):
+        blame.succeed(f"spot{number}-1", f"r{number}")
+    blame.fail("bad-2", "r0", "x")
+    alone = Blame._alone
+    monkeypatch.setattr(Blame, "_alone", lambda *given, **named: (looks.append(given), alone(*given, **named))[1])
+    assert blame.cordon() == NOBODY
+    assert 0 < len(looks) < 10
+
+
 def test_what_a_cordoned_worker_failed_counts_against_no_candidate() -> None:
     blame = Blame()
     for number in range(3):

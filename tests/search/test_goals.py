@@ -55,6 +55,30 @@ def judged(folder: Path, **changes: Any) -> tuple[Coordinator, Verdict]:
     return coordinator, verdict
 
 
+class Losing(Counting):
+    """Loses the base on the holdout."""
+
+    def evaluate(self, work: Work) -> BlockResult | Failed:
+        if work.split == "holdout" and work.candidate == 0:
+            return Failed(work.lease, "out of memory", retryable=False)
+        return super().evaluate(work)
+
+
+def test_a_bound_whose_reference_is_lost_on_the_holdout_is_not_kept_but_unknown(tmp_path: Path) -> None:
+    bounds = [{"of": "score", "relative_to": "base"}, TOKENS_BOUND]
+    changes: dict[str, Any] = {"constraints": bounds, "comparators": ["parents"]}
+    assert judged(tmp_path / "whole", **changes)[1].significant
+    coordinator = open_simulated(tmp_path / "lost", campaign(**changes))
+    run_inline(coordinator, Losing())
+    verdict = coordinator.verdict()
+    assert verdict is not None
+    assert [bound.title for bound in verdict.bounds] == ["tokens at most 18"]
+    assert verdict.unscored == ("base",)
+    assert not verdict.significant
+    assert "is not shown to beat base" in verdict.sentence
+    assert "whether score at least base -0.02 is not known: its reference was lost there" in verdict.notes
+
+
 def stored(folder: Path) -> Results:
     return read_results(f"sqlite:///{folder}/campaign.sqlite", name="simulated")
 

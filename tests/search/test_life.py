@@ -23,6 +23,7 @@ from search.campaign_file import BudgetEntry, campaign_to_dict
 from search.coordinator import Coordinator
 from search.inline import run_inline, work_once
 from search.opening import check_budget
+from search.ports import Failed, Work
 from search.run import RunDirectory, open_store
 from search.session import fork_campaign
 from search.space import make_space
@@ -113,6 +114,41 @@ def test_whoever_stops_a_search_is_told_what_still_follows(
     assert asked.seconds_left == pytest.approx(asked.items_left * found["seconds"] / spent)
     assert ("--resume" in told) == (not running)
     assert f"about {asked.items_left} item evaluations more, {human_seconds(asked.seconds_left or 0)} at" in told
+
+
+def test_who_says_stop_twice_may_still_extend_the_budget(tmp_path: Path) -> None:
+    coordinator = worked(open_simulated(tmp_path, small()), lambda c: c.status().candidates == 25)
+    for _ in range(2):  # the second one while what runs is finished
+        coordinator.run.store.wish(ends.STOP, now=1.0)
+        worked(coordinator, lambda c: c.live.state.ended is not None)
+    worked(coordinator, in_phase("selection")).close()
+    extended = open_simulated(tmp_path, small(budget={"items": 900}), resume=True)
+    worked(extended, lambda c: c.status().phase != "search")
+    assert len(outcomes(extended, "search")) > 25
+    assert extended.live.state.ended is None
+
+
+def test_a_search_that_loses_everybody_can_be_stopped_and_judged(tmp_path: Path) -> None:
+    file = small(budget={"items": 2000})
+    coordinator = worked(open_simulated(tmp_path, file), lambda c: len(c.live.state.cohorts) == 3)
+
+    def fail_all() -> None:
+        while True:
+            work = coordinator.next_work("w")
+            assert isinstance(work, Work)
+            coordinator.submit("w", Failed(work.lease, "the disk is full.", retryable=False))
+
+    told = r"no candidate can be scored: the disk is full\. `mergefleet stop` and --resume go on to selection"
+    with pytest.raises(EvaluationError, match=told):
+        fail_all()
+    coordinator.close()
+    again = open_simulated(tmp_path, file, resume=True)
+    with pytest.raises(EvaluationError, match=told):
+        again.next_work("w")
+    again.close()
+    last = open_simulated(tmp_path, file, resume=True)
+    last.run.store.wish(ends.STOP, now=1.0)
+    assert run_inline(last, SimulatedEvaluator()) is not None
 
 
 def test_a_wish_waits_for_the_next_start(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def test_of_results_in_any_order_the_one_on_the_largest_window_that_begins_alike
     assert superseded(results) == {0, 3}
     assert superseded(results[::-1]) == {0, 3}
     assert superseded([(0, "a", (0, 15)), (1, "a", (0, 15))]) == set()
+    assert superseded([(0, "a", (0, 15)), (1, "a", (0, 15)), (2, "a", (0, 30))]) == {0, 1}
 
 
 def test_a_twin_on_the_same_window_costs_as_much_so_that_a_search_that_finds_nothing_new_ends() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from search.judging.scores import (
     flip_tests,
     judge,
     sign_test,
+    task_means,
     weighted_mean,
 )
 from search.judging.verdicts import verdict_from_dict, verdict_to_dict
@@ -49,6 +51,23 @@ def test_the_weighted_mean_weighs_tasks_and_not_items() -> None:
     scores = {"a1": 1.0, "a2": 0.0, "a3": 0.5, "b1": 0.0}
     assert weighted_mean(scores, task_of=task_of, weights={"a": 0.75, "b": 0.25}) == pytest.approx(0.375)
     assert weighted_mean({"b1": 0.25}, task_of=task_of, weights={"a": 0.75, "b": 0.25}) == 0.25
+
+
+def test_a_bootstrap_of_graded_scores_does_not_hold_all_of_its_draws_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scores, "RESAMPLES", 1000)
+    graded = np.random.default_rng(0).random((2, 1500))
+    given: dict[str, Any] = {"tasks": ["a"] * 1500, "seed": 3}
+    found, peaks = [], []
+    for at_once in (1000, 50):
+        monkeypatch.setattr(scores, "AT_ONCE", at_once)
+        tracemalloc.start()
+        found.append((bootstrap(graded, weights={"a": 1.0}, **given)[1], task_means(graded, resamples=990, **given)))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] / 5
+    (whole, means), (parts, others) = found
+    np.testing.assert_allclose(parts, whole, rtol=1e-12)
+    np.testing.assert_allclose(others[1]["a"], means[1]["a"], rtol=1e-12)
 
 
 def test_bootstrap_bounds_are_those_of_the_normal_approximation_on_many_items() -> None:

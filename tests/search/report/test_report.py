@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 
 from search.matrix import Matrix
 from search.ports import BoundKept, FrontMember
-from search.report.candidates import recipe_text
+from search.report.candidates import recipe_text, top_rows
 from search.report.report import headline, margin_text, render_html, render_text, report_data, write_html
 from search.report.tables import comparison_table, mean_and_interval, skill_table, tables
 from search.report.text import bars
@@ -50,6 +50,14 @@ def test_a_winner_that_is_not_shown_to_win_is_called_that(page):
     assert '<body class="unproven">' in render_html(results)
     assert '<td class="no">no</td>' in render_html(results)
     assert '<td class="no">no</td>' not in page
+
+
+def test_scores_below_0_are_in_order_too_and_0_is_one(results):
+    scores = {3: (-2.0, -9.0), 4: (0.0, -9.0), 5: (None, -1.5), 6: (None, 0.0), 7: (-0.5, -9.0)}
+    rows = [replace(row, selection_score=None, estimate=None) for row in results.candidates]
+    for number, (selection, estimate) in scores.items():
+        rows[number] = replace(rows[number], selection_score=selection, estimate=estimate)
+    assert [row.number for row in top_rows(replace(results, candidates=tuple(rows)))] == [4, 7, 3, 6, 5]
 
 
 def test_the_page_fetches_nothing_and_carries_plotly_once(page):

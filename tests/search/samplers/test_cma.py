@@ -121,6 +121,13 @@ def test_the_first_stage_starts_among_the_better_half_of_baselines_and_sobol_poi
     sampler.tell_start([Told(0, points[0], None)])  # nothing scored: the start stays
 
 
+def test_a_sobol_sequence_goes_on_beyond_a_thousand_points() -> None:
+    space = staged().space
+    indices = [*range(8), *range(1020, 1032), 5000]
+    points = [tuple(sobol_point(space, 0, index, seed=0).values()) for index in indices]
+    assert len(set(points)) == len(indices)
+
+
 def test_sobol_points_fill_the_cube_evenly() -> None:
     sampler = staged()
     units = np.array(

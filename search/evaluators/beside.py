@@ -1,0 +1,68 @@
+"""What lies beside the weights of a campaign's models, and decides their answers, too: config.json, tokenizer, chat
+templates, generation settings.
+
+A recipe hash goes over weights alone. So the evaluation key goes over these: a tokenizer or a template that was changed
+between a run and its continuation is other inputs, and two campaigns share scores only where it is the same. Models of
+one family mostly have the very same files, so it is the different contents that count, and not whose they are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from engine import digest
+from engine.errors import InputError
+from engine.models.tokenizer import small_files
+from engine.recipes.keypath import KeyPath
+from engine.recipes.model_ref import parse_model
+from search.campaign_file import Campaign
+from search.evaluators.plans import Plans
+
+CONFIG = "config.json"
+_TELLS_NOTHING = frozenset({"_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype"})
+"""Keys of these files by which no answer differs: who wrote them, and the weights' format, which the evaluator says."""
+
+
+def beside_models(campaign: Campaign, plans: Plans) -> dict[str, Any]:
+    """JSON-able facts about them. A model that is not there, as in a file of tasks alone, adds nothing."""
+    names = (campaign.base_model, *(source.model for source in campaign.sources))
+    found = {contents for name in names for contents in _contents(name, campaign.origin, plans)}
+    return {"files": sorted(found), "tokenizer": campaign.space.tokenizer_source}
+
+
+def listed(tokenizer: Path, donor: Path) -> list[list[str]]:
+    """Name and digest of what a model gets beside its weights that has tokenizer and other files from these places, and
+    of the config beside the tokenizer, which may decide its class."""
+    files = [*small_files(tokenizer, donor), *filter(Path.is_file, [tokenizer / CONFIG])]
+    return [[file.name, blake3(file.read_bytes()).hexdigest()] for file in files]
+
+
+def _contents(name: str, origin: str, plans: Plans) -> Iterator[str]:
+    try:
+        model = plans.open(parse_model(name, KeyPath(origin)))
+    except InputError:
+        return
+    files = small_files(model.tokenizer_directory, model.directory)
+    yield digest.of_json([_telling(model.config), sorted([file.name, _digest(file)] for file in files)])
+
+
+def _digest(file: Path) -> str:
+    """Of what a file says; of JSON without what tells nothing."""
+    data = file.read_bytes()
+    if file.suffix == ".json":
+        try:
+            settings = json.loads(data)
+        except ValueError:
+            settings = None
+        if isinstance(settings, dict) and not _TELLS_NOTHING.isdisjoint(settings):
+            return digest.of_json(_telling(settings))
+    return blake3(data).hexdigest()
+
+
+def _telling(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in _TELLS_NOTHING}
