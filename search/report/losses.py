@@ -35,7 +35,8 @@ def savings(results: Results) -> list[Savings]:
     for row in results.candidates:
         first.setdefault(row.recipe_hash, row.number)
     known = [effort for effort in results.efforts if effort.paid < effort.seen]
-    repeats, hits = [], []
+    repeats: list[Effort] = []
+    hits: list[Effort] = []
     for effort in known:
         is_first = first[results.candidate(effort.candidate).recipe_hash] == effort.candidate
         (hits if is_first else repeats).append(effort)
