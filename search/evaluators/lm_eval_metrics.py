@@ -1,7 +1,7 @@
 """What an lm-eval task reports of one document, and how that becomes a score and measures (larger score is better).
 
 Most metrics are a number for each document. Some are a pair that lm-eval only joins over the whole task; those in
-`_OF_ONE` have a meaning for one document, too, and the others (F1, Matthews correlation, BLEU, chrF, TER …) are
+`_OF_ONE` and `_SENTENCE` have a meaning for one document, too, and the others (F1, Matthews correlation …) are
 refused. A metric of which less is better counts negatively in the score; as a measure it stands as it is.
 """
 
@@ -12,6 +12,7 @@ import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from engine.errors import CampaignError, did_you_mean
@@ -56,12 +57,21 @@ def _brier(pair: Any) -> float:
     return float(sum((float(p) - (place == int(gold))) ** 2 for place, p in enumerate(probabilities)))
 
 
+def _of_sentence(aggregate: Callable[[Any], float], pair: Any) -> float:
+    """What lm-eval's aggregation says of one (reference, answer)."""
+    return float(aggregate([pair]))
+
+
 _OF_ONE: Mapping[str, Callable[[Any], float]] = {  # by the name of lm-eval's aggregation (lm_eval/api/metrics.py)
     "perplexity": _negative_loglikelihood,
     "weighted_perplexity": _per_unit,
     "bits_per_byte": _bits,
     "brier_score": _brier,
 }
+
+
+_SENTENCE = frozenset({"bleu", "chrf", "chrfpp", "ter"})
+"""Aggregations of translations (sacrebleu's, of a corpus): of one document they are those of a sentence."""
 
 
 def find_metrics(task: Any, entry: TaskEntry, document: dict[str, Any], where: str) -> tuple[Metric, ...]:
@@ -85,7 +95,9 @@ def _find(task: Any, written: str, entry: TaskEntry, *, reported: Mapping[str, A
         )
     aggregation = getattr(task.aggregation().get(name), "__name__", "mean")
     read = _OF_ONE.get(aggregation, float)
-    if aggregation not in _OF_ONE and reported is not None and not _is_number(reported[name]):
+    if aggregation in _SENTENCE:
+        read = partial(_of_sentence, task.aggregation()[name])
+    elif aggregation not in _OF_ONE and reported is not None and not _is_number(reported[name]):
         fit = sorted(other for other, value in reported.items() if _is_number(value))
         raise CampaignError(
             f"{where}: metric {name!r} of lm-eval task {task_name!r} exists only for a whole task, and items are "

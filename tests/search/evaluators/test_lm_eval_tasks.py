@@ -105,6 +105,21 @@ def test_a_metric_of_which_less_is_better_counts_negatively(bench: Bench, tmp_pa
     assert set(scores.values()) == {0.0, -1.0}
 
 
+def test_translations_are_scored_sentence_by_sentence(bench: Bench, tmp_path: Path) -> None:
+    import sacrebleu
+
+    more = ("metric_list: [", "metric_list: [{metric: ter}, {metric: chrf}, ")
+    folder = folder_with(tmp_path, bench, "translated", more)
+    scorer = made(bench, one("translated", metric=["ter", "chrf", "exact_match"]), folder=folder)
+    keys = keys_of(scorer)
+    scored, answers = scorer.score(bench.a, keys), scorer.answers(bench.a, keys)[0]
+    for key in keys:
+        said, right = answers[key].answer, bench.rows[key.replace("translated", "spell_search")]["answer"]
+        assert scored.measures["chrf"][key] == pytest.approx(sacrebleu.sentence_chrf(said, [right]).score)
+        assert scored.scores[key] == pytest.approx(-sacrebleu.sentence_ter(said, [right]).score)  # less is better
+    assert len(set(scored.measures["chrf"].values())) > 1
+
+
 ROLLING = """
 task: rolling
 dataset_path: json
