@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import CampaignError, did_you_mean
-from search.samplers.arguments import refusal
+from search.samplers.arguments import refusal, with_objects
 from search.samplers.contract import SEED_STEP, Sampler, Setup, Told
 from search.samplers.points import Places, allowed
 from search.space import Params, Value
@@ -197,9 +197,13 @@ def _tried(
     refused = refusal(cls, options)
     if refused is not None:
         raise OptionsRefused(refused)
+    try:
+        with_objects(options, 0)
+    except ValueError as failure:
+        raise OptionsRefused(str(failure)) from None
 
     def make(seed: int, given: Mapping[str, Any] = options) -> optuna.samplers.BaseSampler:
-        return cls(**given, **({"seed": seed} if seeded else {}))
+        return cls(**with_objects(given, seed), **({"seed": seed} if seeded else {}))
 
     failure = _failure(setup, make, thorough=bool(imported or options))
     if failure is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 import pytest
 
-from search.samplers.arguments import ARGUMENTS, refusal
+from search.samplers.arguments import ARGUMENTS, refusal, with_objects
 
 CLASSES = [
     getattr(optuna.samplers, name)
@@ -45,3 +45,28 @@ def test_a_class_of_somebody_else_may_mean_something_else() -> None:
         pass
 
     assert refusal(Sampler, {"population_size": 1}) is None
+
+
+def test_an_argument_that_is_an_object_is_made_from_the_path_of_its_class() -> None:
+    tpe = {"optuna.samplers:TPESampler": {"n_startup_trials": 3}}
+    crossover = "optuna.samplers.nsgaii:SBXCrossover"
+    found = with_objects({"base_sampler": tpe, "crossover": crossover, "fixed_params": {"weight/a": 0.5}, "x": 2}, 7)
+    again = with_objects({"base_sampler": tpe}, 7)
+    assert isinstance(found["base_sampler"], optuna.samplers.TPESampler)
+    assert isinstance(found["crossover"], optuna.samplers.nsgaii.SBXCrossover)
+    assert (found["fixed_params"], found["x"]) == ({"weight/a": 0.5}, 2)
+    draws = [entry["base_sampler"]._rng.rng.random() for entry in (found, again)]
+    assert draws[0] == draws[1]  # of one seed
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("optuna.samplers:TPSampler", "sampler_options.base_sampler: 'optuna.samplers:TPSampler' cannot be made: "),
+        ({"optuna.samplers:TPESampler": {"gama": 1}}, "unexpected keyword argument 'gama'"),
+    ],
+)
+def test_an_object_that_cannot_be_made_is_refused_with_its_key(value: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=r"^sampler_options\.base_sampler: ") as caught:
+        with_objects({"base_sampler": value}, 0)
+    assert says in str(caught.value)
