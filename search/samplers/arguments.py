@@ -65,9 +65,8 @@ def with_objects(options: Mapping[str, Any], seed: int) -> dict[str, Any]:
 
 
 def _object(name: str, value: Any, seed: int) -> Any:
-    path, given = value, {}
-    if isinstance(value, Mapping) and len(value) == 1:
-        path, given = next(iter(value.items()))
+    alone = isinstance(value, Mapping) and len(value) == 1
+    path, given = next(iter(value.items())) if alone else (value, None)
     if not (isinstance(path, str) and _PATH.fullmatch(path) and isinstance(given, Mapping | None)):
         return value
     module, _, attribute = path.partition(":")

@@ -199,8 +199,8 @@ def _tried(
         raise OptionsRefused(refused)
     try:
         with_objects(options, 0)
-    except ValueError as failure:
-        raise OptionsRefused(str(failure)) from None
+    except ValueError as error:
+        raise OptionsRefused(str(error)) from None
 
     def make(seed: int, given: Mapping[str, Any] = options) -> optuna.samplers.BaseSampler:
         return cls(**with_objects(given, seed), **({"seed": seed} if seeded else {}))
