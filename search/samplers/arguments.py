@@ -1,20 +1,13 @@
 """What is known of the arguments of Optuna's own samplers: values that a class takes at its construction without a
-word, and that make no search (`TPESampler(n_startup_trials=-5)`), are refused with their key.
+word, and that make no search (`TPESampler(n_startup_trials=-5)`), are refused with their key. Pure.
 
-Argument names are those of Optuna 5; what is not in the table, the class itself is asked (optuna_samplers.py). An
-argument that is an object itself (the base sampler of a PartialFixedSampler, a crossover) is written as the import path
-of its class, or as {path: its own arguments}.
+Argument names are those of Optuna 5; what is not in the table, the class itself is asked (optuna_samplers.py).
 """
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
-
-_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def _whole(low: int) -> tuple[Callable[[Any], bool], str]:
@@ -54,25 +47,3 @@ def refusal(cls: type, options: Mapping[str, Any]) -> str | None:
         if value is not None and not holds(value):
             return f"sampler_options.{name}: {cls.__name__}: got {value!r}, {words} expected"
     return None
-
-
-def with_objects(options: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """The options, with an object, seeded if it can be, where one is written as the path of its class.
-
-    ValueError names the option whose class is not there, or cannot be made like this.
-    """
-    return {name: _object(name, value, seed) for name, value in options.items()}
-
-
-def _object(name: str, value: Any, seed: int) -> Any:
-    alone = isinstance(value, Mapping) and len(value) == 1
-    path, given = next(iter(value.items())) if alone else (value, None)
-    if not (isinstance(path, str) and _PATH.fullmatch(path) and isinstance(given, Mapping | None)):
-        return value
-    module, _, attribute = path.partition(":")
-    try:
-        cls = getattr(importlib.import_module(module), attribute)
-        seeded = {"seed": seed} if "seed" in inspect.signature(cls).parameters else {}
-        return cls(**with_objects(given or {}, seed), **seeded)
-    except (ImportError, AttributeError, TypeError, ValueError) as failure:
-        raise ValueError(f"sampler_options.{name}: {path!r} cannot be made: {failure}") from None

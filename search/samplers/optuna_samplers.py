@@ -3,13 +3,16 @@
 A study in memory holds one trial per candidate of the search (baselines are trials without parameters, those that run
 are RUNNING trials, which TPE and GP take into account). The sampler is made anew for every candidate, seeded by its
 number, so that what it proposes depends on the study alone, which is a cache that a replay rebuilds. A sampler by
-import path may keep more than trials there (`CmaEsSampler`, `QMCSampler`), so a replay lets it draw again.
+import path may keep more than trials there (`CmaEsSampler`, `QMCSampler`), so a replay lets it draw again. An argument
+that is an object (the base sampler of a PartialFixedSampler, a crossover) is written as the import path of its class,
+or as {path: its own arguments}.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import CampaignError, did_you_mean
-from search.samplers.arguments import refusal, with_objects
+from search.samplers.arguments import refusal
 from search.samplers.contract import SEED_STEP, Sampler, Setup, Told
 from search.samplers.points import Places, allowed
 from search.space import Params, Value
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     Making = Callable[[int], optuna.samplers.BaseSampler]
 
 VIOLATION = "violation"
+_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 REHEARSED = 14
 """Trials of a rehearsal: TPE and GP look at scores, and at the options about them, after ten."""
 FAILURES = (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
@@ -209,6 +213,28 @@ def _tried(
     if failure is not None:
         raise OptionsRefused(f"{_blame(setup, make, cls.__name__, options)}: {failure}")
     return OptunaSampler(setup, make, imported=imported)
+
+
+def with_objects(options: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """The options, with an object, seeded if it can be, where one is written as the path of its class.
+
+    ValueError names the option whose class is not there, or cannot be made like this.
+    """
+    return {name: _object(name, value, seed) for name, value in options.items()}
+
+
+def _object(name: str, value: Any, seed: int) -> Any:
+    alone = isinstance(value, Mapping) and len(value) == 1
+    path, given = next(iter(value.items())) if alone else (value, None)
+    if not (isinstance(path, str) and _PATH.fullmatch(path) and isinstance(given, Mapping | None)):
+        return value
+    module, _, attribute = path.partition(":")
+    try:
+        cls = getattr(importlib.import_module(module), attribute)
+        seeded = {"seed": seed} if "seed" in inspect.signature(cls).parameters else {}
+        return cls(**with_objects(given or {}, seed), **seeded)
+    except (ImportError, AttributeError, TypeError, ValueError) as failure:
+        raise ValueError(f"sampler_options.{name}: {path!r} cannot be made: {failure}") from None
 
 
 def _failure(setup: Setup, make: Making, *, thorough: bool) -> str | None:

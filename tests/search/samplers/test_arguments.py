@@ -8,7 +8,8 @@ from typing import Any
 import optuna
 import pytest
 
-from search.samplers.arguments import ARGUMENTS, refusal, with_objects
+from search.samplers.arguments import ARGUMENTS, refusal
+from search.samplers.optuna_samplers import with_objects
 
 CLASSES = [
     getattr(optuna.samplers, name)
