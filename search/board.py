@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from sys import intern
 
 from search.pools import Pools
 from search.ports import SCORE, Measures, Split
@@ -99,10 +100,11 @@ class Board:
         came = set(scores)  # a block; assessments have thousands of items
         wanted = set[str]().union(*(came & assessment.wanted for assessment in self.waiting.get(recipe_hash, ())))
         known = self.scores[recipe_hash]
-        fresh = {item: score for item, score in scores.items() if item in wanted and item not in known}
+        # an item's name is one object, whatever process sent it: names would be half the memory of millions of scores
+        fresh = {intern(item): score for item, score in scores.items() if item in wanted and item not in known}
         known.update(fresh)
         for measure, values in (measures or {}).items():
-            mine = {item: value for item, value in values.items() if item in fresh}
+            mine = {intern(item): value for item, value in values.items() if item in fresh}
             self.measures[recipe_hash][measure].update(mine)
         return fresh
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeGuard
 
 from search import campaign as machine
@@ -82,6 +83,7 @@ class LiveCampaign:
         self._items_of = items_of
         self.listener: Callable[[Event], None] | None = None
         self.points: list[Point] = []
+        self._seen: dict[int, int] = {}  # candidate that was stopped → items that it was scored on
         self.losses = 0  # assessments that came to nothing
         self.lessons = 0  # how often the sampler was told something: its proposals may change with each
         self._best: tuple[tuple[int, ...], tuple[int, float] | None] = ((), None)
@@ -91,6 +93,8 @@ class LiveCampaign:
         before = self.state
         self.state, decisions = machine.advance(before, event)
         self.losses += isinstance(event, Lost) and self.state is not before
+        if isinstance(event, Stopped):
+            self._seen[event.number] = event.items
         if isinstance(event, Proposed):
             assert point is not None
             self.points.append(point)
@@ -150,7 +154,7 @@ class LiveCampaign:
             baseline = self.baselines[number]
             params = self.space.point_of(baseline.recipe, baseline.weights) or {}
         outcome = self.state.candidates[number].outcomes["search"]
-        items = self._items_of(number) if self.sampler.wants_items else {}
+        items = self._items_told(number) if self.sampler.wants_items and outcome.score is not None else {}
         signs = [entry.sign for entry in self.objectives]
         values = tuple(sign * value for sign, value in zip(signs, outcome.values, strict=False))
         return Told(
@@ -163,6 +167,10 @@ class LiveCampaign:
             window=self.window(number),
             items=items,
         )
+
+    def _items_told(self, number: int) -> Mapping[str, float]:
+        """The items that its score comes from: a restart may know more of its recipe by now, from others."""
+        return dict(islice(self._items_of(number).items(), self._seen.get(number)))
 
     def window(self, number: int) -> int:
         """How many items a candidate's window of the search has."""

@@ -83,3 +83,12 @@ def test_a_lost_recipe_loses_everybody_who_waits_for_it(board: Board) -> None:
     board.open(assessment(board, 2, recipe="other"), out=set())
     assert [entry.number for entry in board.lose("r")] == [0, 1]
     assert board.missing("search") == 15
+
+
+def test_the_name_of_an_item_is_one_object_whoever_sends_it(board: Board) -> None:
+    for number, recipe in enumerate(("r", "s")):
+        units = board.open(assessment(board, number, recipe), out=set())
+        sent = {"".join([*item]): 1.0 for item in units[0].items}  # as unpickled: equal, and not the same
+        assert board.take(recipe, sent, {"tokens": {"".join([*item]): 2.0 for item in sent}}).keys() == sent.keys()
+    names = [*board.scores["r"], *board.scores["s"], *board.measures["r"]["tokens"], *board.measures["s"]["tokens"]]
+    assert len({id(name) for name in names}) == len({*names}) == len(names) / 4

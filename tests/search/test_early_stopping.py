@@ -11,7 +11,9 @@ from simulated import SimulatedEvaluator, make_campaign, open_simulated
 from search.coordinator import Coordinator
 from search.inline import run_inline, work_once
 from search.results import results_of
+from search.samplers.quadratic import StagedQuadratic
 from search.store import schema
+from search.store.blocks import BlockScores
 
 LARGE = {
     "budget": {"candidates": 45},
@@ -58,6 +60,33 @@ def test_stopped_candidates_rank_behind_complete_ones_and_are_not_nominated(whol
     assert losers
     assert all(row.estimate is None and row.selection_score is None for row in losers)
     assert all(row.stage for row in losers)  # no baseline among them
+
+
+def test_a_restart_tells_the_sampler_what_it_was_told_whatever_others_have_scored_since(tmp_path: Path) -> None:
+    first = open_simulated(tmp_path, large())
+    while not (losers := [row["number"] for row in stopped(first) if told(first, row["number"])]):
+        assert work_once(first, SimulatedEvaluator(), worker="w") is None
+    known, run = first.live.sampler, first.run
+    assert isinstance(known, StagedQuadratic)
+    candidate = first.live.state.candidates[losers[0]]
+    cohort = first.live.state.cohorts[candidate.cohort or 0]
+    met = first._desk.board.scores[candidate.recipe_hash]
+    rest = [item for item in run.pools.window(cohort.start, cohort.size) if item not in met]
+    others = BlockScores.of(candidate.recipe_hash, {run.pools.score_key_of[i]: (i, 1.0) for i in rest}, lease="other")
+    with run.store.transaction() as transaction:
+        transaction.add_scores([others])
+    first.close()
+    again = open_simulated(tmp_path, large(), resume=True).live.sampler
+    assert isinstance(again, StagedQuadratic)
+    assert rest
+    assert [stage.items for stage in again._known] == [stage.items for stage in known._known]
+    assert [stage.scores for stage in again._known] == [stage.scores for stage in known._known]
+
+
+def told(coordinator: Coordinator, number: int) -> bool:
+    """Whether the cohort of a candidate was told to the sampler."""
+    state = coordinator.live.state
+    return state.cohorts[state.candidates[number].cohort or 0].told
 
 
 @pytest.mark.parametrize("every", [1, 7])
