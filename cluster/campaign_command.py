@@ -105,6 +105,11 @@ def stop(campaign: Path, *, run_dir: Path | None, as_json: bool) -> None:
     if as_json:
         facts = {"items_left": asked.items_left, "seconds_left": asked.seconds_left}
         print_json({"asked": True, "running_here": asked.running, **facts})
+    elif asked.phase == "holdout":
+        print(
+            f"asked: `mergefleet search {campaign} --resume` tries once more whoever was lost on the holdout; if the "
+            "winner is lost again, the verdict names none"
+        )
     elif asked.running:
         print(f"asked: no new candidate is begun, within seconds; when what runs is scored, {left}; then the verdict")
     else:

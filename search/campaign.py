@@ -5,7 +5,7 @@
                 cohort with all its results is *told* to the sampler, in completion order. Asking never waits: whoever
                 is free draws from the present distribution, filling the one open cohort.
     selection   the nominees (select.py) are scored on selection items; the best one is the winner
-    holdout     winner and comparators, fixed before it opens, are scored on it once
+    holdout     winner and comparators, fixed before it opens, are scored on it once; who was lost is tried once more
     done        judged
 
 The coordinator feeds events and asks `plan_next` when a worker is free and no work is queued. Replaying the same
@@ -22,6 +22,7 @@ from search.events import Event as Event
 from search.events import HoldoutOpened as HoldoutOpened
 from search.events import Judged as Judged
 from search.events import Lost as Lost
+from search.events import LostTriedAgain as LostTriedAgain
 from search.events import Nominated as Nominated
 from search.events import Origin as Origin
 from search.events import Proposed as Proposed
@@ -85,6 +86,7 @@ class State:
     ended: str | None = None  # why the search was ended before its budget
     winner: int | None = None
     entrants: tuple[tuple[int, str], ...] = ()  # (candidate, reason) on the holdout, the winner first
+    tried_again: bool = False  # those of them who were lost
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,15 @@ class OpenHoldout:
 
 
 @dataclass(frozen=True)
+class TryAgain:
+    """These entrants were lost on the holdout, for the first time."""
+
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Judge:
-    """All entrants are scored on the holdout."""
+    """All entrants are scored on the holdout, or lost there."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +143,7 @@ class GiveUp:
     cause: str
 
 
-Next = Ask | Nominate | OpenHoldout | Judge | Idle | GiveUp
+Next = Ask | Nominate | OpenHoldout | TryAgain | Judge | Idle | GiveUp
 
 
 def begin(rules: Rules) -> State:
@@ -159,7 +168,8 @@ def plan_next(state: State) -> Next | None:
         return Nominate()
     if state.phase == "selection":
         return _choose(state)
-    return Judge()
+    lost = lost_on(state, "holdout")
+    return TryAgain(lost) if lost and not state.tried_again else Judge()
 
 
 def advance(state: State, event: Event) -> tuple[State, tuple[Tell, ...]]:
@@ -187,6 +197,12 @@ def _moved(state: State, event: Event) -> State:
             entered = _entered(state, {number for number, _ in event.entrants}, split="holdout")
             winner = event.entrants[0][0]
             return replace(entered, phase="holdout", entrants=event.entrants, winner=winner)
+        case LostTriedAgain():
+            kept = state.candidates
+            for number in lost_on(state, "holdout"):
+                held = {**kept[number].outcomes, "holdout": Outcome()}
+                kept = kept.changed(number, replace(kept[number], outcomes=held))
+            return replace(state, candidates=kept, tried_again=True)
         case Resized():
             sizes = state.populations
             resized = (*sizes[: event.stage], event.population, *sizes[event.stage + 1 :])
@@ -209,6 +225,11 @@ def outcomes(state: State, split: Split) -> Iterator[tuple[Candidate, Outcome]]:
 def scored(state: State, split: Split) -> list[tuple[Candidate, float]]:
     """Candidates with a score on `split`."""
     return [(candidate, outcome.score) for candidate, outcome in outcomes(state, split) if outcome.score is not None]
+
+
+def lost_on(state: State, split: Split) -> tuple[int, ...]:
+    """Candidates that could not be scored on `split`."""
+    return tuple(candidate.number for candidate, outcome in outcomes(state, split) if outcome.cause is not None)
 
 
 # ------------------------------------------------------------------------------------------------------------ search

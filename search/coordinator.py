@@ -303,12 +303,15 @@ class Coordinator:
             steps.nominate_candidates(self._desk)
         elif isinstance(plan, machine.OpenHoldout):
             steps.open_holdout(self._desk, plan.entrants)
+        elif isinstance(plan, machine.TryAgain):
+            steps.try_again(self._desk, plan.numbers)
         else:
             self._finish(steps.judge_entrants(self._desk))
         return None
 
     def _finish(self, verdict: Verdict) -> None:
         self._desk.pending.change(schema.CAMPAIGNS, {"verdict": verdict_to_dict(verdict)})
+        self._desk.pending.empty(schema.WISHES)
         self._commits.note_time(every_s=0.0)
         self._judged(verdict)
 
@@ -336,7 +339,7 @@ class Coordinator:
         if self._asked_for_wishes is not None and now - self._asked_for_wishes < WISHES_EVERY_S:
             return False
         self._asked_for_wishes = now
-        return any(row["wish"] == ends.STOP for row in self.run.store.rows(schema.WISHES))
+        return steps.is_stopped(self.run.store)
 
     def _reopen(self) -> None:
         """Note what this start may change; a larger budget opens a search again that had ended."""
@@ -372,13 +375,15 @@ class Coordinator:
         `again` on the holdout has none."""
         desk, now = self._desk, self._services.now()
         attempts: dict[tuple[int, str, int], list[str]] = {}
+        tried_at = steps.tried_again_at(self.run.store)
         for row in sorted(leases, key=lambda row: row["ended"] or math.inf):
             if row["ended"] is not None and row["state"] != "lost":  # nobody knows how long a lost one was worked at
                 self._progress.used(row["ended"] - row["taken"])
             if row["split"] == "holdout" and row["candidate"] in again:
                 continue
             desk.remember(row)
-            attempts.setdefault((row["candidate"], row["split"], row["block"]), []).append(row["state"])
+            if row["split"] != "holdout" or row["taken"] > tried_at:
+                attempts.setdefault((row["candidate"], row["split"], row["block"]), []).append(row["state"])
             if row["state"] == "running":
                 self._end_lease(row["lease"], "lost", now=now, cause="its coordinator ended")
         places = {number: place for place, (number, _) in enumerate(desk.live.state.entrants)}

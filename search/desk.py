@@ -26,6 +26,7 @@ from search.store.pending import Pending
 from search.store.transaction import Row
 
 BLAMED_S = 3600.0
+Turn = machine.SearchEnded | machine.Reopened | machine.SelectionOpened | machine.LostTriedAgain
 _IMPOSSIBLE = "impossible-"
 
 
@@ -87,7 +88,7 @@ class Desk:
         self.live.apply(event, point=entry.point)
         self.start(event.number, event.split, lost=entry.cause)
 
-    def note(self, event: machine.SearchEnded | machine.Reopened | machine.SelectionOpened) -> None:
+    def note(self, event: Turn) -> None:
         """Apply an event that no other row tells, and queue its row."""
         row = {"sequence": self.next_sequence(), "kind": EVENT_KINDS[type(event)], "at": self.services.now()}
         self.pending.add(

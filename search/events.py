@@ -109,6 +109,11 @@ class SelectionOpened:
 
 
 @dataclass(frozen=True)
+class LostTriedAgain:
+    """All else is scored on the holdout: whoever was lost there is tried once more."""
+
+
+@dataclass(frozen=True)
 class Judged:
     pass
 
@@ -124,5 +129,6 @@ Event = (
     | SearchEnded
     | Reopened
     | SelectionOpened
+    | LostTriedAgain
     | Judged
 )

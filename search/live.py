@@ -27,6 +27,7 @@ EVENT_KINDS: dict[type[Event], str] = {
     machine.SearchEnded: "ended",
     machine.Reopened: "reopened",
     machine.SelectionOpened: "selection",
+    machine.LostTriedAgain: "tried again",
 }
 """What the events that have rows of their own are called there."""
 
@@ -95,6 +96,8 @@ class LiveCampaign:
         self.losses += isinstance(event, Lost) and self.state is not before
         if isinstance(event, Stopped):
             self._seen[event.number] = event.items
+        if isinstance(event, machine.LostTriedAgain):
+            self.losses -= len(machine.lost_on(before, "holdout"))
         if isinstance(event, Proposed):
             assert point is not None
             self.points.append(point)
@@ -247,7 +250,12 @@ def _noted(row: Row) -> Event:
     """An event that has a row of its own, see EVENT_KINDS."""
     if row["kind"] == "ended":
         return machine.SearchEnded(row["reason"])
-    return machine.Reopened() if row["kind"] == "reopened" else machine.SelectionOpened()
+    made: dict[str, Event] = {
+        "reopened": machine.Reopened(),
+        "selection": machine.SelectionOpened(),
+        "tried again": machine.LostTriedAgain(),
+    }
+    return made[row["kind"]]
 
 
 def winner_first(entrant: tuple[int, str]) -> tuple[bool, int]:

@@ -272,13 +272,16 @@ class BoundKept:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer of a campaign. `significant` only if the winner beats every comparator (an intersection test)."""
+    """The answer of a campaign. `significant` only if the winner beats every comparator (an intersection test).
+
+    `score` and `interval` are None where the winner could not be scored on the holdout and somebody ended the campaign.
+    """
 
     winner: int
     label: str
     recipe_hash: str
-    score: float
-    interval: tuple[float, float]
+    score: float | None
+    interval: tuple[float, float] | None
     comparisons: tuple[Comparison, ...]
     holdout_items: int
     resamples: int
@@ -301,6 +304,8 @@ class Verdict:
         """The verdict in one line for people."""
         if self.significant:
             return f"candidate {self.winner} ({self.label}) beats all {len(self.comparisons)} comparators"
+        if self.score is None:
+            return f"no winner: {self.label} could not be scored on the holdout"
         broken = [bound.title for bound in self.bounds if not bound.kept]
         if broken:
             return f"no winner: {self.label} does not keep {', '.join(broken)}"

@@ -23,7 +23,7 @@ from search.lasting import LastingCoordinator
 from search.live import make_rules, sampler_of
 from search.opening import Start, check_budget, open_coordinator
 from search.outage import refuse_given_up
-from search.ports import CampaignStatus, Inventory, Verdict, rehearsed
+from search.ports import CampaignStatus, Inventory, Phase, Verdict, rehearsed
 from search.publishing.destination import Destination
 from search.publishing.sentinels import Rescorer
 from search.results import Results, read_results
@@ -237,22 +237,27 @@ def fork_campaign(
 @dataclass(frozen=True)
 class Stopping:
     """What `ask_to_stop` found: whether a process here runs the campaign, about how many item evaluations selection and
-    holdout take after it, and for how long at the campaign's rate so far (None: it has none yet)."""
+    holdout take after it, and for how long at the campaign's rate so far (None: it has none yet). `phase`: what is
+    ended, the search, or the holdout where the winner was lost."""
 
+    phase: Phase
     running: bool
     items_left: int
     seconds_left: float | None
 
 
 def ask_to_stop(path: str | Path, *, root: Path | None) -> Stopping:
-    """Ask for the end of a campaign's search, from any process that reaches its store.
+    """Ask for the end of a campaign's search, from any process that reaches its store; or for a verdict without a
+    winner, where that was lost on the holdout.
 
-    Raises CampaignError where there is no such run, or its search is over.
+    Raises CampaignError where there is no such run, or its search is over and its winner is not lost.
     """
     campaign = load_campaign(path)
     directory = run_directory(campaign, root)
     found = stored_results(campaign, directory)
-    if found.phase != "search":
+    winner = None if found.winner is None else found.candidate(found.winner)
+    lost = found.phase == "holdout" and winner is not None and winner.failure is not None
+    if found.phase != "search" and not lost:
         raise CampaignError(f"campaign {campaign.name!r} is past its search: it is in phase {found.phase}")
     with open_store(campaign, directory) as store:
         store.find(campaign.name)
@@ -262,7 +267,7 @@ def ask_to_stop(path: str | Path, *, root: Path | None) -> Stopping:
     left = ends.items_after(found.phase, found.campaign, baselines=baselines, sizes=sizes)
     paid = sum(found.items_spent.values())
     running = _owner(campaign, directory) is not None
-    return Stopping(running, left, left * found.seconds / paid if paid and found.seconds else None)
+    return Stopping(found.phase, running, left, left * found.seconds / paid if paid and found.seconds else None)
 
 
 def migrate_store(place: str) -> tuple[int, Path | None]:

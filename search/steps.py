@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -10,11 +11,11 @@ from itertools import chain, count
 
 from engine.errors import EvaluationError
 from search import campaign as machine
-from search import choosing
+from search import choosing, ends
 from search.desk import Desk
 from search.drafts import AHEAD, Drafts, Entry
-from search.judging.scores import Entrant, judge
-from search.live import Point, winner_first
+from search.judging.scores import RESAMPLES, Entrant, judge
+from search.live import EVENT_KINDS, Point, winner_first
 from search.ports import Verdict
 from search.samplers.points import sobol_point
 from search.select import Nominee, nominate
@@ -23,6 +24,7 @@ from search.store import schema
 from search.store.store import Store
 from search.visits import day_of, visit_of
 
+_OPEN_AGAIN = {"state": "open", "cause": None, "finished": None}
 FEW_ITEMS = 20
 """Of a task's holdout. A bootstrap interval of n items is too narrow by sqrt((n − 1) / n), and more near 0 and 1."""
 
@@ -119,9 +121,32 @@ def open_holdout(desk: Desk, entrants: tuple[tuple[int, str], ...]) -> None:
     for number, reason in entrants:
         desk.pending.add(schema.LEDGER, {"candidate": number, "reason": reason, **facts})
         desk.ask_row(number, "holdout", sequence=sequence)
+    desk.pending.empty(schema.WISHES)  # one that is left ended the search, and says nothing of what comes now
     desk.live.apply(machine.HoldoutOpened(entrants))
     for number, _ in entrants:
         desk.start(number, "holdout")
+
+
+def try_again(desk: Desk, numbers: Sequence[int]) -> None:
+    """Give entrants that were lost on the holdout one more attempt, when all else is scored there.
+
+    What was wrong may have passed meanwhile. They stay who they are, and nobody has seen a result.
+    """
+    desk.note(machine.LostTriedAgain())
+    for number in numbers:
+        desk.pending.change(schema.ASSESSMENTS, _OPEN_AGAIN, number=number, split="holdout")
+        desk.start(number, "holdout")
+
+
+def tried_again_at(store: Store) -> float:
+    """When that was; attempts up to then are not held against a unit. −Inf: it was not."""
+    events = store.rows(schema.EVENTS, kind=EVENT_KINDS[machine.LostTriedAgain])
+    return max((float(row["at"]) for row in events), default=-math.inf)
+
+
+def is_stopped(store: Store) -> bool:
+    """Whether somebody said `mergefleet stop`."""
+    return any(row["wish"] == ends.STOP for row in store.rows(schema.WISHES))
 
 
 def try_lost_again(store: Store) -> frozenset[int]:
@@ -136,20 +161,27 @@ def try_lost_again(store: Store) -> frozenset[int]:
         return frozenset()
     with store.transaction() as transaction:
         for number in sorted(lost):
-            values = {"state": "open", "cause": None, "finished": None}
-            transaction.change(schema.ASSESSMENTS, values, number=number, split="holdout")
+            transaction.change(schema.ASSESSMENTS, _OPEN_AGAIN, number=number, split="holdout")
     return lost
 
 
 def judge_entrants(desk: Desk) -> Verdict:
-    """The verdict on the holdout scores. EvaluationError where the winner itself could not be scored."""
+    """The verdict on the holdout scores.
+
+    Where the winner itself could not be scored: EvaluationError, or a verdict that names no winner, if somebody said
+    `mergefleet stop`. Without its items there is nothing to compare, and what it failed at is no score of 0.
+    """
     state, points = desk.live.state, desk.live.points
     lost = {entry.number: outcome.cause for entry, outcome in machine.outcomes(state, "holdout") if outcome.cause}
-    if state.winner in lost:
-        raise EvaluationError(
-            f"the winner could not be scored on the holdout: {lost[state.winner].rstrip('.')}. No verdict yet; "
-            "--resume tries again whoever was lost there."
-        )
+    winner = state.entrants[0][0]
+    if winner in lost:
+        why = f"could not be scored on the holdout: {lost[winner].rstrip('.')}"
+        if not is_stopped(desk.run.store):
+            raise EvaluationError(
+                f"the winner {why}. No verdict yet; --resume tries again whoever was lost there; `mergefleet stop` "
+                "and then --resume end the campaign without a winner, if that fails, too."
+            )
+        return _no_verdict(desk, f"{points[winner].label} {why}")
     others = (choosing.FRONT, choosing.REFERENCE)
     entrants = [_entrant(desk, n) for n, reason in state.entrants if n not in lost and reason not in others]
     verdict = judge(
@@ -162,8 +194,29 @@ def judge_entrants(desk: Desk) -> Verdict:
     unscored = tuple(
         points[number].label for number, reason in state.entrants if number in lost and reason != choosing.FRONT
     )
-    verdict = dataclasses.replace(verdict, unscored=unscored, notes=_notes(desk))
+    told = tuple(
+        f"{points[number].label} could not be scored on the holdout, where it was tried twice ({cause})"
+        for number, cause in lost.items()
+    )
+    verdict = dataclasses.replace(verdict, unscored=unscored, notes=(*told, *_notes(desk)))
     return choosing.with_goals(desk, verdict)
+
+
+def _no_verdict(desk: Desk, why: str) -> Verdict:
+    """Of a winner without scores."""
+    winner, items = desk.live.state.entrants[0][0], desk.run.pools.size("holdout")
+    return Verdict(
+        winner=winner,
+        label=desk.live.points[winner].label,
+        recipe_hash=desk.live.state.candidates[winner].recipe_hash,
+        score=None,
+        interval=None,
+        comparisons=(),
+        holdout_items=items,
+        resamples=RESAMPLES,
+        seed=desk.run.campaign.seed,
+        notes=(why, *_notes(desk)),
+    )
 
 
 def _entrant(desk: Desk, number: int) -> Entrant:

@@ -17,11 +17,12 @@ def verdict_to_dict(verdict: Verdict) -> dict[str, Any]:
 def verdict_from_dict(data: Mapping[str, Any]) -> Verdict:
     """The inverse of `verdict_to_dict`, also after a trip through JSON (which has no tuples)."""
     comparisons = [_comparison(entry) for entry in data["comparisons"]]
-    lists = {name: tuple(data.get(name, ())) for name in ("interval", "unscored", "notes", "objectives")}
+    interval = None if data["interval"] is None else tuple(data["interval"])
+    lists = {name: tuple(data.get(name, ())) for name in ("unscored", "notes", "objectives")}
     front = [FrontMember(**{**entry, **_pairs(entry)}) for entry in data.get("front", ())]
     bounds = [BoundKept(**{**entry, "interval": tuple(entry["interval"])}) for entry in data.get("bounds", ())]
     parts = {"comparisons": tuple(comparisons), "front": tuple(front), "bounds": tuple(bounds)}
-    return Verdict(**{**data, **lists, **parts})
+    return Verdict(**{**data, **lists, **parts, "interval": interval})
 
 
 def _comparison(entry: Mapping[str, Any]) -> Comparison:

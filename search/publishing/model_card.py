@@ -117,7 +117,7 @@ def _model_index(published: Published) -> list[dict[str, Any]]:
                 )
             )
     verdict = results.verdict
-    if verdict is not None and verdict.winner == number:
+    if verdict is not None and verdict.winner == number and verdict.score is not None and verdict.interval is not None:
         name = f"{results.campaign.name}: weighted mean of {len(results.campaign.tasks)} tasks"
         metric = _metric("weighted_mean", verdict.score, verdict.interval, items=verdict.holdout_items)
         made.append(EvalResult(PIPELINE, results.campaign.name, name, dataset_split="holdout", **metric))

@@ -177,7 +177,7 @@ def _tiles(results: Results) -> list[tuple[str, str, str]]:
         (duration_text(results.seconds), "wall time", rate),
     ]
     verdict = results.verdict
-    if verdict is None or not verdict.comparisons:
+    if verdict is None or verdict.score is None or verdict.interval is None or not verdict.comparisons:
         return made
     least = min(verdict.comparisons, key=lambda found: (found.beaten, found.lower))
     interval = f"95 %: {interval_text(verdict.interval)}"

@@ -52,7 +52,7 @@ def comparison_table(results: Results) -> Table:
         "sign-flip p",
     )
     verdict = results.verdict
-    if verdict is None:
+    if verdict is None or verdict.score is None or verdict.interval is None:
         return Table("Winner against every comparator", columns, ())
     rows = [
         (

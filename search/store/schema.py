@@ -106,7 +106,7 @@ EVENTS = Table(
     METADATA,
     Column("campaign", Integer, primary_key=True),
     Column("sequence", Integer, primary_key=True),
-    Column("kind", String(20), nullable=False),  # ended, reopened, selection
+    Column("kind", String(20), nullable=False),  # ended, reopened, selection, tried again
     Column("reason", Text, nullable=False),
     Column("at", Float, nullable=False),
 )

@@ -58,8 +58,8 @@ class Judged:
     sentence: str
     significant: bool
     label: str
-    score: float
-    interval: tuple[float, float]
+    score: float | None
+    interval: tuple[float, float] | None
     over: Mapping[str, tuple[float, float]]
 
 
@@ -118,8 +118,10 @@ def metrics_of(news: Told) -> dict[str, float]:
     if isinstance(news, MeanMoved):
         return {"items": news.items, **{f"mean/{name}": value for name, value in news.mean.items()}}
     if isinstance(news, Judged):
-        low, high = news.interval
-        found = {"holdout/winner": news.score, "holdout/winner_low": low, "holdout/winner_high": high}
+        found: dict[str, float] = {}
+        if news.score is not None and news.interval is not None:
+            low, high = news.interval
+            found |= {"holdout/winner": news.score, "holdout/winner_low": low, "holdout/winner_high": high}
         for label, (difference, lower) in news.over.items():
             found |= {f"holdout/over/{label}": difference, f"holdout/over_lower/{label}": lower}
         return found

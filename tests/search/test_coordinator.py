@@ -369,6 +369,34 @@ def test_a_comparator_lost_on_the_holdout_counts_as_not_beaten(tmp_path: Path) -
     assert verdict is not None
     assert verdict.unscored == ("parent letters",)
     assert not verdict.significant
+    assert "parent letters could not be scored on the holdout, where it was tried twice (x)" in verdict.notes
+    tries = [row["attempt"] for row in coordinator.run.store.rows(schema.LEASES, split="holdout", candidate=1)]
+    assert len(tries) == 2
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_whoever_is_lost_on_the_holdout_is_tried_once_more_when_all_others_are_scored(
+    uninterrupted: Coordinator, killed: bool, tmp_path: Path
+) -> None:
+    gone = {row["candidate"] for row in uninterrupted.run.store.rows(schema.LEDGER)}
+
+    def fails_once(work: Work, result: BlockResult) -> BlockResult | Failed:
+        lost = work.split == "holdout" and work.candidate in gone and work.candidate % 2 == 1
+        gone.discard(work.candidate) if work.split == "holdout" else None
+        return Failed(work.lease, "no grade", retryable=False) if lost else result
+
+    coordinator, evaluator = open_simulated(tmp_path, small()), Faulty(fails_once)
+    while not (killed and coordinator.live.state.tried_again):
+        if isinstance(work_once(coordinator, evaluator, worker="inline"), Finished):
+            break
+    assert coordinator.run.store.rows(schema.EVENTS, kind="tried again")
+    if killed:
+        coordinator.abandon()
+        coordinator = open_simulated(tmp_path, small(), resume=True)
+        assert coordinator.live.state.tried_again
+    assert run_inline(coordinator, evaluator) == uninterrupted.verdict()
+    assert coordinator.status().failed == 0
+    assert coordinator.run.store.rows(schema.LEDGER) == uninterrupted.run.store.rows(schema.LEDGER)
 
 
 def test_a_winner_lost_on_the_holdout_is_tried_again_by_every_resume(

@@ -23,7 +23,8 @@ from search.campaign_file import BudgetEntry, campaign_to_dict
 from search.coordinator import Coordinator
 from search.inline import run_inline, work_once
 from search.opening import check_budget
-from search.ports import Failed, Work
+from search.ports import BlockResult, Failed, Work
+from search.report.report import render_html, render_text
 from search.run import RunDirectory, open_store
 from search.session import fork_campaign
 from search.space import make_space
@@ -149,6 +150,37 @@ def test_a_search_that_loses_everybody_can_be_stopped_and_judged(tmp_path: Path)
     last = open_simulated(tmp_path, file, resume=True)
     last.run.store.wish(ends.STOP, now=1.0)
     assert run_inline(last, SimulatedEvaluator()) is not None
+
+
+def test_a_campaign_whose_winner_is_never_scored_on_the_holdout_can_be_ended_without_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "c.yml"
+    path.write_text(yaml.safe_dump(campaign_to_dict(small())))
+
+    class SilentJudge(SimulatedEvaluator):
+        def evaluate(self, work: Work) -> BlockResult | Failed:
+            failed = Failed(work.lease, "no grade.", retryable=False)
+            return failed if work.split == "holdout" else super().evaluate(work)
+
+    coordinator = open_simulated(tmp_path, small())
+    with pytest.raises(EvaluationError, match=r"`mergefleet stop` and then --resume end the campaign without a winner"):
+        run_inline(coordinator, SilentJudge())
+    coordinator.close()
+    campaign_command.stop(path, run_dir=tmp_path, as_json=False)
+    assert "tries once more whoever was lost on the holdout; if the winner is lost again" in capsys.readouterr().out
+    coordinator = open_simulated(tmp_path, small(), resume=True)
+    verdict = run_inline(coordinator, SilentJudge())
+    results = coordinator.close()
+    assert verdict is not None
+    assert results is not None
+    assert verdict.sentence == f"no winner: {verdict.label} could not be scored on the holdout"
+    assert verdict.notes[0] == f"{verdict.label} could not be scored on the holdout: no grade"
+    assert (results.verdict, results.phase, verdict.significant) == (verdict, "done", False)
+    assert verdict.sentence[1:] in render_text(results)
+    assert verdict.sentence[1:] in render_html(results)
+    with pytest.raises(CampaignError, match="is past its search: it is in phase done"):
+        campaign_command.stop(path, run_dir=tmp_path, as_json=False)
 
 
 def test_a_wish_waits_for_the_next_start(tmp_path: Path) -> None:
