@@ -134,6 +134,10 @@ class Desk:
         for assessment in self.board.complete(recipe_hash):
             number, split = assessment.number, assessment.split
             measured = self.gauge.measure(self.live.state, number, split, items=assessment.items)
+            unknown = self.gauge.unknown(measured)
+            if unknown is not None:
+                self._lose(assessment, unknown)
+                continue
             row = {
                 "state": "scored",
                 "score": measured.score,
@@ -190,9 +194,13 @@ class Desk:
         """Give up on a recipe: every candidate that waits for it is lost, recorded and told as a failure."""
         self.queue.drop(recipe_hash)
         for assessment in self.board.lose(recipe_hash):
-            values = {"state": "lost", "cause": cause, "finished": self.next_sequence()}
-            self.pending.change(schema.ASSESSMENTS, values, number=assessment.number, split=assessment.split)
-            self.live.apply(machine.Lost(assessment.number, assessment.split, cause))
+            self._lose(assessment, cause)
+
+    def _lose(self, assessment: Assessment, cause: str) -> None:
+        number, split = assessment.number, assessment.split
+        values = {"state": "lost", "cause": cause, "finished": self.next_sequence()}
+        self.pending.change(schema.ASSESSMENTS, values, number=number, split=split)
+        self.live.apply(machine.Lost(number, split, cause))
 
     def search_items(self, number: int) -> Mapping[str, float]:
         """The scores of a candidate on the items of its search window, as far as they are known."""

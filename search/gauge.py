@@ -5,6 +5,7 @@ A reader of the board, of the machine's state and of the campaign's goals; it ke
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -69,6 +70,13 @@ class Gauge:
         errors = SEARCH_ERRORS if split == "search" else 0.0
         violation = self.goals.violation(facts, self.references(state, split), errors=errors)
         return Measured(self.goals.scalar(facts), self.goals.values(facts), violation)
+
+    def unknown(self, measured: Measured) -> str | None:
+        """Why a candidate has no place among the others: an objective of which its items tell nothing."""
+        for entry, value in zip(self.goals.objectives, measured.values, strict=False):
+            if math.isnan(value) and entry.of != "parameters":
+                return f"none of its items has a value of {entry.title!r}, an objective: report it for every item"
+        return None
 
     def facts(self, state: State, number: int, *, items: Sequence[str]) -> Facts:
         """Scores and measures of a candidate on these items, and its size where somebody asks for that."""

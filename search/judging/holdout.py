@@ -48,9 +48,15 @@ class Draws:
             size = self.models[index].facts.parameters
             return (np.nan if size is None else size), np.full(RESAMPLES, np.nan if size is None else size)
         row = self.rows[index, of.removeprefix("measure:") if of.startswith("measure:") else "score"]
-        means = {task: (float(self.observed[task][row]), self.drawn[task][row]) for task in self.observed}
+        means = {
+            task: (float(found[row]), self.drawn[task][row])
+            for task, found in self.observed.items()
+            if not np.isnan(found[row])  # tasks without the measure have no share in it: see Goals.value
+        }
         if of.startswith("task:"):
             return means[of.removeprefix("task:")]
+        if not means:
+            return np.nan, np.full(RESAMPLES, np.nan)
         if of == "worst":
             return min(mean for mean, _ in means.values()), np.min([draws for _, draws in means.values()], axis=0)
         total = sum(self.goals.weights[task] for task in means)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,33 @@ def judged(folder: Path, **changes: Any) -> tuple[Coordinator, Verdict]:
     return coordinator, verdict
 
 
+class Partly(Counting):
+    """Counts tokens of one task only; of some recipes' none at all."""
+
+    def evaluate(self, work: Work) -> BlockResult | Failed:
+        result = super().evaluate(work)
+        assert isinstance(result, BlockResult)
+        silent = work.split == "search" and work.candidate % 3 == 0
+        tokens = {i: n for i, n in result.measures["tokens"].items() if i.startswith("letters") and not silent}
+        return replace(result, measures={"tokens": tokens})
+
+
+def test_a_measure_of_some_tasks_counts_there_and_of_no_item_at_all_loses_the_candidate(tmp_path: Path) -> None:
+    goals: dict[str, Any] = {"objectives": [{"of": "score"}, TOKENS], "constraints": [TOKENS_BOUND]}
+    coordinator = open_simulated(tmp_path, campaign(budget={"candidates": 25}, **goals))
+    run_inline(coordinator, Partly())
+    verdict = coordinator.verdict()
+    assert verdict is not None
+    assert [bound.kept for bound in verdict.bounds] == [bound.value <= 18 for bound in verdict.bounds] != []
+    assert all(5 <= member.values[1] <= 20 for member in verdict.front)
+    lost = coordinator.run.store.rows(schema.ASSESSMENTS, state="lost")
+    assert {row["cause"] for row in lost} == {
+        "none of its items has a value of 'tokens', an objective: report it for every item"
+    }
+    assert {row["number"] % 3 for row in lost} == {0}
+    json.dumps(verdict_to_dict(verdict), allow_nan=False)
+
+
 class Losing(Counting):
     """Loses the base on the holdout."""
 
@@ -66,8 +94,7 @@ class Losing(Counting):
 
 def test_a_bound_whose_reference_is_lost_on_the_holdout_is_not_kept_but_unknown(tmp_path: Path) -> None:
     bounds = [{"of": "score", "relative_to": "base"}, TOKENS_BOUND]
-    changes: dict[str, Any] = {"constraints": bounds, "comparators": ["parents"]}
-    assert judged(tmp_path / "whole", **changes)[1].significant
+    changes: dict[str, Any] = {"constraints": bounds, "comparators": ["parents"], "budget": {"candidates": 25}}
     coordinator = open_simulated(tmp_path / "lost", campaign(**changes))
     run_inline(coordinator, Losing())
     verdict = coordinator.verdict()

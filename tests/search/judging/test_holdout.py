@@ -80,3 +80,17 @@ def test_a_bound_names_its_best_parent_and_what_is_left_to_it() -> None:
     assert (won.reference, won.kept) == ("m3", True)
     assert (cheap.reference, cheap.kept) == ("", True)
     assert cheap.margin == pytest.approx(40, abs=1)
+
+
+def test_what_the_holdout_says_is_what_the_goals_say_where_only_some_tasks_have_the_measure() -> None:
+    whole = model(0, 0.6)
+    tokens = {item: value for item, value in whole.facts.measures["tokens"].items() if TASK_OF[item] == "letters"}
+    some = Model(1, "m1", "h1", Facts(whole.facts.scores, {"tokens": tokens}))
+    made = goals({"of": "measure:tokens", "at_most": 11.0})
+    draws = make_draws(made, [whole, some], seed=0)
+    for index, facts in enumerate((whole.facts, some.facts)):
+        for of in ("score", "worst", "task:numerals", "measure:tokens"):
+            value, drawn = draws.value(index, of)
+            assert value == pytest.approx(made.value(of, facts)[0])
+            assert abs(drawn.mean() - value) < 0.05
+    assert all(bound.kept for bound in judge_bounds(draws, 1))
