@@ -73,9 +73,9 @@ def _heat(heat: HeatMap) -> Figure:
         "ygap": 2,
         "hovertemplate": "%{y}, %{x}: %{z:.4f}<extra></extra>",
         "colorbar": {"thickness": 12, "outlinewidth": 0},
-        **({"texttemplate": "%{z:.2f}"} if small else {}),
+        **({"texttemplate": "%{z:.0f}" if heat.whole else "%{z:.2f}"} if small else {}),
     }
     x = {"type": "category", "side": "bottom", "gridcolor": GRID}
     drawn = layout(height=110 + ROW_PX * len(heat.rows), left=160, x=x, y={"type": "category", "autorange": "reversed"})
-    title = f"{heat.parameter.title()} by layer and source"
+    title = f"{heat.parameter[:1].upper()}{heat.parameter[1:]} by layer and source"
     return Figure(title, [cells], drawn, min_width_px=240 + HEAT_PX * len(heat.columns))

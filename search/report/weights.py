@@ -12,12 +12,16 @@ from search.results import Results
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Values of one recipe parameter: rows are source · module group, columns places along the model."""
+    """Values of one recipe parameter: rows are source · module group, columns places along the model.
+
+    `whole`: they are numbers of layers.
+    """
 
     parameter: str
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     values: tuple[tuple[float, ...], ...]
+    whole: bool = False
 
 
 def heat_maps(results: Results) -> list[HeatMap]:
@@ -70,7 +74,7 @@ def _sequence_map(results: Results, sources: Sequence[Any]) -> HeatMap:
     rows = tuple(name for model, name in labels.items() if any(given == model for given, _ in places))
     models = [model for model, name in labels.items() if name in rows]
     values = tuple(tuple(float(n) if given == model else math.nan for given, n in places) for model in models)
-    return HeatMap("layer taken", rows, tuple(f"layer {n}" for n in range(len(places))), values)
+    return HeatMap("layer taken", rows, tuple(f"layer {n}" for n in range(len(places))), values, whole=True)
 
 
 def _labels(results: Results) -> dict[str, str]:

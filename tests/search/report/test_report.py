@@ -203,7 +203,10 @@ def test_a_setting_of_the_whole_merge_has_a_row_of_its_own_and_a_layer_sequence_
     ranges = (("letters", [0, 2]), ("plurals", [1, 2]), ("letters", [2, 3]))
     slices = [{"sources": [{"model": f"family/{name}", "layer_range": layers}]} for name, layers in ranges]
     rows[results.winner] = replace(rows[results.winner], recipe={"merge_method": "passthrough", "slices": slices})
-    (heat,) = heat_maps(replace(results, candidates=tuple(rows)))
+    (heat,) = heat_maps(stacked := replace(results, candidates=tuple(rows)))
+    page = render_html(stacked)
+    assert "Layer taken by layer and source" in page
+    assert '"texttemplate": "%{z:.0f}"' in page or '"texttemplate":"%{z:.0f}"' in page
     assert (heat.rows, heat.columns) == (("letters", "plurals"), ("layer 0", "layer 1", "layer 2", "layer 3"))
     assert str(heat.values) == "((0.0, 1.0, nan, 2.0), (nan, nan, 1.0, nan))"
 
