@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,39 +131,57 @@ def judge(
     A comparator equal to the winner has difference and bound 0: not beaten.
     """
     items = sorted(winner.scores, key=lambda item: (task_of[item], item))
-    scores_CI = np.array([[entrant.scores[item] for item in items] for entrant in (winner, *comparators)])
-    differences_CI = scores_CI[0] - scores_CI
-    rows_CI = np.concatenate([scores_CI[:1], differences_CI[1:]])
     tasks = [task_of[item] for item in items]
-    observed_C, drawn_CB = bootstraps(rows_CI, tasks=tasks, weights=weights, seed=seed)
-    flips_C = flip_tests(differences_CI, tasks=tasks, weights=weights, seed=seed)
-    low_C, lower_C, high_C = np.percentile(drawn_CB, [50 * LEVEL, 100 * LEVEL, 100 - 50 * LEVEL], axis=1)
-    intervals = [(float(low), float(high)) for low, high in zip(low_C, high_C, strict=True)]
+    scores_CI = np.array([[entrant.scores[item] for item in items] for entrant in (winner, *comparators)])
+    own, *others = _tested(scores_CI, tasks=tasks, weights=weights, seed=seed)
     comparisons = tuple(
         Comparison(
             comparator=entrant.number,
             label=entrant.label,
-            score=float(observed_C[0] - observed_C[index]),
-            difference=float(observed_C[index]),
-            lower=float(lower_C[index]),
-            interval=intervals[index],
-            flip_p=float(flips_C[index]),
-            wins=int((differences_CI[index] > 0).sum()),
-            losses=int((differences_CI[index] < 0).sum()),
+            score=own.observed - found.observed,
+            difference=found.observed,
+            lower=found.lower,
+            interval=found.interval,
+            flip_p=found.flip_p,
+            wins=int((scores_CI[0] > scores_I).sum()),
+            losses=int((scores_CI[0] < scores_I).sum()),
         )
-        for index, entrant in enumerate(comparators, start=1)
+        for entrant, scores_I, found in zip(comparators, scores_CI[1:], others, strict=True)
     )
     return Verdict(
         winner=winner.number,
         label=winner.label,
         recipe_hash=winner.recipe_hash,
-        score=float(observed_C[0]),
-        interval=intervals[0],
+        score=own.observed,
+        interval=own.interval,
         comparisons=comparisons,
         holdout_items=len(items),
         resamples=RESAMPLES,
         seed=seed,
     )
+
+
+class _Tested(NamedTuple):
+    """The winner's own mean, or its difference to a comparator, with what bootstrap and sign flips say of it."""
+
+    observed: float
+    lower: float
+    interval: tuple[float, float]
+    flip_p: float
+
+
+def _tested(scores_CI: Floats, *, tasks: Sequence[str], weights: Mapping[str, float], seed: int) -> list[_Tested]:
+    """Of the first row, and of its difference to each of the others."""
+    differences_CI = scores_CI[0] - scores_CI
+    rows_CI = np.concatenate([scores_CI[:1], differences_CI[1:]])
+    observed_C, drawn_CB = bootstraps(rows_CI, tasks=tasks, weights=weights, seed=seed)
+    flips_C = flip_tests(differences_CI, tasks=tasks, weights=weights, seed=seed)
+    low_C, lower_C, high_C = np.percentile(drawn_CB, [50 * LEVEL, 100 * LEVEL, 100 - 50 * LEVEL], axis=1)
+    columns = zip(observed_C, lower_C, low_C, high_C, flips_C, strict=True)
+    return [
+        _Tested(float(observed), float(lower), (float(low), float(high)), float(flip))
+        for observed, lower, low, high, flip in columns
+    ]
 
 
 def bootstraps(

@@ -47,6 +47,8 @@ from search.store.takeover import ProcessIdentity
 from search.store.transaction import Row, Transaction
 
 LOCK_WAIT_S = 10.0
+_DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
+"""By which a database is opened, whatever driver its URL names: `postgresql+psycopg2://` is what many write."""
 _MEETINGS = (schema.LEDGER, schema.VISITS)
 _RECORDS = (schema.CANDIDATES, schema.COHORTS, schema.ASSESSMENTS, schema.EVENTS, schema.LEASES)
 
@@ -343,10 +345,10 @@ def store_url(place: str | None, *, default: Path) -> str:
         backend = make_url(place).get_backend_name()
     except ArgumentError:
         backend = "?"
-    if backend not in ("sqlite", "postgresql"):
-        scheme = place.partition("://")[0]
+    scheme, _, rest = place.partition("://")
+    if backend not in _DRIVERS:
         raise CampaignError(f"store: got {scheme}://..., a path or a URL of sqlite or postgresql expected")
-    return place.replace("postgresql://", "postgresql+psycopg://", 1)
+    return f"{_DRIVERS[backend]}://{rest}"
 
 
 def stored_config(campaign: Campaign) -> dict[str, Any]:

@@ -470,6 +470,8 @@ def test_a_connection_that_broke_while_nobody_used_it_is_made_anew(postgres_serv
 def test_a_store_is_a_path_or_a_url(tmp_path: Path) -> None:
     assert store_url(None, default=tmp_path / "x.sqlite") == f"sqlite:///{tmp_path}/x.sqlite"
     assert store_url("a/b.sqlite", default=tmp_path) == "sqlite:///a/b.sqlite"
-    assert store_url("postgresql://h/db", default=tmp_path) == "postgresql+psycopg://h/db"
+    for scheme in ("postgresql", "postgresql+psycopg", "postgresql+psycopg2", "postgresql+asyncpg"):
+        assert store_url(f"{scheme}://h/db", default=tmp_path) == "postgresql+psycopg://h/db"
+    assert store_url("sqlite+pysqlite:////a/b.sqlite", default=tmp_path) == "sqlite:////a/b.sqlite"
     with pytest.raises(CampaignError, match="a path or a URL of sqlite or postgresql"):
         store_url("mysql://h/db", default=tmp_path)
