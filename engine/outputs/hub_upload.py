@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import InputError, MergefleetError, OutputExists
 from engine.models.hub import hub_errors
+from engine.outputs.model_files import json_text
 from engine.planning.made import PROVENANCE
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
 _PLACE = re.compile(r"hub:([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([\w./-]+))?", re.ASCII)
+WEIGHTS = ".safetensors"
+WEIGHT_FILES = "weight_files"
+"""What provenance.json on the Hub has besides: the SHA-256 of every weight file. The Hub tells it of what it holds."""
 _OFFERED = frozenset({".gitattributes", "README.md"})
 """What the Hub itself puts into a new repository."""
 
@@ -111,6 +115,11 @@ def upload(directory: Path, place: HubRepo, how: Upload) -> str:
 
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     api = _api(place)
+    operations = [CommitOperationAdd(path.relative_to(directory).as_posix(), path) for path in files]
+    weights = {op.path_in_repo: op.upload_info.sha256.hex() for op in operations if op.path_in_repo.endswith(WEIGHTS)}
+    facts = read_json(directory / PROVENANCE)
+    told = json_text({**facts, WEIGHT_FILES: weights}).encode()
+    operations = [op for op in operations if op.path_in_repo != PROVENANCE] + [CommitOperationAdd(PROVENANCE, told)]
     try:
         api.create_repo(place.repo, private=not how.public, exist_ok=True)
         if place.branch is not None:  # from the first commit, which is empty, and not from a model on main
@@ -120,7 +129,7 @@ def upload(directory: Path, place: HubRepo, how: Upload) -> str:
         _refuse_filled(api, place)
         commit = api.create_commit(
             place.repo,
-            [CommitOperationAdd(path.relative_to(directory).as_posix(), path) for path in files],
+            operations,
             commit_message=how.message,
             revision=place.branch,
             parent_commit=parent,  # whoever was faster wins, and is not written over
@@ -128,6 +137,18 @@ def upload(directory: Path, place: HubRepo, how: Upload) -> str:
     except hub_errors() as error:
         raise _explained(place, error) from error
     return str(commit.oid)
+
+
+def weights_on_hub(place: HubRepo) -> dict[str, str | None]:
+    """The weight files that are there now, and their SHA-256 where the Hub tells it: it does of large files."""
+    from huggingface_hub.hf_api import RepoFile
+
+    try:
+        tree = list(_api(place).list_repo_tree(place.repo, revision=place.branch))
+    except hub_errors() as error:
+        raise _explained(place, error) from error
+    files = [entry for entry in tree if isinstance(entry, RepoFile) and entry.path.endswith(WEIGHTS)]
+    return {entry.path: None if entry.lfs is None else entry.lfs.sha256 for entry in files}
 
 
 def _refuse_filled(api: HfApi, place: HubRepo) -> None:

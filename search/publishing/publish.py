@@ -10,14 +10,13 @@ the run's `outbox` first, and checked there; for an object store it is then merg
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engine import digest
 from engine.errors import (
     CampaignError,
     EvaluationError,
@@ -29,10 +28,9 @@ from engine.errors import (
 from engine.merging import merge
 from engine.models.places import local_path
 from engine.outputs.hub_upload import HubRepo, Upload, read_json, upload
-from engine.outputs.model_files import held_at, remade
 from engine.outputs.naming import Names, unlike
 from engine.outputs.publish import clean
-from engine.planning.beside import Beside, compare, digests_said, held_in
+from engine.planning.beside import compare, digests_said, held_in
 from engine.planning.made import PROVENANCE
 from engine.planning.options import Options
 from engine.recipes.keypath import KeyPath
@@ -40,7 +38,6 @@ from engine.recipes.model_ref import ModelRef, parse_model
 from engine.recipes.reader import parse_recipe
 from engine.recipes.recipe import Recipe
 from engine.remote.url import is_url
-from engine.reproducing import held_digests
 from search.campaign_file import Campaign, campaign_to_dict
 from search.publishing import sentinels as sentinel_items
 from search.publishing.destination import (
@@ -53,6 +50,7 @@ from search.publishing.destination import (
 from search.publishing.licences import Licence
 from search.publishing.model_card import Published, card_extras, licence_of, parents_facts
 from search.publishing.parents import Parent, read_parent
+from search.publishing.present import refuse_altered, refuse_other
 from search.publishing.public import public_data
 from search.publishing.sentinels import Rescorer
 from search.publishing.versions import versions
@@ -139,9 +137,8 @@ def _is_judged(campaign: Campaign, directory: RunDirectory) -> bool:
 def publish(
     results: Results, directory: RunDirectory, order: Order, *, rescorer: Callable[[], Rescorer]
 ) -> Publication:
-    """Do it. A place that holds this very model already is left as it is, so that what was interrupted ends well: the
-    files beside the weights are compared for that, and the weight files of a directory; elsewhere provenance.json is
-    believed of those.
+    """Do it. A place that holds this very model already is left as it is, so that what was interrupted ends well; what
+    is compared for that, search.publishing.present says.
 
     `rescorer` is called only where sentinel items are scored.
 
@@ -156,11 +153,8 @@ def publish(
     done = Publication(order.to, row.number, row.label, wanted, len(found.scores) if found else 0)
     there = provenance_at(order.to)
     if there is not None:
-        _refuse_another(order.to, there, wanted)
-        files = _files_there(order.to, there, row)
-        if isinstance(order.to, Path):
-            _refuse_altered(order.to, wanted)
-        return replace(done, made=False, notes=tuple(files.notes))
+        notes = refuse_other(order.to, there, wanted=wanted, recipe=parse_recipe(dict(row.recipe), origin=row.label))
+        return replace(done, made=False, notes=tuple(notes))
     refuse_unwritable(order.to)
     names = local_names(results.campaign)
     published = Published(
@@ -283,52 +277,6 @@ def _make(published: Published, directory: RunDirectory, order: Order, inspect: 
     return commit
 
 
-def _refuse_another(place: Destination, there: Mapping[str, Any], wanted: str) -> None:
-    """OutputExists where a place holds another model."""
-    if there.get("weights") != wanted:
-        raise OutputExists(f"{place}: is there already and holds another model. {ELSEWHERE}", path=str(place))
-
-
-def _files_there(place: Destination, there: Mapping[str, Any], row: CandidateRow) -> Beside:
-    """What became of the files beside the weights. OutputDamaged where any is not as it was written, the card too.
-
-    An older version noted no digests; its files are compared with what is made again, if the sources are there.
-    """
-    try:
-        again = None
-        if digests_said(there) is None:
-            with suppress(InputError):
-                again = remade(parse_recipe(dict(row.recipe), origin=f"candidate {row.number}"), there)
-        files = compare(held_at(_model_at(place), there), there, again)
-    except (TypeError, KeyError) as error:
-        raise OutputDamaged(f"{place}: was published, and its {PROVENANCE} altered since. {ELSEWHERE}") from error
-    if files.changes:
-        raise OutputDamaged(
-            f"{place}: was published, and altered since: {', '.join(files.changes)}. Remove or rename it, or name "
-            "another place.",
-            path=str(place),
-        )
-    return files
-
-
-def _model_at(place: Destination) -> ModelRef:
-    return ModelRef(place.repo, revision=place.branch) if isinstance(place, HubRepo) else ModelRef(str(place))
-
-
-def _refuse_altered(place: Path, wanted: str) -> None:
-    """OutputDamaged where weight files are not what provenance.json beside them says."""
-    try:
-        found = digest.of_weights(held_digests(ModelRef(str(place))))
-    except InputError as error:
-        raise OutputDamaged(f"{place}: was published, and altered since: {error.message} {ELSEWHERE}") from error
-    if found != wanted:
-        raise OutputDamaged(
-            f"{place}: was published, and altered since: its weight files hold {found[:16]}, {wanted[:16]} was scored "
-            f"and published. {ELSEWHERE}",
-            path=str(place),
-        )
-
-
 def _merge_checked(recipe: Recipe, out: Path, options: Options) -> None:
     """Merge; what cannot become visible is removed: a later try finds other inputs."""
     try:
@@ -348,7 +296,7 @@ def _is_waiting(aside: Path, options: Options) -> bool:
     same = there.get("weights") == options.expected_weights and there.get("campaign") == options.extra["campaign"]
     if same and digests_said(there) is not None and not compare(held_in(aside), there, None).changes:
         with suppress(OutputDamaged):
-            _refuse_altered(aside, str(options.expected_weights))
+            refuse_altered(aside, str(options.expected_weights))
             return True
     shutil.rmtree(aside)
     return False

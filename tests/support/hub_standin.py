@@ -128,7 +128,9 @@ def _moved(whole: Answer, place: str) -> Answer:
 
 
 def _entry(name: str, data: bytes) -> dict[str, object]:
-    return {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha256(data).hexdigest()[:40]}
+    entry = {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha256(data).hexdigest()[:40]}
+    large = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+    return entry | ({"lfs": large} if name.endswith(".safetensors") else {})
 
 
 def json_answer(value: object) -> Answer:

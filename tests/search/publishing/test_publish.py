@@ -176,7 +176,7 @@ def test_what_was_published_without_digests_is_compared_with_what_is_made_again(
     def gone(*_: object) -> dict[str, str]:
         raise SourceError("alpha: there is no such directory")
 
-    monkeypatch.setattr("search.publishing.publish.remade", gone)
+    monkeypatch.setattr("search.publishing.present.remade", gone)
     (note,) = publish_to(run, out).notes
     assert note.startswith("not compared, for an older mergefleet noted no digests of files: README.md, config.json, ")
 

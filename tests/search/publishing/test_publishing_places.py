@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,6 +127,15 @@ def test_on_the_hub_the_files_beside_the_weights_are_compared_too(run: FinishedR
     with pytest.raises(OutputDamaged, match=r"^hub:org/winner: was published, and altered since: README.md is not"):
         publish_to(run, "hub:org/winner")
     assert reproduce("hub:org/winner", sources).equal
+    push("e" * 40, **{"model.safetensors": whole["model.safetensors"][:-1] + b"x"})
+    with pytest.raises(
+        OutputDamaged, match=r"^hub:org/winner: was published, and altered since: model\.safetensors not"
+    ):
+        publish_to(run, "hub:org/winner")
+    older = json.loads(whole["provenance.json"])
+    assert older.pop("weight_files") == {"model.safetensors": hashlib.sha256(whole["model.safetensors"]).hexdigest()}
+    push("f" * 40, **{"provenance.json": json.dumps(older).encode()})
+    assert "`mergefleet reproduce hub:org/winner` reads them" in publish_to(run, "hub:org/winner").notes[-1]
     push("d" * 40, **{"config.json": whole["config.json"] + b" "})
     with pytest.raises(OutputDamaged, match=r"config.json is not what was written"):
         publish_to(run, "hub:org/winner")
@@ -203,6 +214,14 @@ def test_in_an_object_store_the_same_bits_arrive_and_are_found_done(run: Finishe
     with pytest.raises(OutputExists, match="holds another model"):
         publish_to(run, place, candidate=0)
     objects = Bucket(parse_url(place))
+    weights = objects.get("model.safetensors")
+    assert weights is not None
+    objects.put("model.safetensors", weights)  # written anew, the same bytes
+    assert not publish_to(run, place).made
+    objects.put("model.safetensors", weights[:-1] + b"x")
+    with pytest.raises(OutputDamaged, match="its weight files hold"):
+        publish_to(run, place)
+    objects.put("model.safetensors", weights)
     objects.delete("tokenizer.json")
     objects.put("chat_template.jinja", b"{}")
     with pytest.raises(OutputDamaged, match=r"tokenizer.json is missing, chat_template.jinja was added"):
