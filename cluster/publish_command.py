@@ -131,4 +131,6 @@ def evaluate(model: str, suite: Path, *, split: str, run_dir: Path | None, as_js
         print_json(asdict(found))
         return
     rows = [(name, f"{mean:.3f} ± {half:.3f}", str(items)) for name, (mean, half, items) in found.tasks.items()]
-    print_table(("task", f"{split} score (95 %)", "items"), [*rows, ("mean", f"{found.mean:.3f}", "")])
+    print_table(
+        ("task", f"{split} score (95 %)", "items"), [*rows, ("mean", f"{found.mean:.3f} ± {found.half:.3f}", "")]
+    )

@@ -5,6 +5,7 @@ The holdout of a campaign is no exception, but what meets it is entered in the c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +33,13 @@ _CAMPAIGN_ONLY = ("name", "base_model", "sources", "space", "budget")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`tasks`: task → (mean, half of its 95 % interval, items); `mean` is weighted as in the campaign."""
+    """`tasks`: task → (mean, half of its 95 % interval, items); `mean` is weighted as in the campaign, `half` is half
+    of its interval."""
 
     model: str
     split: Split
     mean: float
+    half: float
     tasks: Mapping[str, tuple[float, float, int]]
 
 
@@ -61,7 +64,8 @@ def evaluate(
         by_task[pools.task_of[item]].append(score)
     tasks = {name: (*mean_and_half(values), len(values)) for name, values in by_task.items() if values}
     mean = weighted_mean(scores, task_of=pools.task_of, weights=campaign.task_weights)
-    return Evaluation(model, split, mean, tasks)
+    half = math.hypot(*(campaign.task_weights[name] * half for name, (_, half, _) in tasks.items()))
+    return Evaluation(model, split, mean, half, tasks)
 
 
 def enter(visit: Visit, campaign: Campaign, directory: RunDirectory, inventory: Inventory) -> None:
