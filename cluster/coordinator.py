@@ -118,15 +118,13 @@ class CoordinatorActor:
         return self._coordinator
 
     def _open(self, *, resume: bool, patient: bool) -> LastingCoordinator:
-        from search.campaign_file import parse_campaign
         from search.run import RunDirectory
         from search.session import open_session
 
         if Path(self._task.directory).is_dir():
             os.chdir(self._task.directory)
-        campaign = parse_campaign(self._task.campaign, origin=self._task.origin)
         return open_session(
-            campaign,
+            self._task.parsed(),
             self._inventory,
             directory=RunDirectory(self._task.root),
             resume=resume,

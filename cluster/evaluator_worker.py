@@ -17,6 +17,7 @@ from cluster.actors import check_shared
 from engine.errors import MergefleetError
 
 if TYPE_CHECKING:
+    from search.campaign_file import Campaign
     from search.ports import Evaluator, Inventory, WorkSource
 
 PREEMPTED = "preempted"
@@ -30,6 +31,7 @@ class SearchTask:
 
     Attributes:
         campaign: as `campaign_to_dict` gives it; its relative paths start at `directory`, the driver's.
+        homes: folders of the modules of its functions.
         root: the run directory, absolute, the same on every node: `probe` is the text of its file `probe`.
         lease_s: a worker that is not heard of for so long loses its work.
     """
@@ -40,6 +42,13 @@ class SearchTask:
     root: Path
     probe: str
     lease_s: float
+    homes: tuple[str, ...] = ()
+
+    def parsed(self) -> Campaign:
+        """The campaign, as the driver has it."""
+        from search.campaign_file import parse_campaign
+
+        return parse_campaign(self.campaign, origin=self.origin, homes=self.homes)
 
 
 @dataclass(frozen=True)
@@ -102,12 +111,10 @@ class EvaluatorWorker:
         return PREEMPTED
 
     def _open(self) -> Evaluator:
-        from search.campaign_file import parse_campaign
         from search.evaluators.resident import open_evaluator
         from search.run import RunDirectory
 
-        campaign = parse_campaign(self._task.campaign, origin=self._task.origin)
-        return open_evaluator(campaign, audit=RunDirectory(self._task.root).audit)
+        return open_evaluator(self._task.parsed(), audit=RunDirectory(self._task.root).audit)
 
 
 @dataclass

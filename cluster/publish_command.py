@@ -24,6 +24,7 @@ from search.publishing.publish import publish as publish_candidate
 from search.results import Results
 from search.run import RunDirectory
 from search.session import find_run, run_directory
+from search.whereabouts import at_home
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ def evaluate(model: str, suite: Path, *, split: str, run_dir: Path | None, as_js
     quiet_libraries()
     campaign, whole = load_suite(suite)
     directory = run_directory(campaign, run_dir) if whole else None
+    campaign = campaign if directory is None else at_home(campaign, directory)
     with TemporaryDirectory() as folder:
         evaluator = open_evaluator(campaign, audit=Path(folder) / "audit.jsonl")
         try:

@@ -85,6 +85,7 @@ def search_on_ray(
             root=place,
             probe=probe,
             lease_s=LEASE_S,
+            homes=campaign.homes,
         )
         crew = Crew(session, task, Wanted.of(campaign, workers=hire.workers, cpus_per_worker=hire.cpus_per_worker))
         drive = _Drive(crew, resume=resume)

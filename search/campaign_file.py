@@ -5,7 +5,7 @@ Paths of models, of `include_path` and of `publish.to` are relative to the worki
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -26,6 +26,7 @@ from search.space.entry import SpaceEntry
 from search.trackers.entries import TrackerEntry
 
 ComparatorGroup = Literal["parents", "base", "baselines", "best_global"]
+_NOT_IN_FILES = {"origin", "homes"}
 _UNION_MEMBERS = frozenset({"str", "int", "float", "bool"})
 SAMPLERS = ("auto", "quadratic", "cma", "catcma", "nsga2", "nsga3", "niches", "tpe", "gp", "random", "sobol")
 """The names of the table in search.samplers, which knows this file and so cannot be asked here; a test compares."""
@@ -89,7 +90,8 @@ class PublishEntry(Part):
 
 
 class Campaign(Part):
-    """A whole campaign file. `origin` names the file in messages."""
+    """A whole campaign file. `origin` names the file in messages, and `homes` are the folders where modules of its
+    functions are looked for after Python's path (none: in that of `origin`); neither is part of the file."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MOST_OF_A_NAME)
     base_model: str
@@ -117,6 +119,7 @@ class Campaign(Part):
     trackers: tuple[TrackerEntry, ...] = ()
     store: str | None = None
     origin: str = "<campaign>"
+    homes: tuple[str, ...] = ()
 
     @field_validator("sources", mode="before")
     @classmethod
@@ -213,14 +216,14 @@ def load_campaign(path: str | Path, *, allow_public_test_sets: bool = False) -> 
     return campaign.model_copy(update={"allow_public_test_sets": True}) if allow_public_test_sets else campaign
 
 
-def parse_campaign(data: object, *, origin: str) -> Campaign:
-    """Check a campaign given as plain data; `origin` is what errors call it."""
+def parse_campaign(data: object, *, origin: str, homes: Sequence[str] = ()) -> Campaign:
+    """Check a campaign given as plain data; `origin` is what errors call it. `homes`: see Campaign."""
     if not isinstance(data, Mapping):
         raise CampaignError(f"{origin}: got {shown(data)}, a mapping expected.", file=origin)
-    if "origin" in data:
-        raise CampaignError(f"{origin}: origin: unknown key.", file=origin, key="origin")
+    for key in data.keys() & _NOT_IN_FILES:
+        raise CampaignError(f"{origin}: {key}: unknown key.", file=origin, key=key)
     try:
-        campaign = Campaign.model_validate({**data, "origin": origin})
+        campaign = Campaign.model_validate({**data, "origin": origin, "homes": tuple(homes)})
     except ValidationError as failure:
         raise _explained(failure, origin) from None
     check_entry(campaign)
@@ -231,7 +234,7 @@ def parse_campaign(data: object, *, origin: str) -> Campaign:
 
 def campaign_to_dict(campaign: Campaign) -> dict[str, Any]:
     """Plain data that `parse_campaign` reads back as the same campaign."""
-    data: dict[str, Any] = campaign.model_dump(mode="json", exclude={"origin"})
+    data: dict[str, Any] = campaign.model_dump(mode="json", exclude=_NOT_IN_FILES)
     return data
 
 
@@ -266,7 +269,7 @@ def _known_keys(place: list[Any]) -> set[str]:
         known = part.model_fields if isinstance(step, str) and _is_part(part) else {}
         inner = known[step].annotation if step in known else part  # else the key of a mapping: its values are meant
         part = next((found for found in _parts(inner)), part)
-    return set(part.model_fields) - {"origin"}
+    return set(part.model_fields) - _NOT_IN_FILES
 
 
 def _parts(annotation: Any) -> list[Any]:

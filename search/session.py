@@ -39,7 +39,7 @@ from search.starting import (
 from search.store import forking, schema, takeover
 from search.store.store import Store, store_url
 from search.trackers.outlet import make_outlet
-from search.whereabouts import recall, remember
+from search.whereabouts import at_home, recall, remember
 
 _LOG = logging.getLogger(__name__)
 RUNS = Path("runs")
@@ -101,6 +101,7 @@ def load_run(
     """A campaign and where it runs. A run that is continued remembers that it may use public test sets."""
     campaign = load_campaign(path, allow_public_test_sets=allow_public_test_sets)
     directory = run_directory(campaign, root)
+    campaign = at_home(campaign, directory)
     if resume and not campaign.allow_public_test_sets:
         with open_store(campaign, directory) as store:
             found = store.find(campaign.name)
@@ -221,7 +222,8 @@ def fork_campaign(
         raise CampaignError(f"--fork: got {name!r}, another name than the campaign's own expected")
     new_directory = run_directory(new, new_root)
     stored_results(campaign, directory)  # is there one?
-    new = new.model_copy(update={"origin": campaign.origin})  # the file that the user has: there is no other yet
+    # messages name the file that the user has: there is no other yet; and its functions stay where they are
+    new = new.model_copy(update={"origin": campaign.origin, "homes": campaign.homes})
     file = new_directory.root / "campaign.yml"
 
     def begin() -> None:
@@ -314,7 +316,9 @@ def stored_results(campaign: Campaign, directory: RunDirectory) -> Results:
             f"{directory.root}: there is no run of campaign {campaign.name!r} here. Start it with `mergefleet search`, "
             "or name its directory with --run-dir."
         )
-    return read_results(store_url(campaign.store, default=directory.database), name=campaign.name)
+    results = read_results(store_url(campaign.store, default=directory.database), name=campaign.name)
+    homes = at_home(campaign, directory).homes
+    return replace(results, campaign=results.campaign.model_copy(update={"homes": homes}))
 
 
 def find_run(place: Path, root: Path | None = None) -> tuple[Results, RunDirectory]:
@@ -329,7 +333,8 @@ def find_run(place: Path, root: Path | None = None) -> tuple[Results, RunDirecto
     directory = RunDirectory(place)
     url, name = recall(directory)
     try:
-        return read_results(url, name=name), directory
+        results = read_results(url, name=name)
+        return replace(results, campaign=at_home(results.campaign, directory)), directory
     except StoreAway as error:
         raise StoreAway(
             f"{error.message} {directory.note} names it without a password: have that in PGPASSWORD or ~/.pgpass, or "

@@ -23,6 +23,7 @@ from engine.recipes.keypath import KeyPath
 from engine.recipes.model_ref import parse_model
 from search.baselines import make_baselines
 from search.campaign_file import Campaign, place_of_model
+from search.evaluators.opening import refuse_missing_functions
 from search.evaluators.plans import Plans
 from search.live import sampler_of
 from search.opening import check_budget
@@ -44,6 +45,7 @@ def check_start(campaign: Campaign, directory: RunDirectory, plans: Plans) -> No
 
     refuse_target(campaign, directory)
     refuse_missing(campaign)
+    refuse_missing_functions(campaign)
     if not has_scores(campaign, directory):  # an earlier version may have begun it: then it goes on
         refuse_senseless(campaign)
     space, baselines = check_models(campaign, plans), make_baselines(campaign)

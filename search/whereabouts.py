@@ -1,10 +1,12 @@
-"""What a run's directory remembers: which campaign it is a run of, and in which store, so that the directory is enough
-to report on it or to publish. A password is never written down: PGPASSWORD or ~/.pgpass have it."""
+"""What a run's directory remembers: which campaign it is a run of, in which store, and in which folders its file lay
+when it was started, where functions of the user's own are. So the directory is enough to report on it or to publish.
+A password is never written down: PGPASSWORD or ~/.pgpass have it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 from sqlalchemy.engine import URL, make_url
 
@@ -19,16 +21,24 @@ from search.whole_file import whole_file
 def remember(campaign: Campaign, directory: RunDirectory) -> None:
     """Note it in the run's directory, which is there; a store of the run's own needs no name and moves along."""
     store = None if campaign.store is None else _noted(make_url(store_url(campaign.store, default=directory.database)))
-    facts = {"campaign": campaign.name, "store": store}
+    facts = {"campaign": campaign.name, "store": store, "homes": at_home(campaign, directory).homes}
     with whole_file(directory.note) as partial:
         partial.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+
+
+def at_home(campaign: Campaign, directory: RunDirectory) -> Campaign:
+    """The campaign with all its homes: the folder of its file, then those that its run's directory remembers."""
+    folder = Path(campaign.origin).resolve().parent
+    own = campaign.homes or ((str(folder),) if Path(campaign.origin).is_file() else ())
+    noted = _read(directory.note).homes if directory.note.is_file() else ()
+    return campaign.model_copy(update={"homes": tuple(dict.fromkeys((*own, *noted)))})
 
 
 def recall(directory: RunDirectory) -> tuple[str, str]:
     """(URL of the store, name of the campaign). CampaignError where the directory is no run's."""
     if directory.note.is_file():
-        store, name = _read(directory.note)
-        return store_url(store, default=directory.database), name
+        note = _read(directory.note)
+        return store_url(note.store, default=directory.database), note.campaign
     if not directory.database.is_file():
         raise CampaignError(
             f"{directory.root}: is no run: there is no {directory.note.name} and no {directory.database.name} in it. "
@@ -45,15 +55,24 @@ def _noted(url: URL) -> str:
     return without_password(url).render_as_string(hide_password=False)
 
 
-def _read(note: Path) -> tuple[str | None, str]:
+class _Note(NamedTuple):
+    """What run.json says; versions before noted no homes."""
+
+    campaign: str
+    store: str | None
+    homes: tuple[str, ...]
+
+
+def _read(note: Path) -> _Note:
     try:
         facts = json.loads(note.read_text(encoding="utf-8"))
-        store, name = facts["store"], facts["campaign"]
-    except (ValueError, KeyError, TypeError) as error:
+        found = _Note(facts["campaign"], facts["store"], tuple(facts.get("homes", ())))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _no_note(note) from error
-    if not isinstance(name, str) or not isinstance(store, str | None):
+    texts = (found.campaign, *found.homes)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(found.store, str | None):
         raise _no_note(note)
-    return store, name
+    return found
 
 
 def _no_note(note: Path) -> CampaignError:

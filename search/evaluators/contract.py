@@ -59,14 +59,20 @@ class Places:
     """Where a campaign's tasks look for their items.
 
     `folder` is the campaign's include_path (files are relative to it, or to the working directory without one), `seed`
-    decides how one place is cut in three, `origin` is the campaign file, for messages and as the home of its modules,
-    `allow_public` lets a search use public test sets.
+    decides how one place is cut in three, `origin` is the campaign file, for messages, `homes` are the folders of its
+    modules (none: that of `origin`), `allow_public` lets a search use public test sets.
     """
 
     folder: str | None = None
     seed: int = 0
     origin: str = "<campaign>"
     allow_public: bool = False
+    homes: tuple[str, ...] = ()
+
+    @property
+    def modules(self) -> tuple[Path, ...]:
+        """The folders where modules of functions are looked for, in order."""
+        return tuple(Path(home) for home in self.homes or (Path(self.origin).parent,))
 
     def path(self, place: str) -> Path:
         """A file that a task names."""

@@ -14,12 +14,7 @@ def open_scorer(campaign: Campaign) -> Suite:
 
     lm-eval is imported only where a task needs it: that takes seconds.
     """
-    places = Places(
-        campaign.include_path,
-        seed=campaign.seed,
-        origin=campaign.origin,
-        allow_public=campaign.allow_public_test_sets,
-    )
+    places = places_of(campaign)
     scorers: list[Scorer] = []
     for kind in ("python", "text", "judge", "lm_eval"):
         entries = [entry for entry in campaign.tasks if entry.kind == kind]
@@ -27,6 +22,27 @@ def open_scorer(campaign: Campaign) -> Suite:
             scorers.append(_scorer(kind, entries, places, campaign))
     suite = Suite(scorers)
     return suite.with_notes(check_items(campaign, suite))
+
+
+def places_of(campaign: Campaign) -> Places:
+    """Where a campaign's tasks look for their items and functions."""
+    return Places(
+        campaign.include_path,
+        seed=campaign.seed,
+        origin=campaign.origin,
+        allow_public=campaign.allow_public_test_sets,
+        homes=campaign.homes,
+    )
+
+
+def refuse_missing_functions(campaign: Campaign) -> None:
+    """CampaignError where a function that a task names cannot be imported here."""
+    entries = [entry for entry in campaign.tasks if entry.kind == "python"]
+    if entries:
+        from search.evaluators.python import load_function
+
+        for entry in entries:
+            load_function(entry, places_of(campaign))
 
 
 def _scorer(kind: Kind, entries: list[TaskEntry], places: Places, campaign: Campaign) -> Scorer:

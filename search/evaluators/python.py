@@ -6,9 +6,10 @@ gets the live model, its tokenizer and the rows of one block (each a JSON object
 number, larger is better, or a dict of them: `score`, and measures under names of its own. It must keep no state about
 the model: the next call brings other weights in the same object.
 
-The module is looked for on Python's path, and then in the folder of the campaign file. That folder stands at the end of
-the path while the module is imported and while its function runs, and at no other time: no file of the folder can take
-the place of an installed package.
+The module is looked for on Python's path, then in the folder of the campaign file, and then in those in which the file
+lay at earlier starts (search.whereabouts): whoever has the run alone, or a fork of it, finds it too. These folders
+stand at the end of the path while the module is imported and while its function runs, and at no other time: none of
+their files can take the place of an installed package.
 """
 
 from __future__ import annotations
@@ -65,10 +66,9 @@ class PythonScorer:
     ) -> None:
         self._places = places or Places()
         self._counts_forwards = counts_forwards
-        self._home = Path(self._places.origin).parent
         self._measures: frozenset[str] | None = None
         self._called = {entry.name: entry.metrics[0] for entry in entries}
-        self._functions = {entry.name: load_function(entry, self._places.origin) for entry in entries}
+        self._functions = {entry.name: load_function(entry, self._places) for entry in entries}
         self._rows: dict[str, tuple[str, dict[str, Any]]] = {}
         self._items = items_of(entries, self._read, seed=self._places.seed, origin=self._places.origin)
 
@@ -126,7 +126,7 @@ class PythonScorer:
                 continue
             rows = copy.deepcopy([self._rows[key][1] for key in mine])  # the function may write into them
             called = f"task {name!r}: {self._called[name]}"
-            with importable(self._home):
+            with importable(*self._places.modules):
                 returned = call(function, subject, rows, called=called)
             for key, value in zip(mine, returned, strict=True):
                 values = _named(value, name)
@@ -185,25 +185,28 @@ def _named(value: Any, task: str) -> dict[str, float]:
 
 
 @contextmanager
-def importable(folder: Path) -> Iterator[None]:
-    """Within it Python also finds modules in `folder`, after all other places."""
-    place = str(folder.resolve())
-    sys.path.append(place)
+def importable(*folders: Path) -> Iterator[None]:
+    """Within it Python also finds modules in these folders, after all other places."""
+    places = [str(folder.resolve()) for folder in folders]
+    sys.path.extend(places)
     try:
         yield
     finally:
-        del sys.path[len(sys.path) - 1 - sys.path[::-1].index(place)]  # the last one: ours
+        for place in reversed(places):
+            del sys.path[len(sys.path) - 1 - sys.path[::-1].index(place)]  # the last one: ours
 
 
-def load_function(entry: TaskEntry, origin: str) -> ScoreFunction:
+def load_function(entry: TaskEntry, places: Places) -> ScoreFunction:
     """The function that `entry.metric` names. Raises CampaignError if it is not there or cannot be called."""
-    where, written = f"{origin}: task {entry.name!r}, metric", entry.metrics[0]
+    where, written = f"{places.origin}: task {entry.name!r}, metric", entry.metrics[0]
     module_name, _, name = written.partition(":")
     try:
-        with importable(Path(origin).parent):
+        with importable(*places.modules):
             module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a user's code may raise anything
-        raise CampaignError(f"{where}: cannot import {module_name!r}: {error}", metric=written) from error
+        lost = isinstance(error, ModuleNotFoundError) and error.name == module_name.partition(".")[0]
+        told = f"{error}{_where_to_put(module_name, places) if lost else ''}"
+        raise CampaignError(f"{where}: cannot import {module_name!r}: {told}", metric=written) from error
     function = getattr(module, name, None)
     if not callable(function):
         known = [known for known, value in vars(module).items() if callable(value) and not known.startswith("_")]
@@ -219,6 +222,14 @@ def load_function(entry: TaskEntry, origin: str) -> ScoreFunction:
             ) from error
     found: ScoreFunction = function
     return found
+
+
+def _where_to_put(module_name: str, places: Places) -> str:
+    folders = ", ".join(str(folder.resolve()) for folder in places.modules)
+    return (
+        f" on Python's path and in {folders}. Put {module_name.partition('.')[0]!r} back there, or say where it is: "
+        "PYTHONPATH=FOLDER before the command."
+    )
 
 
 def read_rows(path: Path, where: str) -> list[dict[str, Any]]:

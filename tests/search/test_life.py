@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import re
+import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +22,9 @@ from cluster.output import human_seconds
 from engine.errors import CampaignError, EvaluationError, InputError, InputsChanged, OutputExists
 from search import ends, session
 from search.campaign import Rules, StageRule
-from search.campaign_file import BudgetEntry, campaign_to_dict
+from search.campaign_file import BudgetEntry, Campaign, campaign_to_dict, load_campaign
 from search.coordinator import Coordinator
+from search.evaluators.opening import refuse_missing_functions
 from search.inline import run_inline, work_once
 from search.opening import check_budget
 from search.ports import BlockResult, Failed, Work
@@ -452,6 +456,44 @@ def test_a_refused_fork_leaves_nothing_and_the_mended_file_is_forked_under_that_
     assert not branch.exists()
     path.write_text(yaml.safe_dump(campaign_to_dict(small())))
     assert fork_campaign(path, "branch", at=5, root=tmp_path / "a", new_root=branch) == (branch / "campaign.yml", 6)
+
+
+def test_functions_beside_the_campaign_file_are_found_by_the_runs_directory_and_by_a_fork(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.starting.check_models", lambda campaign, plans: make_space(campaign, layers=LAYERS))
+    home, branch = tmp_path / "home", tmp_path / "elsewhere" / "branch"
+    (home / "likely").mkdir(parents=True)
+    (home / "likely" / "of_answers.py").write_text("def f(model, tokenizer, rows):\n    return [1.0 for row in rows]\n")
+    own = {"metric": "likely.of_answers:f", "search": "a.jsonl", "selection": "b.jsonl", "holdout": "c.jsonl"}
+    tasks = [{"name": "letters", **own}, *campaign_data()["tasks"][1:]]
+    file = home / "c.yml"
+    file.write_text(yaml.safe_dump(campaign_to_dict(small(tasks=tasks))))
+    worked(open_simulated(tmp_path / "a", load_campaign(file)), lambda c: c.status().candidates == 20).close()
+    forked_file, _ = fork_campaign(file, "branch", at=5, root=tmp_path / "a", new_root=branch)
+
+    def told(place: Path, root: Path | None) -> Campaign:
+        sys.modules.pop("likely.of_answers", None)  # as in another process
+        sys.modules.pop("likely", None)
+        monkeypatch.chdir(branch)
+        campaign = session.find_run(place, root)[0].campaign
+        refuse_missing_functions(campaign)
+        return campaign
+
+    told(tmp_path / "a", None)
+    told(file, tmp_path / "a")
+    told(branch, None)
+    told(forked_file, branch)
+    refuse_missing_functions(session.load_run(forked_file, root=branch, resume=True, allow_public_test_sets=False)[0])
+    shutil.move(home, tmp_path / "moved")
+    told(tmp_path / "moved" / "c.yml", tmp_path / "a")
+    with pytest.raises(CampaignError) as missing:
+        told(tmp_path / "a", None)
+    assert re.fullmatch(
+        rf".*task 'letters', metric: cannot import 'likely.of_answers': No module named 'likely' on Python's path and "
+        rf"in {home}\. Put 'likely' back there, or say where it is: PYTHONPATH=FOLDER before the command\.",
+        missing.value.message,
+    )
 
 
 def test_a_fork_that_is_cut_off_while_it_copies_leaves_no_campaign(

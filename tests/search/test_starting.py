@@ -17,7 +17,7 @@ from tiny_models import LAYER, write_model
 from cluster import campaign_command
 from engine.errors import CampaignError, InputError, OutputExists
 from engine.models.checkpoint import Checkpoint
-from search.campaign_file import Campaign, parse_campaign
+from search.campaign_file import Campaign, campaign_to_dict, parse_campaign
 from search.evaluators.entries import EvaluatorEntry
 from search.evaluators.plans import Plans
 from search.run import RunDirectory
@@ -105,7 +105,7 @@ def test_what_would_come_to_nothing_is_refused_at_the_start(
     changes: dict[str, Any], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    data = campaign(tmp_path).model_dump(mode="json", exclude={"origin"}) | changes
+    data = campaign_to_dict(campaign(tmp_path)) | changes
     with pytest.raises(InputError, match=rf"^c\.yml: {says}"):
         check_start(parse_campaign(data, origin="c.yml"), RunDirectory(tmp_path / "run"), Plans())
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "base"}
@@ -124,7 +124,7 @@ def test_what_makes_sense_is_let_through(
     changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    data = campaign(tmp_path).model_dump(mode="json", exclude={"origin"}) | changes
+    data = campaign_to_dict(campaign(tmp_path)) | changes
     check_start(parse_campaign(data, origin="c.yml"), RunDirectory(tmp_path / "run"), Plans())
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "base"}
 
@@ -179,7 +179,7 @@ def test_windows_of_text_that_no_model_can_read_are_refused(tmp_path: Path) -> N
 
 def test_a_plan_says_it_too(tmp_path: Path) -> None:
     found = campaign(tmp_path, second={"rows": 5})
-    (tmp_path / "c.yml").write_text(yaml.safe_dump(found.model_dump(mode="json", exclude={"origin"})))
+    (tmp_path / "c.yml").write_text(yaml.safe_dump(campaign_to_dict(found)))
     with pytest.raises(CampaignError, match=r"c\.yml: sources\[1\]: tensor "):
         campaign_command.plan(tmp_path / "c.yml", run_dir=None, as_json=True)
 
