@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import chain
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from sqlalchemy import Connection, Dialect, Table, bindparam, delete, select, text
 from sqlalchemy.dialects import postgresql, sqlite
@@ -29,7 +29,9 @@ from search.store import schema
 from search.store.failures import place_of
 
 CHUNK = 500
-"""Values per query: SQLite takes 32766 parameters, PostgreSQL 65535."""
+"""Values per query: SQLite takes 32766 parameters, PostgreSQL 65535. Rows per insertion, too: a server ends a session
+that says nothing inside a transaction for ten seconds (engines.py), and ten million scores take longer to prepare."""
+Value = TypeVar("Value")
 NOBODY = 0
 """Who paid for item scores that a fork brings into a store of its own: no campaign of that store."""
 WRITERS_LOCK = 0x6D67
@@ -125,17 +127,23 @@ class KnownBlocks:
 
 def read_scores(connection: Connection, known: KnownBlocks, matching: Any) -> list[BlockScores]:
     """The rows for which an expression over `schema.BLOCK_SCORES` is true, in the order of the primary key."""
+    rows = _rows(connection, matching)
+    return _read_rows(connection, known.read(connection, {row.block for row in rows}), rows)
+
+
+def _rows(connection: Connection, matching: Any) -> Sequence[Any]:
     table = schema.BLOCK_SCORES
     columns = (table.c[name] for name in ("recipe_hash", "block", "scores", "lease", "measure", "campaign"))
-    query = select(*columns).where(matching).order_by(*table.primary_key.columns)
-    rows = connection.execute(query).all()
-    blocks = known.read(connection, {row.block for row in rows})
+    return connection.execute(select(*columns).where(matching).order_by(*table.primary_key.columns)).all()
+
+
+def _read_rows(connection: Connection, blocks: Mapping[str, Block], rows: Sequence[Any]) -> list[BlockScores]:
     found = []
     for recipe, name, stored, lease, measure, campaign in rows:
         values = _values(stored, count=len(blocks[name].score_keys))
         if values is None:
             why = f"recipe {recipe}, measure {measure}, block {name} has no list of so many numbers as items"
-            raise _damaged(connection, table, why, recipe_hash=recipe)
+            raise _damaged(connection, schema.BLOCK_SCORES, why, recipe_hash=recipe)
         found.append(BlockScores(recipe, blocks[name], values, lease, measure, campaign))
     return found
 
@@ -166,11 +174,16 @@ def _damaged(
     )
 
 
-def add_scores(connection: Connection, known: KnownBlocks, scores: Sequence[BlockScores]) -> None:
-    """Write scores, without those of a recipe, score key and measure that are there already."""
+def add_scores(connection: Connection, known: KnownBlocks, scores: Sequence[BlockScores], *, payer: int) -> None:
+    """Write scores that `payer` paid for, without those of a recipe, score key and measure that are there already."""
     if not scores:
         return
     wait_for_writers(connection)
+    for part in chunks(scores):
+        _add_part(connection, known, [replace(entry, campaign=payer) for entry in part])
+
+
+def _add_part(connection: Connection, known: KnownBlocks, scores: Sequence[BlockScores]) -> None:
     there = _there(connection, known, sorted({entry.recipe_hash for entry in scores}))
     fresh = []
     for entry in scores:
@@ -205,17 +218,18 @@ def rekey_scores(connection: Connection, known: KnownBlocks, moved: Mapping[str,
     """Give the scores that a campaign paid for, or a fork brought along, other keys, unless these have scores."""
     wait_for_writers(connection)
     table = schema.BLOCK_SCORES
-    mine = read_scores(connection, known, table.c.campaign.in_((campaign, NOBODY)))
-    touched = [entry for entry in mine if not entry.block.keys.isdisjoint(moved)]
-    if not touched:
-        return
+    rows = _rows(connection, table.c.campaign.in_((campaign, NOBODY)))
+    met = {row.block for row in rows}
+    blocks = known.read(connection, met)
+    moving = {name for name in met if not moved.keys().isdisjoint(blocks[name].keys)}
+    touched = [row for row in rows if row.block in moving]
     names = tuple(column.name for column in table.primary_key.columns)
     gone = delete(table).where(*(table.c[name] == bindparam(f"its_{name}") for name in names))
-    places = [(entry.recipe_hash, entry.measure, entry.block.name) for entry in touched]
-    connection.execute(
-        gone, [{f"its_{name}": part for name, part in zip(names, place, strict=True)} for place in places]
-    )
-    add_scores(connection, known, [entry.having(_renamed(entry.found, moved)) for entry in touched])
+    for part in chunks(touched):
+        connection.execute(gone, [{f"its_{name}": getattr(row, name) for name in names} for row in part])
+    for part in chunks(touched):  # when all are gone: what one leaves is another's new key, perhaps
+        entries = _read_rows(connection, blocks, part)
+        _add_part(connection, known, [entry.having(_renamed(entry.found, moved)) for entry in entries])
 
 
 def wait_for_writers(connection: Connection) -> None:
@@ -227,7 +241,7 @@ def wait_for_writers(connection: Connection) -> None:
         connection.execute(text(f"SELECT pg_advisory_xact_lock({WRITERS_LOCK})"))
 
 
-def chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
+def chunks(values: Sequence[Value]) -> Iterator[Sequence[Value]]:
     """The values in parts that one query takes."""
     for start in range(0, len(values), CHUNK):
         yield values[start : start + CHUNK]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -24,9 +23,9 @@ class Transaction:
         self._known_blocks = known
 
     def add(self, table: Table, rows: Sequence[Row]) -> None:
-        """Insert rows of this campaign in one statement."""
-        if rows:
-            self._connection.execute(_inserting(table), [{**row, "campaign": self._campaign} for row in rows])
+        """Insert rows of this campaign, many by one statement."""
+        for part in blocks.chunks(rows):
+            self._connection.execute(_inserting(table), [{**row, "campaign": self._campaign} for row in part])
 
     def change(self, table: Table, values: Row, **key: Any) -> None:
         """Update this campaign's rows that match `key`."""
@@ -46,7 +45,7 @@ class Transaction:
     def add_scores(self, scores: Sequence[BlockScores], *, campaign: int | None = None) -> None:
         """Item scores, paid by this campaign or another; the first write of a (recipe, score key, measure) stays."""
         payer = self._campaign if campaign is None else campaign
-        blocks.add_scores(self._connection, self._known_blocks, [replace(entry, campaign=payer) for entry in scores])
+        blocks.add_scores(self._connection, self._known_blocks, scores, payer=payer)
 
     def rekey(self, keys: Mapping[str, tuple[str, str]]) -> None:
         """Give items, by name, another score key: (old, new). Their scores move along, unless they are there."""

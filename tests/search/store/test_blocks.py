@@ -8,19 +8,20 @@ import sqlite3
 import struct
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from simulated import SimulatedEvaluator, make_campaign, open_simulated
+from sqlalchemy import event
 
 from engine.errors import CampaignError, StoreAway
 from search.inline import run_inline, work_once
 from search.run import RunDirectory
 from search.session import stored_results
-from search.store import schema, takeover
+from search.store import blocks, schema, takeover
 from search.store.blocks import NOBODY, BlockScores
 from search.store.store import CampaignFacts, Store, store_url
 from search.store.takeover import ProcessIdentity
@@ -172,6 +173,36 @@ def test_a_row_of_scores_that_was_torn_or_altered_is_told_of_in_one_line(
         assert told.startswith(f"{tmp_path / 'campaign.sqlite'}: ")
         assert re.search(r" \(candidate \d of campaign 'simulated'\)\. Put a copy of the database back, or ", told)
         assert "\n" not in told
+
+
+def test_between_statements_of_a_large_transaction_only_a_portion_is_prepared(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server ends a session that says nothing inside a transaction for ten seconds: it may be stopped."""
+    store = Store(sqlite_url)
+    store.take_over(CampaignFacts("one", {}, "e", "i", 3), now=1.0)
+    prepared, most, text = 0, 0, blocks._text
+
+    def counted(values: Iterable[str] | Iterable[float]) -> str:
+        nonlocal prepared, most
+        prepared += 1
+        most = max(most, prepared)
+        return text(values)
+
+    def spoken(*_: object) -> None:
+        nonlocal prepared
+        prepared = 0
+
+    event.listen(store._engine, "before_cursor_execute", spoken)
+    monkeypatch.setattr(blocks, "_text", counted)
+    monkeypatch.setattr(blocks, "CHUNK", 10)
+    scores = [BlockScores.of(f"r{n}", {f"key {n}": ("it", 1.0)}, lease="1.1") for n in range(100)]
+    with store.transaction() as transaction:
+        transaction.add_scores(scores, campaign=NOBODY)
+        transaction.rekey({f"it {n}": (f"key {n}", f"new {n}") for n in range(100)})
+    assert [entry.block.score_keys for entry in store.shared_scores(["r1", "r2"])] == [("new 1",), ("new 2",)]
+    assert most == 20  # keys and items of ten blocks
+    store.close()
 
 
 def test_who_writes_scores_on_a_server_waits_for_who_does_already(postgres_url: str) -> None:
