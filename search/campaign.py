@@ -286,16 +286,14 @@ def _met(state: State, recipe_hash: str, cohort: Cohort) -> int:
     """How much of this window the recipe was scored on already, in a smaller one that it holds."""
     if state.rules.fresh:
         return 0
-    items = state.rules.items
-    smaller = {other.number: items(other.size) for other in state.cohorts if other.size < cohort.size}
-    return max(
-        (
-            smaller.get(entry.cohort, 0)
-            for entry in state.candidates
-            if entry.recipe_hash == recipe_hash and entry.cohort is not None and entry.outcomes["search"].complete
-        ),
-        default=0,
+    smaller = [other for other in state.cohorts if other.size < cohort.size]
+    twins = (
+        (other.size, state.candidates[number].outcomes["search"])
+        for other in smaller
+        for number in other.members
+        if state.candidates[number].recipe_hash == recipe_hash
     )
+    return max((state.rules.items(size) for size, outcome in twins if outcome.complete), default=0)
 
 
 def _with_outcome(state: State, number: int, *, split: Split, outcome: Outcome) -> tuple[State, tuple[Tell, ...]]:
