@@ -6,7 +6,7 @@ Scores belong to recipes. A candidate whose recipe was scored on its items befor
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -54,6 +54,7 @@ class Board:
         self.scores: dict[str, dict[str, float]] = defaultdict(dict)
         self.measures: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
         self.waiting: dict[str, list[Assessment]] = {}  # no recipe that nobody waits for
+        self._twins = _twins(pools)
 
     def open(self, assessment: Assessment, *, out: set[str]) -> list[Unit]:
         """Wait for an assessment; the units to begin with, see `units`."""
@@ -95,18 +96,26 @@ class Board:
     def take(self, recipe_hash: str, scores: Mapping[str, float], measures: Measures | None = None) -> dict[str, float]:
         """Learn scores that somebody waits for; those that were new. The first score of an item stays.
 
-        The measures of an item are learned with its score, and stay with it.
+        The measures of an item are learned with its score, and stay with it. Equal items have one score, as in the
+        store, whichever of them it came for: a restart would know no other.
         """
         came = set(scores)  # a block; assessments have thousands of items
         wanted = set[str]().union(*(came & assessment.wanted for assessment in self.waiting.get(recipe_hash, ())))
         known = self.scores[recipe_hash]
         # an item's name is one object, whatever process sent it: names would be half the memory of millions of scores
         fresh = {intern(item): score for item, score in scores.items() if item in wanted and item not in known}
+        for twins in {self._twins[item] for item in fresh if item in self._twins}:
+            first, *others = (item for item in fresh if item in twins)
+            fresh = {item: score for item, score in fresh.items() if item not in others}
+            known.update(dict.fromkeys(twins, fresh[first]))
         known.update(fresh)
         for measure, values in (measures or {}).items():
-            mine = {intern(item): value for item, value in values.items() if item in fresh}
+            mine = {intern(i): value for item, value in values.items() if item in fresh for i in self._alike(item)}
             self.measures[recipe_hash][measure].update(mine)
         return fresh
+
+    def _alike(self, item: str) -> Collection[str]:
+        return self._twins.get(item, (item,))
 
     def restore(self, recipe_hash: str, measure: str, values: Mapping[str, float]) -> None:
         """Know again what was stored, by item, whoever waits for it."""
@@ -135,3 +144,11 @@ class Board:
         """Items that open assessments of a split still wait for."""
         waiting = (entry for entries in self.waiting.values() for entry in entries if entry.split == split)
         return sum(len(entry.wanted - self.scores[entry.recipe_hash].keys()) for entry in waiting)
+
+
+def _twins(pools: Pools) -> dict[str, frozenset[str]]:
+    """Item → all that are equal to it, itself among them, where there are such: one score key is theirs."""
+    of_key: dict[str, list[str]] = defaultdict(list)
+    for item, key in pools.score_key_of.items():
+        of_key[key].append(item)
+    return {item: frozenset(items) for items in of_key.values() if len(items) > 1 for item in items}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from simulated import make_campaign, make_inventory
 
@@ -92,3 +94,17 @@ def test_the_name_of_an_item_is_one_object_whoever_sends_it(board: Board) -> Non
         assert board.take(recipe, sent, {"tokens": {"".join([*item]): 2.0 for item in sent}}).keys() == sent.keys()
     names = [*board.scores["r"], *board.scores["s"], *board.measures["r"]["tokens"], *board.measures["s"]["tokens"]]
     assert len({id(name) for name in names}) == len({*names}) == len(names) / 4
+
+
+def test_equal_items_have_one_score_the_first_that_came_as_a_restart_knows_it() -> None:
+    inventory = make_inventory()
+    first, second, third, *rest = inventory.items["search"]
+    search = (first, replace(second, score_key=first.score_key), replace(third, score_key=first.score_key), *rest)
+    pools = make_pools(make_campaign(), replace(inventory, items={**inventory.items, "search": search}))
+    board, names = Board(pools), [item.key for item in (first, second, third, rest[0])]
+    board.open(Assessment(0, "search", "r", tuple(names)), out=set())
+    sent = dict(zip(names[1:], (0.25, 0.5, 0.75), strict=True))
+    assert board.take("r", sent, {"tokens": sent}) == {names[1]: 0.25, names[3]: 0.75}
+    assert board.scores["r"] == board.measures["r"]["tokens"] == dict(zip(names, (0.25, 0.25, 0.25, 0.75), strict=True))
+    assert [entry.number for entry in board.complete("r")] == [0]
+    assert board.take("r", {names[0]: 1.0}) == {}
