@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -64,12 +65,19 @@ def has_scores(campaign: Campaign, directory: RunDirectory) -> bool:
         return store.find(campaign.name) is not None and store.scored()
 
 
+def steady_clock() -> Callable[[], float]:
+    """Seconds since 1970 by the clock of now, which go on evenly whatever the machine's clock is set to later: leases
+    and budgets of hours are no matter of that, nor of the time for which a machine sleeps."""
+    began = time.time() - time.monotonic()
+    return lambda: began + time.monotonic()
+
+
 @dataclass(frozen=True)
 class Services:
     """What the coordinator needs from elsewhere, as functions: fakes in tests, the engine in production.
 
     hash_recipe   recipe mapping → canonical recipe hash (hex); raises MergefleetError for a recipe that cannot work
-    now           seconds; goes forward (time.time)
+    now           seconds; goes forward (steady_clock)
     parameters_of recipe mapping → parameters of the model that it gives (None: nobody can say)
     layers_of     recipe mapping → layers of the model that it gives (None: nobody can say)
     tell          what trackers are told, after every commit (None: nobody listens)

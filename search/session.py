@@ -27,7 +27,7 @@ from search.ports import CampaignStatus, Inventory, Phase, Verdict, rehearsed
 from search.publishing.destination import Destination
 from search.publishing.sentinels import Rescorer
 from search.results import Results, read_results
-from search.run import RunDirectory, Services, has_scores, open_store
+from search.run import RunDirectory, Services, has_scores, open_store, steady_clock
 from search.starting import (
     check_models,
     check_start,
@@ -142,12 +142,12 @@ def open_session(
     if not patient and not has_scores(campaign, directory):
         refuse_nonfinite(campaign, plans)
 
-    tell = make_outlet(campaign, directory.root)
+    tell, clock = make_outlet(campaign, directory.root), steady_clock()
 
     def open_run(again: bool) -> Coordinator:
         services = Services(
             plans.hash_of,
-            time.time,
+            clock,
             lease_s=lease_s,
             parameters_of=plans.parameters_of,
             layers_of=plans.layers_of,

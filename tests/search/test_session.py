@@ -15,7 +15,7 @@ from simulated import make_campaign
 
 from engine.errors import Busy
 from search import session
-from search.run import RunDirectory
+from search.run import RunDirectory, steady_clock
 from search.store import takeover
 from search.store.store import CampaignFacts, Store, store_url
 
@@ -81,3 +81,14 @@ def test_a_stopped_process_is_no_obstacle(sleeper: subprocess.Popen[bytes], dire
 def test_a_run_that_was_never_started_waits_for_nobody(tmp_path: Path) -> None:
     session.wait_for_predecessor(make_campaign(), RunDirectory(tmp_path / "new"), resume=True, wait_s=0)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_campaign_does_not_notice_that_the_machines_clock_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"time": 5000.0, "monotonic": 10.0}
+    for name in seconds:
+        monkeypatch.setattr(f"search.run.time.{name}", lambda name=name: seconds[name])
+    clock = steady_clock()
+    assert clock() == 5000.0
+    for later, wall in ((11.0, 9000.0), (12.5, 100.0)):
+        seconds |= {"time": wall, "monotonic": later}
+        assert clock() == 5000.0 + later - 10.0
