@@ -320,7 +320,7 @@ def test_a_restarted_coordinator_of_real_models_waits_for_the_database_before_it
         raise DOWN
 
     monkeypatch.setattr(session, "space_of", lambda campaign, plans: SimpleNamespace(layers=LAYERS))
-    for name in ("open_store", "open_coordinator"):
+    for name in ("has_scores", "open_coordinator"):
         monkeypatch.setattr(session, name, down)
     campaign, directory = make_campaign(**SMALL), RunDirectory(tmp_path)
     coordinator = session.open_session(campaign, make_inventory(), directory=directory, resume=True, patient=True)
