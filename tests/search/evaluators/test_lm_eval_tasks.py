@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_tasks import ANSWER_TOKENS, SIZES, Bench, folder_with, greedy_answer, keys_of
 
 from engine.errors import CampaignError, EvaluationError
@@ -118,6 +119,25 @@ def test_translations_are_scored_sentence_by_sentence(bench: Bench, tmp_path: Pa
         assert scored.measures["chrf"][key] == pytest.approx(sacrebleu.sentence_chrf(said, [right]).score)
         assert scored.scores[key] == pytest.approx(-sacrebleu.sentence_ter(said, [right]).score)  # less is better
     assert len(set(scored.measures["chrf"].values())) > 1
+
+
+def test_likelihoods_of_answers_are_those_of_one_forward_pass_over_each(bench: Bench, tmp_path: Path) -> None:
+    kind = ("output_type: generate_until", 'output_type: loglikelihood\ntarget_delimiter: ""')
+    target = ("doc_to_target: answer", "doc_to_target: \"{{answer[:2] or 'q'}}\"")  # some answers are empty
+    metrics = ("[{metric: exact_match, aggregation: mean", "[{metric: perplexity}, {metric: acc, aggregation: mean")
+    folder = folder_with(tmp_path, bench, "likely", kind, target, metrics)
+    scorer = made(bench, one("likely", metric=["perplexity", "acc"]), folder=folder)
+    keys = keys_of(scorer)
+    scored = scorer.score(bench.a, keys)
+    for key in keys:
+        row = bench.rows[key.replace("likely", "spell_search")]
+        asked, right = map(bench.a.tokenizer.encode, (row["question"] + "=", row["answer"][:2] or "q"))
+        with torch.no_grad():
+            said = bench.a.model(torch.tensor([asked + right])).logits[0, len(asked) - 1 : -1].log_softmax(-1)
+        nats = -sum(float(said[place, token]) for place, token in enumerate(right))
+        assert scored.scores[key] == pytest.approx(-nats, abs=1e-4)  # less is better
+        assert scored.measures["acc"][key] == float(said.argmax(-1).tolist() == right)
+    assert set(scored.measures["acc"].values()) == {0.0, 1.0}
 
 
 ROLLING = """
