@@ -248,7 +248,7 @@ def _open_cohort(state: State) -> Cohort | None:
         return None
     size = rules.window_size(state.spent)
     capacity = state.populations[state.stage]
-    start = state.cohorts[-1].start + state.cohorts[-1].size if rules.fresh else 0
+    start = rules.start_after(state.cohorts[-1].start, state.cohorts[-1].size)
     if rules.budget_items is not None and state.spent + capacity * rules.items(size) > rules.budget_items:
         return None
     if rules.budget_candidates is not None and len(state.candidates) + capacity > rules.budget_candidates:

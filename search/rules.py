@@ -37,6 +37,10 @@ class Rules:
         """Items per candidate after `spent` search items."""
         return self.window[max(mark for mark in self.window if mark <= spent)]
 
+    def start_after(self, start: int, size: int) -> int:
+        """Where the window after this one starts, in items over all tasks: each has one in it, however small it is."""
+        return start + max(size, len(self.pool)) if self.fresh else 0
+
     def items(self, size: int) -> int:
         """How many items a window of about `size` really has: tasks share it equally, and none has an item twice."""
         return window_items(size, self.pool) if self.pool else size

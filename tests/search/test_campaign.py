@@ -37,6 +37,7 @@ from search.campaign import (
     outcomes,
     plan_next,
 )
+from search.pools import Pools
 
 KINDS = ("base", "parent", "parent", "baseline")
 
@@ -133,6 +134,15 @@ def test_items_that_a_window_asks_for_and_no_task_has_are_not_spent() -> None:
     assert driver.state.spent == before + 12
     driver.feed(Stopped(number, 0.1, items=4))
     assert driver.state.spent == before + 4
+
+
+def test_windows_of_fewer_items_than_tasks_are_other_ones_too() -> None:
+    tasks = {f"t{task}": tuple(f"{task}/{n}" for n in range(40)) for task in range(15)}
+    cohorts = searched(pool=(40,) * 15).state.cohorts
+    pools = Pools({"search": tasks, "selection": {}, "holdout": {}}, {}, 60, {})
+    met = [item for cohort in cohorts for item in pools.window(cohort.start, cohort.size)]
+    assert len(cohorts) > 3
+    assert len(met) == len({*met})
 
 
 def test_a_stage_ends_when_its_quota_is_told_and_the_next_population_is_its_own() -> None:
