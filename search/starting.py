@@ -20,9 +20,10 @@ from engine.models.architecture import Layout
 from engine.models.chat_templates import own_template
 from engine.planning.plan import Plan
 from engine.recipes.keypath import KeyPath
-from engine.recipes.model_ref import parse_model
+from engine.recipes.model_ref import ModelRef, parse_model
 from search.baselines import make_baselines
 from search.campaign_file import Campaign, place_of_model
+from search.evaluators.causal import why_unscorable
 from search.evaluators.opening import refuse_missing_functions
 from search.evaluators.plans import Plans
 from search.live import sampler_of
@@ -125,6 +126,7 @@ def check_models(campaign: Campaign, plans: Plans) -> Space:
         if models not in seen:  # methods do not differ in what models they take
             seen.add(models)
             plan = _check_recipe(campaign, plans, key=key, recipe=recipe)
+            _check_scorable(campaign, plan, key=key)
             _check_chat(campaign, plans, plan, key=key)
             _check_contexts(campaign, plan)
     return space
@@ -138,7 +140,7 @@ def refuse_nonfinite(campaign: Campaign, plans: Plans) -> None:
     for baseline in make_baselines(campaign):
         if baseline.kind in ("base", "parent"):
             plans(baseline.recipe)
-    key_of = {parse_model(name, KeyPath(campaign.origin).key(key)): key for key, name in reversed([*_models(campaign)])}
+    key_of = _keys_of(campaign)
     for (ref, tensor), count in plans.nonfinite.items():
         more = sum(1 for other, _ in plans.nonfinite if other == ref) - 1
         rest = f" (and so do {more} other tensors of it)" if more else ""
@@ -163,6 +165,11 @@ def _models(campaign: Campaign) -> Iterator[tuple[str, str]]:
     """Key of the campaign file → the model named there."""
     yield "base_model", campaign.base_model
     yield from ((f"sources[{index}]", entry.model) for index, entry in enumerate(campaign.sources))
+
+
+def _keys_of(campaign: Campaign) -> dict[ModelRef, str]:
+    """Model → the (first) key of the campaign file that names it."""
+    return {parse_model(name, KeyPath(campaign.origin).key(key)): key for key, name in reversed([*_models(campaign)])}
 
 
 def _fixed(campaign: Campaign) -> Iterator[tuple[str, Recipe]]:
@@ -199,6 +206,20 @@ def _said(error: InputError, campaign: Campaign, key: str) -> CampaignError:
     told = error.flagless.removeprefix(f"{campaign.origin}: ")
     facts = {name: value for name, value in error.facts.items() if name not in ("file", "key")}
     return CampaignError(f"{campaign.origin}: {key}: {told}", file=campaign.origin, key=key, **facts)
+
+
+def _check_scorable(campaign: Campaign, plan: Plan, *, key: str) -> None:
+    """The live model is one that predicts tokens. Which ones vLLM serves is not known here."""
+    if campaign.evaluator.engine != "hf":
+        return
+    why = why_unscorable(plan.config, [tensor.name for tensor in plan.tensors])
+    if why is not None:
+        key = _keys_of(campaign).get(plan.donor, key)
+        raise CampaignError(
+            f"{campaign.origin}: {key}: {plan.donor}: {why}: no campaign can score such models. They can be merged to "
+            "files (`mergefleet merge`).",
+            key=key,
+        )
 
 
 def _check_contexts(campaign: Campaign, plan: Plan) -> None:

@@ -177,6 +177,41 @@ def test_windows_of_text_that_no_model_can_read_are_refused(tmp_path: Path) -> N
             check_models(found, Plans())
 
 
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (
+            {"model_type": "qwen2_5_vl", "architectures": ["Qwen2_5_VLForConditionalGeneration"]},
+            r"config\.json says Qwen2_5_VLForConditionalGeneration \(model_type qwen2_5_vl\), for which transformers' "
+            r"AutoModelForCausalLM has no class: no campaign can score .* merged to files",
+        ),
+        ({"model_type": "t5"}, r"config\.json says no architecture \(model_type t5\), for which"),
+        (
+            {"model_type": "homemade", "auto_map": {}},
+            r"config\.json: transformers has no model_type 'homemade': no camp",
+        ),
+        (
+            {"architectures": ["LlamaForSequenceClassification"]},
+            r"config\.json says LlamaForSeq.*, and there is no head",
+        ),
+        (
+            {"architectures": ["LlamaForSequenceClassification"], "tie_word_embeddings": True},
+            r"config\.json says LlamaForSequenceClassification \(model_type llama\), and there is no head among its",
+        ),
+        ({"architectures": ["LlamaModel"]}, r"config\.json says LlamaModel \(model_type llama\), and there is no head"),
+    ],
+)
+def test_models_that_predict_no_tokens_are_refused_at_the_start(
+    config: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    models = [a_model(tmp_path / name, **config) for name in ("base", "a")]
+    data = campaign_data() | {"base_model": models[0], "sources": models[1:], "space": SPACE}
+    with pytest.raises(CampaignError, match=rf"^c\.yml: base_model: .*/base: {says}"):
+        check_models(parse_campaign(data, origin="c.yml"), Plans())
+    vllm = parse_campaign(data | {"evaluator": {"engine": "vllm"}}, origin="c.yml")
+    check_models(vllm, Plans())  # has a list of its own
+
+
 def test_a_plan_says_it_too(tmp_path: Path) -> None:
     found = campaign(tmp_path, second={"rows": 5})
     (tmp_path / "c.yml").write_text(yaml.safe_dump(campaign_to_dict(found)))

@@ -1,0 +1,44 @@
+"""What config.json and names tell of a model that can be scored is what the live model finds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+from search.evaluators.causal import why_unscorable
+from search.evaluators.loading import filled_views
+
+TINY: dict[str, Any] = {
+    "vocab_size": 16,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", ["qwen2", "gpt2"])
+def test_a_body_without_a_head_can_be_scored_where_its_embedding_is_the_head(kind: str, tied: bool) -> None:
+    config = AutoConfig.for_model(kind, **TINY, tie_word_embeddings=tied)
+    with torch.device("meta"):
+        body, whole = AutoModel.from_config(config), AutoModelForCausalLM.from_config(config)
+    said = {**config.to_dict(), "architectures": [type(body).__name__]}
+    filled = set(filled_views(whole, body.state_dict()))
+    assert filled == set(body.state_dict())  # all but the head, which is the embedding if tied
+    assert (why_unscorable(said, body.state_dict()) is None) == tied
+    assert why_unscorable(said, whole.state_dict() if not tied else body.state_dict()) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "architecture"),
+    [("gemma3", "Gemma3ForConditionalGeneration"), ("gpt2", "GPT2LMHeadModel"), ("llama", "MistralForCausalLM")],
+)
+def test_what_transformers_serves_under_any_name_is_let_through(kind: str, architecture: str) -> None:
+    config = {"model_type": kind, "architectures": [architecture]}
+    assert why_unscorable(config, ["lm_head.weight"]) is None
+    assert why_unscorable({"model_type": kind}, ["model.norm.weight"]) is None
