@@ -18,6 +18,8 @@ from engine.planning.plan import OutputTensor
 from engine.planning.targets import Targets
 from engine.recipes.recipe import ModelRef, Module, Recipe
 
+QUANTISATION = "quantization_config"
+
 
 def config_to_write(
     recipe: Recipe, models: Mapping[ModelRef, SortedModel], targets: Targets, tensors: Iterable[OutputTensor]
@@ -31,7 +33,7 @@ def config_to_write(
     config, layers = donor.checkpoint.config, depths.get(main or "")
     if layers is not None and layers != list(range(len(layers))):
         config = _spelled_out(config, str(donor.checkpoint.ref))
-    return output_config(
+    adapted = output_config(
         config,
         layers=layers,
         dtype=recipe.out_dtype or recipe.dtype or _stored_dtype(config, tensors),
@@ -39,6 +41,36 @@ def config_to_write(
         vocab_size=_vocab_size(donor, tensors),
         others={donor.modules[name].role: found for name, found in depths.items() if found and name != main},
     )
+    return adapted if _has_codes(tensors) else _dequantised(adapted)
+
+
+def _has_codes(tensors: Iterable[OutputTensor]) -> bool:
+    """Whether some tensor may hold quantised weights: neither floats nor the numbers and masks of a buffer."""
+    return any(tensor.dtype not in {*FLOATS.values(), "I64", "BOOL"} for tensor in tensors)
+
+
+def _dequantised(config: dict[str, Any]) -> dict[str, Any]:
+    """The config without what was said of weights that are none any more; transformers would look for their scales.
+
+    Models that are quantised while they compute (BitNet's bf16 weights) say so, and stay what they are.
+    """
+    for _, part in parts_of(config):
+        said = part.get(QUANTISATION)
+        if said and not (isinstance(said, dict) and said.get("quantization_mode") == "online"):
+            del part[QUANTISATION]
+    return config
+
+
+def left_out_of_config(recipe: Recipe, donor: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """A warning where `config`, made of the donor's, says no more that the weights are quantised."""
+    written = dict(parts_of(config))
+    left = [
+        path for path, part in parts_of(donor) if QUANTISATION in part and QUANTISATION not in written.get(path, ())
+    ]
+    return [
+        f"{recipe.donor}: config.json says {path}{QUANTISATION}, and the output's weights are floats: it is left out."
+        for path in left[:1]
+    ]
 
 
 def _donor_layers(module: Module, ref: ModelRef, donor: SortedModel) -> list[int] | None:

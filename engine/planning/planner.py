@@ -19,7 +19,7 @@ from engine.models.same_architecture import refuse_mixed
 from engine.models.sorted_model import SortedModel, sort_tensors
 from engine.models.views import FLOATS, STORED, View, common_dtype, rounded_dtype
 from engine.planning.calls import Settings
-from engine.planning.donor import config_to_write, odd_vocabulary
+from engine.planning.donor import config_to_write, left_out_of_config, odd_vocabulary
 from engine.planning.importance import find_importance
 from engine.planning.options import Options
 from engine.planning.output_files import ShardSize, lay_out
@@ -70,6 +70,7 @@ def make_plan(
     warnings += _warnings(made, targets, tensors, options)
     chat_template, said = choose_template(recipe, checkpoints)
     config = {} if raw else config_to_write(recipe, models, targets, tensors)
+    dequantised = [] if raw else left_out_of_config(recipe, checkpoints[recipe.donor].config, config)
     return Plan(
         method=method,
         sources=recipe.opened,
@@ -82,7 +83,7 @@ def make_plan(
         chat_template=chat_template,
         tile_bytes=options.tile_bytes,
         left_out=_left_out(models, tensors, recipe.models),
-        warnings=(*warnings, *said, *odd_vocabulary(recipe, config, tensors)),
+        warnings=(*warnings, *said, *odd_vocabulary(recipe, config, tensors), *dequantised),
     )
 
 

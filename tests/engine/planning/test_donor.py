@@ -83,3 +83,39 @@ def test_a_head_that_is_written_is_never_said_to_be_tied(said: bool | None, head
     config = {"model_type": "llama", "num_hidden_layers": 4} | ({} if said is None else {"tie_word_embeddings": said})
     models = [model(tmp_path / name, config, head=head) for name in "ab"]
     assert written(linear(*models)).get("tie_word_embeddings") == (False if head else said)
+
+
+GPTQ = {"quant_method": "gptq", "bits": 4}
+
+
+@pytest.mark.parametrize("where", ["", "text_config"])
+def test_a_dequantised_models_config_is_written_without_its_quantisation(where: str, tmp_path: Path) -> None:
+    text = {"num_hidden_layers": 4, "quantization_config": GPTQ}
+    config = {"model_type": "llama", **({where: text} if where else text)}
+    models = [model(tmp_path / name, config) for name in "ab"]
+    recipe = parse_recipe(linear(*models))
+    plan = make_plan(recipe, open_checkpoints(recipe.models))
+    assert "quantization_config" not in json.dumps(dict(plan.config))
+    (said,) = [text for text in plan.warnings if "quantization" in text]
+    key = f"{where}.quantization_config" if where else "quantization_config"
+    assert said == f"{models[0]}: config.json says {key}, and the output's weights are floats: it is left out."
+
+
+@pytest.mark.parametrize(
+    ("said", "dtype"),
+    [
+        (GPTQ, np.int32),  # codes, copied
+        ({"quant_method": "bitnet", "quantization_mode": "online"}, np.float32),  # of floats, while it computes
+        (None, np.float32),
+    ],
+)
+def test_what_is_quantised_keeps_its_config(said: Any, dtype: type, tmp_path: Path) -> None:
+    source = model(tmp_path / "m", {"num_hidden_layers": 4, "quantization_config": said})
+    arrays = {f"model.layers.{layer}.mlp.up_proj.qweight": np.ones((2, 2), dtype) for layer in range(4)}
+    save_file(
+        {**arrays, "model.embed_tokens.weight": np.ones((2, 2), np.float32)}, tmp_path / "m" / "model.safetensors"
+    )
+    recipe = parse_recipe({"merge_method": "passthrough", "models": [{"model": source}]})
+    plan = make_plan(recipe, open_checkpoints(recipe.models))
+    assert plan.config["quantization_config"] == said
+    assert not [text for text in plan.warnings if "quantization" in text]
