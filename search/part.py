@@ -6,10 +6,15 @@ from collections.abc import Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from engine.recipes.check import MAX_VALUE
 
 MOST_OF_A_NAME = 200
 """Letters of the names of campaigns and tasks: what the store has room for, and files may be called."""
+
+Weight = Annotated[float, Field(ge=1 / MAX_VALUE, le=MAX_VALUE)]
+"""Of a task or an objective, beside others: so that sums and products stay numbers, within the engine's bound."""
 
 
 class Part(BaseModel):

@@ -19,7 +19,7 @@ from pydantic import Field, field_validator, model_validator
 
 from engine.errors import did_you_mean
 from search.judging.stopping import FROM_ITEMS, LOOKS, NO_LOOKS, Looks
-from search.part import MOST_OF_A_NAME, Part
+from search.part import MOST_OF_A_NAME, Part, Weight
 from search.ports import SPLITS, Split
 
 DTYPES = Literal["float32", "bfloat16", "float16", "float64"]
@@ -141,7 +141,7 @@ class TaskEntry(Part):
     split: SplitEntry | None = None
     metric: str | tuple[str, ...] = ""
     direction: Literal["maximize", "minimize"] | None = None
-    weight: float = Field(default=1.0, gt=0)
+    weight: Weight = 1.0
     docs: Literal["test", "validation", "train"] | None = None
     num_fewshot: int | None = Field(default=None, ge=0)
     chat_template: bool = False

@@ -19,11 +19,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from engine.errors import CampaignError, did_you_mean
 from search.judging.scores import weighted_mean
-from search.part import Part
+from search.part import Part, Weight
 
 Direction = Literal["maximize", "minimize"]
 KINDS = ("score", "worst", "task:NAME", "measure:NAME", "parameters")
@@ -57,7 +57,7 @@ class ObjectiveEntry(Part):
     of: str
     name: str = ""
     direction: Direction | None = None
-    weight: float | None = Field(default=None, gt=0)
+    weight: Weight | None = None
 
     @field_validator("of")
     @classmethod

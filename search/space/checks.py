@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import CampaignError, InputError, did_you_mean
 from engine.methods import Parameter
-from engine.recipes.check import check_parameters
+from engine.recipes.check import MAX_VALUE, check_parameters
 from engine.recipes.filters import matches, nearest
 from engine.recipes.keypath import KeyPath
 from engine.recipes.reader import parse_recipe
@@ -70,6 +70,9 @@ def _check_alone(campaign: Campaign, where: KeyPath) -> None:
         if stage.by != "global":
             place = where.key("stages").item(index).key("by")
             raise place.error(f"got {stage.by}; a layer sequence has its own places, leave it out.")
+    if entry.layers is not None and entry.layers.scale is not None:
+        row = merge_method("passthrough", use_base=False, origin=campaign.origin).parameters["scale"]
+        _check_bounds(entry.layers.scale, row, "passthrough", where.key("layers").key("scale"))
 
 
 def _chosen(campaign: Campaign) -> list[str]:
@@ -106,11 +109,17 @@ def _check_names(campaign: Campaign, methods: tuple[MergeMethod, ...], where: Ke
 def _check_bounds(value: Range | Choice | float | bool, row: Parameter, method: str, place: KeyPath) -> None:
     switch = isinstance(row.default, bool)
     if isinstance(value, Range):
-        numbers: Iterable[float | bool] = (value.low, value.high, value.start)
+        numbers: Collection[float | bool] = (value.low, value.high, value.start)
     else:
         numbers = value.choices if isinstance(value, Choice) else (value,)
     if switch and (isinstance(value, Range) or any(number not in (True, False) for number in numbers)):
         raise place.error(f"is a switch of {method}: write [true, false].")
+    if any(abs(number) > MAX_VALUE for number in numbers):
+        raise place.error(
+            f"got {max(numbers, key=abs):g}; {method} takes numbers from {-MAX_VALUE:g} to {MAX_VALUE:g}."
+        )
+    if isinstance(value, Range) and value.high - value.low < 1 / MAX_VALUE:
+        raise place.error(f"got {value.low} to {value.high}; a range that is {1 / MAX_VALUE:g} wide or more expected.")
     for number in numbers:
         whole = not row.whole or float(number) == int(number)
         if not switch and (isinstance(number, bool) or not row.low <= number <= row.high or not whole):

@@ -46,6 +46,8 @@ def test_the_kind_of_a_task_follows_from_what_it_says(keys: dict[str, Any], kind
         ({"text": "*.txt", "split": CUT, "metric": "perplexty"}, "did you mean 'perplexity'"),
         (THREE | {"metric": ["m:f", "m:g"]}, "one function scores a task"),
         (THREE | {"fewshot_as_multiturn": True}, "needs chat_template"),
+        (THREE | {"weight": 1e308}, r"weight\n.* less than or equal to 10{18}"),
+        (THREE | {"weight": 5e-324}, r"weight\n.* greater than or equal to "),
     ],
 )
 def test_what_contradicts_itself_is_refused(keys: dict[str, Any], says: str) -> None:

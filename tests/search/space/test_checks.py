@@ -30,6 +30,24 @@ BAD = [
     ),
     (entry(method="slerp", parameters={"t": T, "weight": WEIGHT}), "space.parameters.weight: slerp has no weight"),
     (entry(parameters=W | {"density": DENSITY | {"high": 1.5}}), "density: got 1.5; ties takes numbers from 0 to 1"),
+    (
+        entry(parameters={"weight": {"low": -1e308, "high": 1e308, "start": 0}, "density": DENSITY}),
+        "space.parameters.weight: got -1e+308; ties takes numbers from -1e+18 to 1e+18",
+    ),
+    (
+        entry(parameters={"weight": {"low": -1, "high": 1e30, "start": 0}, "density": DENSITY}),
+        "weight: got 1e+30; ties",
+    ),
+    (entry(parameters={"weight": [1, -1e30], "density": DENSITY}), "space.parameters.weight: got -1e+30; ties"),
+    (entry(fixed={"lambda": 1e19}), "space.fixed.lambda: got 1e+19; ties takes numbers from -1e+18 to 1e+18"),
+    (
+        entry(parameters={"weight": {"low": 0, "high": 1e-320, "start": 0}, "density": DENSITY}),
+        "space.parameters.weight: got 0.0 to 1e-320; a range that is 1e-18 wide or more expected",
+    ),
+    (
+        entry(method="passthrough", parameters={}, layers={"scale": {"low": 0.5, "high": 1e30, "start": 1}}),
+        "space.layers.scale: got 1e+30; passthrough takes numbers from -1e+18 to 1e+18",
+    ),
     (entry(parameters=W | {"density": DENSITY | {"low": 0.7}}), "space.parameters.density: want low <= start <= high"),
     (entry(parameters=W | {"density": {"low": 0.5, "high": 0.5, "start": 0.5}}), "want low <= start <= high and low <"),
     (entry(parameters=W | {"density": {"lo": 0.5}}), "space.parameters.density"),
