@@ -56,6 +56,8 @@ def run(directory: Path | None, choices: Choices, *, as_json: bool) -> None:
     if outcome.verdict is None:
         search_command.print_outcome(outcome, as_json=as_json)
         return
+    if outcome.unpublished is not None:
+        raise outcome.unpublished
     checks = _check_null(outcome.verdict) if choices.null else _check(campaign, directory, outcome)
     if as_json:
         print_json({"outcome": outcome.verdict.sentence, "checks": checks, "directory": str(directory)})

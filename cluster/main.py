@@ -179,6 +179,7 @@ def search(
         quiet=quiet or json,
     )
     search_command.print_outcome(outcome, as_json=json)
+    search_command.fail_unpublished(outcome)
     if outcome.verdict is None:
         raise typer.Exit(130)
 

@@ -11,8 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
+import typer
+
+from cluster.ending import Ending, ending_of
 from cluster.output import human_seconds, print_json, print_log
-from engine.errors import InputError
+from engine.errors import InputError, MergefleetError, NotWritten
 from search.outage import PATIENCE_S
 from search.ports import CampaignStatus
 from search.session import Outcome, find_run, run_campaign
@@ -63,8 +66,9 @@ def print_outcome(outcome: Outcome, *, as_json: bool) -> None:
         print_json(
             {
                 "directory": str(outcome.directory.root),
-                "report": str(outcome.report),
+                "report": None if outcome.report is None else str(outcome.report),
                 "published": None if outcome.published is None else str(outcome.published),
+                "unpublished": None if outcome.unpublished is None else asdict(_ending(outcome.unpublished)),
                 "sentence": None if verdict is None else verdict.sentence,
                 "significant": None if verdict is None else verdict.significant,
                 "verdict": None if verdict is None else asdict(verdict),
@@ -80,25 +84,50 @@ def print_outcome(outcome: Outcome, *, as_json: bool) -> None:
                 f"  {comparison.difference:+.3f} over {comparison.label} (95 % lower bound {comparison.lower:+.3f}, "
                 f"holdout {verdict.score:.3f} against {comparison.score:.3f})"
             )
-    print(f"report: {outcome.report}")
+    print(f"report: {outcome.report or f'not written; `mergefleet report {outcome.directory.root}` makes it'}")
     if outcome.published is not None:
         print(f"published: {outcome.published}")
 
 
+def fail_unpublished(outcome: Outcome) -> None:
+    """Exit as publishing failed, if it did: after the verdict, which it does not change."""
+    if outcome.unpublished is None:
+        return
+    ending = _ending(outcome.unpublished)
+    sys.stderr.write(
+        f"mergefleet: the winner is not published: {ending.message} The run is kept: `mergefleet publish "
+        f"{outcome.directory.root} --to PLACE` publishes it.\n"
+    )
+    raise typer.Exit(ending.exit_code)
+
+
+def _ending(error: MergefleetError | OSError) -> Ending:
+    found = ending_of(error)
+    assert found is not None  # errors of both kinds are foreseen
+    return found
+
+
 def report(campaign: Path, *, run_dir: Path | None, html: Path | None, as_json: bool) -> None:
-    """Print the report of a run, finished or not, and write the page."""
+    """Print the report of a run, finished or not, and write the page: beside the run only where that can be written."""
     from search.report.report import render_text, report_data, write_html
 
     results, directory = find_run(campaign, run_dir)
-    page = html or directory.report
+    page: Path | None = html or directory.report
+    assert page is not None
     if not page.parent.is_dir():
         raise InputError(f"--html: {page.parent}: there is no such directory.")
-    write_html(results, page)
+    try:
+        write_html(results, page)
+    except NotWritten as error:
+        if html is not None:
+            raise
+        page = None
+        sys.stderr.write(f"mergefleet: warning: {error.message} --html FILE writes the page elsewhere.\n")
     if as_json:
-        print_json({**report_data(results), "html": str(page)})
+        print_json({**report_data(results), "html": None if page is None else str(page)})
     else:
         print(render_text(results))
-        print(f"page: {page}")
+        print(f"page: {page or 'not written'}")
 
 
 @contextmanager

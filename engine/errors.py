@@ -14,6 +14,7 @@
     │   └── Busy                                  another process is writing the same output
     ├── NotFinite                        exit 1   NaN or Inf in a source, or made by rounding
     ├── OutputDamaged                    exit 1   bytes on disk are not the bytes that were written
+    ├── NotWritten                       exit 1   a file cannot be written: a full disk, rights; what it tells is kept
     ├── EvaluationError                  exit 1   an evaluator could not score a candidate
     ├── Outage                           exit 1   what an evaluator needs did not answer: paused, --resume goes on
     ├── MethodError                      exit 1   a user's own merge method failed
@@ -113,6 +114,10 @@ class NotFinite(MergefleetError):
 
 
 class OutputDamaged(MergefleetError):
+    pass
+
+
+class NotWritten(MergefleetError):
     pass
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.errors import NotWritten
 from search import collector
 from search.matrix import Labels, Matrix
 from search.mirror import write_mirror
@@ -15,16 +17,24 @@ from search.whole_file import whole_file
 if TYPE_CHECKING:
     import pyarrow
 
+_LOG = logging.getLogger(__name__)
+
 
 @collector.paused()
 def export_run(run: Run) -> Results | None:
-    """Write both files, each whole or not at all, and return what they were made of."""
+    """Write both files, each whole or not at all, and return what they were made of.
+
+    One that cannot be written is told of, and ends nothing: the rows are there, and the next start makes it.
+    """
     found = run.store.find(run.campaign.name)
     if found is None:
         return None
     results = results_of(run.store, found)
-    write_scores(run.directory.scores, results)
-    write_mirror(run.directory.mirror, results)
+    for path, write in ((run.directory.scores, write_scores), (run.directory.mirror, write_mirror)):
+        try:
+            write(path, results)
+        except NotWritten as error:
+            _LOG.warning("%s", error.message)
     return results
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -15,6 +16,9 @@ from search.pools import Pools
 from search.space import Params, Space
 from search.store.store import Store, store_url
 from search.trackers.contract import Tell
+
+_OWN = ("audit", "campaign", "inventory", "items", "optuna", "outbox", "probe", "report", "run", "trackers")
+"""How names in a run's directory begin, to the first dot or dash, that are the run's own."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,13 @@ class RunDirectory:
     def report(self) -> Path:
         """The report as one HTML page."""
         return self.root / "report.html"
+
+    def is_own(self, place: Path) -> bool:
+        """Whether `place` is the run's directory, a folder around it, or something in it that the run makes itself."""
+        root, place = self.root.resolve(), place.resolve()
+        if not place.is_relative_to(root) or place == root:
+            return root.is_relative_to(place)
+        return re.split("[.-]", place.relative_to(root).parts[0])[0] in _OWN
 
 
 def open_store(campaign: Campaign, directory: RunDirectory) -> closing[Store]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engine.errors import Busy, CampaignError, StoreAway
+from engine.errors import Busy, CampaignError, MergefleetError, NotWritten, StoreAway
 from search import collector, ends
 from search.baselines import make_baselines
 from search.campaign import Rules
@@ -50,12 +50,19 @@ PREDECESSOR_WAIT_S = 20.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. `verdict` is None after a pause; `published` where there was a winner to publish."""
+    """How a run ended.
+
+    verdict      None after a pause
+    report       the page; None where it could not be written
+    published    where there was a winner to publish
+    unpublished  why the winner is not: the verdict is there all the same
+    """
 
     directory: RunDirectory
     verdict: Verdict | None
-    report: Path
+    report: Path | None
     published: Destination | None
+    unpublished: MergefleetError | OSError | None = None
 
 
 def run_directory(campaign: Campaign, root: Path | None) -> RunDirectory:
@@ -172,7 +179,8 @@ def run_campaign(
 
     Raises CampaignError and the other InputErrors before anything is scored, OutputExists where the run is there
     already and `resume` is False, InputsChanged, Busy, StaleEpoch where a successor took the campaign over, Outage
-    where the run paused itself because what an evaluator needs, or its database, did not answer.
+    where the run paused itself because what an evaluator needs, or its database, did not answer. What keeps a winner
+    from being published is no exception: see Outcome.
     """
     campaign, directory = load_run(path, root=root, resume=resume, allow_public_test_sets=allow_public_test_sets)
     plans = Plans()
@@ -293,6 +301,9 @@ def conclude(
 ) -> Outcome:
     """Write the report, and publish the winner if there is one and it is not published yet.
 
+    Neither ends a run that has its verdict: a report that cannot be written is told of, and the outcome says what
+    stands in the way of publishing.
+
     `rescorer` gives who scores the published files again; default: an evaluator of this process's own. `results`:
     what the store holds, where somebody has read it.
     """
@@ -300,13 +311,22 @@ def conclude(
     from search.report.report import write_html
 
     results = results or stored_results(campaign, directory)
-    write_html(results, directory.report)
-    verdict = results.verdict
-    published = None
-    if verdict is not None and verdict.significant:
-        rescorer = rescorer or (lambda: open_evaluator(results.campaign, audit=directory.audit))
-        published = publish(results, directory, order_of(campaign, directory), rescorer=rescorer).place
-    return Outcome(directory, verdict, directory.report, published)
+    report: Path | None = directory.report
+    try:
+        write_html(results, directory.report)
+    except NotWritten as error:
+        report = None
+        _LOG.warning("%s", error.message)
+    outcome = Outcome(directory, results.verdict, report, None)
+    if results.verdict is None or not results.verdict.significant:
+        return outcome
+    rescorer = rescorer or (lambda: open_evaluator(results.campaign, audit=directory.audit))
+    try:
+        return replace(
+            outcome, published=publish(results, directory, order_of(campaign, directory), rescorer=rescorer).place
+        )
+    except (MergefleetError, OSError) as error:
+        return replace(outcome, unpublished=error)
 
 
 def stored_results(campaign: Campaign, directory: RunDirectory) -> Results:

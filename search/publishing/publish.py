@@ -57,7 +57,7 @@ from search.publishing.versions import versions
 from search.results import CandidateRow, Results
 from search.run import RunDirectory, open_store
 
-OUTBOX = "outbox"
+OUTBOX, PUBLISHED = "outbox", "published"
 Inspect = Callable[[Path], None]
 
 
@@ -101,20 +101,22 @@ def order_of(campaign: Campaign, directory: RunDirectory) -> Order:
     """
     entry = campaign.publish
     try:
-        to = parse_destination(entry.to) if entry.to else directory.root / "published"
+        to = parse_destination(entry.to) if entry.to else directory.root / PUBLISHED
     except InputError as error:
         raise CampaignError(f"{campaign.origin}: publish.to: {error.message}") from error
     return Order(to, public=entry.public, licence=entry.license)
 
 
 def refuse_target(campaign: Campaign, directory: RunDirectory) -> None:
-    """Refuse, before anything is scored, a place that is taken (OutputExists) or cannot be written to (InputError).
+    """Refuse, before anything is scored, a place that is taken (OutputExists), cannot be written to, or is the run's
+    own (InputError).
 
     What is there may be the winner of this very run, if that has a verdict; no other model will be published over it.
     """
     order = order_of(campaign, directory)
     key = f"{campaign.origin}: publish.to: " if campaign.publish.to else ""
     try:
+        _refuse_own(order.to, directory)
         facts = provenance_at(order.to)
         if facts is None:
             refuse_unwritable(order.to)
@@ -126,6 +128,16 @@ def refuse_target(campaign: Campaign, directory: RunDirectory) -> None:
     if not of_campaign or not _is_judged(campaign, directory):
         whose = f"a model of another run of campaign {campaign.name!r}" if of_campaign else "no model of this campaign"
         raise OutputExists(f"{key}{order.to}: is there already and is {whose}. {ELSEWHERE}")
+
+
+def _refuse_own(place: Destination, directory: RunDirectory) -> None:
+    """InputError where a model would take the place of the run: by the time there is one, the run is there."""
+    if isinstance(place, Path) and directory.is_own(place):
+        raise InputError(
+            f"{place}: is the run's own: in {directory.root} it keeps its rows and files. Name another place, such as "
+            f"{directory.root / PUBLISHED}.",
+            path=str(place),
+        )
 
 
 def _is_judged(campaign: Campaign, directory: RunDirectory) -> bool:
@@ -144,13 +156,14 @@ def publish(
 
     Raises CampaignError where there is no such candidate, Refused where it is no winner and that is not asked for,
     OutputDamaged where the bits, merged or there already, differ from those that were scored, EvaluationError where
-    the files score otherwise, OutputExists where something else is in the way.
+    the files score otherwise, OutputExists where something else is in the way, InputError where that is the run itself.
     """
     row, why = chosen(results, order)
     wanted = row.weights_digest
     assert wanted is not None  # `chosen` saw to it
     found = sentinel_items.choose(results, row.number) if order.rescore else None
     done = Publication(order.to, row.number, row.label, wanted, len(found.scores) if found else 0)
+    _refuse_own(order.to, directory)
     there = provenance_at(order.to)
     if there is not None:
         notes = refuse_other(order.to, there, wanted=wanted, recipe=parse_recipe(dict(row.recipe), origin=row.label))

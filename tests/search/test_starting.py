@@ -17,7 +17,7 @@ from tiny_models import LAYER, write_model
 from cluster import campaign_command
 from engine.errors import CampaignError, InputError, OutputExists
 from engine.models.checkpoint import Checkpoint
-from search.campaign_file import Campaign, campaign_to_dict, parse_campaign
+from search.campaign_file import Campaign, PublishEntry, campaign_to_dict, parse_campaign
 from search.evaluators.entries import EvaluatorEntry
 from search.evaluators.plans import Plans
 from search.run import RunDirectory
@@ -142,6 +142,22 @@ def test_a_place_with_another_runs_model_is_refused_until_this_run_has_a_verdict
     with sqlite3.connect(directory.database) as connection:
         connection.execute("UPDATE campaigns SET verdict = '{}'")
     check_start(found, directory, Plans())
+
+
+@pytest.mark.parametrize(
+    "to", ["run", ".", "run/report.html", "run/campaign.sqlite-wal", "run/outbox/x", "run/x/../run.json"]
+)
+def test_the_run_itself_is_no_place_for_its_winner(to: str, tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "run")  # not there yet, as at a first start
+    found = campaign(tmp_path)
+
+    def publishing(place: str) -> Campaign:
+        return found.model_copy(update={"publish": PublishEntry(to=str(tmp_path / place))})
+
+    with pytest.raises(InputError, match=r"^c\.yml: publish\.to: .* is the run's own: .*/run/published\.$"):
+        check_start(publishing(to), directory, Plans())
+    for allowed in ("run/published", "run/reports", "run2", "models/run"):
+        check_start(publishing(allowed), directory, Plans())
 
 
 def test_a_run_that_has_scores_goes_on_whatever_is_refused_today(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
+from engine.errors import NotWritten
 from search.whole_file import whole_file
 
 
 def fail_half_way(path: Path) -> None:
     with whole_file(path) as partial:
         partial.write_text("ha")
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")  # as `write` raises it: without a name
 
 
 def test_a_torn_file_and_what_was_left_beside_it_are_replaced_as_a_whole(tmp_path: Path) -> None:
@@ -30,8 +32,13 @@ def test_a_torn_file_and_what_was_left_beside_it_are_replaced_as_a_whole(tmp_pat
 def test_what_fails_half_way_leaves_the_file_that_was_there(tmp_path: Path) -> None:
     path = tmp_path / "items.parquet"
     path.write_text("whole")
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(NotWritten) as failed:
         fail_half_way(path)
+    assert failed.value.message == (
+        f"{path}: cannot be written: No space left on device. What was scored is kept. Free some space, and run the "
+        "command again (a search: with --resume)."
+    )
+    assert list(tmp_path.iterdir()) == [path]
     assert path.read_text() == "whole"
     with whole_file(path) as partial:
         partial.write_text("whole again")

@@ -311,6 +311,11 @@ def test_the_verdicts_notes_are_published_without_secrets_and_paths_of_this_mach
     assert told == [said, known, "ties: …/a.json is gone", "https://h/x answers 401 to ***"]
 
 
+def test_the_run_itself_is_not_published_over(run: FinishedRun) -> None:
+    with pytest.raises(InputError, match=r"campaign\.sqlite: is the run's own: .* Name another place, such as .*/publ"):
+        publish_to(run, run.directory.database)
+
+
 def test_a_candidate_chosen_by_hand_is_called_that(run: FinishedRun, tmp_path: Path) -> None:
     publish_to(run, tmp_path / "out", candidate=0)
     card = (tmp_path / "out" / "README.md").read_text()
