@@ -32,6 +32,7 @@ from search.run import RunDirectory, has_scores
 from search.space import Space, check_tensors, make_space
 from search.space.methods import merge_method
 from search.trackers.outlet import refuse_missing
+from search.whole_file import is_read_only
 
 Recipe = Mapping[str, Any]
 _COSTS = frozenset({"parameters", "measure:tokens", "measure:forwards", "measure:seconds"})
@@ -44,6 +45,7 @@ def check_start(campaign: Campaign, directory: RunDirectory, plans: Plans) -> No
     """What would otherwise come out late. Raises InputError, with file and key."""
     from search.publishing.publish import refuse_target
 
+    refuse_read_only(directory)
     refuse_target(campaign, directory)
     refuse_missing(campaign)
     refuse_missing_functions(campaign)
@@ -52,6 +54,15 @@ def check_start(campaign: Campaign, directory: RunDirectory, plans: Plans) -> No
     space, baselines = check_models(campaign, plans), make_baselines(campaign)
     check_budget(campaign, len(baselines), population=space.stages[0].population)
     sampler_of(campaign, space, baselines=len(baselines))
+
+
+def refuse_read_only(directory: RunDirectory) -> None:
+    """CampaignError for a run on a file system that takes no writes."""
+    if directory.root.is_dir() and is_read_only(directory.root):
+        raise CampaignError(
+            f"{directory.root}: its file system is read-only: `report`, and `publish --to` elsewhere, work there. To "
+            "go on with the run, copy it to where it can be written, and name that one (--run-dir)."
+        )
 
 
 def refuse_senseless(campaign: Campaign) -> None:

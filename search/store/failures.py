@@ -9,16 +9,17 @@ from sqlalchemy import URL, Engine, event
 from sqlalchemy.engine import ExceptionContext, make_url
 
 from engine.errors import CampaignError, MergefleetError, StoreAway
+from search.whole_file import is_read_only
 
 _ELSE = "Name another file (`store` in the campaign file), or move this one away to start afresh."
 _SQLITE: Mapping[str, tuple[type[MergefleetError], str]] = {
     "unable to open database file": (
         CampaignError,
-        "cannot be opened: {why}. Name a file in a folder that is there (`store` in the campaign file).",
+        "cannot be opened: {why}",
     ),
     "file is not a database": (CampaignError, f"is no SQLite file. {_ELSE}"),
     "malformed": (CampaignError, f"is damaged ({{said}}). Put a copy back, if there is one. {_ELSE}"),
-    "readonly": (CampaignError, "cannot be written to. Give yourself the right to, or name another file (`store`)."),
+    "readonly": (CampaignError, "cannot be written to{unwritable}"),
     "disk is full": (
         MergefleetError,
         "the disk is full. What was committed is kept: free some space, and run the command again with --resume.",
@@ -29,6 +30,7 @@ _SQLITE: Mapping[str, tuple[type[MergefleetError], str]] = {
     ),
 }
 """What SQLite says, in part → the class of our error, and what it says."""
+_COPY = "Copy the run's directory to where it can be written, and name that one (--run-dir)."
 _KEPT = "What was committed is kept: run the command again with --resume when that is mended."
 _SERVER: Mapping[str, tuple[type[MergefleetError], str]] = {
     "No space left on device": (MergefleetError, f"the server's disk is full ({{said}}). {_KEPT}"),
@@ -115,11 +117,26 @@ def failure(place: str, said: str, *, connected: bool) -> MergefleetError | None
         )
     for part, (kind, text) in (_SERVER if "://" in place else _SQLITE).items():
         if part in said:
-            return kind(f"{place}: {text.format(why=_why_not_opened(Path(place)), said=said.rstrip('.'))}", file=place)
+            return kind(f"{place}: {_told(text, Path(place), said)}", file=place)
     return None
 
 
+def _told(text: str, path: Path, said: str) -> str:
+    return text.format(why=_why_not_opened(path), unwritable=_why_not_written(path), said=said.rstrip("."))
+
+
 def _why_not_opened(path: Path) -> str:
+    if path.is_file() and is_read_only(path):
+        return f"its file system is read-only, and {path.name}-wal needs another. {_COPY}"
+    name = "Name a file in a folder that is there (`store` in the campaign file)."
     if path.is_dir():
-        return "it is a folder"
-    return "you may not" if path.parent.is_dir() else f"{path.parent} is no folder"
+        return f"it is a folder. {name}"
+    if path.is_file():
+        return "you may not. Give yourself the right to read and write it and its folder."
+    return f"you may not. {name}" if path.parent.is_dir() else f"{path.parent} is no folder. {name}"
+
+
+def _why_not_written(path: Path) -> str:
+    if path.is_file() and is_read_only(path):
+        return f": its file system is read-only. {_COPY}"
+    return ". Give yourself the right to, or name another file (`store`)."

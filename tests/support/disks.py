@@ -49,6 +49,11 @@ class Disk:
         _run("sync", "--file-system", str(self.place))
         _run("mount", "-o", "remount,abort", str(self.place))
 
+    def put_away(self) -> None:
+        """Mounted for reading only, as archives are."""
+        self.unmount()
+        _run("mount", "-o", "loop,ro", str(self._image), str(self.place))
+
     def repair(self) -> None:
         """What an administrator does."""
         self.unmount()
