@@ -34,7 +34,8 @@ def local_path(ref: ModelRef) -> Path | None:
                     raise SourceError(f"{ref}: {text} is a local {_kind(path)}, which has no revisions. Drop '@'.")
                 return path
         except (RuntimeError, OSError) as error:  # an unknown ~user; a name that is too long
-            raise SourceError(f"{shown(text)}: is no path: {error}.") from error
+            told = error.strerror if isinstance(error, OSError) else error  # which would have the whole name once more
+            raise SourceError(f"{shown(text)}: is no path: {told}.") from error
     path = Path(text).expanduser()
     if path.is_file():
         known = ", ".join(WEIGHT_FILES)

@@ -29,7 +29,9 @@ def items_of(
             parts: Splits = {split: tuple(read(entry, entry.task_of(split))) for split in SPLITS}
         else:
             everything = read(entry, entry.places[0])
-            parts = cut(everything, entry.split, seed=f"{seed}/{entry.name}", where=f"{origin}: task {entry.name!r}")
+            where = f"{origin}: task {entry.name!r}"
+            parts = cut(everything, entry.split, seed=f"{seed}/{entry.name}", where=where)
+            _refuse_empty(parts, entry, everything, where=where)
         for split in SPLITS:
             found[split] += parts[split]
     return {split: tuple(items) for split, items in found.items()}
@@ -62,6 +64,20 @@ def cut(items: Sequence[Item], sizes: SplitEntry, *, seed: str, where: str) -> S
             filled += len(mine)
             place += 1
     return {split: tuple(item for item in items if split_of.get(item.key) == split) for split in SPLITS}
+
+
+def _refuse_empty(parts: Splits, entry: TaskEntry, items: Sequence[Item], *, where: str) -> None:
+    """CampaignError where a split got none of the items that are there: too few, or too few different ones."""
+    empty = next((split for split in SPLITS if items and not parts[split]), None)
+    if empty is not None:
+        different = len({_said(item) for item in items})
+        remedy = "a longer text, another `chunk`" if entry.kind == "text" else "more items"
+        raise CampaignError(
+            f"{where}, split: leaves no {empty} items: {len(items)} are there, {different} of them different, and "
+            f"equal ones stay in one split. Give it {remedy}, or other shares.",
+            task=entry.name,
+            split=empty,
+        )
 
 
 def _said(item: Item) -> str:

@@ -329,6 +329,7 @@ def test_a_directory_that_is_no_whole_model_is_refused_in_one_line(
         ("", "a model without a name"),
         ("../x", "../x: there is no such directory"),
         ("~no-such-user/x", "'~no-such-user/x': is no path"),
+        ("./" + 5000 * "a", "aaa...: is no path: File name too long."),
         ("models\\llama", "there is no such directory"),
         ("models/llama/config.json", "is a file, but none of tensors (.safetensors, .bin, .pt, .pth, .ckpt)"),
         ("https://host/model", "local directories, the Hub, s3://, gs:// and az://"),
@@ -342,6 +343,7 @@ def test_a_name_that_is_neither_a_directory_nor_a_repository_says_so(
     with pytest.raises(SourceError) as caught:
         opened(name)
     assert part in caught.value.message
+    assert len(caught.value.message) < 250
 
 
 def test_a_revision_of_a_local_directory_is_refused(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import CampaignError
-from search.evaluators.entries import SplitEntry
-from search.evaluators.splitting import cut
+from search.evaluators.entries import SplitEntry, TaskEntry
+from search.evaluators.splitting import cut, items_of
 from search.ports import SPLITS, Item
 
 CUT = SplitEntry(search=0.5, selection=0.2, holdout=0.3)
@@ -48,3 +48,29 @@ def test_the_cut_depends_on_seed_and_content_and_not_on_the_order_of_the_file() 
 def test_counts_beyond_the_items_that_are_there_are_refused() -> None:
     with pytest.raises(CampaignError, match="w, split: asks for 60 items, 50 are there"):
         cut(made(50), SplitEntry(search=30, selection=20, holdout=10), seed="0", where="w")
+
+
+@pytest.mark.parametrize(
+    ("items", "place", "says"),
+    [
+        (
+            made(1),
+            "text",
+            "no selection items: 1 are there, 1 of them different, .* a longer text, another `chunk`, or",
+        ),
+        (
+            made(90, copies=45),
+            "text",
+            "no holdout items: 90 are there, 2 of them different, and equal ones stay in one",
+        ),
+        (
+            made(2),
+            "task",
+            "no selection items: 2 are there, 2 of them different, .* Give it more items, or other shares",
+        ),
+    ],
+)
+def test_a_split_that_gets_nothing_is_refused_with_the_reason(items: list[Item], place: str, says: str) -> None:
+    entry = TaskEntry(**{"name": "t", place: "x", "split": CUT})
+    with pytest.raises(CampaignError, match=rf"^c\.yml: task 't', split: leaves {says}"):
+        items_of([entry], lambda *_: items, seed=0, origin="c.yml")
