@@ -227,7 +227,7 @@ def load_function(entry: TaskEntry, places: Places) -> ScoreFunction:
 def _where_to_put(module_name: str, places: Places) -> str:
     folders = ", ".join(str(folder.resolve()) for folder in places.modules)
     return (
-        f" on Python's path and in {folders}. Put {module_name.partition('.')[0]!r} back there, or say where it is: "
+        f" on Python's path and in {folders}. Put {module_name.partition('.')[0]!r} there, or say where it is: "
         "PYTHONPATH=FOLDER before the command."
     )
 

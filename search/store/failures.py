@@ -11,6 +11,7 @@ from sqlalchemy.engine import ExceptionContext, make_url
 from engine.errors import CampaignError, MergefleetError, StoreAway
 from search.whole_file import is_read_only
 
+_AGAIN = "run the command again (a search: with --resume)."
 _ELSE = "Name another file (`store` in the campaign file), or move this one away to start afresh."
 _SQLITE: Mapping[str, tuple[type[MergefleetError], str]] = {
     "unable to open database file": (
@@ -22,11 +23,11 @@ _SQLITE: Mapping[str, tuple[type[MergefleetError], str]] = {
     "readonly": (CampaignError, "cannot be written to{unwritable}"),
     "disk is full": (
         MergefleetError,
-        "the disk is full. What was committed is kept: free some space, and run the command again with --resume.",
+        f"the disk is full. What was committed is kept: free some space, and {_AGAIN}",
     ),
     "disk I/O error": (
         MergefleetError,
-        "the disk failed (disk I/O error). What was committed is kept: run the command again with --resume.",
+        f"the disk failed, or is full ({{said}}). What was committed is kept: when that is mended, {_AGAIN}",
     ),
 }
 """What SQLite says, in part → the class of our error, and what it says."""

@@ -491,7 +491,7 @@ def test_functions_beside_the_campaign_file_are_found_by_the_runs_directory_and_
         told(tmp_path / "a", None)
     assert re.fullmatch(
         rf".*task 'letters', metric: cannot import 'likely.of_answers': No module named 'likely' on Python's path and "
-        rf"in {home}\. Put 'likely' back there, or say where it is: PYTHONPATH=FOLDER before the command\.",
+        rf"in {home}\. Put 'likely' there, or say where it is: PYTHONPATH=FOLDER before the command\.",
         missing.value.message,
     )
 

@@ -422,7 +422,11 @@ def test_a_folder_that_is_not_there_and_a_full_disk_are_told(tmp_path: Path) -> 
     ("said", "connected", "expected"),
     [
         ("attempt to write a readonly database", True, "/r/x.sqlite: cannot be written to."),
-        ("disk I/O error", True, "/r/x.sqlite: the disk failed"),
+        (
+            "disk I/O error",
+            True,
+            "/r/x.sqlite: the disk failed, or is full (disk I/O error). What was committed is kept: ",
+        ),
         ("UNIQUE constraint failed", True, None),
     ],
 )
