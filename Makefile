@@ -44,7 +44,7 @@ test: $(STAMP)
 # The tests that say something about a GPU, on the one of this machine.
 test-gpu: $(STAMP)
 	MERGEFLEET_TEST_DEVICE=cuda HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 $(BIN)/python -m pytest -q \
-		tests/engine/execution/test_gpu.py tests/engine/execution/test_device_digest.py \
+		tests/engine/execution/test_gpu.py tests/engine/execution/test_checksum.py \
 		tests/search/evaluators/test_resident.py tests/search/evaluators/test_loading.py \
 		tests/search/evaluators/test_floor.py tests/search/evaluators/test_demo_tasks.py $(ARGS)
 

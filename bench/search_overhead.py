@@ -7,6 +7,8 @@ in a row of its own; loading and checking them is overhead, as is all else: prop
 digests and the checks of weights, the floor, audit file, store, progress, exports, verdict, report, publishing. Told
 apart: start-up (all before the first work unit is asked for) and imports of libraries after it, which cost the same
 however long a campaign is.
+The campaign runs twice: once with evaluation's accounts alone, which says how large overhead is, and once with all of
+them, which says where it is; to keep so many is itself a tenth of it.
 With --ray on a Ray of this machine that is started for it, with one evaluator, all processes counted.
 """
 

@@ -6,7 +6,7 @@ Scores belong to recipes. A candidate whose recipe was scored on its items befor
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -109,13 +109,11 @@ class Board:
             fresh = {item: score for item, score in fresh.items() if item not in others}
             known.update(dict.fromkeys(twins, fresh[first]))
         known.update(fresh)
+        alike = self._twins.get
         for measure, values in (measures or {}).items():
-            mine = {intern(i): value for item, value in values.items() if item in fresh for i in self._alike(item)}
+            mine = {intern(i): value for item, value in values.items() if item in fresh for i in alike(item, (item,))}
             self.measures[recipe_hash][measure].update(mine)
         return fresh
-
-    def _alike(self, item: str) -> Collection[str]:
-        return self._twins.get(item, (item,))
 
     def restore(self, recipe_hash: str, measure: str, values: Mapping[str, float]) -> None:
         """Know again what was stored, by item, whoever waits for it."""

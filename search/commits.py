@@ -51,6 +51,11 @@ class Commits:
             self.broken = failure
             raise
 
+    @property
+    def careful(self) -> bool:
+        """Whether everything is committed at once."""
+        return self._careful > 0
+
     def late(self, *, at_once: bool = False) -> None:
         """Commit what waits, if that is due, in a call that changes nothing itself."""
         if self.broken is None and self._desk.pending:

@@ -20,19 +20,19 @@ from typing import TYPE_CHECKING
 from engine.errors import StoreAway
 from search import campaign as machine
 from search import ends, steps
+from search.ahead import foreseen
 from search.blame import CORDON_AFTER, Cordon
 from search.commits import Commits
 from search.desk import Desk
 from search.judging.verdicts import verdict_from_dict, verdict_to_dict
 from search.live import LiveCampaign, stored_events
 from search.outage import Outages
-from search.ports import SCORE, BlockResult, CampaignStatus, Failed, Finished, Verdict, Wait, Work
+from search.ports import BlockResult, CampaignStatus, Failed, Finished, Verdict, Wait, Work
 from search.progress import Progress
-from search.queue import Lease, Unit
+from search.queue import Lease, Unit, lease_key
 from search.refusal import refusal
 from search.run import Run, Services
 from search.store import schema
-from search.store.blocks import BlockScores
 from search.store.store import stored_config
 from search.store.transaction import Row
 from search.trackers.contract import Ended
@@ -84,6 +84,13 @@ class Coordinator:
         with self._commits.after():
             self._take(worker, result)
             return self._next(worker)
+
+    def foresee(self, limit: int) -> list[Work]:
+        """At most so many units that will be handed out after the one that is out (ahead.py); changes nothing. None in
+        a run that was just continued: a unit that ends its process is to be the one that is out."""
+        if self._paused or self._commits.careful:
+            return []
+        return foreseen(self._desk, self._drafts, leases=self._leases, limit=limit)
 
     def heartbeat(self, worker: str) -> None:
         """This worker is alive: extend its leases (in memory only; a restart sends running leases back anyway)."""
@@ -171,9 +178,10 @@ class Coordinator:
         if held_s is not None and not self._paused and self._desk.live.state.phase != "done":
             return Wait(held_s)
         while not self._paused:
-            key = f"{self.run.store.epoch}.{self._leases + 1}"
             avoid = blame.to_avoid(worker, others)
-            lease = self._desk.queue.take(worker, key=key, now=now, avoid=avoid)
+            lease = self._desk.queue.take(
+                worker, key=lease_key(self.run.store.epoch, self._leases + 1), now=now, avoid=avoid
+            )
             if lease is not None:
                 return self._hand_out(lease, now)
             after = self._plan()
@@ -270,14 +278,7 @@ class Coordinator:
         """Store what is new, close the lease, and finish the assessments that are complete now."""
         desk, recipe_hash = self._desk, result.recipe_hash
         fresh = desk.board.take(recipe_hash, result.scores, result.measures)
-        score_key_of = self.run.pools.score_key_of
-        for measure, values in ((SCORE, result.scores), *result.measures.items()):
-            found: dict[str, tuple[str, float]] = {}
-            for item, value in values.items():
-                if item in fresh:  # equal items of one campaign have one key: the first one's score is kept
-                    found.setdefault(score_key_of[item], (item, float(value)))
-            if found:
-                desk.pending.add_scores([BlockScores.of(recipe_hash, found, lease=result.lease, measure=measure)])
+        desk.keep(result, fresh)
         self._progress.count(len(fresh), now=now)
         if unit is not None:
             self._end_lease(result.lease, "done", now=now, weights_digest=result.weights_digest)

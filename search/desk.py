@@ -18,10 +18,11 @@ from search.gauge import Gauge, Measured
 from search.judging import stopping
 from search.judging.rivals import nobody_beats, rivals
 from search.live import EVENT_KINDS, LiveCampaign, Point
-from search.ports import Split
+from search.ports import SCORE, BlockResult, Split
 from search.queue import WorkQueue
 from search.run import Run, Services
 from search.store import schema
+from search.store.blocks import BlockScores
 from search.store.pending import Pending
 from search.store.transaction import Row
 
@@ -107,6 +108,16 @@ class Desk:
             by_item = {item: value for key, value in pairs for item in self._items_of.get(key, ())}
             self.board.restore(known.recipe_hash, known.measure, by_item)
         self.digests |= self.run.store.weights_digests(recipe_hashes)
+
+    def keep(self, result: BlockResult, fresh: Mapping[str, float]) -> None:
+        """Rows for the scores that are new."""
+        key_of = self.run.pools.score_key_of
+        item_of = {key_of[item]: item for item in fresh}
+        for measure, values in ((SCORE, result.scores), *result.measures.items()):
+            found = {key: (item, float(values[item])) for key, item in item_of.items() if item in values}
+            if found:
+                block = BlockScores.of(result.recipe_hash, found, lease=result.lease, measure=measure)
+                self.pending.add_scores([block])
 
     def remember(self, lease: Row) -> None:
         """Whose fault an earlier failure was; after an hour a machine may have been mended, and gets another chance."""
@@ -208,14 +219,22 @@ class Desk:
         known = self.board.scores[assessment.recipe_hash]
         return {item: known[item] for item in assessment.items if item in known}
 
+    def blocks_of_draw(self, cohort: machine.Cohort) -> tuple[tuple[str, ...], ...]:
+        """The blocks of items that a draw is scored on at once; none where it may be stopped in mid-window."""
+        items = self.run.pools.window(cohort.start, cohort.size)
+        return self.run.pools.blocks(items) if len(self._rungs(len(items))) <= 1 else ()
+
+    def _rungs(self, size: int) -> tuple[int, ...]:
+        """After how many items of a window of `size` a draw may be stopped; none or one number: never."""
+        return self.looks.rungs(size, parts=self.gauge.goals.parts) if self.live.sampler.stops_losers else ()
+
     def _assessment(self, number: int, split: Split) -> Assessment:
         candidate = self.live.state.candidates[number]
         if split == "search" and candidate.cohort is not None:
             cohort = self.live.state.cohorts[candidate.cohort]
             items = self.run.pools.window(cohort.start, cohort.size)
             # baselines are scored on all of it: reports compare with them
-            whole = candidate.origin == "baseline" or not self.live.sampler.stops_losers
-            rungs = () if whole else self.looks.rungs(len(items), parts=self.gauge.goals.parts)
+            rungs = () if candidate.origin == "baseline" else self._rungs(len(items))
             return Assessment(number, split, candidate.recipe_hash, items, rungs)
         return Assessment(number, split, candidate.recipe_hash, self.run.pools.all(split))
 

@@ -45,3 +45,9 @@ class Drafts:
             self._waiting = {number: self._draw(replace(ask, number=number)) for number in numbers}
             self._drawn_after = lessons
         return self._waiting.pop(ask.number)
+
+    def waiting(self, ask: Ask, *, lessons: int) -> list[tuple[int, Entry]]:
+        """Number and entry of what was drawn already, from what is asked for now on, if it stands."""
+        if self._drawn_after != lessons or ask.number not in self._waiting:
+            return []
+        return [(number, entry) for number, entry in sorted(self._waiting.items()) if number >= ask.number]

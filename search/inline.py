@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from search.ahead import Ahead
 from search.coordinator import Coordinator
 from search.lasting import LastingCoordinator
 from search.ports import CampaignStatus, Evaluator, Finished, Verdict, Wait, WorkSource
@@ -31,14 +32,14 @@ def run_inline(
 ) -> Verdict | None:
     """Run the campaign to its end; the verdict, or None where `stop` said so first (a pause; resume goes on).
 
-    `on_progress` gets a status every second and at the end; `stop` is asked after every unit of work. The
-    coordinator stays open: the caller closes it.
+    `on_progress` gets a status every second and at the end; `stop` is asked after every unit of work, or the few that
+    were scored together. The coordinator stays open: the caller closes it.
     """
-    shown = 0.0
+    shown, ahead = 0.0, Ahead(coordinator, evaluator)
     work = coordinator.next_work(WORKER)
     while not isinstance(work, Finished):
-        result = None if isinstance(work, Wait) else evaluator.evaluate(work)
-        if stop():
+        result = None if isinstance(work, Wait) else ahead.evaluate(work)
+        if (result is None or not ahead.waiting) and stop():
             coordinator.pause()
         if isinstance(work, Wait):
             time.sleep(work.after_s)

@@ -85,6 +85,10 @@ class LastingCoordinator:
             return self.next_work(worker)
         return self._given(worker, self._asked(lambda coordinator: coordinator.exchange(worker, result)))
 
+    def foresee(self, limit: int) -> list[Work]:
+        """As Coordinator.foresee; nothing while something came in that may answer for it."""
+        return self._now.foresee(limit) if self._now is not None and not self._late else []
+
     def heartbeat(self, worker: str) -> None:
         """As Coordinator.heartbeat. A coordinator that is opened anew sends all leases back."""
         try:

@@ -20,6 +20,11 @@ LOSSES = 4
 MAX_ATTEMPTS = 12
 
 
+def lease_key(epoch: int, number: int) -> str:
+    """The name of a coordinator's lease, counted from 1."""
+    return f"{epoch}.{number}"
+
+
 @dataclass
 class Unit:
     """Items of one recipe to be scored together.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from engine.errors import PlanError
-from engine.execution.device_digest import device_digest
+from engine.execution.checksum import checksum, checksum_of_bytes
 from engine.planning.plan import OutputTensor, Plan
 
 if TYPE_CHECKING:
@@ -30,13 +30,14 @@ Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 class Binding:
     """Which live memory each output tensor fills; built once per skeleton."""
 
-    def __init__(self, parts: Sequence[Sequence[Tensor]], *, shapes: Shapes) -> None:
-        """`parts`: of every output tensor the live memory that it fills; `shapes`: their names and shapes."""
+    def __init__(self, parts: Sequence[Sequence[Tensor]], *, shapes: Shapes, live: Sequence[Tensor] = ()) -> None:
+        """`parts`: of every output tensor the live memory that it fills; `shapes`: their names and shapes; `live`: all
+        of that memory, each value once."""
         self._parts = parts
         self._shapes = shapes
         self._memory = [_memory(part) for part in parts]
+        self._live = [(value, _memory([value])[1]) for value in live]
         self._first: dict[tuple[int, int], Tensor] = {}
-        self._blocks: dict[tuple[int, int], list[memoryview]] = {}
 
     @classmethod
     def build(cls, model: nn.Module, plan: Plan, *, views: Mapping[str, Sequence[Tensor]] | None = None) -> Binding:
@@ -64,7 +65,8 @@ class Binding:
         for tensor in plan.tensors:
             _check_shape(tensor, chosen[tensor.name])
         _check_coverage(live, chosen)
-        return cls(tuple(chosen.values()), shapes=_shapes(plan))
+        once = {value.data_ptr(): value for value in live.values()}  # tied parameters are one memory
+        return cls(tuple(chosen.values()), shapes=_shapes(plan), live=tuple(once.values()))
 
     def fits(self, plan: Plan) -> bool:
         """Whether `plan` makes the same tensors in the same order and shapes as the bound one."""
@@ -78,31 +80,11 @@ class Binding:
         known, memory = self._memory[index]
         return memory if known == dtype else None
 
-    def blocks(self, index: int, dtype: str, *, nbytes: int) -> list[memoryview] | None:
-        """`memory`, cut into pieces of `nbytes`; the last one may be shorter."""
-        memory = self.memory(index, dtype)
-        if memory is None:
-            return None
-        if (index, nbytes) not in self._blocks:
-            starts = range(0, memory.size, nbytes)
-            self._blocks[index, nbytes] = [memory[first : first + nbytes].data for first in starts]
-        return self._blocks[index, nbytes]
-
-    def digest(self, index: int) -> bytes:
-        """By what to know again the live bytes of output tensor `index`, in whatever format they are.
-
-        BLAKE3 in this machine's memory; on a GPU, which it would take longer to empty than to score with, a sum.
-        """
-        import torch
-        from blake3 import blake3
-
-        hasher = blake3()
-        for part in self._parts[index]:
-            if part.device.type == "cpu":
-                hasher.update(part.contiguous().view(-1).view(torch.uint8).numpy().data)
-            else:
-                hasher.update(device_digest(part))
-        return hasher.digest()
+    def checksum(self) -> bytes:
+        """By what to know again all that is in the live memory (engine.execution.checksum)."""
+        return b"".join(
+            [checksum(value) if memory is None else checksum_of_bytes(memory) for value, memory in self._live]
+        )
 
     def first(self, index: int, count: int) -> Tensor | None:
         """The first `count` live elements (or all) of output tensor `index`; None where there are none."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from engine import digest, failpoints
+from engine import failpoints
 from engine.errors import MergefleetError
 from engine.execution.binding import TORCH_DTYPES
 from engine.models.views import STORED, as_bytes
@@ -82,15 +81,3 @@ class LiveSink:
 
         bits = torch.from_numpy(data.view(np.uint8))
         self._binding.fill(index, block * tensor.block, bits.view(getattr(torch, TORCH_DTYPES[tensor.dtype])))
-
-    def live_digests(self, index: int, tensor: OutputTensor, *, made: Sequence[bytes] | None = None) -> Sequence[bytes]:
-        """By what to know again the live values of output tensor number `index`.
-
-        Digests of its blocks, where the model holds just their bytes; those are known (`made`) when they were written
-        this moment. Else one of the live bytes.
-        """
-        nbytes = tensor.block * ITEMSIZE[tensor.dtype]
-        blocks = self._binding.blocks(index, TORCH_DTYPES[tensor.dtype], nbytes=nbytes)
-        if blocks is None:
-            return [self._binding.digest(index)]
-        return [*map(digest.of_block, blocks)] if made is None else made

@@ -1,8 +1,8 @@
-"""The audit file: every attempt at scoring an item, written before it starts.
+"""The audit file: every attempt at scoring items, written before it starts.
 
-One JSON object a line: candidate, item, split, attempt, pid, epoch, lease, at (seconds since 1970). A block's lines go
-out in one `write` on an O_APPEND descriptor, so lines of several processes never mix; a torn last line (a kill in the
-middle of the write) is skipped by the reader.
+One JSON object a line and block: candidate, split, attempt, pid, epoch, lease, at (seconds since 1970), items. A line
+goes out in one `write` on an O_APPEND descriptor, so lines of several processes never mix; a torn last line (a kill in
+the middle of the write) is skipped by the reader.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ _json = json.JSONEncoder(separators=(",", ":")).encode  # `dumps` makes an encod
 
 
 def record_attempt(path: Path, work: Work) -> None:
-    """Append one line per item of `work`; evaluators call it before they score the block."""
+    """Append the line of `work`; evaluators call it before they score the block."""
     facts: dict[str, Any] = {"candidate": work.candidate, "split": work.split, "attempt": work.attempt}
-    facts |= {"pid": os.getpid(), "epoch": work.epoch, "lease": work.lease, "at": time.time()}
-    rest = _json(facts).removeprefix("{")
-    lines = "".join([f'{{"item":{_json(item)},{rest}\n' for item in work.items])
+    facts |= {"pid": os.getpid(), "epoch": work.epoch, "lease": work.lease, "at": time.time(), "items": work.items}
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(descriptor, lines.encode())
+        os.write(descriptor, f"{_json(facts)}\n".encode())
     finally:
         os.close(descriptor)
 
 
 def read_attempts(path: Path) -> list[dict[str, Any]]:
-    """All attempts in the file, oldest first; torn lines are left out, a missing file is an empty list."""
+    """All attempts in the file, oldest first, with one `item` each; torn lines are left out, a missing file is an empty
+    list."""
     if not path.exists():
         return []
-    attempts = []
+    attempts: list[dict[str, Any]] = []
     for line in path.read_bytes().split(b"\n"):
         try:
-            attempts.append(json.loads(line))
+            facts = json.loads(line)
         except ValueError:
             continue
+        items = facts.pop("items", None)  # without: a line of an earlier version, which wrote one an item
+        attempts += [facts] if items is None else [{"item": item, **facts} for item in items]
     return attempts

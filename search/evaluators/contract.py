@@ -245,11 +245,12 @@ class Suite:
 
     def _checked(self, name: str, values: Mapping[str, float], keys: Sequence[str]) -> dict[str, float]:
         for key in keys:
-            what = f"task {self._task_of.get(key)!r}: item {key!r}"
+            if math.isfinite(values.get(key, math.nan)):
+                continue
+            where = f"task {self._task_of.get(key)!r}: item {key!r}"
             if key not in values:
-                raise EvaluationError(f"{what}: no {name} came back", item=key)
-            if not math.isfinite(values[key]):
-                raise EvaluationError(f"{what} has {name} {values[key]}: it must be a finite number", item=key)
+                raise EvaluationError(f"{where}: no {name} came back", item=key)
+            raise EvaluationError(f"{where} has {name} {values[key]}: it must be a finite number", item=key)
         return {key: float(values[key]) for key in keys}
 
 

@@ -28,6 +28,7 @@ from engine.tensorfile.store import SourceTensor
 
 KEPT = 64
 _ORIGIN = "<candidate>"
+_K = TypeVar("_K")
 _T = TypeVar("_T")
 _json = json.JSONEncoder(sort_keys=True).encode  # `dumps` makes an encoder for every call
 
@@ -55,13 +56,18 @@ class Plans:
         self.checkpoints: dict[ModelRef, Checkpoint] = {}
         self.nonfinite: Counter[tuple[ModelRef, str]] = Counter()
         self._planned: OrderedDict[str, Planned] = OrderedDict()
+        self._seen: OrderedDict[int, tuple[Mapping[str, Any], Planned]] = OrderedDict()  # by where the recipe lies
         self._outlines: OrderedDict[str, Outline | None] = OrderedDict()
 
     def __call__(self, recipe: Mapping[str, Any]) -> Planned:
         """The plan of a recipe (mergekit's schema). Raises InputError where recipe and sources do not fit."""
+        known = self._seen.get(id(recipe))
+        if known is not None and known[0] is recipe:  # a candidate's, who was hashed in this process
+            return known[1]
         key = _json(recipe)
         if key not in self._planned:
             _keep(self._planned, key, self._plan(recipe))
+        _keep(self._seen, id(recipe), (recipe, self._planned[key]))
         return self._planned[key]
 
     def plan_of(self, recipe: Mapping[str, Any], *, origin: str) -> Plan:
@@ -118,10 +124,11 @@ class Plans:
             checkpoint.close()
         self.checkpoints.clear()
         self._planned.clear()
+        self._seen.clear()
         self._outlines.clear()
 
 
-def _keep(kept: OrderedDict[str, _T], key: str, value: _T) -> None:
+def _keep(kept: OrderedDict[_K, _T], key: _K, value: _T) -> None:
     """The latest `KEPT` of them."""
     kept[key] = value
     while len(kept) > KEPT:

@@ -4,10 +4,10 @@
 
 The model is *dirty* from the first copied block until the last; only then does it carry a recipe hash. A score counts
 only if the hash is the candidate's before and after scoring, and if the parameters' bytes are still those that were
-merged: their digests (5 GB/s on one core, a small part of one forward pass) are compared after every block. A second
-look before the next block of the same candidate would tell nothing more: what somebody wrote in between is there after
-that block, too, whose scores are thrown away then, and made again on a fresh merge. Tensors that are the same in the
-candidate before are not merged again; facts about the sources are measured once.
+merged: their checksum (read at the speed of memory, a small part of one forward pass) is compared after every block. A
+second look before the next block of the same candidate would tell nothing more: what somebody wrote in between is there
+after that block, too, whose scores are thrown away then, and made again on a fresh merge. Tensors that are the same in
+the candidate before are not merged again; facts about the sources are measured once.
 """
 
 from __future__ import annotations
@@ -64,21 +64,21 @@ _PASSING_ERRORS = (OSError, MemoryError)  # another attempt, elsewhere or later,
 
 @dataclass(frozen=True)
 class Made:
-    """One tensor of the live model: the hash of its recipe, the digest of its published form, and digests of what lies
-    in memory: of its blocks, where these are the published bytes, else of all of it."""
+    """One tensor of the live model: the hash of its recipe, and the digest of its published form."""
 
     recipe: str
     digest: str
-    live: Sequence[bytes]
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What the live model holds: whose recipe, and which weights (digest of the published form); `tensors` by name."""
+    """What the live model holds: whose recipe, and which weights (digest of the published form); `tensors` by name;
+    `checksum` of what lies in its memory."""
 
     planned: Planned
     weights_digest: str
     tensors: Mapping[str, Made]
+    checksum: bytes
 
     @property
     def recipe_hash(self) -> str:
@@ -143,39 +143,30 @@ class ResidentModel:
         kept = self._unchanged(planned)
         changed = {index for index, tensor in enumerate(plan.tensors) if tensor.name not in kept}
         self.loaded = None  # dirty from here on
-        sink = LiveSink(skeleton.binding)
         work = MergeWork(self._entry.threads, tensors=changed, known=self._known, pool=self._rows)
-        blocks = execute(plan, self._plans.checkpoints, sink, work=work).tensor_blocks(plan, changed)
+        done = execute(plan, self._plans.checkpoints, LiveSink(skeleton.binding), work=work)
         tensors = dict(kept)
-        for index, made in blocks.items():
+        for index, blocks in done.tensor_blocks(plan, changed).items():
             tensor = plan.tensors[index]
-            live = sink.live_digests(index, tensor, made=made)
-            tensors[tensor.name] = Made(planned.tensors[index], digest.of_tensor(tensor, made), live)
+            tensors[tensor.name] = Made(planned.tensors[index], digest.of_tensor(tensor, blocks))
         weights = digest.of_weights({name: made.digest for name, made in tensors.items()})
-        self.loaded = Loaded(planned, weights, tensors)
+        self.loaded = Loaded(planned, weights, tensors, skeleton.binding.checksum())
         return self.loaded
 
     def _unchanged(self, planned: Planned) -> dict[str, Made]:
-        """By name the tensors that are in the live model already as this recipe has them.
-
-        They are looked at after scoring, as all others, against the digests of when they were merged.
-        """
+        """By name the tensors that are in the live model already as this recipe has them; none of one that somebody
+        wrote into."""
         if self.loaded is None:
             return {}
         before, pairs = self.loaded.tensors, zip(planned.plan.tensors, planned.tensors, strict=True)
         found = ((tensor.name, before.get(tensor.name), recipe) for tensor, recipe in pairs)
-        return {name: made for name, made, recipe in found if made is not None and made.recipe == recipe}
+        kept = {name: made for name, made, recipe in found if made is not None and made.recipe == recipe}
+        return kept if kept and self.is_intact() else {}
 
     def is_intact(self) -> bool:
         """Whether the live parameters still hold, bit for bit, what `load` merged into them."""
         loaded, skeleton = self.loaded, self._skeletons.current
-        if loaded is None or skeleton is None:
-            return False
-        sink, tensors = LiveSink(skeleton.binding), loaded.tensors
-        return all(
-            sink.live_digests(index, tensor) == tensors[tensor.name].live
-            for index, tensor in enumerate(loaded.plan.tensors)
-        )
+        return loaded is not None and skeleton is not None and skeleton.binding.checksum() == loaded.checksum
 
     def blown_up(self) -> str | None:
         """Why the loaded candidate's weights are out of all range, or None (search.evaluators.norms)."""

@@ -1,0 +1,87 @@
+"""Units that are scored before they are handed out, so that the coordinator's turns come together.
+
+A forward pass drives all else from the processor's caches: a turn after it takes half as long again as one after
+another turn. What the next candidates of a cohort are is known while one is out: they were drawn together (drafts.py),
+and where none may be stopped in mid-window, no result changes them. So a worker in the coordinator's process scores a
+few in a row. The coordinator notices nothing: it hands units out one by one, and each result comes in when it was asked
+for. Rows, leases and their order are those of a worker that scores unit by unit.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from typing import Protocol
+
+from search import campaign as machine
+from search.desk import Desk
+from search.drafts import Drafts
+from search.ports import BlockResult, Evaluator, Failed, Work
+from search.queue import lease_key
+
+AHEAD_S = 0.5
+"""Units are scored together as long as they do not take longer; a kill or a second ctrl-C loses no more than that."""
+LEAST_S = 0.05  # a unit counts as no shorter: at most ten at once
+
+
+def foreseen(desk: Desk, drafts: Drafts, *, leases: int, limit: int) -> list[Work]:
+    """The units that will be handed out after the one that is out, as far as nothing can change them.
+
+    Args:
+        leases: how many the coordinator gave in its epoch.
+        limit: the most to tell.
+    """
+    ask = None if desk.queue.pending else machine.plan_next(desk.live.state)
+    if not isinstance(ask, machine.Ask):
+        return []
+    blocks, epoch = desk.blocks_of_draw(ask.cohort), desk.run.store.epoch
+    if len(blocks) != 1:
+        return []
+    recipes, found = desk.queue.recipes_out(), list[Work]()
+    for number, entry in drafts.waiting(ask, lessons=desk.live.lessons):
+        if len(found) >= limit or entry.cause or entry.recipe_hash in recipes or entry.recipe_hash in desk.board.scores:
+            break  # a recipe that is known wants other items, or none
+        recipes.add(entry.recipe_hash)
+        lease = lease_key(epoch, leases + 1 + len(found))
+        found.append(Work(number, entry.recipe, entry.recipe_hash, "search", 0, blocks[0], lease, 1, epoch))
+    return found
+
+
+class Foresees(Protocol):
+    """A coordinator, as Ahead sees it."""
+
+    def foresee(self, limit: int) -> list[Work]:
+        """`foreseen` here and now."""
+
+
+class Ahead:
+    """Scores units together with those that are foreseen, and keeps their results until they are asked for."""
+
+    def __init__(self, coordinator: Foresees, evaluator: Evaluator) -> None:
+        self._coordinator, self._evaluator = coordinator, evaluator
+        self._each_s = math.inf
+        self._results: dict[tuple[str, tuple[str, ...]], BlockResult | Failed] = {}
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there are results that nobody asked for yet."""
+        return bool(self._results)
+
+    def evaluate(self, work: Work) -> BlockResult | Failed:
+        """As Evaluator.evaluate."""
+        known = self._results.pop(_asked(work), None)
+        if known is not None:
+            return replace(known, lease=work.lease)
+        began = time.monotonic()
+        foreseen = self._coordinator.foresee(int(AHEAD_S / max(self._each_s, LEAST_S)) - 1)
+        units = [work, *(unit for unit in foreseen if _asked(unit) not in self._results)]
+        result, *rest = [self._evaluator.evaluate(unit) for unit in units]
+        self._each_s = (time.monotonic() - began) / len(units)
+        self._results |= {_asked(unit): result for unit, result in zip(units[1:], rest, strict=True)}
+        return result
+
+
+def _asked(work: Work) -> tuple[str, tuple[str, ...]]:
+    """What a result answers, under whatever lease."""
+    return work.recipe_hash, work.items
