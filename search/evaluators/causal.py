@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from engine.models.architecture import has_head
+from engine.models.architecture import has_head, says_tied
 from search import collector
 
+_CAUSAL_HEADS = ("ForCausalLM", "LMHeadModel")
 _OTHER_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
 
 
@@ -19,15 +20,21 @@ def why_unscorable(config: Mapping[str, Any], names: Iterable[str]) -> str | Non
     """What is in the way of scoring a model of this config.json and these tensors; None where nothing is known to be.
 
     AutoModelForCausalLM's own question: has it a class for this config? And whether that class would find its head.
+    What is called a causal model is taken for one: the table of classes imports torch, 3 s more for a plan.
     """
+    with collector.importing():
+        from transformers.models.auto.auto_mappings import CONFIG_MAPPING_NAMES
+
+    kind, given = str(config.get("model_type")), config.get("architectures") or []
+    said = [str(name) for name in (given if isinstance(given, list) else [given])]
+    if kind in CONFIG_MAPPING_NAMES and any(name.endswith(_CAUSAL_HEADS) for name in said):
+        return None
     with collector.importing():
         from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-    kind = str(config.get("model_type"))
     if kind not in CONFIG_MAPPING:
         return f"config.json: transformers has no model_type {kind!r}"
-    said = config.get("architectures") or []
-    named = f"config.json says {', '.join(map(str, said)) or 'no architecture'} (model_type {kind})"
+    named = f"config.json says {', '.join(said) or 'no architecture'} (model_type {kind})"
     with collector.importing():
         found = AutoModelForCausalLM._model_mapping.get(CONFIG_MAPPING[kind], None)
     if found is None:
@@ -35,12 +42,9 @@ def why_unscorable(config: Mapping[str, Any], names: Iterable[str]) -> str | Non
     made = {each.__name__ for each in (found if isinstance(found, (list, tuple)) else [found])}
     if not said or made.intersection(said) or has_head(names):
         return None
-    if any(str(name).endswith(_OTHER_HEADS) for name in said) or not _ties(config, CONFIG_MAPPING[kind]):
+    tied = says_tied(config)
+    if tied is None:  # where config.json does not say so, its class does
+        tied = getattr(CONFIG_MAPPING[kind], "tie_word_embeddings", True)
+    if not tied or any(name.endswith(_OTHER_HEADS) for name in said):
         return f"{named}, and there is no head among its tensors that would predict tokens"
     return None
-
-
-def _ties(config: Mapping[str, Any], settings: Any) -> bool:
-    """Whether the token embedding serves as the head; where config.json does not say so, its class does."""
-    text = settings.from_dict(dict(config)).get_text_config()
-    return bool(text.tie_word_embeddings)
