@@ -5,6 +5,7 @@ A password is never written down: PGPASSWORD or ~/.pgpass have it."""
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,10 @@ def at_home(campaign: Campaign, directory: RunDirectory) -> Campaign:
     """The campaign with all its homes: the folder of its file, then those that its run's directory remembers."""
     folder = Path(campaign.origin).resolve().parent
     own = campaign.homes or ((str(folder),) if Path(campaign.origin).is_file() else ())
-    noted = _read(directory.note).homes if directory.note.is_file() else ()
+    noted: tuple[str, ...] = ()
+    if directory.note.is_file():
+        with suppress(CampaignError):  # a damaged one: who has the file needs no note, and the next start makes it anew
+            noted = _read(directory.note).homes
     return campaign.model_copy(update={"homes": tuple(dict.fromkeys((*own, *noted)))})
 
 

@@ -13,7 +13,7 @@ from search.campaign_file import load_campaign
 from search.inline import work_once
 from search.run import RunDirectory
 from search.session import find_run
-from search.whereabouts import recall, remember
+from search.whereabouts import at_home, recall, remember
 
 
 def run_a_little(folder: Path, **changes: object) -> None:
@@ -69,10 +69,19 @@ def test_a_directory_of_no_run_and_a_damaged_note_say_what_to_give(tmp_path: Pat
         load_campaign(tmp_path)
     with pytest.raises(CampaignError, match=r"is no run: there is no run\.json and no campaign\.sqlite in it\. Name"):
         find_run(tmp_path)
-    for text in ("{", "[]", json.dumps({"campaign": 3, "store": None}), json.dumps({"campaign": "a", "store": 1})):
+    for text in (
+        "{",
+        "[]",
+        json.dumps({"campaign": 3, "store": None}),
+        json.dumps({"campaign": "a", "store": 1}),
+        '{"campaign": "a", "store": null, "homes": [1]}',
+    ):
         (tmp_path / "run.json").write_text(text)
         with pytest.raises(CampaignError, match=r"run\.json: got something else .* name the campaign's file"):
             find_run(tmp_path)
+        assert (
+            at_home(make_campaign(), RunDirectory(tmp_path)) == make_campaign()
+        )  # with a file there is nothing to ask
     (tmp_path / "run.json").write_text(json.dumps({"campaign": "gone", "store": None}))
     with pytest.raises(CampaignError, match="holds no run of campaign 'gone'"):
         find_run(tmp_path)
