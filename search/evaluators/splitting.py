@@ -7,7 +7,7 @@ what else is in it; strata are interleaved in proportion, and the order is cut w
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
@@ -70,11 +70,11 @@ def _refuse_empty(parts: Splits, entry: TaskEntry, items: Sequence[Item], *, whe
     """CampaignError where a split got none of the items that are there: too few, or too few different ones."""
     empty = next((split for split in SPLITS if items and not parts[split]), None)
     if empty is not None:
-        different = len({_said(item) for item in items})
+        said = Counter(map(_said, items))
         remedy = "a longer text, another `chunk`" if entry.kind == "text" else "more items"
         raise CampaignError(
-            f"{where}, split: leaves no {empty} items: {len(items)} are there, {different} of them different, and "
-            f"equal ones stay in one split. Give it {remedy}, or other shares.",
+            f"{where}, split: leaves no {empty} items: {len(items)} are there, {len(said)} different ones, one of "
+            f"which {max(said.values())} times, and equal ones stay in one split. Give it {remedy}, or other shares.",
             task=entry.name,
             split=empty,
         )

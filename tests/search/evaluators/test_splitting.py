@@ -56,17 +56,17 @@ def test_counts_beyond_the_items_that_are_there_are_refused() -> None:
         (
             made(1),
             "text",
-            "no selection items: 1 are there, 1 of them different, .* a longer text, another `chunk`, or",
+            "no selection items: 1 are there, 1 different ones, .* a longer text, another `chunk`, or",
         ),
         (
             made(90, copies=45),
             "text",
-            "no holdout items: 90 are there, 2 of them different, and equal ones stay in one",
+            "no holdout items: 90 are there, 2 different ones, one of which 45 times, and equal",
         ),
         (
             made(2),
             "task",
-            "no selection items: 2 are there, 2 of them different, .* Give it more items, or other shares",
+            "no selection items: 2 are there, 2 different ones, .* Give it more items, or other shares",
         ),
     ],
 )
