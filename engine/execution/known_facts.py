@@ -60,11 +60,10 @@ class KnownFacts:
         lasting = [stage for stage in stages if stage.reuse == "source"]
         if not lasting:
             return {}
-        settings = sorted({name for stage in lasting for name in stage.settings})
         parts = []
         for place in range(len(_call(tensor).source_ids)):
             alone = _alone(tensor, place)
-            key = told.key(alone, settings)
+            key = told.key(alone, lasting)
             known = self._get(key)
             if known is None:
                 found = finish_stages(stages, _call(alone), partial(look, alone))
@@ -73,7 +72,7 @@ class KnownFacts:
         return {stage.name: np.concatenate([part[stage.name] for part in parts], axis=-1) for stage in lasting}
 
     def _partial(self, tensor: OutputTensor, stage: Stage, told: _Told, look: LookAt) -> Array:
-        key = told.key(tensor, stage.settings)
+        key = told.key(tensor, [stage])
         known = self._get(key)
         if known is None:
             known = self._put(key, {stage.name: look(tensor, stage, {})})
@@ -102,13 +101,16 @@ class _Told:
         self._plan = plan
         self._sources = sources
 
-    def key(self, tensor: OutputTensor, settings: Sequence[str]) -> str:
+    def key(self, tensor: OutputTensor, stages: Sequence[Stage]) -> str:
         call, method = _call(tensor), self._plan.method
+        settings = {name for stage in stages for name in stage.settings}
         values = {name: call.sources[name] if name in call.sources else call.options[name] for name in settings}
         drawn = [call.seed, call.tensor, list(call.source_ids)] if method.random else []
         inputs = [digest.of_input(view, self._content) for view in tensor.inputs]
+        # which stages there are, and what they measure by, may be a matter of options
+        asked = [call.scope, *([stage.name, stage.partial, list(stage.shape(call))] for stage in stages)]
         facts = [method.name, method.version, method.package, list(call.shape), call.base, tensor.row_dtype]
-        return digest.of_json([*facts, inputs, values, drawn])
+        return digest.of_json([*facts, asked, inputs, values, drawn])
 
     def _content(self, view: View) -> list[Any]:
         return digest.of_content(view, self._plan, self._sources)

@@ -76,6 +76,24 @@ def test_known_facts_give_the_same_bits_and_nothing_is_measured_twice(method: st
     assert known.nbytes > 0
 
 
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("nuslerp", [{}, {"nuslerp_flatten": False}, {"nuslerp_flatten": False, "nuslerp_row_wise": True}]),
+        ("model_stock", [{"filter_wise": False}, {"filter_wise": True}]),
+        ("ties", [{"rescale": False}, {"rescale": True}]),
+    ],
+)
+def test_options_that_decide_what_is_measured_may_differ(
+    method: str, options: list[dict[str, Any]], models: tuple[Path, ...]
+) -> None:
+    known = KnownFacts()
+    recipe: dict[str, Any] = recipe_to_dict(recipe_of(method, models))
+    for plan, sources in plans([parse_recipe(recipe | {"parameters": chosen}) for chosen in options]):
+        fresh = execute(plan, sources, Nowhere(), work=Work(threads=1))
+        assert execute(plan, sources, Nowhere(), work=Work(threads=1, known=known)).blocks == fresh.blocks
+
+
 def test_what_no_other_call_can_use_is_known_by_name() -> None:
     draw = np.random.default_rng(0)
     measuring: dict[str, set[str]] = {}
