@@ -218,6 +218,21 @@ def test_torn_exports_are_rebuilt_from_the_rows(tmp_path: Path) -> None:
         directory.mirror.write_bytes(b"torn")
 
 
+@pytest.mark.parametrize("name", ["items.parquet", "optuna.sqlite"])
+def test_an_export_that_cannot_be_written_ends_nothing_and_the_other_is_made(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    coordinator = open_simulated(tmp_path)
+    work_once(coordinator, SimulatedEvaluator(), worker="w")
+    (tmp_path / name).mkdir()
+    found = coordinator.close()
+    assert found is not None
+    assert found.items_spent["search"] == 15
+    assert [text.partition(": cannot be written: ")[0] for text in caplog.messages] == [str(tmp_path / name)]
+    assert all((tmp_path / made).is_file() for made in {"items.parquet", "optuna.sqlite"} - {name})
+    assert not list(tmp_path.glob("*.partial"))
+
+
 def test_the_collector_is_as_it_was_after_what_it_was_kept_from() -> None:
     with contextlib.suppress(KeyError), collector.settled(), collector.paused():
         assert gc.get_freeze_count()
