@@ -18,22 +18,23 @@ import argparse
 import json
 import os
 import random
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
 
+from bench import search_metered as metered
 from bench.ledger import IMPORTS, Ledger
 
 ROOT = Path(__file__).resolve().parent.parent
 CAMPAIGN = ROOT / "configs" / "campaigns" / "demo.yml"
 BEGIN, END = "<!-- search-overhead:begin -->", "<!-- search-overhead:end -->"
-END_OF_IT = ("exports", "report", "publishing", "selection and verdict")
 FIRST = ("start-up", IMPORTS)
 ENVIRONMENT = {
     **dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"), "1"),
@@ -80,8 +81,8 @@ class Accounts:
         return (
             f"{self.total:.1f} CPU-s, {self.evaluating:.1f} of them evaluation, {self.units} work units. Overhead: "
             f"{self.share():.1%} of all; {self.share(*FIRST):.1%} of the rest without start-up and imports; "
-            f"{self.share(*FIRST, *END_OF_IT):.1%} also without exports, verdict, report and publishing, "
-            f"{1000 * self.outside(*FIRST, *END_OF_IT) / max(1, self.units):.1f} ms per work unit."
+            f"{self.share(*FIRST, *metered.END_OF_IT):.1%} also without exports, verdict, report and publishing, "
+            f"{1000 * self.outside(*FIRST, *metered.END_OF_IT) / max(1, self.units):.1f} ms per work unit."
         )
 
 
@@ -92,22 +93,43 @@ def main() -> None:
     parser.add_argument("--ray", action="store_true", help="on a Ray with one evaluator, not in this process")
     parser.add_argument("--write", action="store_true", help="also write the table into docs/search.md")
     parser.add_argument("--driver", help=argparse.SUPPRESS)  # what --ray starts: a run directory
+    parser.add_argument("--alone", help=argparse.SUPPRESS)  # what keeps one set of accounts: a campaign file
     options = parser.parse_args()
     os.environ.update(ENVIRONMENT)
     if options.driver:
         _drive(Path(options.driver))
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        campaign = _campaign(Path(folder), options.items)
-        found = _on_ray(campaign, Path(folder)) if options.ray else _in_process(campaign, Path(folder))
+    elif options.alone:
+        print(json.dumps(asdict(_in_process(Path(options.alone), Path(options.alone).parent))))
+    else:
+        _report(options)
+
+
+def _report(options: argparse.Namespace) -> None:
+    """Both runs, and what they come to."""
+    few, all_of_them = (_measured(options, coarse=coarse) for coarse in (True, False))
     memory = f"Python reads {random_read_us():.2f} µs for a number somewhere in 150 MiB."
-    print(found.table(), found.sentences(), memory, sep="\n\n")
+    parts = [few.sentences(), f"With all accounts:\n\n{all_of_them.table()}", all_of_them.sentences()]
+    print(*parts, memory, sep="\n\n")
     if options.write:
         from bench import report
 
         command = " ".join(["python -m bench.search_overhead", *(word for word in sys.argv[1:] if word != "--write")])
-        text = "\n\n".join([found.table(), found.sentences(), f"{report.provenance(command)} {memory}"])
+        text = "\n\n".join([*parts, f"{report.provenance(command)} {memory}"])
         report.write_into(ROOT / "docs" / "search.md", text, between=(BEGIN, END))
+
+
+def _measured(options: argparse.Namespace, *, coarse: bool) -> Accounts:
+    """The campaign in a fresh process."""
+    with tempfile.TemporaryDirectory() as folder:
+        campaign = _campaign(Path(folder), options.items)
+        environment = {metered.COARSE: "1"} if coarse else {}
+        if options.ray:
+            return _on_ray(campaign, Path(folder), environment)
+        command = [sys.executable, "-m", "bench.search_overhead", "--alone", str(campaign)]
+        done = subprocess.run(
+            command, cwd=ROOT, env=os.environ | environment, check=True, stdout=subprocess.PIPE, text=True
+        )
+        return Accounts(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def random_read_us(numbers: int = 2**22, reads: int = 200_000) -> float:
@@ -136,7 +158,6 @@ def _campaign(folder: Path, items: int | None) -> Path:
 
 def _in_process(campaign: Path, folder: Path) -> Accounts:
     """One process. Start-up ends where the loop over work units begins."""
-    from bench import search_metered as metered
     from search import session
 
     ledger = Ledger("start-up", within=metered.WITHIN)
@@ -146,7 +167,7 @@ def _in_process(campaign: Path, folder: Path) -> Accounts:
         ledger.become(metered.REST)
         return loop(*args, **kwargs)
 
-    with ledger.charge(metered.PLACES):
+    with ledger.charge(metered.places()):
         session.run_inline = begin
         try:
             session.run_campaign(campaign, root=folder / "run")
@@ -156,15 +177,14 @@ def _in_process(campaign: Path, folder: Path) -> Accounts:
     return Accounts(seconds, ledger.calls, sum(seconds.values()), metered.EVALUATION, ledger.calls[metered.SCORING])
 
 
-def _on_ray(campaign: Path, folder: Path) -> Accounts:
+def _on_ray(campaign: Path, folder: Path, environment: Mapping[str, str]) -> Accounts:
     """All processes of `mergefleet search --address local --workers 1`: two of them keep ledgers."""
-    from bench import search_metered as metered
     from bench.measure import session_cpu_s
 
     told = folder / "ledgers"
     told.mkdir()
     command = [sys.executable, "-m", "bench.search_overhead", "--driver", str(campaign)]
-    environment = {metered.FOLDER: str(told), "PYTHONPATH": str(ROOT)}
+    environment = {**environment, metered.FOLDER: str(told), "PYTHONPATH": str(ROOT)}
     total = session_cpu_s(command, environment=environment, log=folder / "log")
     seconds, calls = Counter[str](), Counter[str]()
     for path in told.glob("*.json"):
@@ -177,7 +197,6 @@ def _on_ray(campaign: Path, folder: Path) -> Accounts:
 
 def _drive(campaign: Path) -> None:
     """The driver of a campaign on Ray whose actors keep ledgers."""
-    from bench import search_metered as metered
     from cluster import crew, search_job
 
     crew.EvaluatorWorker = metered.MeteredEvaluator  # type: ignore[misc]
