@@ -77,9 +77,8 @@ class StagedCatCma(Sampler):
         optimiser = self._optimisers[stage]
         if optimiser is None:
             return self._start(stage)
-        return self._read(
-            stage, *self._split(stage, optimiser._mean), optimiser._q if optimiser.n_categorical else None
-        )
+        numbers = optimiser._mean if self._places[stage].names else np.zeros(0)
+        return self._read(stage, *self._split(stage, numbers), optimiser._q if optimiser.n_categorical else None)
 
     def _start(self, stage: int) -> Params:
         if stage in self._warm:

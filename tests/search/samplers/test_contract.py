@@ -107,6 +107,27 @@ def test_a_replay_of_what_was_told_proposes_the_same(name: str) -> None:
     assert len({tuple(result.params.values()) for result in results}) == 18
 
 
+@pytest.mark.parametrize("name", ["auto", "tpe", "random", "sobol"])  # auto: catcma
+def test_a_space_of_categories_alone_is_searched(name: str) -> None:
+    space = {"method": "model_stock", "parameters": {"filter_wise": [True, False]}, "subset": True}
+    chosen = make_space(make_campaign(space=space | {"stages": [{"name": "s", "population": 6}]}), layers=LAYERS)
+    sampler = make_sampler(name, Setup(chosen, seed=5), {}, origin="c.yml")
+    results: list[Told] = []
+    for number in range(24):
+        params = sampler.ask(0, number)
+        sampler.enter(0, number, params)
+        results.append(Told(number, params, float(list(params.values()).count(True))))
+        if not sampler.by_cohort:
+            sampler.tell(0, results[-1:])
+        elif number % 6 == 5:
+            sampler.tell(0, results[-6:])
+    assert {tuple(sorted(result.params)) for result in results} == {
+        tuple(sorted(a.name for a in chosen.stages[0].axes))
+    }
+    assert len({tuple(sorted(result.params.items())) for result in results}) > 3
+    assert all({*point} == {*results[0].params} for points in sampler.means() for point in points)
+
+
 def test_a_sampler_goes_on_from_points_that_another_one_drew() -> None:
     """A fork may change the sampler: what was drawn before is known to the new one, as any result is."""
     results = live(made("cma"), "cma", candidates=12)
