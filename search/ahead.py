@@ -23,6 +23,7 @@ from search.queue import lease_key
 AHEAD_S = 0.5
 """Units are scored together as long as they do not take longer; a kill or a second ctrl-C loses no more than that."""
 LEAST_S = 0.05  # a unit counts as no shorter: at most ten at once
+_Asked = tuple[str, tuple[str, ...]]
 
 
 def foreseen(desk: Desk, drafts: Drafts, *, leases: int, limit: int) -> list[Work]:
@@ -32,8 +33,8 @@ def foreseen(desk: Desk, drafts: Drafts, *, leases: int, limit: int) -> list[Wor
         leases: how many the coordinator gave in its epoch.
         limit: the most to tell.
     """
-    ask = None if desk.queue.pending else machine.plan_next(desk.live.state)
-    if not isinstance(ask, machine.Ask):
+    ask = None if desk.queue.pending or desk.shared else machine.plan_next(desk.live.state)
+    if not isinstance(ask, machine.Ask):  # of a shared store, others may have scored them by then
         return []
     blocks, epoch = desk.blocks_of_draw(ask.cohort), desk.run.store.epoch
     if len(blocks) != 1:
@@ -61,27 +62,41 @@ class Ahead:
     def __init__(self, coordinator: Foresees, evaluator: Evaluator) -> None:
         self._coordinator, self._evaluator = coordinator, evaluator
         self._each_s = math.inf
-        self._results: dict[tuple[str, tuple[str, ...]], BlockResult | Failed] = {}
+        self._results: dict[_Asked, BlockResult | Failed] = {}
+        self._awaited: set[_Asked] = set()
 
     @property
     def waiting(self) -> bool:
-        """Whether there are results that nobody asked for yet."""
-        return bool(self._results)
+        """Whether there are results that will be asked for next. Those of a search that ended meanwhile never are."""
+        return bool(self._awaited)
 
     def evaluate(self, work: Work) -> BlockResult | Failed:
         """As Evaluator.evaluate."""
-        known = self._results.pop(_asked(work), None)
+        asked = _asked(work)
+        self._awaited.discard(asked)
+        known = self._results.pop(asked, None)
         if known is not None:
             return replace(known, lease=work.lease)
         began = time.monotonic()
         foreseen = self._coordinator.foresee(int(AHEAD_S / max(self._each_s, LEAST_S)) - 1)
-        units = [work, *(unit for unit in foreseen if _asked(unit) not in self._results)]
-        result, *rest = [self._evaluator.evaluate(unit) for unit in units]
-        self._each_s = (time.monotonic() - began) / len(units)
-        self._results |= {_asked(unit): result for unit, result in zip(units[1:], rest, strict=True)}
+        latest = result = self._evaluator.evaluate(work)
+        units = 1
+        for unit in (unit for unit in foreseen if _asked(unit) not in self._results):
+            if _met_outage(latest) or time.monotonic() - began > AHEAD_S:
+                break
+            latest = self._evaluator.evaluate(unit)
+            units += 1
+            if not _met_outage(latest):  # that may be over when the unit is due
+                self._results[_asked(unit)] = latest
+        self._each_s = (time.monotonic() - began) / units
+        self._awaited = {_asked(unit) for unit in foreseen} & self._results.keys()
         return result
 
 
-def _asked(work: Work) -> tuple[str, tuple[str, ...]]:
+def _met_outage(result: BlockResult | Failed) -> bool:
+    return isinstance(result, Failed) and result.outage
+
+
+def _asked(work: Work) -> _Asked:
     """What a result answers, under whatever lease."""
     return work.recipe_hash, work.items

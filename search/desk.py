@@ -42,7 +42,7 @@ class Desk:
         self.queue = WorkQueue(lease_s=services.lease_s)
         self.blame = Blame()
         # the run's own file holds no other campaign: nothing to ask it before every candidate
-        self._shared = run.campaign.store is not None
+        self.shared = run.campaign.store is not None
         self._items_of: dict[str, list[str]] = defaultdict(list)
         for item, key in run.pools.score_key_of.items():
             self._items_of[key].append(item)
@@ -82,7 +82,7 @@ class Desk:
         self.pending.add(schema.CANDIDATES, row)
         if cohort is not None and not cohort.members:
             self.pending.add(schema.COHORTS, {name: getattr(cohort, name) for name in schema.COHORT_FIELDS})
-        if self._shared and recipe_hash not in self.board.scores:
+        if self.shared and recipe_hash not in self.board.scores:
             self.recall([recipe_hash])
         self.recipes.append(entry.recipe)
         self.ask_row(event.number, event.split, sequence=self.next_sequence())

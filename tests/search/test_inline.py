@@ -8,9 +8,10 @@ import pytest
 from simulated import SimulatedEvaluator, make_campaign, open_simulated
 
 from search import ahead
+from search.ahead import Ahead
 from search.coordinator import Coordinator
 from search.inline import run_inline
-from search.ports import BlockResult, CampaignStatus, Failed, Finished, Work
+from search.ports import BlockResult, CampaignStatus, Failed, Finished, Inventory, Work
 from search.store import schema
 
 SMALL = {
@@ -147,4 +148,80 @@ def test_a_stop_hands_in_what_was_scored_ahead(tmp_path: Path, monkeypatch: pyte
     assert run_inline(coordinator, evaluator, stop=lambda: evaluator.units >= 20) is None
     states = [row["state"] for row in coordinator.run.store.rows(schema.LEASES)]
     assert states == ["done"] * evaluator.units
+    coordinator.close()
+
+
+class Row:
+    """A coordinator that foresees what it is told to, and an evaluator that answers with what it is told to."""
+
+    def __init__(self) -> None:
+        self.foreseen: list[Work] = []
+        self.outages: set[int] = set()
+        self.scored: list[int] = []
+
+    def foresee(self, limit: int) -> list[Work]:
+        return self.foreseen[: max(0, limit)]
+
+    def inventory(self) -> Inventory:
+        raise NotImplementedError
+
+    def close(self) -> None: ...
+
+    def evaluate(self, work: Work) -> BlockResult | Failed:
+        self.scored.append(work.candidate)
+        if work.candidate in self.outages:
+            return Failed(work.lease, "the judge does not answer", retryable=True, outage=True)
+        return BlockResult(work.lease, work.recipe_hash, "weights", dict.fromkeys(work.items, 1.0))
+
+
+def unit(number: int) -> Work:
+    return Work(number, {}, f"recipe {number}", "search", 0, ("a", "b"), f"1.{number}", 1, 1)
+
+
+def test_what_nobody_asks_for_any_more_keeps_no_stop_waiting() -> None:
+    """The hours of a budget may end a search between units that were scored in a row."""
+    row = Row()
+    ahead = Ahead(row, row)
+    ahead.evaluate(unit(0))
+    row.foreseen = [unit(2), unit(3)]
+    ahead.evaluate(unit(1))
+    assert ahead.waiting
+    row.foreseen = []
+    ahead.evaluate(unit(4))
+    assert not ahead.waiting
+
+
+def test_an_outage_ends_the_row_and_is_no_answer_to_who_asks_later() -> None:
+    row = Row()
+    ahead = Ahead(row, row)
+    ahead.evaluate(unit(0))
+    row.foreseen, row.outages = [unit(2), unit(3), unit(4)], {3}
+    ahead.evaluate(unit(1))
+    assert row.scored == [0, 1, 2, 3]
+    row.foreseen, row.outages = [unit(4)], set()
+    assert [ahead.evaluate(unit(number)) for number in (2, 3)] == [row.evaluate(unit(number)) for number in (2, 3)]
+    row.foreseen, row.outages, row.scored = [unit(6)], {5}, []
+    ahead.evaluate(unit(5))
+    assert row.scored == [5]
+
+
+def test_a_row_ends_when_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A judge that answered at once may take its time now."""
+    row, clock = Row(), iter([0.0, 0.01, 1.0, 1.1, 1.7, 1.8])
+    ahead = Ahead(row, row)
+    monkeypatch.setattr("search.ahead.time.monotonic", lambda: next(clock))
+    ahead.evaluate(unit(0))
+    row.foreseen = [unit(2), unit(3), unit(4)]
+    ahead.evaluate(unit(1))
+    assert row.scored == [0, 1, 2]
+
+
+def test_nothing_is_foreseen_where_other_campaigns_may_score_it_meanwhile(tmp_path: Path) -> None:
+    campaign = make_campaign(store=f"sqlite:///{tmp_path}/shared.sqlite", **SMALL)
+    evaluator, coordinator = SimulatedEvaluator(), open_simulated(tmp_path / "run", campaign)
+    work = coordinator.next_work("w")
+    for _ in range(40):
+        assert isinstance(work, Work)
+        assert coordinator.foresee(9) == []
+        work = coordinator.exchange("w", evaluator.evaluate(work))
     coordinator.close()
