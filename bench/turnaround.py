@@ -65,7 +65,7 @@ def main() -> None:
 
 def _row(method: str, family: Family, *, entry: EvaluatorEntry, clock: Clock) -> list[str]:
     plans, known = Plans(), KnownFacts()
-    resident = ResidentModel(entry, plans=plans)
+    resident = ResidentModel(entry, plans=plans, known=KnownFacts())  # nothing from disk, as where nothing was measured
     times: list[tuple[float, float, float]] = []
     for number in range(1 + CANDIDATES):
         recipe = _recipe(method, family, weight=0.3 + 0.05 * number)

@@ -25,7 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def cache_directory() -> Path | None:
     """The private directory for compiled kernels of exactly these sources, or None where none is safe."""
-    root = _root()
+    root = private_directory()
     if root is None:
         return None
     sources = hashlib.sha256()
@@ -34,7 +34,8 @@ def cache_directory() -> Path | None:
     return root / "kernels" / sources.hexdigest()[:16]
 
 
-def _root() -> Path | None:
+def private_directory() -> Path | None:
+    """Where this user's caches lie; None where nothing is private and can be written to."""
     chosen = os.environ.get("MERGEFLEET_CACHE_DIR")
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")  # noqa: PTH111, PTH118
     path = Path(chosen) if chosen else Path(base) / "mergefleet"

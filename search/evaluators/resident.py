@@ -7,7 +7,8 @@ only if the hash is the candidate's before and after scoring, and if the paramet
 merged: their checksum (read at the speed of memory, a small part of one forward pass) is compared after every block. A
 second look before the next block of the same candidate would tell nothing more: what somebody wrote in between is there
 after that block, too, whose scores are thrown away then, and made again on a fresh merge. Tensors that are the same in
-the candidate before are not merged again; facts about the sources are measured once.
+the candidate before are not merged again; facts about the sources are measured once, by whichever evaluator of the
+node comes first.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from engine import digest
 from engine.errors import CampaignError, EvaluationError, MergefleetError
 from engine.execution.execute import Work as MergeWork
 from engine.execution.execute import execute
+from engine.execution.kept_facts import KeptFacts
 from engine.execution.known_facts import KnownFacts
 from engine.execution.sinks import LiveSink
 from engine.execution.worker import RowPool
@@ -96,11 +98,11 @@ class ResidentModel:
     rope, vocabulary), tokenizer or chat template gets a new skeleton, the old one is let go.
     """
 
-    def __init__(self, entry: EvaluatorEntry, *, plans: Plans | None = None) -> None:
+    def __init__(self, entry: EvaluatorEntry, *, plans: Plans | None = None, known: KnownFacts | None = None) -> None:
         self._entry = entry
         self._plans = plans or Plans()
         self._skeletons = Skeletons(entry, self._plans)
-        self._known = KnownFacts()
+        self._known = known or KnownFacts(kept=KeptFacts())
         self._rows = RowPool()
         self._norms = Norms(self._plans)
         self.loaded: Loaded | None = None
@@ -145,6 +147,7 @@ class ResidentModel:
         self.loaded = None  # dirty from here on
         work = MergeWork(self._entry.threads, tensors=changed, known=self._known, pool=self._rows)
         done = execute(plan, self._plans.checkpoints, LiveSink(skeleton.binding), work=work)
+        self._known.keep()
         tensors = dict(kept)
         for index, blocks in done.tensor_blocks(plan, changed).items():
             tensor = plan.tensors[index]

@@ -28,6 +28,7 @@ from engine import digest
 from engine.errors import CampaignError, EvaluationError, MergefleetError
 from engine.execution.binding import TORCH_DTYPES
 from engine.execution.execute import Work, execute
+from engine.execution.kept_facts import KeptFacts
 from engine.execution.known_facts import KnownFacts
 from engine.models.tokenizer import write_small_files
 from search.evaluators.contract import Subject
@@ -66,7 +67,7 @@ class Merged:
 
     def __init__(self, plans: Plans, threads: int) -> None:
         self._plans, self._threads = plans, threads
-        self._known = KnownFacts()
+        self._known = KnownFacts(kept=KeptFacts())
         self.plan: Plan | None = None
         self.digests: dict[str, str] = {}
 
@@ -87,6 +88,7 @@ class Merged:
             self.digests |= execute(plan, self._plans.checkpoints, sink, work=work).tensor_digests(plan, chosen)
             for index in group:
                 yield plan.tensors[index].name, sink.tensor(index, plan.tensors[index])
+        self._known.keep()
 
     def _current(self) -> Plan:
         assert self.plan is not None
