@@ -35,6 +35,7 @@ def examine() -> list[Check]:
         _disk(),
         _shared_memory(),
         _kernel_cache(),
+        _kept_facts(),
         _kernels(),
         _own_methods(),
         *(_library(name, why) for name, why in _LIBRARIES.items()),
@@ -107,6 +108,16 @@ def _kernel_cache() -> Check:
         advice = "set MERGEFLEET_CACHE_DIR to a directory of mode 0700 of your own; kernels are compiled anew each time"
         return Check("kernel cache", "warns", "no private writable directory", advice)
     return Check("kernel cache", "ok", str(directory))
+
+
+def _kept_facts() -> Check:
+    from engine.execution.kept_facts import facts_file
+
+    file = facts_file()
+    if file is None:
+        return Check("facts", "ok", "no private writable directory; every evaluator measures for itself")
+    there = file.is_file()
+    return Check("facts", "ok", f"{file}, {human_bytes(file.stat().st_size)}" if there else f"{file}, none yet")
 
 
 def _kernels() -> Check:
