@@ -33,6 +33,7 @@ from search.starting import (
     check_start,
     refuse_nonfinite,
     refuse_senseless,
+    refuse_speechless,
     space_of,
     warn_of_threads,
 )
@@ -209,6 +210,7 @@ def rules_of(campaign: Campaign) -> Rules:
     refuse_senseless(campaign)
     try:
         space, baselines = check_models(campaign, plans), make_baselines(campaign)
+        refuse_speechless(campaign, plans)
     finally:
         plans.close()
     check_budget(campaign, len(baselines), population=space.stages[0].population)

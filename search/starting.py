@@ -1,7 +1,7 @@
 """What is known of a campaign before anything is loaded or written: the file, and the headers of its models.
 
-    a winner could be named · models can be read · the space fits them · every fixed recipe can be planned · budget and
-    sampler fit · the target is free
+    a winner could be named · models can be read · the space fits them · every fixed recipe can be planned · all have a
+    tokenizer · budget and sampler fit · the target is free
 
 `mergefleet search` asks all of it first, and `--plan` all that is about models. What only items tell is asked next
 (evaluators, search.opening), and what only the models' data tells (`refuse_nonfinite`), before there is a run, too.
@@ -18,6 +18,7 @@ from typing import Any
 from engine.errors import CampaignError, InputError
 from engine.models.architecture import Layout
 from engine.models.chat_templates import own_template
+from engine.models.tokenizer import TOKENIZER_FILES, has_tokenizer
 from engine.planning.plan import Plan
 from engine.recipes.keypath import KeyPath
 from engine.recipes.model_ref import ModelRef, parse_model
@@ -49,9 +50,12 @@ def check_start(campaign: Campaign, directory: RunDirectory, plans: Plans) -> No
     refuse_target(campaign, directory)
     refuse_missing(campaign)
     refuse_missing_functions(campaign)
-    if not has_scores(campaign, directory):  # an earlier version may have begun it: then it goes on
+    new = not has_scores(campaign, directory)  # an earlier version may have begun it: then it goes on
+    if new:
         refuse_senseless(campaign)
     space, baselines = check_models(campaign, plans), make_baselines(campaign)
+    if new:
+        refuse_speechless(campaign, plans)
     check_budget(campaign, len(baselines), population=space.stages[0].population)
     sampler_of(campaign, space, baselines=len(baselines))
 
@@ -162,6 +166,28 @@ def refuse_nonfinite(campaign: Campaign, plans: Plans) -> None:
             source=str(ref),
             count=count,
         )
+
+
+def refuse_speechless(campaign: Campaign, plans: Plans) -> None:
+    """CampaignError for a model without tokenizer: base and parents are scored as they are.
+
+    A function of the user's may do without one; it is rehearsed before anything is scored.
+    """
+    if all(task.kind == "python" for task in campaign.tasks):
+        return
+    models = {key: plans.open(parse_model(name, KeyPath(campaign.origin).key(key))) for key, name in _models(campaign)}
+    places = {key: model.tokenizer_directory for key, model in models.items()}
+    silent = next((key for key, place in places.items() if not has_tokenizer(place)), None)
+    if silent is None:
+        return
+    other = next((key for key, place in places.items() if has_tokenizer(place)), None)
+    whose = "a model of the same vocabulary" if other is None else f"{other} ({models[other].ref})"
+    raise CampaignError(
+        f"{campaign.origin}: {silent}: {models[silent].ref} has no tokenizer ({', '.join(TOKENIZER_FILES[:2])}, ...), "
+        f"and base and parents are scored with their own: copy that of {whose} into its directory, if ids mean the "
+        "same tokens (space.tokenizer_source is for merges alone).",
+        key=silent,
+    )
 
 
 def space_of(campaign: Campaign, plans: Plans) -> Space:

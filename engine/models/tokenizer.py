@@ -35,6 +35,11 @@ MODEL_FILES = (
 NAMED_TEMPLATES = "additional_chat_templates"
 
 
+def has_tokenizer(directory: Path) -> bool:
+    """Whether any of its files is there."""
+    return any(_present(directory, TOKENIZER_FILES))
+
+
 def small_files(tokenizer: Path, donor: Path, *, templates: bool = True) -> list[Path]:
     """The files that `write_small_files` copies; without `templates`, but those that hold nothing but one."""
     files = [*_present(tokenizer, TOKENIZER_FILES), *_present(donor, MODEL_FILES)]

@@ -31,10 +31,13 @@ SPACE = {"parameters": {"weight": {"low": 0, "high": 1, "start": 0.5}}, "stages"
 def a_model(
     folder: Path, *, rows: int = 4, layers: int = 3, tensors: int = 3, bad: tuple[float, ...] = (), **config: Any
 ) -> str:
+    """Of a llama's layers, with a file of a tokenizer that nobody reads here."""
     names = [LAYER.format(layer) for layer in range(layers)][:tensors]
     arrays = {name: np.ones((rows, 4), np.float32) for name in [*names, "model.norm.weight"]}
     arrays[names[0]].flat[: len(bad)] = bad
-    return str(write_model(folder, arrays, **{"num_hidden_layers": layers, "model_type": "llama", **config}))
+    write_model(folder, arrays, **{"num_hidden_layers": layers, "model_type": "llama", **config})
+    (folder / "tokenizer.model").touch()
+    return str(folder)
 
 
 def campaign(
@@ -226,6 +229,32 @@ def test_models_that_predict_no_tokens_are_refused_at_the_start(
         check_models(parse_campaign(data, origin="c.yml"), Plans())
     vllm = parse_campaign(data | {"evaluator": {"engine": "vllm"}}, origin="c.yml")
     check_models(vllm, Plans())  # has a list of its own
+
+
+@pytest.mark.parametrize(
+    ("silent", "says"),
+    [
+        (
+            ("base",),
+            r"base_model: .*/base has no tokenizer \(tokenizer\.json, .* copy that of sources\[0\] \(.*/a\) in",
+        ),
+        (("b",), r"sources\[1\]: .*/b has no tokenizer .* copy that of base_model \(.*/base\) into its directory"),
+        (("base", "a", "b"), r"base_model: .* copy that of a model of the same vocabulary into its directory"),
+    ],
+)
+def test_a_model_without_tokenizer_is_refused_at_the_start(
+    silent: tuple[str, ...], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, run = campaign(tmp_path), RunDirectory(tmp_path / "run")
+    for name in silent:
+        (tmp_path / name / "tokenizer.model").unlink()
+    with pytest.raises(CampaignError, match=rf"^c\.yml: {says}"):
+        check_start(found, run, Plans())
+    function = {"name": "skill", "metric": "operator:add", "search": "s", "selection": "v", "holdout": "h"}
+    monkeypatch.setattr("search.starting.refuse_missing_functions", lambda _: None)
+    check_start(parse_campaign(campaign_to_dict(found) | {"tasks": [function]}, origin="c.yml"), run, Plans())
+    monkeypatch.setattr("search.starting.has_scores", lambda *_: True)  # begun by an earlier version
+    check_start(found, run, Plans())
 
 
 def test_a_plan_says_it_too(tmp_path: Path) -> None:
