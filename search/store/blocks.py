@@ -214,7 +214,9 @@ def insert_scores(connection: Connection, scores: Sequence[BlockScores]) -> None
     _insert(connection, schema.BLOCK_SCORES, rows)
 
 
-def rekey_scores(connection: Connection, known: KnownBlocks, moved: Mapping[str, str], *, campaign: int) -> None:
+def rekey_scores(
+    connection: Connection, known: KnownBlocks, moved: Mapping[str, Sequence[str]], *, campaign: int
+) -> None:
     """Give the scores that a campaign paid for, or a fork brought along, other keys, unless these have scores."""
     wait_for_writers(connection)
     table = schema.BLOCK_SCORES
@@ -275,11 +277,14 @@ def _without(entry: BlockScores, blocks: Iterable[Block]) -> BlockScores | None:
     return entry.having(left) if left else None
 
 
-def _renamed(found: Mapping[str, tuple[str, float]], moved: Mapping[str, str]) -> dict[str, tuple[str, float]]:
+def _renamed(
+    found: Mapping[str, tuple[str, float]], moved: Mapping[str, Sequence[str]]
+) -> dict[str, tuple[str, float]]:
     """The same under other keys; what had the new one already stays."""
     kept = {key: value for key, value in found.items() if key not in moved}
     for key in sorted(found.keys() & moved.keys()):
-        kept.setdefault(moved[key], found[key])
+        for new in moved[key]:
+            kept.setdefault(new, found[key])
     return kept
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -48,11 +49,15 @@ class Transaction:
         blocks.add_scores(self._connection, self._known_blocks, scores, payer=payer)
 
     def rekey(self, keys: Mapping[str, tuple[str, str]]) -> None:
-        """Give items, by name, another score key: (old, new). Their scores move along, unless they are there."""
+        """Give items, by name, another score key: (old, new). Their scores move along, unless they are there; of items
+        that were equal and are no more, each takes them."""
         if keys:
             named = [{"key_item": item, "score_key": new} for item, (_, new) in keys.items()]
             self.change_all(schema.ITEMS, ("item",), named)
-            blocks.rekey_scores(self._connection, self._known_blocks, dict(keys.values()), campaign=self._campaign)
+            moved: dict[str, list[str]] = defaultdict(list)
+            for old, new in keys.values():
+                moved[old].append(new)
+            blocks.rekey_scores(self._connection, self._known_blocks, moved, campaign=self._campaign)
 
 
 @lru_cache(64)  # building a statement takes longer than running it

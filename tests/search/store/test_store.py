@@ -290,6 +290,19 @@ def test_an_item_that_gets_another_key_takes_its_scores_along(url: str) -> None:
     assert [row["score_key"] for row in (*store.rows(schema.ITEMS), *store.rows(schema.ITEM_SCORES))] == ["new", "new"]
 
 
+def test_items_that_were_equal_and_are_no_more_both_take_their_scores_along(url: str) -> None:
+    """With few-shot examples, equal documents at two places of a task had one key in earlier versions."""
+    store = opened(url)
+    items = [{"item": item, "split": "search", "task": "t", "score_key": "a"} for item in ("a", "twin")]
+    with store.transaction() as transaction:
+        transaction.add(schema.ITEMS, items)
+    add_score(store, "a", 0.5)
+    with store.transaction() as transaction:
+        transaction.rekey({"a": ("a", "new"), "twin": ("a", "other")})
+    (entry,) = store.shared_scores(["r"])
+    assert {key: value for key, (_, value) in entry.found.items()} == {"new": 0.5, "other": 0.5}
+
+
 def test_the_password_of_a_url_is_in_no_message(sqlite_url: str) -> None:
     assert Store("postgresql+psycopg://me:secret@nowhere/db").place == "postgresql://me:***@nowhere/db"
     assert Store("postgresql+psycopg://me@h/db?password=secret").place == "postgresql://me@h/db"
