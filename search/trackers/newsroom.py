@@ -1,6 +1,7 @@
 """Events of the machine → what trackers are told. Pure: it reads the live campaign and keeps count.
 
 A restart replays the rows through the same `LiveCampaign.apply`, so the same news come out under the same numbers.
+Losses on the holdout may be taken back, and their rows with them: they are told with the verdict.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class Newsroom:
         self._at = 0
         self._failed = 0
         self._means = [0] * len(self._stages)
+        self._lost: list[machine.Lost] = []
         self.pending: list[News] = [Started(run.campaign.name, facts_of(run.campaign))]
         live.listener = self.hear
 
@@ -33,7 +35,11 @@ class Newsroom:
 
     def hear(self, event: machine.Event) -> None:
         """An event that the machine has taken in."""
-        if isinstance(event, machine.Scored | machine.Stopped | machine.Lost):
+        if isinstance(event, machine.LostTriedAgain):
+            self._lost.clear()
+        elif isinstance(event, machine.Lost) and event.split == "holdout":
+            self._lost.append(event)
+        elif isinstance(event, machine.Scored | machine.Stopped | machine.Lost):
             self.pending.append(self._scored(event))
         means = self._live.sampler.means()
         for stage, known in enumerate(means):
@@ -44,6 +50,7 @@ class Newsroom:
 
     def judged(self, verdict: Verdict) -> None:
         """The campaign has its answer."""
+        self.pending += [self._scored(event) for event in self._lost]
         over = {found.label: (found.difference, found.lower) for found in verdict.comparisons}
         answer = (verdict.sentence, verdict.significant, verdict.label, verdict.score, verdict.interval)
         self.pending.append(Judged(self._next(), *answer, over))

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from simulated import SimulatedEvaluator, make_campaign, open_simulated
 
+from engine.errors import EvaluationError
 from search.inline import run_inline, work_once
+from search.ports import BlockResult, Failed, Work
 from search.store import schema
 from search.trackers.contract import (
     CandidateScored,
@@ -103,6 +105,47 @@ def test_a_resumed_campaign_tells_the_same_news_under_the_same_numbers(
     assert known
     assert numbered(again)[: len(known)] == known
     assert numbered(again) == numbered(told)
+
+
+class Speechless(SimulatedEvaluator):
+    """Nobody is scored on the holdout."""
+
+    def evaluate(self, work: Work) -> BlockResult | Failed:
+        failed = Failed(work.lease, "no grade", retryable=False)
+        return failed if work.split == "holdout" else super().evaluate(work)
+
+
+def test_losses_on_the_holdout_that_are_taken_back_keep_no_later_news_from_being_told(tmp_path: Path) -> None:
+    news: tuple[list[News], list[News]] = [], []
+    first = open_simulated(tmp_path, make_campaign(**SMALL), tell=news[0].extend)
+    with pytest.raises(EvaluationError, match="the winner could not be scored on the holdout"):
+        run_inline(first, Speechless())
+    first.close()
+    again = open_simulated(tmp_path, make_campaign(**SMALL), resume=True, tell=news[1].extend)
+    run_inline(again, SimulatedEvaluator())
+    again.close()
+    before, whole = map(numbered, news)
+    assert whole[: len(before)] == before
+    assert isinstance(whole[-1], Judged)
+    told = [entry.number for entry in whole[len(before) : -1] if entry.split == "holdout"]
+    assert sorted(told) == sorted(row["candidate"] for row in again.run.store.rows(schema.LEDGER))
+
+
+def test_who_stays_lost_on_the_holdout_is_told_of_with_the_verdict(tmp_path: Path) -> None:
+    class NoBase(Speechless):
+        def evaluate(self, work: Work) -> BlockResult | Failed:
+            return super().evaluate(work) if work.candidate == 0 else SimulatedEvaluator.evaluate(self, work)
+
+    news: list[News] = []
+    coordinator = open_simulated(tmp_path, make_campaign(**SMALL), tell=news.extend)
+    run_inline(coordinator, NoBase())
+    coordinator.close()
+    lost, judged = numbered(news)[-2:]
+    assert (lost.number, lost.split, lost.cause, lost.failed) == (0, "holdout", "no grade", 1)
+    assert isinstance(judged, Judged)
+    again: list[News] = []
+    open_simulated(tmp_path, make_campaign(**SMALL), resume=True, tell=again.extend).close()
+    assert numbered(again) == numbered(news)
 
 
 def test_news_survive_the_pipe(told: list[News]) -> None:
