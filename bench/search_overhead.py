@@ -174,7 +174,9 @@ def _in_process(campaign: Path, folder: Path) -> Accounts:
         finally:
             session.run_inline = loop
     seconds = ledger.balance()
-    return Accounts(seconds, ledger.calls, sum(seconds.values()), metered.EVALUATION, ledger.calls[metered.SCORING])
+    return Accounts(
+        seconds, dict(ledger.calls), sum(seconds.values()), metered.EVALUATION, ledger.calls[metered.SCORING]
+    )
 
 
 def _on_ray(campaign: Path, folder: Path, environment: Mapping[str, str]) -> Accounts:

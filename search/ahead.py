@@ -63,34 +63,35 @@ class Ahead:
         self._coordinator, self._evaluator = coordinator, evaluator
         self._each_s = math.inf
         self._results: dict[_Asked, BlockResult | Failed] = {}
-        self._awaited: set[_Asked] = set()
 
     @property
     def waiting(self) -> bool:
-        """Whether there are results that will be asked for next. Those of a search that ended meanwhile never are."""
-        return bool(self._awaited)
+        """Whether there are results that will be asked for next."""
+        return bool(self._results)
 
     def evaluate(self, work: Work) -> BlockResult | Failed:
         """As Evaluator.evaluate."""
-        asked = _asked(work)
-        self._awaited.discard(asked)
-        known = self._results.pop(asked, None)
+        known = self._results.pop(_asked(work), None)
         if known is not None:
             return replace(known, lease=work.lease)
-        began = time.monotonic()
         foreseen = self._coordinator.foresee(int(AHEAD_S / max(self._each_s, LEAST_S)) - 1)
-        latest = result = self._evaluator.evaluate(work)
-        units = 1
+        waits = {_asked(unit) for unit in foreseen}  # of a search that ended meanwhile nothing is asked for any more
+        self._results = {asked: result for asked, result in self._results.items() if asked in waits}
+        began, result = time.monotonic(), self._timed(work)
+        latest = result
         for unit in (unit for unit in foreseen if _asked(unit) not in self._results):
             if _met_outage(latest) or time.monotonic() - began > AHEAD_S:
                 break
-            latest = self._evaluator.evaluate(unit)
-            units += 1
+            latest = self._timed(unit)
             if not _met_outage(latest):  # that may be over when the unit is due
                 self._results[_asked(unit)] = latest
-        self._each_s = (time.monotonic() - began) / units
-        self._awaited = {_asked(unit) for unit in foreseen} & self._results.keys()
         return result
+
+    def _timed(self, unit: Work) -> BlockResult | Failed:
+        began = time.monotonic()
+        result = self._evaluator.evaluate(unit)
+        self._each_s = time.monotonic() - began
+        return replace(result, took_s=self._each_s)
 
 
 def _met_outage(result: BlockResult | Failed) -> bool:

@@ -139,10 +139,8 @@ class Coordinator:
         self.run.store.close()
 
     def close(self) -> Results | None:
-        """Note the time used, write the exports (item matrix as Parquet, Optuna mirror), close the store.
-
-        Returns what the exports were made of; None after a failure.
-        """
+        """Note the time used, write the exports (item matrix, Optuna mirror), close the store. Returns what the exports
+        were made of; None after a failure."""
         from search.exports import export_run
 
         try:
@@ -192,6 +190,9 @@ class Coordinator:
     def _take(self, worker: str, result: BlockResult | Failed) -> None:
         now = self._services.now()
         self._progress.saw(worker, now=now)
+        if result.took_s is not None and result.lease in self._taken:
+            self._taken[result.lease] = taken = now - result.took_s
+            self._desk.pending.change(schema.LEASES, {"taken": taken}, lease=result.lease)
         unit = self._desk.queue.release(result.lease)
         if isinstance(result, BlockResult):
             refused = refusal(result, unit, self._desk.digests)

@@ -92,6 +92,7 @@ class BlockResult:
     second metric of the task), by measure and item; none is called "score". They are stored beside the scores.
     `recipe_hash` is what was loaded in the model before *and* after scoring (the evaluator checks both and returns
     Failed where they differ); `weights_digest` is the live model's, which the published files must reproduce.
+    `took_s` is how long that took, where it is not how long the lease was out (ahead.py).
     """
 
     lease: str
@@ -99,6 +100,7 @@ class BlockResult:
     weights_digest: str
     scores: Mapping[str, float]
     measures: Measures = field(default_factory=dict)
+    took_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Failed:
 
     `blameless`: the worker went away (it was killed or preempted); that says nothing about the candidate or the worker.
     `outage`: what the evaluator needs did not answer (a judge); the attempt counts for nothing, see outage.py.
+    `took_s`: as in a BlockResult.
     """
 
     lease: str
@@ -114,6 +117,7 @@ class Failed:
     retryable: bool
     blameless: bool = False
     outage: bool = False
+    took_s: float | None = None
 
 
 @dataclass(frozen=True)

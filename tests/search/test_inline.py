@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from simulated import SimulatedEvaluator, make_campaign, open_simulated
+from simulated import Clock, SimulatedEvaluator, make_campaign, open_simulated
 
 from search import ahead
 from search.ahead import Ahead
@@ -81,8 +81,10 @@ class Shaky(SimulatedEvaluator):
 
 
 def rows_of(coordinator: Coordinator) -> list[object]:
+    """All but when a unit was begun, which is measured."""
     store = coordinator.run.store
-    return [store.rows(table) for table in (schema.CANDIDATES, schema.ASSESSMENTS, schema.LEASES, schema.EVENTS)]
+    leases = [{**row, "taken": None} for row in store.rows(schema.LEASES)]
+    return [leases, *(store.rows(table) for table in (schema.CANDIDATES, schema.ASSESSMENTS, schema.EVENTS))]
 
 
 @pytest.mark.parametrize(("window", "at_once"), [(15, 12), (150, 0)])  # of 150 items some candidates see but a part
@@ -199,7 +201,7 @@ def test_an_outage_ends_the_row_and_is_no_answer_to_who_asks_later() -> None:
     ahead.evaluate(unit(1))
     assert row.scored == [0, 1, 2, 3]
     row.foreseen, row.outages = [unit(4)], set()
-    assert [ahead.evaluate(unit(number)) for number in (2, 3)] == [row.evaluate(unit(number)) for number in (2, 3)]
+    assert all(isinstance(ahead.evaluate(unit(number)), BlockResult) for number in (2, 3))
     row.foreseen, row.outages, row.scored = [unit(6)], {5}, []
     ahead.evaluate(unit(5))
     assert row.scored == [5]
@@ -207,11 +209,18 @@ def test_an_outage_ends_the_row_and_is_no_answer_to_who_asks_later() -> None:
 
 def test_a_row_ends_when_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """A judge that answered at once may take its time now."""
-    row, clock = Row(), iter([0.0, 0.01, 1.0, 1.1, 1.7, 1.8])
+    row, clock = Row(), Clock()
     ahead = Ahead(row, row)
-    monkeypatch.setattr("search.ahead.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("search.ahead.time.monotonic", clock)
     ahead.evaluate(unit(0))
     row.foreseen = [unit(2), unit(3), unit(4)]
+    score = row.evaluate
+
+    def slow(work: Work) -> BlockResult | Failed:
+        clock.time += 0.4
+        return score(work)
+
+    monkeypatch.setattr(row, "evaluate", slow)
     ahead.evaluate(unit(1))
     assert row.scored == [0, 1, 2]
 
@@ -224,4 +233,29 @@ def test_nothing_is_foreseen_where_other_campaigns_may_score_it_meanwhile(tmp_pa
         assert isinstance(work, Work)
         assert coordinator.foresee(9) == []
         work = coordinator.exchange("w", evaluator.evaluate(work))
+    coordinator.close()
+
+
+class Slow(SimulatedEvaluator):
+    """A unit takes a second; candidates of uneven numbers take three."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+
+    def evaluate(self, work: Work) -> BlockResult | Failed:
+        self.clock.time += 3.0 if work.candidate % 2 else 1.0
+        return super().evaluate(work)
+
+
+def test_a_unit_that_was_scored_ahead_took_as_long_as_its_scoring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(ahead, "AHEAD_S", 10.0)
+    monkeypatch.setattr(ahead.time, "monotonic", clock)
+    coordinator = open_simulated(tmp_path, make_campaign(**SMALL), now=clock)
+    run_inline(coordinator, Slow(clock))
+    leases = coordinator.run.store.rows(schema.LEASES)
+    assert {(row["candidate"] % 2, row["ended"] - row["taken"]) for row in leases} == {(0, 1.0), (1, 3.0)}
     coordinator.close()
