@@ -265,13 +265,7 @@ def check_tensors(space: Space, tensors: Collection[str]) -> None:
                         if stage.entry.by != "patterns"
                         else (where.key("stages").item(index).key("patterns"))
                     )
-                    taken = any(matches(text, tensor) for tensor in tensors)
-                    why = (
-                        "matches only tensors that filters before it take"
-                        if taken
-                        else (f"matches no tensor; {nearest(text, tensors)}")
-                    )
-                    raise key.key(name).error(f"{text!r} {why}.".replace("?.", "?"))
+                    raise key.key(name).error(f"{text!r} {_why(text, shape, tensors)}.".replace("?.", "?"))
     for coarse, fine in pairwise(space.stages):
         for name, shape in coarse.shapes.items():
             _check_parts(space, shape, fine.shapes[name], tensors=tensors, stage=fine.name)
@@ -279,6 +273,27 @@ def check_tensors(space: Space, tensors: Collection[str]) -> None:
         if not any(matches(text, tensor) for tensor in tensors):
             place = where.key("layers").key("scaled")
             raise place.error(f"{text!r} matches no tensor; {nearest(text, tensors)}.".replace("?.", "?"))
+
+
+def _why(text: str, shape: Shape, tensors: Collection[str]) -> str:
+    """Why a filter is left without tensors."""
+    if any(matches(text, tensor) for tensor in tensors):
+        return "matches only tensors that filters before it take"
+    default = SpaceEntry.model_fields["modules"].default
+    if dict(shape.filters) != default:
+        return f"matches no tensor; {nearest(text, tensors)}"
+    said = ", ".join(f"{name}: {filter_}" for name, filter_ in default.items())
+    found = " and ".join(map(repr, _modules_of(tensors)))
+    hint = f"the modules of these layers are {found}" if found else nearest(text, tensors)
+    return f"matches no tensor. It is the default ({{{said}}}), for there is no space.modules: name them there; {hint}"
+
+
+def _modules_of(tensors: Collection[str]) -> list[str]:
+    """What a layer consists of, as its tensors' names say: the part behind the layer's number, of what has parts."""
+    split = [name.split(".") for name in tensors]
+    places = [next((at for at, part in enumerate(parts) if part.isdigit()), len(parts)) for parts in split]
+    inner = [parts[at + 1 :] for parts, at in zip(split, places, strict=True)]
+    return list(dict.fromkeys(parts[0] for parts in inner if len(parts) > 2))
 
 
 def _check_parts(space: Space, coarse: Shape, fine: Shape, *, tensors: Collection[str], stage: str) -> None:

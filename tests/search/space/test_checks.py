@@ -133,7 +133,22 @@ GPT2 = ["wte.weight", "h.0.attn.c_attn.weight", "h.0.mlp.c_fc.weight", "ln_f.wei
 @pytest.mark.parametrize(
     ("space", "tensors", "says"),
     [
-        (space_of("module"), GPT2, r"space\.modules\.attention: 'self_attn' matches no tensor; "),
+        (
+            space_of("module"),
+            GPT2,
+            r"space\.modules\.attention: 'self_attn' matches no tensor\. It is the default \({attention: self_attn, "
+            r"mlp: mlp}\), for there is no space\.modules: .* the modules of these layers are 'attn' and 'mlp'\.$",
+        ),
+        (
+            space_of("module"),
+            ["model.layers.0.self_attn.q_proj.weight", "model.layers.0.block_sparse_moe.experts.1.w1.weight"],
+            r"space\.modules\.mlp: 'mlp' matches .* modules of these layers are 'self_attn' and 'block_sparse_moe'\.",
+        ),
+        (
+            bound(entry(stages=[{"name": "m", "by": "module"}], modules={"heads": "atn"})),
+            GPT2,
+            r"space\.modules\.heads: 'atn' matches no tensor; did you mean 'attn' or 'c_attn'\?$",
+        ),
         (
             space_of("patterns", patterns={"all_mlp": "mlp", "up": "up_proj"}),
             TENSORS,
