@@ -260,18 +260,18 @@ class FrontMember:
 @dataclass(frozen=True)
 class BoundKept:
     """A constraint on the winner, on the holdout. `margin` is what is left to the bound (below 0: broken) with its
-    two-sided 95 % interval; `reference` is whom it is compared with, "" for nobody."""
+    two-sided 95 % interval; `reference` is whom it is compared with, "" for nobody. None: no item tells."""
 
     title: str
-    value: float
+    value: float | None
     reference: str
-    margin: float
-    interval: tuple[float, float]
+    margin: float | None
+    interval: tuple[float, float] | None
 
     @property
     def kept(self) -> bool:
         """Whether the holdout says so; `interval` says how surely."""
-        return self.margin >= 0
+        return self.margin is not None and self.margin >= 0
 
 
 @dataclass(frozen=True)
@@ -310,8 +310,11 @@ class Verdict:
             return f"candidate {self.winner} ({self.label}) beats all {len(self.comparisons)} comparators"
         if self.score is None:
             return f"no winner: {self.label} could not be scored on the holdout"
-        broken = [bound.title for bound in self.bounds if not bound.kept]
+        broken = [bound.title for bound in self.bounds if bound.margin is not None and not bound.kept]
         if broken:
             return f"no winner: {self.label} does not keep {', '.join(broken)}"
+        unknown = [bound.title for bound in self.bounds if bound.margin is None]
+        if unknown:
+            return f"no winner: whether {self.label} keeps {', '.join(unknown)} is not known: no item tells"
         unbeaten = [c.label for c in self.comparisons if not c.beaten] + list(self.unscored)
         return f"no significant winner: {self.label} is not shown to beat {', '.join(unbeaten) or 'anything'}"

@@ -110,8 +110,11 @@ def _kept(draws: Draws, bound: Bound, winner: int) -> BoundKept:
     value, drawn = draws.value(winner, bound.of)
     label, level, levels = "", 0.0, np.zeros(RESAMPLES)
     candidates = [index for index, model in enumerate(draws.models) if model.role == bound.relative_to != "none"]
-    if candidates:
-        best = max(candidates, key=lambda index: bound.sign * draws.value(index, bound.of)[0])
+    known = [index for index in candidates if not np.isnan(draws.value(index, bound.of)[0])]
+    if np.isnan(value) or (candidates and not known):  # a measure that no holdout item of theirs has
+        return BoundKept(bound.title, None if np.isnan(value) else float(value), "", None, None)
+    if known:
+        best = max(known, key=lambda index: bound.sign * draws.value(index, bound.of)[0])
         label, (level, levels) = draws.models[best].label, draws.value(best, bound.of)
     margins_B = bound.sign * (drawn - levels - bound.offset)
     return BoundKept(

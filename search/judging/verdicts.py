@@ -20,9 +20,13 @@ def verdict_from_dict(data: Mapping[str, Any]) -> Verdict:
     interval = None if data["interval"] is None else tuple(data["interval"])
     lists = {name: tuple(data.get(name, ())) for name in ("unscored", "notes", "objectives")}
     front = [FrontMember(**{**entry, **_pairs(entry)}) for entry in data.get("front", ())]
-    bounds = [BoundKept(**{**entry, "interval": tuple(entry["interval"])}) for entry in data.get("bounds", ())]
+    bounds = [_bound(entry) for entry in data.get("bounds", ())]
     parts = {"comparisons": tuple(comparisons), "front": tuple(front), "bounds": tuple(bounds)}
     return Verdict(**{**data, **lists, **parts, "interval": interval})
+
+
+def _bound(entry: Mapping[str, Any]) -> BoundKept:
+    return BoundKept(**{**entry, "interval": None if entry["interval"] is None else tuple(entry["interval"])})
 
 
 def _comparison(entry: Mapping[str, Any]) -> Comparison:

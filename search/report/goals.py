@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from search.ports import Verdict
 from search.report.tables import Table, signed_text
 
@@ -37,12 +39,12 @@ def bounds_table(verdict: Verdict) -> Table:
         (
             bound.title,
             bound.reference or "–",
-            _number(bound.value),
-            signed_text(bound.margin),
-            f"{signed_text(bound.interval[0])} … {signed_text(bound.interval[1])}",
-            "yes" if bound.kept else "no",
+            "–" if bound.value is None else _number(bound.value),
+            "–" if bound.margin is None else signed_text(bound.margin),
+            "–" if bound.interval is None else " … ".join(map(signed_text, bound.interval)),
+            "unknown" if bound.margin is None else "yes" if bound.kept else "no",
         )
-        for bound in sorted(verdict.bounds, key=lambda bound: bound.margin)
+        for bound in sorted(verdict.bounds, key=lambda bound: -math.inf if bound.margin is None else bound.margin)
     ]
     note = "The margin is what is left to the bound on the holdout; a winner has to keep every constraint."
     columns = ("constraint", "compared with", "value", "margin", "95 % interval", "kept")

@@ -18,6 +18,7 @@ from search.inline import run_inline, work_once
 from search.judging.verdicts import verdict_from_dict, verdict_to_dict
 from search.ports import BlockResult, Failed, Verdict, Work
 from search.report.front import front_figures
+from search.report.goals import bounds_table
 from search.report.tables import tables
 from search.results import Results, read_results
 from search.store import schema
@@ -81,6 +82,31 @@ def test_a_measure_of_some_tasks_counts_there_and_of_no_item_at_all_loses_the_ca
     }
     assert {row["number"] % 3 for row in lost} == {0}
     json.dumps(verdict_to_dict(verdict), allow_nan=False)
+
+
+class Silent(Counting):
+    """Counts no tokens on the holdout: the measure is there, and empty."""
+
+    def evaluate(self, work: Work) -> BlockResult | Failed:
+        result = super().evaluate(work)
+        assert isinstance(result, BlockResult)
+        return replace(result, measures={"tokens": {}}) if work.split == "holdout" else result
+
+
+@pytest.mark.parametrize("relative", [{}, {"relative_to": "base"}])
+def test_a_bound_of_which_no_holdout_item_tells_is_unknown_and_no_number(
+    relative: dict[str, str], tmp_path: Path
+) -> None:
+    coordinator = open_simulated(tmp_path, campaign(budget={"candidates": 25}, constraints=[TOKENS_BOUND | relative]))
+    run_inline(coordinator, Silent())
+    verdict = coordinator.verdict()
+    assert verdict is not None
+    (bound,) = verdict.bounds
+    assert (bound.value, bound.margin, bound.interval, bound.kept) == (None, None, None, False)
+    assert verdict.sentence.endswith(f" keeps {bound.title} is not known: no item tells")
+    told = json.loads(json.dumps(verdict_to_dict(verdict), allow_nan=False))
+    assert verdict_from_dict(told) == verdict
+    assert bounds_table(verdict).rows == ((bound.title, "–", "–", "–", "–", "unknown"),)
 
 
 class Losing(Counting):
