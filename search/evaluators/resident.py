@@ -13,6 +13,8 @@ node comes first.
 
 from __future__ import annotations
 
+import re
+import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
 
 # What a scorer may raise: lm-eval and users' functions bring exceptions of any of these kinds.
 _SCORING_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _PASSING_ERRORS = (OSError, MemoryError)  # another attempt, elsewhere or later, may do better
 
 
@@ -251,7 +254,7 @@ class ResidentEvaluator:
             return Failed(work.lease, str(error), retryable=True, outage=True)
         except _PASSING_ERRORS as error:
             return Failed(work.lease, _cause(error), retryable=True)
-        except (MergefleetError, *_SCORING_ERRORS) as error:
+        except (MergefleetError, *_SCORING_ERRORS, *_kernel_errors()) as error:
             return Failed(work.lease, _cause(error), retryable=False)
         return BlockResult(
             work.lease, loaded.recipe_hash, loaded.weights_digest, scored.scores, measures=scored.measures
@@ -361,10 +364,20 @@ def check_device(campaign: Campaign) -> None:
             )
 
 
+def _kernel_errors() -> tuple[type[Exception], ...]:
+    """What numba raises where it cannot compile a kernel for what a candidate gives it. Asked only once something was
+    raised: who compiled nothing has not imported numba."""
+    module = sys.modules.get("numba.core.errors")
+    return () if module is None else (module.NumbaError,)
+
+
 def _cause(error: BaseException) -> str:
     """What is told of a failure. One that nobody foresaw may be a bug: it says where it was raised."""
     if isinstance(error, MergefleetError):
         return error.flagless
+    if isinstance(error, _kernel_errors()):  # a page in colours, of which the first line names the step, the second why
+        lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines()]
+        return f"{type(error).__name__}: {': '.join([*filter(None, lines)][:2])}"
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{place}"

@@ -320,6 +320,19 @@ def test_a_scorer_that_breaks_is_a_failure_with_its_cause(family, tmp_path):
     assert re.fullmatch(r"ZeroDivisionError: no items \(test_resident\.py:\d+\)", result.cause)
 
 
+def test_a_kernel_that_does_not_compile_is_a_failure_with_the_first_lines_of_a_page(family, evaluator, monkeypatch):
+    from numba.core.errors import TypingError
+
+    def merged(*_: Any, **__: Any) -> None:
+        raise TypingError("Failed in nopython mode (step: x)\n\x1b[1m\x1b[1mNo implementation of sqrt\x1b[0m\nmore")
+
+    monkeypatch.setattr("search.evaluators.resident.execute", merged)
+    failed = evaluator.evaluate(work(family.recipe_of("a"), family.keys()))
+    assert isinstance(failed, Failed)
+    assert not failed.retryable
+    assert failed.cause == "TypingError: Failed in nopython mode (step: x): No implementation of sqrt"
+
+
 def test_a_disk_that_cannot_be_written_is_worth_another_attempt(family, tmp_path):
     made = ResidentEvaluator(family.scorer, ENTRY, audit=tmp_path / "missing" / "audit.jsonl")
     result = made.evaluate(work(family.recipe_of("a"), family.keys()))
