@@ -2,8 +2,9 @@
 templates, generation settings.
 
 A recipe hash goes over weights alone. So the evaluation key goes over these: a tokenizer or a template that was changed
-between a run and its continuation is other inputs, and two campaigns share scores only where it is the same. Models of
-one family mostly have the very same files, so it is the different contents that count, and not whose they are.
+between a run and its continuation is other inputs, and two campaigns share scores only where it is the same. A merge
+takes config.json of its base (or first source), and its tokenizer from there or from `tokenizer_source`, so it counts
+which model has what. Models of one family mostly have the very same files: then it does not count how many they are.
 """
 
 from __future__ import annotations
@@ -29,10 +30,14 @@ _TELLS_NOTHING = frozenset({"_name_or_path", "name_or_path", "transformers_versi
 
 
 def beside_models(campaign: Campaign, plans: Plans) -> dict[str, Any]:
-    """JSON-able facts about them. A model that is not there, as in a file of tasks alone, adds nothing."""
+    """JSON-able facts about them: what base and sources have, in order, or once what all of them have; and what the
+    model has whose tokenizer merges get. A model that is not there, as in a file of tasks alone, adds nothing."""
     names = (campaign.base_model, *(source.model for source in campaign.sources))
-    found = {contents for name in names for contents in _contents(name, campaign.origin, plans)}
-    return {"files": sorted(found), "tokenizer": campaign.space.tokenizer_source}
+    found = [contents for name in names for contents in _contents(name, campaign.origin, plans)]
+    owner = campaign.space.tokenizer_source
+    if owner in names:
+        owner = next(_contents(owner, campaign.origin, plans), owner)
+    return {"files": found if len({*found}) > 1 else found[:1], "tokenizer": owner}
 
 
 def listed(tokenizer: Path, donor: Path) -> list[list[str]]:

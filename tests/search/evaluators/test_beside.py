@@ -20,11 +20,16 @@ from search.ports import SPLITS, Item
 
 
 def family(folder: Path, *sources: str, **space: Any) -> Campaign:
+    """A campaign on models that are made there."""
     for name in ("base", *sources):
         arrays = {LAYER.format(0): np.ones((4, 4), np.float32), EMBED: np.ones((4, 4), np.float32)}
         write_model(folder / name, arrays, rope_theta=1e4, _name_or_path=name, torch_dtype="float32")
         (folder / name / "tokenizer.json").write_text("{}")
         (folder / name / "generation_config.json").write_text(json.dumps({"transformers_version": name}))
+    return in_folder(folder, *sources, **space)
+
+
+def in_folder(folder: Path, *sources: str, **space: Any) -> Campaign:
     data = campaign_data(base_model=str(folder / "base"), sources=[str(folder / name) for name in sources])
     data["space"] = {"parameters": {"weight": {"low": 0, "high": 1, "start": 0.5}}, "stages": [{"name": "g"}], **space}
     return parse_campaign(data, origin="c.yml")
@@ -59,6 +64,30 @@ def test_a_further_source_with_the_same_files_changes_nothing_and_the_choice_of_
     assert len(one["files"]) == 1
     assert beside_models(family(tmp_path / "two", "a", "b"), Plans()) == one
     assert beside_models(family(tmp_path / "union", "a", tokenizer_source="union"), Plans()) != one
+
+
+def test_it_counts_which_model_has_what_and_which_of_them_gives_the_tokenizer(tmp_path: Path) -> None:
+    told = []
+    for who in ("base", "a", "b"):  # the very same contents, of which another model has the odd one
+        family(tmp_path / who, "a", "b")
+        edited(tmp_path / who / who / "tokenizer.json", model={})
+    for who in ("base", "a", "b"):
+        folder, odd = tmp_path / who, "a" if who == "base" else who
+        for owner in (None, str(folder / "base"), str(folder / odd)):
+            campaign = in_folder(folder, "a", "b", tokenizer_source=owner)
+            told.append(json.dumps(beside_models(campaign, Plans())))
+    assert len({*told}) == len(told)
+
+
+def test_what_is_beside_models_does_not_depend_on_where_they_lie(tmp_path: Path) -> None:
+    told = []
+    for place in ("here", "there"):
+        family(tmp_path / place, "a")
+        edited(tmp_path / place / "a" / "tokenizer.json", model={})
+        told.append(
+            beside_models(in_folder(tmp_path / place, "a", tokenizer_source=str(tmp_path / place / "a")), Plans())
+        )
+    assert told[0] == told[1]
 
 
 class Nothing:
