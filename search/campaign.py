@@ -365,13 +365,18 @@ def contenders(state: State) -> list[Candidate]:
 
 
 def entrants_for(state: State, number: int) -> tuple[tuple[int, str], ...]:
-    """The winner, and the comparators that it has to meet on the holdout."""
+    """The winner, and the comparators that it has to meet on the holdout.
+
+    Base and parents that could not be scored in the search are among them: whoever is lost there again is not beaten. A
+    baseline that could not is a merge that nobody can use.
+    """
     winner, ranked = state.candidates[number], contenders(state)
     entrants = [(winner.number, "winner")]
     groups = {"base": "base", "parent": "parents", "baseline": "baselines"}
-    for candidate, _ in scored(state, "search"):
-        if candidate.origin == "baseline" and groups[state.rules.kinds[candidate.number]] in state.rules.comparators:
-            entrants.append((candidate.number, state.rules.kinds[candidate.number]))
+    for candidate, outcome in outcomes(state, "search"):
+        kind = state.rules.kinds[candidate.number] if candidate.origin == "baseline" else ""
+        if groups.get(kind) in state.rules.comparators and (outcome.score is not None or kind != "baseline"):
+            entrants.append((candidate.number, kind))
     best_global = next((candidate for candidate in ranked if candidate.stage == 0), None)
     wanted = "best_global" in state.rules.comparators and len(state.rules.stages) > 1
     # a winner that is the best global candidate itself makes no claim to beat it

@@ -102,9 +102,18 @@ def _nominees(desk: Desk) -> Sequence[Nominee]:
             "`budget` and continue with --resume."
         )
     if not searched:
-        raise EvaluationError(f"campaign {desk.run.campaign.name!r}: no candidate of the search could be scored")
+        raise EvaluationError(
+            f"campaign {desk.run.campaign.name!r}: no candidate of the search could be scored{_usual_cause(desk)}"
+        )
     means = desk.live.sampler.means()
     return nominate(desk.run.space, searched, means=means, rules=desk.run.campaign.selection)
+
+
+def _usual_cause(desk: Desk) -> str:
+    """What most of its candidates were lost by, of equally many the first; how a sentence goes on."""
+    outcomes = machine.outcomes(desk.live.state, "search")
+    causes = Counter(outcome.cause for entry, outcome in outcomes if outcome.cause and entry.origin != "baseline")
+    return "".join(f": {number} of {causes.total()} were lost by: {cause}" for cause, number in causes.most_common(1))
 
 
 def _references(desk: Desk) -> Sequence[Nominee]:
@@ -229,10 +238,11 @@ def _entrant(desk: Desk, number: int) -> Entrant:
 def _notes(desk: Desk) -> tuple[str, ...]:
     """What a reader of the verdict should know besides the numbers."""
     state, points = desk.live.state, desk.live.points
+    met = {number for number, _ in state.entrants}
     notes = [
         f"{points[candidate.number].label} is no comparator: it could not be scored ({outcome.cause})"
         for candidate, outcome in machine.outcomes(state, "search")
-        if candidate.origin == "baseline" and outcome.cause is not None
+        if candidate.origin == "baseline" and outcome.cause is not None and candidate.number not in met
     ]
     winner = state.candidates[state.entrants[0][0]]
     counts = Counter(desk.run.pools.task_of[item] for item in desk.run.pools.all("holdout"))

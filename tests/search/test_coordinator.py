@@ -358,6 +358,43 @@ def test_a_failed_baseline_is_no_comparator_and_the_verdict_says_so(tmp_path: Pa
     assert "ties is no comparator: it could not be scored (bad ties)" in verdict.notes
 
 
+def lost_in(*splits: str, candidate: int) -> Faulty:
+    def fault(work: Work, result: BlockResult) -> BlockResult | Failed:
+        lost = work.candidate == candidate and work.split in splits
+        return Failed(work.lease, f"lost in {work.split}", retryable=False) if lost else result
+
+    return Faulty(fault)
+
+
+def test_a_parent_lost_in_the_search_is_met_on_the_holdout_and_not_beaten_where_it_is_lost_again(
+    tmp_path: Path,
+) -> None:
+    verdict = run_inline(open_simulated(tmp_path / "both", small()), lost_in("search", "holdout", candidate=1))
+    assert verdict is not None
+    assert verdict.unscored == ("parent letters",)
+    assert not verdict.significant
+    told = "parent letters could not be scored on the holdout, where it was tried twice (lost in holdout)"
+    assert [note for note in verdict.notes if "parent letters" in note] == [told]
+    verdict = run_inline(open_simulated(tmp_path / "search", small()), lost_in("search", candidate=1))
+    assert verdict is not None
+    assert "parent letters" in [comparison.label for comparison in verdict.comparisons]
+    assert not verdict.unscored
+    alone = small(comparators=["base"])
+    verdict = run_inline(open_simulated(tmp_path / "alone", alone), lost_in("search", candidate=1))
+    assert verdict is not None
+    assert "parent letters is no comparator: it could not be scored (lost in search)" in verdict.notes
+
+
+def test_a_search_without_one_score_says_what_most_of_it_was_lost_by(tmp_path: Path) -> None:
+    def fault(work: Work, result: BlockResult) -> BlockResult | Failed:
+        cause = "a rare cause" if work.candidate == 12 else "the usual cause"
+        return result if work.candidate < 12 else Failed(work.lease, cause, retryable=False)
+
+    coordinator = open_simulated(tmp_path, small(budget={"candidates": 26}))
+    with pytest.raises(EvaluationError, match=r"could be scored: \d+ of \d+ were lost by: the usual cause$"):
+        run_inline(coordinator, Faulty(fault))
+
+
 def test_a_comparator_lost_on_the_holdout_counts_as_not_beaten(tmp_path: Path) -> None:
     coordinator = open_simulated(tmp_path, small())
     lost = Faulty(
