@@ -254,7 +254,9 @@ class ResidentEvaluator:
             return Failed(work.lease, str(error), retryable=True, outage=True)
         except _PASSING_ERRORS as error:
             return Failed(work.lease, _cause(error), retryable=True)
-        except (MergefleetError, *_SCORING_ERRORS, *_kernel_errors()) as error:
+        except (MergefleetError, *_SCORING_ERRORS) as error:
+            return Failed(work.lease, _cause(error), retryable=False)
+        except _kernel_errors() as error:
             return Failed(work.lease, _cause(error), retryable=False)
         return BlockResult(
             work.lease, loaded.recipe_hash, loaded.weights_digest, scored.scores, measures=scored.measures
