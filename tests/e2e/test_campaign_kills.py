@@ -71,8 +71,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
 
 
 def attempts_beyond(run: Path, count: int) -> Callable[[], bool]:
-    audit = run / "audit.jsonl"
-    return lambda: audit.exists() and audit.read_bytes().count(b"\n") > count
+    return lambda: len(read_attempts(run / "audit.jsonl")) > count
 
 
 def coordinator_pid(run: Path) -> int:
