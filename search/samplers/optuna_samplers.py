@@ -231,6 +231,8 @@ def _object(name: str, value: Any, seed: int) -> Any:
     module, _, attribute = path.partition(":")
     try:
         cls = getattr(importlib.import_module(module), attribute)
+        if not inspect.isclass(cls):
+            raise TypeError("no class, and nothing else is called")
         seeded = {"seed": seed} if "seed" in inspect.signature(cls).parameters else {}
         return cls(**with_objects(given or {}, seed), **seeded)
     except (ImportError, AttributeError, TypeError, ValueError) as failure:

@@ -65,6 +65,7 @@ def test_an_argument_that_is_an_object_is_made_from_the_path_of_its_class() -> N
     [
         ("optuna.samplers:TPSampler", "sampler_options.base_sampler: 'optuna.samplers:TPSampler' cannot be made: "),
         ({"optuna.samplers:TPESampler": {"gama": 1}}, "unexpected keyword argument 'gama'"),
+        ({"os:system": {"command": "false"}}, "no class, and nothing else is called"),
     ],
 )
 def test_an_object_that_cannot_be_made_is_refused_with_its_key(value: Any, says: str) -> None:
