@@ -39,6 +39,8 @@ def why_unscorable(config: Mapping[str, Any], names: Iterable[str]) -> str | Non
         found = AutoModelForCausalLM._model_mapping.get(CONFIG_MAPPING[kind], None)
     if found is None:
         return f"{named}, for which transformers' AutoModelForCausalLM has no class"
+    if any(name.endswith("ForMaskedLM") for name in said) and not config.get("is_decoder"):
+        return f"{named}, which sees the token that it is to predict (without is_decoder)"
     made = {each.__name__ for each in (found if isinstance(found, (list, tuple)) else [found])}
     if not said or made.intersection(said) or has_head(names):
         return None

@@ -48,6 +48,13 @@ def test_what_transformers_serves_under_any_name_is_let_through(kind: str, archi
     assert why_unscorable({"model_type": kind}, ["model.norm.weight"]) is None
 
 
+def test_an_encoder_sees_what_it_is_to_predict_unless_it_is_a_decoder() -> None:
+    config = {"model_type": "bert", "architectures": ["BertForMaskedLM"]}
+    names = ["bert.embeddings.word_embeddings.weight", "cls.predictions.bias"]
+    assert "sees the token that it is to predict" in str(why_unscorable(config, names))
+    assert why_unscorable({**config, "is_decoder": True}, names) is None
+
+
 def test_a_plan_of_causal_models_imports_no_torch() -> None:
     code = (
         "import sys\n"
