@@ -73,7 +73,9 @@ def test_items_spent_are_item_evaluations_paid_for(results: Results) -> None:
     lost = 2 * 15
     planned = sum(15 for row in results.candidates if row.cohort is not None)
     assert results.items_spent["search"] == planned - lost
-    assert results.items_spent["holdout"] == 90 * len({entry.candidate for entry in results.ledger})
+    met = {entry.candidate for entry in results.ledger}
+    assert met - {row.number for row in results.candidates if row.holdout_score is not None} == {3}  # a parent, lost
+    assert results.items_spent["holdout"] == 90 * (len(met) - 1)
 
 
 def test_a_mean_over_the_items_gives_the_score_of_the_row(results: Results) -> None:
