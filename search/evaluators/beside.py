@@ -14,17 +14,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from blake3 import blake3
-
 from engine import digest
 from engine.errors import InputError
 from engine.models.tokenizer import small_files
+from engine.planning.beside import CONFIG, digest_of
 from engine.recipes.keypath import KeyPath
 from engine.recipes.model_ref import parse_model
 from search.campaign_file import Campaign
 from search.evaluators.plans import Plans
 
-CONFIG = "config.json"
 _TELLS_NOTHING = frozenset({"_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype"})
 """Keys of these files by which no answer differs: who wrote them, and the weights' format, which the evaluator says."""
 
@@ -44,7 +42,7 @@ def listed(tokenizer: Path, donor: Path) -> list[list[str]]:
     """Name and digest of what a model gets beside its weights that has tokenizer and other files from these places, and
     of the config beside the tokenizer, which may decide its class."""
     files = [*small_files(tokenizer, donor), *filter(Path.is_file, [tokenizer / CONFIG])]
-    return [[file.name, blake3(file.read_bytes()).hexdigest()] for file in files]
+    return [[file.name, digest_of(file.read_bytes())] for file in files]
 
 
 def _contents(name: str, origin: str, plans: Plans) -> Iterator[str]:
@@ -66,7 +64,7 @@ def _digest(file: Path) -> str:
             settings = None
         if isinstance(settings, dict) and not _TELLS_NOTHING.isdisjoint(settings):
             return digest.of_json(_telling(settings))
-    return blake3(data).hexdigest()
+    return digest_of(data)
 
 
 def _telling(settings: Mapping[str, Any]) -> dict[str, Any]:
