@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -20,9 +21,9 @@ from search.drafts import Drafts
 from search.ports import BlockResult, Evaluator, Failed, Work
 from search.queue import lease_key
 
-AHEAD_S = 0.5
+AHEAD_S = 3.0
 """Units are scored together as long as they do not take longer; a kill or a second ctrl-C loses no more than that."""
-LEAST_S = 0.05  # a unit counts as no shorter: at most ten at once
+LEAST_S = 0.05  # a unit counts as no shorter: at most sixty at once
 _Asked = tuple[str, tuple[str, ...]]
 
 
@@ -57,10 +58,11 @@ class Foresees(Protocol):
 
 
 class Ahead:
-    """Scores units together with those that are foreseen, and keeps their results until they are asked for."""
+    """Scores units together with those that are foreseen, and keeps their results until they are asked for; once
+    `stop` says so it begins no further one."""
 
-    def __init__(self, coordinator: Foresees, evaluator: Evaluator) -> None:
-        self._coordinator, self._evaluator = coordinator, evaluator
+    def __init__(self, coordinator: Foresees, evaluator: Evaluator, *, stop: Callable[[], bool]) -> None:
+        self._coordinator, self._evaluator, self._stop = coordinator, evaluator, stop
         self._each_s = math.inf
         self._results: dict[_Asked, BlockResult | Failed] = {}
 
@@ -80,7 +82,7 @@ class Ahead:
         began, result = time.monotonic(), self._timed(work)
         latest = result
         for unit in (unit for unit in foreseen if _asked(unit) not in self._results):
-            if _met_outage(latest) or time.monotonic() - began > AHEAD_S:
+            if _met_outage(latest) or time.monotonic() - began > AHEAD_S or self._stop():
                 break
             latest = self._timed(unit)
             if not _met_outage(latest):  # that may be over when the unit is due

@@ -72,10 +72,10 @@ class Commits:
     def _commit(self, *, at_once: bool) -> None:
         desk, now = self._desk, self._services.now()
         if desk.pending:
-            self.note_time()
             at_once = at_once or desk.pending.urgent or self._careful > 0
             if not at_once and 0 <= now - self._committed < self._services.commit_every_s:
                 return
+            self.note_time()
             with desk.run.store.transaction() as transaction:
                 desk.pending.write(transaction)
             desk.pending = Pending()

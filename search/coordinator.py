@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from search.results import Results
 
 WAIT_S = 0.2
-WISHES_EVERY_S = 2.0
+WISHES_EVERY_S = 10.0
 CORDONED_WAIT_S = 30.0
 DOUBTED_WAIT_S = 1.0
 

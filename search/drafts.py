@@ -15,7 +15,7 @@ from typing import Any
 from search.campaign import Ask
 from search.live import Point
 
-AHEAD = 16
+AHEAD = 32
 """Drafts at once: more would wait longer than plans are kept (evaluators/plans.py)."""
 
 

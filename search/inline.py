@@ -10,7 +10,7 @@ from search.coordinator import Coordinator
 from search.lasting import LastingCoordinator
 from search.ports import CampaignStatus, Evaluator, Finished, Verdict, Wait, WorkSource
 
-PROGRESS_EVERY_S = 1.0
+PROGRESS_EVERY_S = 2.0
 WORKER = "inline"
 
 
@@ -32,10 +32,10 @@ def run_inline(
 ) -> Verdict | None:
     """Run the campaign to its end; the verdict, or None where `stop` said so first (a pause; resume goes on).
 
-    `on_progress` gets a status every second and at the end; `stop` is asked after every unit of work, or the few that
-    were scored together. The coordinator stays open: the caller closes it.
+    `on_progress` gets a status every two seconds and at the end; `stop` is asked after every unit of work. The
+    coordinator stays open: the caller closes it.
     """
-    shown, ahead = 0.0, Ahead(coordinator, evaluator)
+    shown, ahead = 0.0, Ahead(coordinator, evaluator, stop=stop)
     work = coordinator.next_work(WORKER)
     while not isinstance(work, Finished):
         result = None if isinstance(work, Wait) else ahead.evaluate(work)

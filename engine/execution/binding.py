@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from engine.errors import PlanError
-from engine.execution.checksum import checksum, checksum_of_bytes
+from engine.execution.checksum import checksum, checksum_of_words, words_of
+from engine.models.views import STORED
 from engine.planning.plan import OutputTensor, Plan
 
 if TYPE_CHECKING:
@@ -36,8 +37,9 @@ class Binding:
         self._parts = parts
         self._shapes = shapes
         self._memory = [_memory(part) for part in parts]
-        self._live = [(value, _memory([value])[1]) for value in live]
+        self._live = [(value, _words(value)) for value in live]
         self._first: dict[tuple[int, int], Tensor] = {}
+        self._rows: dict[tuple[int, int], Array | None] = {}
 
     @classmethod
     def build(cls, model: nn.Module, plan: Plan, *, views: Mapping[str, Sequence[Tensor]] | None = None) -> Binding:
@@ -82,9 +84,7 @@ class Binding:
 
     def checksum(self) -> bytes:
         """By what to know again all that is in the live memory (engine.execution.checksum)."""
-        return b"".join(
-            [checksum(value) if memory is None else checksum_of_bytes(memory) for value, memory in self._live]
-        )
+        return b"".join([checksum(value) if words is None else checksum_of_words(words) for value, words in self._live])
 
     def first(self, index: int, count: int) -> Tensor | None:
         """The first `count` live elements (or all) of output tensor `index`; None where there are none."""
@@ -98,6 +98,16 @@ class Binding:
         if parts[0].is_contiguous():  # a view of it, else a copy of what is there now
             self._first[key] = found
         return found
+
+    def row(self, index: int, count: int) -> Array | None:
+        """The same as the live memory itself, in the element type that kernels take (engine.models.views.STORED); None
+        where they cannot."""
+        key = index, count
+        if key not in self._rows:
+            dtype, memory = self._memory[index]
+            stored = next((kind for name, kind in STORED.items() if TORCH_DTYPES[name] == dtype), None)
+            self._rows[key] = None if memory is None or stored is None else memory.view(stored)[:count]
+        return self._rows[key]
 
     def fill(self, index: int, start: int, values: Tensor) -> None:
         """Elements start … start + n of output tensor number `index` = values[n]; casts to the live dtype."""
@@ -117,6 +127,12 @@ def _memory(parts: Sequence[Tensor]) -> tuple[str, Array | None]:
         return "", None
     flat = parts[0].as_strided((parts[0].numel(),), (1,))  # of one element the stride may be any
     return str(parts[0].dtype).removeprefix("torch."), flat.view(torch.uint8).numpy()
+
+
+def _words(value: Tensor) -> Array | None:
+    """What `checksum_of_words` takes; a view, so none where the last word would have to be filled up."""
+    memory = _memory([value])[1]
+    return None if memory is None or memory.size % 4 else words_of(memory)
 
 
 def _shapes(plan: Plan) -> Shapes:

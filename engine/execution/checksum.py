@@ -31,19 +31,19 @@ def checksum(values: Tensor) -> bytes:
     import torch
 
     data = values.contiguous().as_strided((values.numel(),), (1,)).view(torch.uint8)  # of one the stride may be any
-    return checksum_of_bytes(data.numpy()) if data.device.type == "cpu" else _on_device(data)
+    return checksum_of_words(words_of(data.numpy())) if data.device.type == "cpu" else _on_device(data)
 
 
-def checksum_of_bytes(data: Array) -> bytes:
-    """The same of uint8[n] in this machine's memory."""
+def checksum_of_words(words: Array) -> bytes:
+    """The same of uint32[n] in this machine's memory (`words_of`)."""
     from engine.kernels.checksum import sums_of_words
 
     sums = np.empty(2, np.uint64)
-    sums_of_words(_words(data), sums)
+    sums_of_words(words, sums)
     return sums.tobytes()
 
 
-def _words(data: Array) -> Array:
+def words_of(data: Array) -> Array:
     """uint8[n] as uint32[ceil(n / 4)]; a copy only where n is no multiple of 4."""
     rest = -data.size % 4
     return (np.append(data, np.zeros(rest, np.uint8)) if rest else data).view("<u4")

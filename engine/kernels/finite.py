@@ -1,4 +1,4 @@
-"""Counting NaN and Inf in stored values."""
+"""NaN, Inf and the largest number in stored values."""
 
 from __future__ import annotations
 
@@ -11,16 +11,23 @@ from engine.kernels.codec import infinity, magnitude
 
 
 @kernel
+def largest_magnitude(row: Any) -> Any:
+    """The largest `magnitude` of row[n], n ≥ 1."""
+    largest = magnitude(row[0])
+    for i in range(row.shape[0]):
+        size = magnitude(row[i])
+        largest = size if size > largest else largest
+    return largest
+
+
+@kernel
 def count_nonfinite(row: Any) -> Any:
     """How many of row[n] are NaN or Inf."""
     count = np.int64(0)
     if row.shape[0] == 0:
         return count
-    largest = magnitude(row[0])
-    for i in range(row.shape[0]):  # a maximum of integers is several times as fast as a count, and mostly settles it
-        size = magnitude(row[i])
-        largest = size if size > largest else largest
-    if largest >= infinity(row[0]):
+    # a maximum of integers is several times as fast as a count, and mostly settles it
+    if largest_magnitude(row) >= infinity(row[0]):
         for i in range(row.shape[0]):
             count += np.int64(1) if magnitude(row[i]) >= infinity(row[i]) else np.int64(0)
     return count

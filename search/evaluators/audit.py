@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,18 @@ _json = json.JSONEncoder(separators=(",", ":")).encode  # `dumps` makes an encod
 def record_attempt(path: Path, work: Work) -> None:
     """Append the line of `work`; evaluators call it before they score the block."""
     facts: dict[str, Any] = {"candidate": work.candidate, "split": work.split, "attempt": work.attempt}
-    facts |= {"pid": os.getpid(), "epoch": work.epoch, "lease": work.lease, "at": time.time(), "items": work.items}
+    facts |= {"pid": os.getpid(), "epoch": work.epoch, "lease": work.lease, "at": time.time()}
+    line = f'{_json(facts)[:-1]},"items":{_items(work.items)}}}\n'
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(descriptor, f"{_json(facts)}\n".encode())
+        os.write(descriptor, line.encode())
     finally:
         os.close(descriptor)
+
+
+@lru_cache(16)  # the candidates of a cohort are scored on one window
+def _items(items: tuple[str, ...]) -> str:
+    return _json(items)
 
 
 def read_attempts(path: Path) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine import digest
 from engine.errors import CampaignError, EvaluationError, MergefleetError
@@ -67,8 +67,7 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _PASSING_ERRORS = (OSError, MemoryError)  # another attempt, elsewhere or later, may do better
 
 
-@dataclass(frozen=True)
-class Made:
+class Made(NamedTuple):
     """One tensor of the live model: the hash of its recipe, and the digest of its published form."""
 
     recipe: str

@@ -9,6 +9,7 @@ import pytest
 from simulated import Clock, SimulatedEvaluator, make_campaign, open_simulated
 
 from engine.errors import EvaluationError, StaleEpoch
+from search.commits import NOTE_TIME_EVERY_S
 from search.coordinator import Coordinator
 from search.inline import run_inline
 from search.ports import Failed, Work
@@ -56,6 +57,20 @@ def test_scores_wait_until_half_a_second_is_over_and_are_then_written_by_whateve
         call(coordinator)
         assert len(scored(coordinator)) == 60
         coordinator.close()
+
+
+def test_to_note_the_time_used_makes_no_commit_of_its_own(tmp_path: Path) -> None:
+    clock = Clock()
+    coordinator = opened(tmp_path, now=clock, commit_every_s=60.0)
+    work_through(coordinator, 2)
+    clock.time += NOTE_TIME_EVERY_S + 1
+    coordinator.status()
+    assert not scored(coordinator)
+    coordinator.save()
+    assert len(scored(coordinator)) == 30
+    row = coordinator.run.store.rows(schema.CAMPAIGNS, id=coordinator.run.store.campaign)[0]
+    assert row["seconds"] == NOTE_TIME_EVERY_S + 1
+    coordinator.close()
 
 
 def test_a_clock_that_is_set_back_delays_no_commit(tmp_path: Path) -> None:

@@ -36,8 +36,7 @@ def test_progress_ends_with_the_finished_campaign(tmp_path: Path) -> None:
     assert (seen[0].phase, seen[-1].phase) == ("search", "done")
 
 
-def test_a_stop_finishes_the_unit_at_hand_and_pauses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead, "AHEAD_S", 0.0)
+def test_a_stop_finishes_the_unit_at_hand_and_pauses(tmp_path: Path) -> None:
     evaluator, seen = Counting(), list[CampaignStatus]()
     coordinator = open_simulated(tmp_path, make_campaign(**SMALL))
     verdict = run_inline(coordinator, evaluator, on_progress=seen.append, stop=lambda: evaluator.units >= 7)
@@ -148,6 +147,7 @@ def test_a_stop_hands_in_what_was_scored_ahead(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(ahead, "AHEAD_S", 10.0)
     evaluator, coordinator = Counting(), open_simulated(tmp_path, make_campaign(**SMALL))
     assert run_inline(coordinator, evaluator, stop=lambda: evaluator.units >= 20) is None
+    assert evaluator.units == 20  # not the whole row
     states = [row["state"] for row in coordinator.run.store.rows(schema.LEASES)]
     assert states == ["done"] * evaluator.units
     coordinator.close()
@@ -183,7 +183,7 @@ def unit(number: int) -> Work:
 def test_what_nobody_asks_for_any_more_keeps_no_stop_waiting() -> None:
     """The hours of a budget may end a search between units that were scored in a row."""
     row = Row()
-    ahead = Ahead(row, row)
+    ahead = Ahead(row, row, stop=lambda: False)
     ahead.evaluate(unit(0))
     row.foreseen = [unit(2), unit(3)]
     ahead.evaluate(unit(1))
@@ -195,7 +195,7 @@ def test_what_nobody_asks_for_any_more_keeps_no_stop_waiting() -> None:
 
 def test_an_outage_ends_the_row_and_is_no_answer_to_who_asks_later() -> None:
     row = Row()
-    ahead = Ahead(row, row)
+    ahead = Ahead(row, row, stop=lambda: False)
     ahead.evaluate(unit(0))
     row.foreseen, row.outages = [unit(2), unit(3), unit(4)], {3}
     ahead.evaluate(unit(1))
@@ -210,14 +210,14 @@ def test_an_outage_ends_the_row_and_is_no_answer_to_who_asks_later() -> None:
 def test_a_row_ends_when_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """A judge that answered at once may take its time now."""
     row, clock = Row(), Clock()
-    ahead = Ahead(row, row)
+    ahead = Ahead(row, row, stop=lambda: False)
     monkeypatch.setattr("search.ahead.time.monotonic", clock)
     ahead.evaluate(unit(0))
     row.foreseen = [unit(2), unit(3), unit(4)]
     score = row.evaluate
 
     def slow(work: Work) -> BlockResult | Failed:
-        clock.time += 0.4
+        clock.time += 2.4
         return score(work)
 
     monkeypatch.setattr(row, "evaluate", slow)

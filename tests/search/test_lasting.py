@@ -97,7 +97,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[tup
     return rows(campaign, folder), evaluator.seen
 
 
-@pytest.mark.parametrize(("commit_every_s", "every"), [(0.0, 13), (30.0, 8)])
+@pytest.mark.parametrize(("commit_every_s", "every"), [(0.0, 13), (30.0, 5)])
 def test_a_campaign_whose_database_goes_away_again_and_again_ends_as_if_it_never_had(
     undisturbed: tuple[str, list[tuple[int, str]]],
     commit_every_s: float,

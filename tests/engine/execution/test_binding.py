@@ -154,3 +154,7 @@ def test_the_first_elements_are_those_of_now_wherever_they_lie() -> None:
             model.embed.fill_(value)
             turned.fill_(value)
         assert [binding.first(index, 7).tolist() for index in (0, 1)] == [[value] * 7] * 2
+        row = binding.row(0, 7)
+        assert row is not None
+        assert row.tolist() == [value] * 7
+        assert binding.row(1, 7) is None

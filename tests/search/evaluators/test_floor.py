@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from device import DEVICE
@@ -25,7 +27,7 @@ from search.evaluators.floor import (
     prompts_of,
 )
 from search.evaluators.loading import load_from_disk
-from search.evaluators.norms import FACTOR
+from search.evaluators.norms import FACTOR, _largest_number
 from search.evaluators.resident import ResidentModel
 from search.ports import Item
 
@@ -174,6 +176,31 @@ def test_weights_are_compared_with_the_largest_input_to_the_factor_that_is_said(
     assert resident.blown_up() is None
     resident.load(merged("linear", PARENTS[:1], 1.5 * FACTOR))
     assert "has 15 times the norm of the largest of its inputs" in str(resident.blown_up())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_largest_number_of_a_row_is_that_of_torch(dtype: torch.dtype) -> None:
+    values = torch.randn(1000, generator=torch.Generator().manual_seed(3)).to(dtype) * 50
+    values[77] = -301.25
+    kind = np.float32 if dtype == torch.float32 else np.uint16 if dtype == torch.bfloat16 else np.int16
+    row = values.view(torch.uint8).numpy().view(kind)
+    assert _largest_number(row) == float(values.abs().max()) >= 300
+    assert _largest_number(row[:1]) == float(values[0].abs())
+    values[3], values[900] = torch.nan, torch.inf
+    assert not math.isfinite(_largest_number(row))
+
+
+def test_of_what_may_have_blown_up_the_norm_is_made(resident, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One large number is none: 10 times the norm of the inputs is the limit, whatever their largest number is."""
+    resident.load(merged("linear", PARENTS[:1], 0.9 * FACTOR))
+    norms, made = torch.linalg.vector_norm, list[int]()
+    monkeypatch.setattr(torch.linalg, "vector_norm", lambda *args, **kwargs: made.append(1) or norms(*args, **kwargs))
+    assert resident.blown_up() is None
+    assert made
+    resident.load(merged("linear", PARENTS, 1.0, normalize=True))
+    made.clear()
+    assert resident.blown_up() is None
+    assert made == [] or DEVICE != "cpu"
 
 
 @pytest.mark.parametrize(
