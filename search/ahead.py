@@ -21,9 +21,9 @@ from search.drafts import Drafts
 from search.ports import BlockResult, Evaluator, Failed, Work
 from search.queue import lease_key
 
-AHEAD_S = 3.0
+AHEAD_S = 5.0
 """Units are scored together as long as they do not take longer; a kill or a second ctrl-C loses no more than that."""
-LEAST_S = 0.05  # a unit counts as no shorter: at most sixty at once
+LEAST_S = 0.05  # a unit counts as no shorter: at most a hundred at once
 _Asked = tuple[str, tuple[str, ...]]
 
 

@@ -44,7 +44,7 @@ from search.whereabouts import at_home, recall, remember
 
 _LOG = logging.getLogger(__name__)
 RUNS = Path("runs")
-COMMIT_EVERY_S = 3.0
+COMMIT_EVERY_S = 5.0
 PREDECESSOR_WAIT_S = 20.0
 """A killed driver's coordinator on Ray lives a few seconds longer."""
 

@@ -217,7 +217,7 @@ def test_a_row_ends_when_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     score = row.evaluate
 
     def slow(work: Work) -> BlockResult | Failed:
-        clock.time += 2.4
+        clock.time += 4.0
         return score(work)
 
     monkeypatch.setattr(row, "evaluate", slow)
