@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from engine.errors import PlanError
-from engine.execution.checksum import checksum, checksum_of_words, words_of
+from engine.execution.checksum import Checksums
 from engine.models.views import STORED
 from engine.planning.plan import OutputTensor, Plan
 
@@ -37,7 +37,7 @@ class Binding:
         self._parts = parts
         self._shapes = shapes
         self._memory = [_memory(part) for part in parts]
-        self._live = [(value, _words(value)) for value in live]
+        self._checksums = Checksums(live)
         self._first: dict[tuple[int, int], Tensor] = {}
         self._rows: dict[tuple[int, int], Array | None] = {}
 
@@ -84,7 +84,7 @@ class Binding:
 
     def checksum(self) -> bytes:
         """By what to know again all that is in the live memory (engine.execution.checksum)."""
-        return b"".join([checksum(value) if words is None else checksum_of_words(words) for value, words in self._live])
+        return self._checksums.now()
 
     def first(self, index: int, count: int) -> Tensor | None:
         """The first `count` live elements (or all) of output tensor `index`; None where there are none."""
@@ -127,12 +127,6 @@ def _memory(parts: Sequence[Tensor]) -> tuple[str, Array | None]:
         return "", None
     flat = parts[0].as_strided((parts[0].numel(),), (1,))  # of one element the stride may be any
     return str(parts[0].dtype).removeprefix("torch."), flat.view(torch.uint8).numpy()
-
-
-def _words(value: Tensor) -> Array | None:
-    """What `checksum_of_words` takes; a view, so none where the last word would have to be filled up."""
-    memory = _memory([value])[1]
-    return None if memory is None or memory.size % 4 else words_of(memory)
 
 
 def _shapes(plan: Plan) -> Shapes:

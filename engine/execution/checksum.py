@@ -11,6 +11,7 @@ that casts in place). It is read at the speed of memory; what is published has B
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,19 +32,49 @@ def checksum(values: Tensor) -> bytes:
     import torch
 
     data = values.contiguous().as_strided((values.numel(),), (1,)).view(torch.uint8)  # of one the stride may be any
-    return checksum_of_words(words_of(data.numpy())) if data.device.type == "cpu" else _on_device(data)
+    return _checksum_of_bytes(data.numpy()) if data.device.type == "cpu" else _on_device(data)
 
 
-def checksum_of_words(words: Array) -> bytes:
-    """The same of uint32[n] in this machine's memory (`words_of`)."""
+def _checksum_of_bytes(data: Array) -> bytes:
+    """The same of uint8[n] in this machine's memory."""
     from engine.kernels.checksum import sums_of_words
 
     sums = np.empty(2, np.uint64)
-    sums_of_words(words, sums)
+    sums_of_words(_words(data), sums)
     return sums.tobytes()
 
 
-def words_of(data: Array) -> Array:
+class Checksums:
+    """The checksums of many values that stay where they are, one after the other, each time anew."""
+
+    def __init__(self, values: Sequence[Tensor]) -> None:
+        there = [_words_there(value) for value in values]
+        self._words = [words for words in there if words is not None]  # as long as their addresses are used
+        self._other = [value for value, words in zip(values, there, strict=True) if words is None]
+        self._addresses = np.array([words.ctypes.data for words in self._words], np.uint64)
+        self._sizes = np.array([words.size for words in self._words], np.int64)
+
+    def now(self) -> bytes:
+        """Of what lies there now; those that have to be copied or are on another device come last."""
+        from engine.kernels.checksum import sums_of_memory
+
+        sums = np.empty((len(self._sizes), 2), np.uint64)
+        sums_of_memory(self._addresses, self._sizes, sums)
+        return b"".join([sums.tobytes(), *map(checksum, self._other)])
+
+
+def _words_there(value: Tensor) -> Array | None:
+    """A value's own memory as uint32[n]; None where it has gaps, ends within a word or is on another device."""
+    import torch
+
+    whole = value.numel() * value.element_size() % 4 == 0 and value.data_ptr() % 4 == 0
+    if value.device.type != "cpu" or not value.is_contiguous() or not whole:
+        return None
+    words: Array = value.as_strided((value.numel(),), (1,)).view(torch.uint8).numpy().view("<u4")
+    return words
+
+
+def _words(data: Array) -> Array:
     """uint8[n] as uint32[ceil(n / 4)]; a copy only where n is no multiple of 4."""
     rest = -data.size % 4
     return (np.append(data, np.zeros(rest, np.uint8)) if rest else data).view("<u4")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.execution import checksum as module
-from engine.execution.checksum import _on_device, checksum
+from engine.execution.checksum import Checksums, _on_device, checksum
 
 _MASK = (1 << 64) - 1
 
@@ -69,3 +69,17 @@ def test_one_bit_two_exchanged_elements_and_another_sign_of_zero_are_noticed() -
 def test_no_two_of_many_places_have_one_key() -> None:
     products = [(place * 0x9E3779B9) & 0xFFFFFFFF for place in range(1 << 18)]
     assert len({product ^ (product >> 16) for product in products}) == 1 << 18
+
+
+def test_those_of_many_values_are_those_of_each_whatever_lies_between_words_or_apart() -> None:
+    values = [torch.arange(float(size), device=DEVICE) for size in (1, 7, 1000)]
+    values += [torch.arange(9, dtype=torch.bfloat16, device=DEVICE)]  # ends within a word
+    values += [torch.arange(12.0, device=DEVICE).view(3, 4).t(), torch.zeros(0, device=DEVICE)]
+    values += [torch.arange(9, dtype=torch.int16, device=DEVICE)[1:]]  # begins within one
+    them = Checksums(values)
+    for change in range(3):
+        each = [checksum(value) for value in values]
+        found = them.now()
+        assert sorted(found[start : start + 16] for start in range(0, len(found), 16)) == sorted(each)
+        values[change + 1][2] += 1
+        assert them.now() != found
