@@ -98,10 +98,12 @@ def _metadata(published: Published, licence: Licence) -> dict[str, Any]:
 
 
 def _model_index(published: Published) -> list[dict[str, Any]]:
-    """Holdout results per task and in all; [] where it did not meet the holdout."""
+    """Holdout results per task and in all; [] where it did not meet all of the holdout."""
     from huggingface_hub.repocard_data import EvalResult, eval_results_to_model_index
 
     results, number = published.results, published.row.number
+    if published.row.holdout_score is None:
+        return []
     met = results.item_scores.of_candidate(number).on("holdout").by_task()
     made = []
     for task in results.campaign.tasks:
@@ -157,22 +159,26 @@ def _capitalised(sentence: str) -> str:
 
 
 def _results_text(published: Published) -> str:
-    results, number = published.results, published.row.number
-    verdict = results.verdict
-    parts = []
-    if verdict is not None and verdict.winner == number:
+    results, row = published.results, published.row
+    verdict, parts = results.verdict, []
+    if verdict is not None and verdict.winner == row.number:
         parts += _table_text(comparison_table(results))
     skills = skill_table(results)
     if skills.rows:
         parts += ["### By skill", *_table_text(skills)]
-    if number not in skill_scores(results):
-        scores = {"search (its own window)": published.row.search_score, "selection": published.row.selection_score}
+    if row.holdout_score is None:
+        scores = {"search (its own window)": row.search_score, "selection": row.selection_score}
         known = [f"{name} {value:.3f}" for name, value in scores.items() if value is not None]
-        parts.append(f"This candidate did not meet the holdout. Scores: {', '.join(known) or 'none'}.")
+        partly = row.number in skill_scores(results)
+        said = "was scored on a part of the holdout only" if partly else "did not meet the holdout"
+        parts.append(f"This candidate {said}. Scores: {', '.join(known) or 'none'}.")
     return "\n\n".join(parts)
 
 
 def _table_text(found: Table) -> list[str]:
+    """Nothing of a table without rows: who could not be scored on the holdout is compared with nobody."""
+    if not found.rows:
+        return [found.note] if found.note else []
     return [table(found.columns, found.rows), *([found.note] if found.note else [])]
 
 

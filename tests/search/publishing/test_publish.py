@@ -37,6 +37,7 @@ from engine.recipes.model_ref import ModelRef
 from engine.reproducing import held_digests, reproduce
 from search.evaluating import evaluate
 from search.evaluators.contract import Unreachable
+from search.matrix import Matrix
 from search.publishing.publish import Order, Publication, publish
 from search.publishing.sentinels import choose
 
@@ -283,6 +284,25 @@ def test_a_winner_that_is_not_shown_to_win_is_published_only_when_asked_and_its_
     publish(doubtful, run.directory, replace(order, anyway=True), rescorer=lambda: run.evaluator)
     assert "**No significant winner.**" in (tmp_path / "out" / "README.md").read_text()
     assert provenance(tmp_path / "out")["campaign"]["published_as"] == "anyway"
+
+
+@pytest.mark.parametrize(("items", "said"), [(0, "did not meet the holdout"), (5, "was scored on a part of")])
+def test_the_card_of_a_choice_that_could_not_be_scored_on_the_holdout_says_so_and_compares_it_with_nobody(
+    run: FinishedRun, tmp_path: Path, items: int, said: str
+) -> None:
+    number = run.results.verdict.winner
+    scored = [e for e in run.results.item_scores if e.candidate != number or e.split != "holdout"]
+    met = [e for e in run.results.item_scores if e.candidate == number and e.split == "holdout"]
+    rows = [replace(row, holdout_score=None) if row.number == number else row for row in run.results.candidates]
+    verdict = replace(run.results.verdict, score=None, interval=None, comparisons=())
+    lost = replace(run.results, verdict=verdict, candidates=tuple(rows), item_scores=Matrix.of([*scored, *met[:items]]))
+    order = Order(tmp_path / "out", anyway=True, rescore=False)
+    publish(lost, run.directory, order, rescorer=pytest.fail)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"This candidate {said}" in card
+    assert "could not be scored on the holdout" in card
+    assert "| against |" not in card
+    assert ModelCard.load(tmp_path / "out" / "README.md").data.eval_results is None
 
 
 def test_the_verdicts_notes_are_published_without_secrets_and_paths_of_this_machine(
