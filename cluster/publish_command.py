@@ -21,6 +21,7 @@ from search.publishing.destination import parse_destination
 from search.publishing.licences import checked_identifier
 from search.publishing.publish import Order, Publication, order_of
 from search.publishing.publish import publish as publish_candidate
+from search.report.tables import score_with_interval
 from search.results import Results
 from search.run import RunDirectory
 from search.session import find_run, run_directory
@@ -132,7 +133,6 @@ def evaluate(model: str, suite: Path, *, split: str, run_dir: Path | None, as_js
     if as_json:
         print_json(asdict(found))
         return
-    rows = [(name, f"{mean:.3f} ± {half:.3f}", str(items)) for name, (mean, half, items) in found.tasks.items()]
-    print_table(
-        ("task", f"{split} score (95 %)", "items"), [*rows, ("mean", f"{found.mean:.3f} ± {found.half:.3f}", "")]
-    )
+    rows = [(name, score_with_interval(mean, ends), str(items)) for name, (mean, ends, items) in found.tasks.items()]
+    last = ("mean", score_with_interval(found.mean, found.interval), "")
+    print_table(("task", f"{split} score (95 % interval)", "items"), [*rows, last])

@@ -5,7 +5,6 @@ The holdout of a campaign is no exception, but what meets it is entered in the c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from search.opening import items_digest
 from search.pools import make_pools
 from search.ports import Inventory, Split
 from search.publishing.sentinels import Rescorer, rescored
-from search.report.tables import mean_and_half
+from search.report.tables import Interval, interval_of_mean, mean_and_interval
 from search.run import RunDirectory, open_store
 from search.visits import Visit, make_visit
 
@@ -33,14 +32,13 @@ _CAMPAIGN_ONLY = ("name", "base_model", "sources", "space", "budget")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`tasks`: task → (mean, half of its 95 % interval, items); `mean` is weighted as in the campaign, `half` is half
-    of its interval."""
+    """`tasks`: task → (mean, its 95 % interval, items); `mean` is weighted as in the campaign, as is its `interval`."""
 
     model: str
     split: Split
     mean: float
-    half: float
-    tasks: Mapping[str, tuple[float, float, int]]
+    interval: Interval
+    tasks: Mapping[str, tuple[float, Interval, int]]
 
 
 def evaluate(
@@ -62,10 +60,10 @@ def evaluate(
     by_task: dict[str, list[float]] = {task.name: [] for task in campaign.tasks}
     for item, score in scores.items():
         by_task[pools.task_of[item]].append(score)
-    tasks = {name: (*mean_and_half(values), len(values)) for name, values in by_task.items() if values}
+    found = {name: mean_and_interval(values) for name, values in by_task.items() if values}
     mean = weighted_mean(scores, task_of=pools.task_of, weights=campaign.task_weights)
-    half = math.hypot(*(campaign.task_weights[name] * half for name, (_, half, _) in tasks.items()))
-    return Evaluation(model, split, mean, half, tasks)
+    tasks = {name: (*scored, len(by_task[name])) for name, scored in found.items()}
+    return Evaluation(model, split, mean, interval_of_mean(found, campaign.task_weights), tasks)
 
 
 def enter(visit: Visit, campaign: Campaign, directory: RunDirectory, inventory: Inventory) -> None:

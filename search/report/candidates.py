@@ -9,16 +9,25 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from search.matrix import Floats
 from search.ports import SPLITS, Split
-from search.report.tables import Table, count_text, duration_text, mean_and_half, mean_of, score_text
+from search.report.tables import (
+    Interval,
+    Table,
+    count_text,
+    duration_text,
+    interval_of_mean,
+    mean_and_interval,
+    mean_of,
+    score_text,
+    score_with_interval,
+)
 from search.results import CandidateRow, Results
 
 TITLE = "Top candidates"
 TOP = 10
 NOTE = (
-    "The score is of the last split that a candidate met (its own window of search items, selection, holdout), ± half "
-    "of its 95 % interval. The estimate, by which the search ranks, is shrunk and comparable between windows. Items "
+    "The score is of the last split that a candidate met (its own window of search items, selection, holdout), with "
+    "its 95 % interval. The estimate, by which the search ranks, is shrunk and comparable between windows. Items "
     "and time: what was evaluated for it on all splits, and for how long evaluators held its work."
 )
 
@@ -33,7 +42,7 @@ class Top:
     estimate: float | None
     split: Split | None
     score: float | None
-    half_interval: float | None
+    interval: Interval | None
     items: int | None
     seconds: float | None
 
@@ -55,7 +64,7 @@ def top(results: Results) -> list[Top]:
     names, taken = short_names(results), _taken(results)
     found = []
     for row in top_rows(results):
-        split, score, half = score_of(results, row)
+        split, score, interval = score_of(results, row)
         items, seconds = taken.get(row.number, (None, None))
         found.append(
             Top(
@@ -65,7 +74,7 @@ def top(results: Results) -> list[Top]:
                 estimate=row.estimate,
                 split=split,
                 score=score,
-                half_interval=half,
+                interval=interval,
                 items=items,
                 seconds=seconds,
             )
@@ -90,32 +99,31 @@ def top_table(results: Results) -> Table:
 
 
 def _row(entry: Top) -> tuple[str, ...]:
-    half = "" if entry.half_interval is None else f" ± {entry.half_interval:.3f}"
     items = "–" if entry.items is None else count_text(entry.items)
     time = "–" if entry.seconds is None else duration_text(entry.seconds)
-    scored = score_text(entry.score) + half
+    scored = score_text(entry.score)
+    if entry.score is not None and entry.interval is not None:
+        scored = score_with_interval(entry.score, entry.interval)
     return (entry.label, scored, entry.split or "–", score_text(entry.estimate), items, time, entry.recipe)
 
 
-def score_of(results: Results, row: CandidateRow) -> tuple[Split | None, float | None, float | None]:
-    """(the last split it was scored on, its score there, half of the 95 % interval), by the campaign's task weights."""
+def score_of(results: Results, row: CandidateRow) -> tuple[Split | None, float | None, Interval | None]:
+    """(the last split it was scored on, its score there, the 95 % interval of that), by the campaign's task weights.
+
+    The interval is None where a task has too few items to tell.
+    """
     known: dict[Split, float | None] = {"search": row.search_score, "selection": row.selection_score}
     known["holdout"] = row.holdout_score
     split = next((name for name in reversed(SPLITS) if known[name] is not None), None)
     if split is None:
         return None, None, None
     by_task = results.item_scores.of_candidate(row.number).on(split).by_task()
+    found = {task: mean_and_interval(values) for task, values in by_task.items()}
     weights, score = results.campaign.task_weights, known[split]
-    if results.campaign.objectives and by_task:  # what is known is what the objectives make of it
-        score = mean_of({task: mean_and_half(values)[0] for task, values in by_task.items()}, weights)
-    return split, score, _half(by_task, weights)
-
-
-def _half(by_task: Mapping[str, Floats], weights: Mapping[str, float]) -> float | None:
-    """Half of the 95 % interval of the weighted mean of tasks; None where a task has too few items to tell."""
-    if not by_task or any(len(values) < 2 for values in by_task.values()):
-        return None
-    return math.hypot(*(weights[task] * mean_and_half(values)[1] for task, values in by_task.items()))
+    if results.campaign.objectives and found:  # what is known is what the objectives make of it
+        score = mean_of({task: mean for task, (mean, _) in found.items()}, weights)
+    enough = found and all(len(values) > 1 for values in by_task.values())
+    return split, score, interval_of_mean(found, weights) if enough else None
 
 
 def short_names(results: Results) -> dict[str, str]:

@@ -14,6 +14,7 @@ from search.results import Results
 from search.visits import day_of
 
 Z95 = 1.959964  # two-sided 95 % of a normal distribution
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,9 @@ def skill_table(results: Results) -> Table:
     order = sorted(scored, key=lambda n: (n != results.winner, -mean[n], n))
     rows = []
     for number in order:
-        cells = [_with_error(*scored[number][task]) if task in scored[number] else "–" for task in tasks]
+        cells = [score_with_interval(*scored[number][task]) if task in scored[number] else "–" for task in tasks]
         rows.append((results.candidate(number).label, *cells, score_text(mean[number])))
-    note = "Mean over holdout items ± half of the 95 % interval (of right and wrong: Wilson's)."
+    note = "Mean over holdout items and its 95 % interval (of right and wrong: Wilson's)."
     return Table("Skills on the holdout", ("candidate", *tasks, "mean"), tuple(rows), note)
 
 
@@ -126,21 +127,15 @@ def provenance_table(results: Results) -> Table:
     return Table("Provenance", ("what", "value"), tuple(rows), prose=("value",))
 
 
-def skill_scores(results: Results) -> dict[int, dict[str, tuple[float, float]]]:
-    """Candidate → task → (mean, half of its 95 % interval) on the holdout."""
+def skill_scores(results: Results) -> dict[int, dict[str, tuple[float, Interval]]]:
+    """Candidate → task → (mean, its 95 % interval) on the holdout."""
     return {
-        candidate: {task: mean_and_half(values) for task, values in rows.by_task().items()}
+        candidate: {task: mean_and_interval(values) for task, values in rows.by_task().items()}
         for candidate, rows in results.item_scores.on("holdout").by_candidate().items()
     }
 
 
-def mean_and_half(values: ArrayLike) -> tuple[float, float]:
-    """The mean, and half the width of its 95 % interval."""
-    mean, (low, high) = mean_and_interval(values)
-    return mean, (high - low) / 2
-
-
-def mean_and_interval(values: ArrayLike) -> tuple[float, tuple[float, float]]:
+def mean_and_interval(values: ArrayLike) -> tuple[float, Interval]:
     """The mean and its 95 % interval: Wilson's for right and wrong, which lies between 0 and 1 and is wide for few
     items even where all are right (Wilson 1927; Brown, Cai and DasGupta 2001); the normal one for graded scores, a
     point for a single value."""
@@ -161,6 +156,16 @@ def mean_of(means: Mapping[str, float], weights: Mapping[str, float]) -> float:
     return math.fsum(weights[task] * mean for task, mean in means.items()) / math.fsum(weights[task] for task in means)
 
 
+def interval_of_mean(tasks: Mapping[str, tuple[float, Interval]], weights: Mapping[str, float]) -> Interval:
+    """The 95 % interval of `mean_of` tasks, of their means and intervals: what lies below each mean adds up in squares,
+    and so does what lies above, as Wilson's are not symmetric (Zou and Donner 2008; of two, Newcombe 1998)."""
+    mean = mean_of({task: found for task, (found, _) in tasks.items()}, weights)
+    total = math.fsum(weights[task] for task in tasks)
+    below = math.hypot(*(weights[task] * (found - low) for task, (found, (low, _)) in tasks.items()))
+    above = math.hypot(*(weights[task] * (high - found) for task, (found, (_, high)) in tasks.items()))
+    return mean - below / total, mean + above / total
+
+
 def score_text(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
 
@@ -170,7 +175,7 @@ def count_text(count: int) -> str:
     return f"{count:,}".replace(",", "\u202f")
 
 
-def interval_text(interval: tuple[float, float]) -> str:
+def interval_text(interval: Interval) -> str:
     return f"{score_text(interval[0])} … {score_text(interval[1])}"
 
 
@@ -178,8 +183,15 @@ def signed_text(value: float) -> str:
     return f"{value:+.3f}".replace("-", "−")
 
 
-def _with_error(mean: float, half: float) -> str:
-    return f"{mean:.3f} ± {half:.3f}"
+def score_with_interval(mean: float, interval: Interval) -> str:
+    """In little room: tables have a column of them for every task.
+
+    >>> score_with_interval(0.915, (0.884, 0.939)), score_with_interval(-2.5, (-3, -2))
+    ('0.915 .884–.939', '-2.500 (-3.000 … -2.000)')
+    """
+    if not 0 <= interval[0] <= interval[1] <= 1:
+        return f"{mean:.3f} ({interval_text(interval)})"
+    return f"{mean:.3f} " + "–".join(f"{end:.3f}".removeprefix("0") for end in interval)
 
 
 def _p_value(value: float | None) -> str:

@@ -505,7 +505,8 @@ def test_sources_that_are_missing_are_all_named(published: Path) -> None:
 def test_a_model_on_the_items_of_a_campaign_scores_what_the_campaign_gave_it(run: FinishedRun, published: Path) -> None:
     found = evaluate(str(published), run.results.campaign, split="selection", rescorer=run.evaluator)
     mine = [e.score for e in run.results.item_scores if e.candidate == 1 and e.split == "selection"]
-    mean, half, items = found.tasks["letters"]
+    mean, (low, high), items = found.tasks["letters"]
     assert (mean, items) == (pytest.approx(statistics.fmean(mine)), len(mine))
-    assert half == pytest.approx(1.959964 * statistics.stdev(mine) / len(mine) ** 0.5)  # graded scores
-    assert (found.mean, found.half) == (pytest.approx(mean), pytest.approx(half))
+    half = 1.959964 * statistics.stdev(mine) / len(mine) ** 0.5  # graded scores
+    assert (low, high) == pytest.approx((mean - half, mean + half))
+    assert (found.mean, *found.interval) == pytest.approx((mean, low, high))

@@ -15,7 +15,7 @@ from search.matrix import Matrix
 from search.ports import BoundKept, FrontMember
 from search.report.candidates import recipe_text, top_rows
 from search.report.report import headline, margin_text, render_html, render_text, report_data, write_html
-from search.report.tables import comparison_table, mean_and_interval, skill_table, tables
+from search.report.tables import comparison_table, interval_of_mean, mean_and_interval, skill_table, tables
 from search.report.text import bars
 from search.report.weights import heat_maps
 from search.results import Results
@@ -124,13 +124,34 @@ def test_skills_are_means_over_holdout_items_with_wilsons_interval(results):
     assert table.rows[0][0] == results.candidate(results.winner).label
     mine = [e.score for e in results.item_scores if e.candidate == results.winner and e.task == TASKS[1]]
     assert len(mine) == HOLDOUT
-    assert table.rows[0][2] == f"{statistics.fmean(mine):.3f} ± {wilson_half(mine):.3f}"
+    assert table.rows[0][2] == with_wilsons(statistics.fmean(mine), mine)
     assert len(table.rows) == 12
 
 
-def wilson_half(scores: Sequence[float]) -> float:
+def wilsons(scores: Sequence[float]) -> tuple[float, float]:
     found = binomtest(int(sum(scores)), len(scores)).proportion_ci(method="wilson")
-    return float(found.high - found.low) / 2
+    return float(found.low), float(found.high)
+
+
+def with_wilsons(mean: float, scores: Sequence[float]) -> str:
+    low, high = wilsons(scores)
+    return f"{mean:.3f} {low:.3f}–{high:.3f}".replace(" 0.", " .").replace("–0.", "–.")
+
+
+def test_a_model_that_has_all_items_right_shows_an_interval_that_ends_at_1(results):
+    """Half of the width of such an interval, to both sides of the mean, would leave what a share can be."""
+    right = [replace(e, score=1.0) if e.candidate == results.winner else e for e in results.item_scores]
+    table = skill_table(replace(results, item_scores=Matrix.of(right)))
+    assert table.rows[0][1:-1] == (with_wilsons(1.0, [1.0] * HOLDOUT),) * len(TASKS)
+    assert table.rows[0][1].endswith("–1.000")
+
+
+def test_the_interval_of_a_mean_over_tasks_adds_up_below_and_above_it():
+    one = {"a": (0.9, (0.7, 0.95))}
+    assert interval_of_mean(one, {"a": 0.25}) == pytest.approx((0.7, 0.95))
+    two = {**one, "b": (0.5, (0.4, 0.6))}
+    below, above = math.hypot(3 * 0.2, 0.1) / 4, math.hypot(3 * 0.05, 0.1) / 4
+    assert interval_of_mean(two, {"a": 3, "b": 1}) == pytest.approx((0.8 - below, 0.8 + above))
 
 
 @pytest.mark.parametrize(("right", "items"), [(0, 1), (8, 8), (29, 30), (1, 400)])
@@ -163,7 +184,7 @@ def test_means_of_skills_are_no_scalar_of_the_objectives(results):
     mine = [entry for entry in results.item_scores if entry.candidate == results.winner]
     mean = sum(weights[t] * statistics.fmean([e.score for e in mine if e.task == t]) for t in TASKS) / 4.5
     assert skill_table(found).rows[0][-1] == f"{mean:.3f}"
-    assert table_of(found, "Top candidates").rows[0][1].startswith(f"{mean:.3f} ± ")
+    assert table_of(found, "Top candidates").rows[0][1].startswith(f"{mean:.3f} .")
 
 
 def test_the_heat_map_holds_the_recipes_values_at_every_layer(results):
@@ -331,13 +352,19 @@ def test_the_top_candidates_show_recipe_score_with_interval_and_what_they_took(r
     row = table_of(results, "Top candidates").rows[0]
     winner = results.candidate(results.winner)
     mine = [entry for entry in results.item_scores if entry.candidate == winner.number]
-    half = math.hypot(*(wilson_half([e.score for e in mine if e.task == task]) for task in TASKS)) / len(TASKS)
-    assert row[:4] == (winner.label, f"{winner.holdout_score:.3f} ± {half:.3f}", "holdout", f"{winner.estimate:.3f}")
+    by_task = [[e.score for e in mine if e.task == task] for task in TASKS]
+    low, high = (
+        statistics.fmean(map(statistics.fmean, by_task))
+        + sign * math.hypot(*(statistics.fmean(scores) - wilsons(scores)[end] for scores in by_task)) / len(TASKS)
+        for end, sign in enumerate((-1, 1))
+    )
+    scored = f"{winner.holdout_score:.3f} {low:.3f}–{high:.3f}".replace(" 0.", " .").replace("–0.", "–.")
+    assert row[:4] == (winner.label, scored, "holdout", f"{winner.estimate:.3f}")
     assert row[4:6] == ("75", "1.5 s")
     assert row[6].startswith("task_arithmetic: letters ")
     data = report_data(results)["top"][0]
     assert (data["label"], data["items"]) == (winner.label, 75)
-    assert data["half_interval"] == pytest.approx(half)
+    assert data["interval"] == pytest.approx((low, high))
 
 
 def test_a_recipe_in_a_few_words() -> None:
