@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.errors import PlanError
 from engine.execution.checksum import Checksums
@@ -28,13 +28,34 @@ TORCH_DTYPES = {
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 
+class Held(NamedTuple):
+    """What a module `holds` under a name: a submodule, or a value that lies at an `address`."""
+
+    holds: Mapping[str, Any]
+    name: str
+    what: Any
+    address: int | None
+
+    @property
+    def still(self) -> bool:
+        now = self.holds.get(self.name)
+        return now is self.what if self.address is None else now is not None and now.data_ptr() == self.address
+
+
 class Binding:
     """Which live memory each output tensor fills; built once per skeleton."""
 
-    def __init__(self, parts: Sequence[Sequence[Tensor]], *, shapes: Shapes, live: Sequence[Tensor] = ()) -> None:
+    def __init__(
+        self,
+        parts: Sequence[Sequence[Tensor]],
+        *,
+        shapes: Shapes,
+        live: Sequence[Tensor] = (),
+        held: Sequence[Held] = (),
+    ) -> None:
         """`parts`: of every output tensor the live memory that it fills; `shapes`: their names and shapes; `live`: all
-        of that memory, each value once."""
-        self._parts = parts
+        of that memory, each value once; `held`: where the model has it."""
+        self._parts, self._held = parts, held
         self._shapes = shapes
         self._memory = [_memory(part) for part in parts]
         self._checksums = Checksums(live)
@@ -68,7 +89,13 @@ class Binding:
             _check_shape(tensor, chosen[tensor.name])
         _check_coverage(live, chosen)
         once = {value.data_ptr(): value for value in live.values()}  # tied parameters are one memory
-        return cls(tuple(chosen.values()), shapes=_shapes(plan), live=tuple(once.values()))
+        return cls(tuple(chosen.values()), shapes=_shapes(plan), live=tuple(once.values()), held=tuple(_held(model)))
+
+    @property
+    def in_use(self) -> bool:
+        """Whether the model computes with the bound memory still: a cast (`model.half()`), a move or another parameter
+        gives it memory of its own."""
+        return all(entry.still for entry in self._held)
 
     def fits(self, plan: Plan) -> bool:
         """Whether `plan` makes the same tensors in the same order and shapes as the bound one."""
@@ -83,8 +110,9 @@ class Binding:
         return memory if known == dtype else None
 
     def checksum(self) -> bytes:
-        """By what to know again all that is in the live memory (engine.execution.checksum)."""
-        return self._checksums.now()
+        """By what to know again all that is in the live memory (engine.execution.checksum); b"" where the model has
+        another."""
+        return self._checksums.now() if self.in_use else b""
 
     def first(self, index: int, count: int) -> Tensor | None:
         """The first `count` live elements (or all) of output tensor `index`; None where there are none."""
@@ -117,6 +145,16 @@ class Binding:
                 _copy_into(part, start, values[:count])
                 values = values[count:]
             start = max(0, start - part.numel())
+
+
+def _held(model: nn.Module) -> Iterator[Held]:
+    """Modules, parameters, persistent buffers; what no checkpoint holds may be made anew (the frequencies of rope)."""
+    for module in model.modules():
+        for holds in (module._parameters, module._buffers):
+            for name, value in holds.items():
+                if value is not None and name not in module._non_persistent_buffers_set:
+                    yield Held(holds, name, None, value.data_ptr())
+        yield from (Held(module._modules, name, child, None) for name, child in module._modules.items())
 
 
 def _memory(parts: Sequence[Tensor]) -> tuple[str, Array | None]:

@@ -42,7 +42,9 @@ class Skeletons:
         self.current: Skeleton | None = None
 
     def serving(self, planned: Planned) -> Skeleton | None:
-        """The present one, if it does for this plan."""
+        """The present one, if it does for this plan, and nobody has given its model other memory."""
+        if self.current is not None and not self.current.binding.in_use:
+            self.current = None
         if self.current is None or (planned.outline is not None and planned.outline is self._fits):
             return self.current
         if self.current.contents != self._contents(planned.plan) or not self.current.binding.fits(planned.plan):

@@ -158,3 +158,24 @@ def test_the_first_elements_are_those_of_now_wherever_they_lie() -> None:
         assert row is not None
         assert row.tolist() == [value] * 7
         assert binding.row(1, 7) is None
+
+
+@pytest.mark.parametrize("how", ["cast", "moved", "replaced", "child"])
+def test_a_model_that_was_given_other_memory_is_not_known_by_what_lies_in_the_old(how: str, plan: Plan) -> None:
+    model = Experts()
+    model.add_module("child", nn.Identity())
+    binding = Binding.build(model, plan, views=views_of(model))
+    before = binding.checksum()
+    model.to(torch.float32)  # changes nothing
+    assert binding.in_use
+    assert binding.checksum() == before
+    if how == "cast":
+        model.to(torch.bfloat16)
+    elif how == "moved":
+        model.get_buffer("steps").data = torch.zeros(3, dtype=torch.int64)
+    elif how == "replaced":
+        model.stacked = nn.Parameter(torch.zeros(2, 6, 4))
+    else:
+        model.child = nn.Identity()
+    assert not binding.in_use
+    assert binding.checksum() != before

@@ -202,6 +202,19 @@ def test_scores_are_refused_when_the_weights_were_swapped_before_they_came_in(fa
     assert "changed while they were scored" in result.cause
 
 
+def test_a_model_that_was_given_other_memory_is_not_scored_and_made_anew(family, evaluator, tmp_path):
+    """A function that casts it, say: what is merged afterwards would never reach the model that is scored."""
+    tampering = Tampering(family, lambda: made.resident.subject.model.to(torch.float64))
+    made = ResidentEvaluator(tampering, ENTRY, audit=tmp_path / "audit.jsonl")
+    keys = family.keys()[:9]
+    result = made.evaluate(work(family.recipe(0.9, 0.1), keys))
+    assert isinstance(result, Failed)
+    assert "changed while they were scored" in result.cause
+    tampering._action = lambda: None
+    other = work(family.recipe(0.1, 0.9), keys)
+    assert made.evaluate(other) == evaluator.evaluate(other)
+
+
 @pytest.mark.parametrize("out_dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("value", [0.0, float("nan")])
 def test_weights_swapped_between_two_blocks_are_merged_again(family, evaluator, value, out_dtype):
