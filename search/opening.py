@@ -152,7 +152,7 @@ def _refuse_other_models(run: Run, services: Services) -> None:
     changed = [
         row["label"]
         for row in (*baselines, *first)
-        if not is_impossible(row["recipe_hash"]) and services.hash_recipe(row["recipe"]) != row["recipe_hash"]
+        if not is_impossible(row["recipe_hash"]) and row["recipe_hash"] not in services.hashes(row["recipe"])
     ]
     if changed:
         rest = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
@@ -175,7 +175,7 @@ def _begins_anew(store: Store, found: Row, facts: CampaignFacts, *, resume: bool
 def _elites(run: Run, services: Services) -> Elites:
     """What the search starts from. A store of its own, a new file, holds no earlier campaign to name."""
     url = None if run.campaign.store is None else store_url(run.campaign.store, default=run.directory.database)
-    return read_elites(run.campaign, run.space, run.baselines, url=url, hash_of=services.hash_recipe)
+    return read_elites(run.campaign, run.space, run.baselines, url=url, hashes_of=services.hashes)
 
 
 def _note_items(store: Store, pools: Pools, *, eval_key: str) -> None:

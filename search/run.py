@@ -88,6 +88,7 @@ class Services:
     """What the coordinator needs from elsewhere, as functions: fakes in tests, the engine in production.
 
     hash_recipe   recipe mapping → canonical recipe hash (hex); raises MergefleetError for a recipe that cannot work
+    former_hash   the same as earlier versions had it, by which they began runs (None: it was the same)
     now           seconds; goes forward (steady_clock)
     parameters_of recipe mapping → parameters of the model that it gives (None: nobody can say)
     layers_of     recipe mapping → layers of the model that it gives (None: nobody can say)
@@ -101,8 +102,13 @@ class Services:
     lease_s: float | None = None
     parameters_of: Callable[[Mapping[str, Any]], int] | None = None
     layers_of: Callable[[Mapping[str, Any]], int] | None = None
+    former_hash: Callable[[Mapping[str, Any]], str] | None = None
     tell: Tell | None = None
     commit_every_s: float = 0.0
+
+    def hashes(self, recipe: Mapping[str, Any]) -> tuple[str, ...]:
+        """What a recipe may be called in the rows of a run: the hash of now, and the former one."""
+        return tuple(hash_of(recipe) for hash_of in (self.hash_recipe, self.former_hash) if hash_of is not None)
 
 
 @dataclass(frozen=True)

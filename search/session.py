@@ -145,7 +145,7 @@ def open_session(
 
     `patient`: see LastingCoordinator.
     """
-    plans = plans or Plans()
+    plans = plans or Plans.of(campaign)
     start = Start(directory=directory, layers=space_of(campaign, plans).layers, resume=resume)
     if not patient and not has_scores(campaign, directory):
         refuse_nonfinite(campaign, plans)
@@ -159,6 +159,7 @@ def open_session(
             lease_s=lease_s,
             parameters_of=plans.parameters_of,
             layers_of=plans.layers_of,
+            former_hash=plans.weights_hash_of,
             tell=tell,
             commit_every_s=COMMIT_EVERY_S,
         )
@@ -184,7 +185,7 @@ def run_campaign(
     from being published is no exception: see Outcome.
     """
     campaign, directory = load_run(path, root=root, resume=resume, allow_public_test_sets=allow_public_test_sets)
-    plans = Plans()
+    plans = Plans.of(campaign)
     check_start(campaign, directory, plans)
     warn_of_threads(campaign)
     wait_for_predecessor(campaign, directory, resume=resume)

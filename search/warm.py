@@ -26,14 +26,15 @@ from search.whereabouts import recall
 _SQLITE = b"SQLite format 3\0"  # what a file of it begins with (sqlite.org/fileformat2.html, 1.3)
 SHARE = 0.1
 LEAST, MOST = 8, 200
-HashOf = Callable[[Mapping[str, Any]], str]
+HashesOf = Callable[[Mapping[str, Any]], Sequence[str]]
+"""Recipe → what it may be called in the rows of a campaign, the likeliest first (Services.hashes)."""
 Elites = dict[int, list[tuple[Params, float]]]
 Names = Mapping[str, str]
 """Name of a source in the earlier campaign → its name here."""
 
 
 def read_elites(
-    campaign: Campaign, space: Space, baselines: Sequence[Baseline], *, url: str | None, hash_of: HashOf
+    campaign: Campaign, space: Space, baselines: Sequence[Baseline], *, url: str | None, hashes_of: HashesOf
 ) -> Elites:
     """Stage → the best tenth of the points that earlier campaigns scored there (8 to 200), the best first.
 
@@ -45,8 +46,8 @@ def read_elites(
     for index, place in enumerate(campaign.warm_start):
         where = f"{campaign.origin}: warm_start[{index}]: {place}"
         results = _results(place, url=url, where=where)
-        names = _source_names(results, baselines, hash_of=hash_of, where=where)
-        fitting = _fitting(results, space, names=names, hash_of=hash_of)
+        names = _source_names(results, baselines, hashes_of=hashes_of, where=where)
+        fitting = _fitting(results, space, names=names, hashes_of=hashes_of)
         if not fitting:
             theirs = ", ".join(stage.name for stage in results.campaign.space.stages)
             raise CampaignError(
@@ -118,19 +119,21 @@ def _shared(name: str, *, url: str | None, where: str) -> Results:
         store.close()
 
 
-def _source_names(results: Results, baselines: Sequence[Baseline], *, hash_of: HashOf, where: str) -> Names:
+def _source_names(results: Results, baselines: Sequence[Baseline], *, hashes_of: HashesOf, where: str) -> Names:
     """What each source of the earlier campaign is called here, whatever it was called there and wherever it lies.
 
-    Base and parents are candidates of every campaign, so their hashes say which models are the same. CampaignError
-    where they are not the same models in both.
+    Base and parents are candidates of every campaign, so their hashes say which models are the same (and in runs of
+    earlier versions, which have the same weights). CampaignError where they are not the same models in both.
     """
     known = {row.recipe_hash: row.label for row in results.candidates if row.origin == "baseline"}
-    mine = {hash_of(b.recipe): b.label for b in baselines if b.kind in ("base", "parent")}
-    other = [label for found, label in mine.items() if found not in known]
+    models = [baseline for baseline in baselines if baseline.kind in ("base", "parent")]
+    there = {b.label: next(filter(known.__contains__, hashes_of(b.recipe)), None) for b in models}
+    mine = {found: label for label, found in there.items() if found is not None}
+    other = [label for label, found in there.items() if found is None]
     if other:
         raise CampaignError(
             f"{where}: was searched on other models: {', '.join(other)} of this campaign is not among its base and "
-            "parents (compared by content and dtype)",
+            "parents (compared by content, dtype and what lies beside the weights)",
             other=other,
         )
     here = {
@@ -142,13 +145,14 @@ def _source_names(results: Results, baselines: Sequence[Baseline], *, hash_of: H
     if further:
         raise CampaignError(
             f"{where}: was searched on more models: its source{'s' * (len(further) > 1)} {', '.join(further)} "
-            f"{'are' if len(further) > 1 else 'is'} not among the sources here (compared by content and dtype)",
+            f"{'are' if len(further) > 1 else 'is'} not among the sources here (compared by content, "
+            "dtype and what lies beside the weights)",
             other=further,
         )
     return {name: here[name] for name in results.campaign.source_names}
 
 
-def _fitting(results: Results, space: Space, *, names: Names, hash_of: HashOf) -> Elites:
+def _fitting(results: Results, space: Space, *, names: Names, hashes_of: HashesOf) -> Elites:
     """Stage here → points of stages there that have the same axes, and make the same models of them."""
     found: Elites = {}
     models = dict(zip(space.sources, space.models, strict=True))
@@ -159,7 +163,7 @@ def _fitting(results: Results, space: Space, *, names: Names, hash_of: HashOf) -
         points = [(point_here(row.params, axes), score) for row, score in rows]
         for stage, rule in enumerate(space.stages):
             same = bool(points) and ranges(axis for _, axis in axes) == ranges(rule.axes)
-            if same and hash_of(ordered(space.recipe(stage, points[0][0]), order)) == rows[0][0].recipe_hash:
+            if same and rows[0][0].recipe_hash in hashes_of(ordered(space.recipe(stage, points[0][0]), order)):
                 found.setdefault(stage, []).extend(points)
     return found
 

@@ -1,10 +1,12 @@
 """What lies beside the weights of a campaign's models, and decides their answers, too: config.json, tokenizer, chat
 templates, generation settings.
 
-A recipe hash goes over weights alone. So the evaluation key goes over these: a tokenizer or a template that was changed
-between a run and its continuation is other inputs, and two campaigns share scores only where it is the same. A merge
-takes config.json of its base (or first source), and its tokenizer from there or from `tokenizer_source`, so it counts
-which model has what. Models of one family mostly have the very same files: then it does not count how many they are.
+The engine's recipe hash goes over weights alone. So the evaluation key goes over these: a tokenizer or a template that
+was changed between a run and its continuation is other inputs, and two campaigns share scores only where it is the
+same. A merge takes config.json of its base (or first source), and its tokenizer from there or from `tokenizer_source`,
+so it counts which model has what. Models of one family mostly have the very same files: then it does not count how many
+they are. Which candidate is which depends on them as well (plans.py): a source with the base's weights and another
+template is not the base.
 """
 
 from __future__ import annotations
@@ -12,16 +14,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine import digest
 from engine.errors import InputError
+from engine.models.checkpoint import Checkpoint
 from engine.models.tokenizer import small_files
 from engine.planning.beside import CONFIG, digest_of
 from engine.recipes.keypath import KeyPath
 from engine.recipes.model_ref import parse_model
 from search.campaign_file import Campaign
-from search.evaluators.plans import Plans
+
+if TYPE_CHECKING:
+    from search.evaluators.plans import Plans
 
 _TELLS_NOTHING = frozenset({"_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype"})
 """Keys of these files by which no answer differs: who wrote them, and the weights' format, which the evaluator says."""
@@ -50,8 +55,16 @@ def _contents(name: str, origin: str, plans: Plans) -> Iterator[str]:
         model = plans.open(parse_model(name, KeyPath(origin)))
     except InputError:
         return
-    files = small_files(model.tokenizer_directory, model.directory)
-    yield digest.of_json([_telling(model.config), sorted([file.name, _digest(file)] for file in files)])
+    yield contents(model, model)
+
+
+def contents(donor: Checkpoint, tokenizer: Checkpoint) -> str:
+    """Digest of what a model has beside its weights that takes it from these two. The config beside the tokenizer may
+    decide its class."""
+    files = small_files(tokenizer.tokenizer_directory, donor.directory)
+    config, beside = _telling(donor.config), _telling(tokenizer.config)
+    told = [config, sorted([file.name, _digest(file)] for file in files)]
+    return digest.of_json(told if beside == config else [*told, beside])
 
 
 def _digest(file: Path) -> str:

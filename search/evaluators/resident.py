@@ -128,15 +128,7 @@ class ResidentModel:
         """
         if self.loaded is not None and self.loaded.recipe_hash == expected_hash:
             return self.loaded
-        planned = self._plans(recipe)
-        if expected_hash is not None and planned.recipe_hash != expected_hash:
-            raise EvaluationError(
-                f"the recipe's hash is {planned.recipe_hash[:12]} here, {expected_hash[:12]} was asked for: the "
-                "sources on this machine are not those of the campaign",
-                got=planned.recipe_hash,
-                expected=expected_hash,
-            )
-        return self._merge(planned)
+        return self._merge(self._plans.expected(recipe, expected_hash))
 
     def _merge(self, planned: Planned) -> Loaded:
         plan = planned.plan
@@ -348,7 +340,7 @@ def open_evaluator(campaign: Campaign, *, audit: Path, plans: Plans | None = Non
     if campaign.evaluator.device == "cpu":
         keep_freed_memory()
     base = next(baseline.recipe for baseline in make_baselines(campaign) if baseline.kind == "base")
-    plans = plans or Plans()
+    plans = plans or Plans.of(campaign)
     scorer = open_scorer(campaign).with_models(beside_models(campaign, plans))
     return ResidentEvaluator(scorer, campaign.evaluator, audit=audit, plans=plans, base=base)
 

@@ -173,11 +173,7 @@ class VllmModel:
         Raises EvaluationError where the hash is another one here or the engine reports another version afterwards,
         ConnectionError (another attempt may do better) where the engine does not take the weights.
         """
-        planned = self._plans(recipe)
-        if expected_hash is not None and planned.recipe_hash != expected_hash:
-            raise EvaluationError(
-                f"the recipe's hash is {planned.recipe_hash[:12]} here, {expected_hash[:12]} expected"
-            )
+        planned = self._plans.expected(recipe, expected_hash)
         if self.loaded is not None and self.loaded.recipe_hash == planned.recipe_hash and self.is_intact():
             return self.loaded
         self.loaded, self._source.plan = None, planned.plan

@@ -62,6 +62,19 @@ def test_a_warm_search_starts_from_the_best_tenth_and_keeps_it_when_the_earlier_
     again.close()
 
 
+def test_a_run_of_an_earlier_version_whose_hashes_were_others_is_known_by_those(earlier: Path, tmp_path: Path) -> None:
+    campaign = make_campaign(warm_start=[str(earlier)])
+
+    def other(recipe: Mapping[str, Any]) -> str:
+        return hash_recipe(recipe)[::-1]
+
+    with pytest.raises(CampaignError, match="was searched on other models: base, parent letters"):
+        open_simulated(tmp_path / "others", campaign, hash_recipe=other)
+    coordinator = open_simulated(tmp_path / "run", campaign, hash_recipe=other, former_hash=hash_recipe)
+    assert set(coordinator.run.elites) == {0, 1}
+    coordinator.close()
+
+
 def test_samplers_without_a_distribution_score_the_best_points_again_first(earlier: Path, tmp_path: Path) -> None:
     stages = [{"name": "any name", "by": "global", "population": 6, "sobol": 2}]
     space = {**campaign_data()["space"], "stages": stages}

@@ -1,4 +1,4 @@
-"""What lies beside the weights is part of the evaluation key: the tokenizer and the template decide answers, too."""
+"""What lies beside the weights is part of the evaluation key, and of who is who: it decides answers, too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import pytest
 from simulated import campaign_data
 from tiny_models import EMBED, LAYER, write_model
 
+from engine.errors import EvaluationError
+from engine.models.tokenizer import small_files
 from search.campaign_file import Campaign, parse_campaign
+from search.evaluators import beside
 from search.evaluators.beside import beside_models
 from search.evaluators.contract import Scored, Suite, evaluation_key, former_key, keyed_items
 from search.evaluators.plans import Plans
@@ -119,3 +122,61 @@ def test_key_and_shared_scores_hang_on_it_and_runs_of_before_are_known() -> None
     assert {former_key(suite, {}) for suite in others} == {evaluation_key(earlier, {})}
     assert former_key(earlier, {}) is None
     assert len({keyed_items(suite, {})["search"][0].score_key for suite in (earlier, *others)}) == 3
+
+
+def alone(folder: Path, name: str) -> dict[str, Any]:
+    return {"merge_method": "passthrough", "models": [{"model": str(folder / name)}]}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_models_of_the_same_weights_are_one_candidate_only_where_they_answer_alike(what: str, tmp_path: Path) -> None:
+    campaign = family(tmp_path, "a", "b")
+    matters, change = CHANGES[what]
+    change(tmp_path / "a")
+    plans = Plans.of(campaign)
+    base, a, b = (plans(alone(tmp_path, name)) for name in ("base", "a", "b"))
+    assert base.weights_hash == a.weights_hash == b.weights_hash
+    assert base.recipe_hash == b.recipe_hash == base.weights_hash
+    assert (a.recipe_hash != base.recipe_hash) == matters
+
+
+def test_a_merge_is_known_by_the_config_and_the_tokenizer_that_it_takes_and_each_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`a` has weight 0 or is left out: the weights are b's, and config.json is that of the first one named."""
+    plans = Plans.of(family(tmp_path, "a", "b"))
+    edited(tmp_path / "a" / "config.json", rope_theta=5e5)
+    read: list[tuple[Path, Path]] = []
+
+    def counted(*places: Path) -> list[Path]:
+        read.append((places[0], places[1]))
+        return small_files(*places)
+
+    monkeypatch.setattr(beside, "small_files", counted)
+    base, b = str(tmp_path / "base"), {"model": str(tmp_path / "b"), "parameters": {"weight": 1}}
+    a = {"model": str(tmp_path / "a"), "parameters": {"weight": 0}}
+    for _ in range(2):
+        without, with_a, on_base, by_a = (
+            plans({"merge_method": "linear", "models": models, **more})
+            for models, more in (
+                ([b], {}),
+                ([a, b], {}),
+                ([a, b], {"base_model": base}),
+                ([a, b], {"base_model": base, "tokenizer_source": a["model"]}),
+            )
+        )
+    assert without.weights_hash == with_a.weights_hash == on_base.weights_hash == by_a.weights_hash
+    assert without.recipe_hash == on_base.recipe_hash == without.weights_hash
+    assert len({plan.recipe_hash for plan in (without, with_a, by_a)}) == 3
+    assert len(read) == 4  # base and base, b, a, base with a's tokenizer
+
+
+def test_a_candidate_is_taken_under_its_hash_or_that_of_its_weights_alone_and_no_other(tmp_path: Path) -> None:
+    plans = Plans.of(family(tmp_path, "a"))
+    edited(tmp_path / "a" / "config.json", rope_theta=5e5)
+    recipe = alone(tmp_path, "a")
+    found = plans(recipe)
+    for name in (None, found.recipe_hash, found.weights_hash):
+        assert plans.expected(recipe, name).recipe_hash == (name or found.recipe_hash)
+    with pytest.raises(EvaluationError, match="abababababab was asked for"):
+        plans.expected(recipe, "ab" * 32)

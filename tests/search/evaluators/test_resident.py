@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,12 +22,15 @@ from engine.execution.sinks import FileSink
 from engine.models.checkpoint import open_checkpoints
 from engine.models.tokenizer import write_small_files
 from engine.planning.planner import make_plan
+from engine.recipes.keypath import KeyPath
+from engine.recipes.model_ref import parse_model
 from engine.recipes.reader import parse_recipe
 from search.evaluators.audit import read_attempts
 from search.evaluators.contract import Places, Scored, Suite
 from search.evaluators.entries import EvaluatorEntry
 from search.evaluators.lm_eval import LmEvalScorer
 from search.evaluators.loading import load_from_disk
+from search.evaluators.plans import Plans
 from search.evaluators.resident import ResidentEvaluator, ResidentModel
 from search.ports import BlockResult, Failed, Work
 
@@ -121,6 +125,26 @@ def test_a_then_b_then_a_gives_scores_and_digests_of_a_twice(family, evaluator):
     assert first == again
     assert other.weights_digest != first.weights_digest
     assert other.recipe_hash != first.recipe_hash
+
+
+def test_a_model_with_the_weights_of_the_base_and_another_config_is_scored_as_itself(family, tmp_path):
+    """Before and after the base, whose weights are in the live model then; the oracle is the model loaded from disk."""
+    turned = tmp_path / "turned"
+    shutil.copytree(family.folders["a"], turned)
+    config = json.loads((turned / "config.json").read_text())
+    config["rope_parameters"]["rope_theta"] = 3.0
+    (turned / "config.json").write_text(json.dumps(config))
+    plans = Plans(parse_model(str(family.folders["a"]), KeyPath("")))
+    made = ResidentEvaluator(family.scorer, ENTRY, audit=tmp_path / "audit.jsonl", plans=plans)
+    recipes = [{"merge_method": "passthrough", "models": [{"model": str(p)}]} for p in (family.folders["a"], turned)]
+    base, other, again, other_again = (
+        made.evaluate(work(recipe, family.keys(), recipe_hash=plans.hash_of(recipe))) for recipe in recipes * 2
+    )
+    assert (base, other) == (again, other_again)
+    assert base.weights_digest == other.weights_digest
+    assert base.recipe_hash != other.recipe_hash
+    assert other.scores == made.rescore(turned, [family.keys()]) != base.scores
+    made.close()
 
 
 def test_the_order_in_which_blocks_are_scored_does_not_matter(family, evaluator):
