@@ -211,7 +211,10 @@ class ResidentEvaluator:
         return self._inventory
 
     def rehearse(self) -> None:
-        """See search.ports.Rehearses. The base is loaded only where the scorer runs code of the user's, and stays."""
+        """See search.ports.Rehearses. The base is loaded only where the scorer runs code of the user's, and stays.
+
+        Raises CampaignError where that changes the model.
+        """
         if isinstance(self._scorer, Suite):
             self._scorer.probe()
         if self._base is None or not (isinstance(self._scorer, Suite) and self._scorer.needs_rehearsal):
@@ -219,6 +222,11 @@ class ResidentEvaluator:
         self.resident.load(self._base)
         self._set_threads()
         self._scorer.rehearse(self.resident.subject)
+        if not self.resident.is_intact():
+            raise CampaignError(
+                "tasks: a function (`metric`) changed the model that it was tried on: its weights, or their format or "
+                "place. Candidates are merged into that very model: measure without, or on a copy (copy.deepcopy)."
+            )
         self._inventory = None  # the rehearsal may tell more
 
     def evaluate(self, work: Work) -> BlockResult | Failed:

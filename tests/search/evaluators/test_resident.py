@@ -239,6 +239,16 @@ def test_a_model_that_was_given_other_memory_is_not_scored_and_made_anew(family,
     assert made.evaluate(other) == evaluator.evaluate(other)
 
 
+def test_a_function_that_changes_the_model_is_refused_when_it_is_tried(family, tmp_path, monkeypatch):
+    made = ResidentEvaluator(family.scorer, ENTRY, audit=tmp_path / "audit.jsonl", base=family.recipe_of("a"))
+    monkeypatch.setattr(Suite, "needs_rehearsal", True)
+    monkeypatch.setattr(Suite, "rehearse", lambda self, subject: subject.model.to(torch.float32))
+    made.rehearse()
+    monkeypatch.setattr(Suite, "rehearse", lambda self, subject: subject.model.to(torch.float64))
+    with pytest.raises(CampaignError, match="changed the model that it was tried on"):
+        made.rehearse()
+
+
 @pytest.mark.parametrize("out_dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("value", [0.0, float("nan")])
 def test_weights_swapped_between_two_blocks_are_merged_again(family, evaluator, value, out_dtype):
