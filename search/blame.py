@@ -9,6 +9,10 @@
 
 A failure counts until its worker has scored ten other candidates: what fails once a day would else end the best machine
 in a long campaign. A worker that went away (preempted, killed, cut off) failed nothing: queue.py counts such losses.
+
+Who failed nothing of late and has been silent while `REMEMBERED` others asked for work or answered is forgotten, and a
+node with the last of its workers: where machines come and go for days, those that were here once would take a gigabyte.
+No decision is another for it, unless they come back after so many: what they scored before speaks for them no more.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from typing import NamedTuple
 
 CORDON_AFTER = 3
 FORGOTTEN_AFTER = 10
+REMEMBERED = 8192
 QUARANTINED = "quarantined: "
 """How the cause of a quarantined candidate begins."""
 
@@ -71,14 +76,28 @@ class Blame:
     def __init__(self) -> None:
         self._failed: dict[str, dict[str, str]] = defaultdict(dict)  # recipe hash → worker → cause
         self._passed: dict[str, set[str]] = defaultdict(set)
-        self._recent: dict[str, dict[str, _Answer]] = defaultdict(dict)  # worker → recipe hash → its last answer
+        self._recent: dict[str, dict[str, _Answer]] = {}  # worker, last heard last → recipe hash → its last answer
+        self._failing: set[str] = set()  # who has a failure among its last answers
         self._answers = 0
         self._members: dict[str, set[str]] = defaultdict(set)  # of a node
+        self._gone: dict[str, bool] = {}  # node that has members → whether one that is forgotten scored anything
         self._cordon: Cordon | None = NOBODY
 
     def meet(self, worker: str) -> None:
         """This worker asks for work."""
+        self._recent[worker] = self._recent.pop(worker, {})
         self._members[node_of(worker)].add(worker)
+        if len(self._recent) - len(self._failing) > REMEMBERED:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Whoever was silent for longest and has no failure that counts; those that have are few."""
+        worker = next(worker for worker in self._recent if worker not in self._failing)
+        node, scored = node_of(worker), bool(self._recent.pop(worker))
+        self._members[node].remove(worker)
+        self._gone[node] = scored or self._gone.get(node, False)
+        if not self._members[node]:
+            del self._members[node], self._gone[node]
 
     def fail(self, worker: str, recipe_hash: str, cause: str) -> None:
         """This worker could not score this recipe."""
@@ -99,6 +118,9 @@ class Blame:
         if cause is None and sum(answer.cause is None for answer in recent.values()) > FORGOTTEN_AFTER:
             while recent.pop(next(iter(recent))).cause is not None:
                 pass  # failures before the eleventh last candidate that was scored
+        self._failing.discard(worker)
+        if any(answer.cause is not None for answer in recent.values()):
+            self._failing.add(worker)
         self._cordon = None if self._failed else NOBODY
 
     def to_avoid(self, worker: str, others: Collection[str]) -> set[str]:
@@ -107,8 +129,11 @@ class Blame:
             return set()
         node = node_of(worker)
         elsewhere = any(node_of(other) != node for other in others)
-        mine = self._members[node] | {worker} if elsewhere else {worker}
-        return {recipe_hash for recipe_hash, workers in self._failed.items() if mine & workers.keys()}
+
+        def mine(other: str) -> bool:
+            return other == worker or (elsewhere and node_of(other) == node)
+
+        return {recipe_hash for recipe_hash, workers in self._failed.items() if any(map(mine, workers))}
 
     def failed_by(self, worker: str) -> set[str]:
         """Recipes that this worker has failed."""
@@ -140,28 +165,31 @@ class Blame:
 
     def _failed_alone(self, node: str, cordoned: Collection[str]) -> list[str]:
         """Why a node is to be cordoned, given the workers that are; [] where it is not."""
-        members = self._members[node]
-        if members == {node}:
+        members, gone = self._members.get(node, set()), self._gone.get(node)
+        if members == {node} and gone is None:
             return []  # a worker without a number
-        causes = self._alone(members)
-        culprits = {worker for worker in members if self._alone({worker}, outside=members)}
-        scorers = {w for w in members if w not in cordoned and self._scores(w)}
-        return (
-            causes if len(causes) >= CORDON_AFTER and not scorers and (len(culprits) > 1 or culprits == members) else []
-        )
+        causes = self._alone(members, node=node)
+        culprits = {worker for worker in members if self._alone({worker}, node=node)}
+        scores = gone or any(w not in cordoned and self._scores(w) for w in members)
+        whole = len(culprits) > 1 or (culprits == members and gone is None)
+        return causes if len(causes) >= CORDON_AFTER and whole and not scores else []
 
-    def _alone(self, workers: Collection[str], *, outside: Collection[str] | None = None) -> list[str]:
-        """The causes of what these workers failed of late, and somebody scored who is not of them (nor `outside`'s)."""
-        own = set(workers if outside is None else outside)
+    def _alone(self, workers: Collection[str], *, node: str | None = None) -> list[str]:
+        """The causes of what these workers failed of late, and somebody scored who is not of them (nor of their node,
+        where that is given)."""
         found: dict[str, tuple[int, str]] = {}
         for worker in workers:
-            for recipe_hash, (number, cause) in self._recent[worker].items():
-                if cause is not None and self._passed[recipe_hash] - self._failed[recipe_hash].keys() - own:
+            for recipe_hash, (number, cause) in self._recent.get(worker, {}).items():
+                if cause is not None and self._is_scored(recipe_hash, workers, node):
                     found[recipe_hash] = max(found.get(recipe_hash, (0, "")), (number, cause))
         return [cause for _, cause in sorted(found.values())]
 
+    def _is_scored(self, recipe_hash: str, without: Collection[str], node: str | None) -> bool:
+        others = (worker for worker in self._passed[recipe_hash] if worker not in self._failed[recipe_hash])
+        return any(worker not in without if node is None else node_of(worker) != node for worker in others)
+
     def _scores(self, worker: str) -> bool:
-        return any(answer.cause is None for answer in self._recent[worker].values())
+        return any(answer.cause is None for answer in self._recent.get(worker, {}).values())
 
 
 def _said(causes: Sequence[str]) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from simulated import Clock, SimulatedEvaluator, make_campaign, open_simulated
 
-from search.blame import NOBODY, Blame
+from search.blame import NOBODY, Blame, node_of
 from search.coordinator import Coordinator
 from search.ports import BlockResult, Failed, Finished, Wait, Work
 from search.results import results_of
@@ -51,6 +53,41 @@ def test_who_never_failed_is_not_looked_at_however_many_have_come_and_gone(monke
     monkeypatch.setattr(Blame, "_alone", lambda *given, **named: (looks.append(given), alone(*given, **named))[1])
     assert blame.cordon() == NOBODY
     assert 0 < len(looks) < 10
+
+
+def decisions(seed: int, *, remembered: int) -> Iterator[object]:
+    """Four workers answer in turn, go and are replaced, on their node or another; all that Blame says after each."""
+    chance, blame, count = random.Random(seed), Blame(), itertools.count(4)
+    alive, share, recipes = ["n0-0", "n0-1", "n1-2", "solo"], chance.choice([0.3, 0.5, 0.8]), chance.choice([3, 8, 20])
+    for _ in range(60):
+        place, recipe = chance.randrange(4), f"r{chance.randrange(recipes)}"
+        worker, number = alive[place], next(count)
+        node = chance.choice([node_of(worker), f"n{number}"])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("search.blame.REMEMBERED", remembered)
+            blame.fail(worker, recipe, recipe) if chance.random() < share else blame.succeed(worker, recipe)
+            alive[place] = chance.choice([worker, f"{node}-{number}"])
+            for other in alive:
+                blame.meet(other)
+        avoided = [blame.to_avoid(other, {*alive} - {other}) for other in alive]
+        yield blame.cordon(), avoided, blame.quarantine(recipe, alive)
+
+
+def test_forgetting_who_left_changes_no_decision() -> None:
+    for seed in range(30):
+        assert list(decisions(seed, remembered=5)) == list(decisions(seed, remembered=10**9)), seed
+
+
+def test_of_thousands_that_came_and_went_only_the_last_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.blame.REMEMBERED", 50)
+    blame = Blame()
+    blame.fail("bad-0", "r", "x")
+    for number in range(1, 1000):
+        blame.succeed(f"spot{number}-{number}", "r")
+        blame.meet(f"node-{1000 + number}")
+    assert len(blame._recent) == 1 + 50
+    assert blame._members.keys() == {"bad", "node", *(f"spot{number}" for number in range(975, 1000))}
+    assert len(blame._gone) == 1
 
 
 def test_what_a_cordoned_worker_failed_counts_against_no_candidate() -> None:
