@@ -2,7 +2,8 @@
 
 The actor is a shell over `search.coordinator.Coordinator`: when its process dies, Ray starts another one, which opens
 the store again under the next epoch and goes on from the rows. Calls may be repeated (Ray retries those that were under
-way), so a repeated `next_work` gives the worker the unit that it has already, and a repeated `submit` is ignored.
+way), so a repeated `next_work` gives the worker the unit that it has already, and a repeated `submit` is ignored;
+`exchange` is both.
 """
 
 from __future__ import annotations
@@ -75,6 +76,11 @@ class CoordinatorActor:
             del self._out[worker]
         if not self._closed:
             self._opened().submit(worker, result)
+
+    def exchange(self, worker: str, result: BlockResult | Failed) -> Work | Wait | Finished:
+        """`submit` and `next_work` in one call."""
+        self.submit(worker, result)
+        return self.next_work(worker)
 
     def heartbeat(self, worker: str) -> None:
         self._heard[worker] = time.monotonic()
@@ -163,6 +169,11 @@ class RemoteCoordinator:
 
     def submit(self, worker: str, result: BlockResult | Failed) -> None:
         answered(self._handle.submit, worker, result)
+
+    def exchange(self, worker: str, result: BlockResult | Failed) -> Work | Wait | Finished:
+        """`submit` and `next_work` in one call: one way there and back for each unit."""
+        answer: Work | Wait | Finished = answered(self._handle.exchange, worker, result)
+        return answer
 
     def heartbeat(self, worker: str) -> None:
         answered(self._handle.heartbeat, worker)

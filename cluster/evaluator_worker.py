@@ -18,7 +18,7 @@ from engine.errors import MergefleetError
 
 if TYPE_CHECKING:
     from search.campaign_file import Campaign
-    from search.ports import Evaluator, Inventory, WorkSource
+    from search.ports import BlockResult, Evaluator, Failed, Inventory, WorkSource
 
 PREEMPTED = "preempted"
 GRACE_S = 10.0
@@ -97,8 +97,10 @@ class EvaluatorWorker:
 
         source = RemoteCoordinator(coordinator)
         with _heartbeats(source, self._name, every_s=self._task.lease_s / 5), leaving(source, self._name) as leave:
+            result: BlockResult | Failed | None = None
             while not leave.asked.is_set():
-                work = source.next_work(self._name)
+                work = source.next_work(self._name) if result is None else source.exchange(self._name, result)
+                result = None
                 if isinstance(work, Finished):
                     return work.reason
                 if isinstance(work, Wait):
@@ -107,6 +109,7 @@ class EvaluatorWorker:
                 leave.lease = work.lease
                 result = self._evaluator.evaluate(work)
                 leave.lease = None
+            if result is not None:
                 source.submit(self._name, result)
         return PREEMPTED
 

@@ -29,7 +29,7 @@ from search.session import Outcome, conclude, load_run, wait_for_predecessor
 from search.starting import check_start
 from search.store import takeover
 
-POLL_S = 0.25
+POLL_S = 1.0
 LEASE_S = 30.0
 STOPPED_S = 3.0
 SAVE_S = 3.0

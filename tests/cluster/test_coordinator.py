@@ -1,4 +1,4 @@
-"""The coordinator's actor: what it needs to start again lies in a file."""
+"""The coordinator's actor: what it needs to start again lies in a file, and calls may be repeated."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from simulated import make_inventory
+from simulated import SimulatedEvaluator, make_campaign, make_inventory, open_simulated
 
-from cluster.coordinator import keep_inventory, kept_inventory
-from search.ports import Inventory
+from cluster.coordinator import CoordinatorActor, keep_inventory, kept_inventory
+from cluster.evaluator_worker import SearchTask
+from search.ports import Inventory, Work
+from search.store import schema
 
 
 @pytest.mark.parametrize(
@@ -18,3 +20,19 @@ from search.ports import Inventory
 def test_an_inventory_comes_back_from_its_file_as_it_was(inventory: Inventory, tmp_path: Path) -> None:
     keep_inventory(tmp_path / "inventory.json", inventory)
     assert kept_inventory(tmp_path / "inventory.json") == inventory
+
+
+def test_a_repeated_exchange_hands_in_and_gives_out_once(tmp_path: Path) -> None:
+    actor = CoordinatorActor(SearchTask({}, "c.yml", str(tmp_path), tmp_path, "", 30.0), tmp_path, False)
+    coordinator, evaluator = open_simulated(tmp_path, make_campaign()), SimulatedEvaluator()
+    actor._coordinator = coordinator  # type: ignore[assignment]
+    first = actor.next_work("w")
+    assert isinstance(first, Work)
+    result = evaluator.evaluate(first)
+    second = actor.exchange("w", result)
+    assert isinstance(second, Work)
+    assert second.lease != first.lease
+    assert actor.exchange("w", result) == actor.next_work("w") == second
+    states = [row["state"] for row in coordinator.run.store.rows(schema.LEASES)]
+    assert states == ["done", "running"]
+    coordinator.close()

@@ -29,6 +29,10 @@ class Source:
     def submit(self, worker: str, result: Any) -> None:
         self.submitted.append(result)
 
+    def exchange(self, worker: str, result: Any) -> Work | Wait | Finished:
+        self.submit(worker, result)
+        return self.next_work(worker)
+
     def heartbeat(self, worker: str) -> None:
         pass
 

@@ -60,6 +60,7 @@ def simulated_campaign(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search_job, "check_start", lambda *_: None)  # simulated campaigns name no real models
     monkeypatch.setattr(search_job, "conclude", conclude)
     monkeypatch.setattr(search_job, "LEASE_S", 10.0)
+    monkeypatch.setattr(search_job, "POLL_S", 0.1)  # they last a second or two
     monkeypatch.setattr(search_job, "STOPPED_S", 0.5)
 
 

@@ -31,6 +31,7 @@ def _search_and_die(campaign: Path, address: str, items: int) -> None:
     crew.EvaluatorWorker = SimulatedWorker  # type: ignore[misc]
     search_job.CoordinatorActor = SimulatedCoordinator  # type: ignore[misc]
     search_job.check_start = lambda *_: None
+    search_job.POLL_S = 0.1
 
     def watch(status: CampaignStatus) -> None:
         if status.items_done >= items:
