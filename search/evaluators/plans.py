@@ -117,10 +117,10 @@ class Plans:
         base = self._base
         if base is None or plan.donor == base == plan.tokenizer:
             return weights
-        beside = self._contents(plan.donor, plan.tokenizer)
-        return weights if beside == self._contents(base, base) else of_json({"weights": weights, "beside": beside})
+        beside = self.beside(plan.donor, plan.tokenizer)
+        return weights if beside == self.beside(base, base) else of_json({"weights": weights, "beside": beside})
 
-    def _contents(self, donor: ModelRef, tokenizer: ModelRef) -> str:
+    def beside(self, donor: ModelRef, tokenizer: ModelRef) -> str:
         """See `beside.contents`; read once."""
         if (donor, tokenizer) not in self._beside:
             self._beside[donor, tokenizer] = contents(self.open(donor), self.open(tokenizer))

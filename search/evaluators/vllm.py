@@ -217,14 +217,19 @@ class VllmModel:
         self._plans.close()
 
     def _engine_for(self, planned: Planned) -> tuple[Opened, Client]:
-        shape = digest.of_json({**planned.plan.config, "dtype": None, "torch_dtype": None})
+        plan = planned.plan
+        config = {**plan.config, "dtype": None, "torch_dtype": None}
+        shape = digest.of_json([config, self._plans.beside(plan.donor, plan.tokenizer), plan.chat_template])
         if self._engine is None:
             clients: list[Client] = []
-            opened = self._open(self._entry, self._folder(planned.plan), self._source, lambda llm: _kept(clients, llm))
+            opened = self._open(self._entry, self._folder(plan), self._source, lambda llm: _kept(clients, llm))
             self._engine = (opened, clients[0], shape)
         opened, client, known = self._engine
         if shape != known:
-            raise EvaluationError("the candidate has another config.json than the model in vLLM: use engine: hf")
+            raise EvaluationError(
+                "the candidate has another config.json, tokenizer or chat template than the model in vLLM: use engine: "
+                "hf"
+            )
         return opened, client
 
     def _folder(self, plan: Plan) -> Path:

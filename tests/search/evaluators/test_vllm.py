@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -122,6 +123,15 @@ def test_the_same_candidate_is_sent_once_and_another_one_in_a_new_round_with_an_
     assert llm.calls.count("start") == 1
     assert model.load(linear(0.25)).recipe_hash != first.recipe_hash
     assert [llm.calls.count(name) for name in ("init", "start", "finish", "reset")] == [1, 2, 2, 2]
+
+
+def test_a_candidate_with_another_chat_template_is_not_scored_by_the_one_that_is_there(model, tmp_path) -> None:
+    shutil.copytree(MODELS / "letters", tmp_path / "chatty")
+    (tmp_path / "chatty" / "chat_template.jinja").write_text("{{ messages }}")
+    model.load(linear(0.5))
+    chatty = {"merge_method": "passthrough", "models": [{"model": str(tmp_path / "chatty")}]}
+    with pytest.raises(EvaluationError, match="tokenizer or chat template than the model in vLLM"):
+        model.load(chatty)
 
 
 def test_the_weights_digest_is_that_of_the_same_merge_in_the_transformers_engine(model) -> None:
