@@ -23,8 +23,8 @@ _ADVICE = {
 def whole_file(path: Path) -> Iterator[Path]:
     """Where to write what shall stand at `path`; what an interrupted attempt left there is removed first.
 
-    Raises NotWritten where the disk or somebody's rights are in the way. All such files are made of the campaign's
-    rows, and can be made again.
+    Raises NotWritten where the disk or somebody's rights are in the way of it. All such files are made of the
+    campaign's rows, and can be made again. What else goes wrong meanwhile, with other files too, stays what it is.
     """
     partial = path.with_name(path.name + ".partial")
     try:
@@ -37,12 +37,19 @@ def whole_file(path: Path) -> Iterator[Path]:
     except (OSError, sqlite3.OperationalError) as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not _is_of_writing(error, partial):
+            raise
         raise _not_written(path, error) from error
 
 
 def is_read_only(place: Path) -> bool:
     """Whether a file or folder that is there lies on a file system that takes no writes: an archive, a snapshot."""
     return bool(os.statvfs(place).f_flag & os.ST_RDONLY)
+
+
+def _is_of_writing(error: OSError, partial: Path) -> bool:
+    """Who fails to open, put or remove a file names it; `write` and `fsync` name none."""
+    return error.filename is None or str(error.filename) == str(partial)
 
 
 def _not_written(path: Path, error: OSError | sqlite3.OperationalError) -> NotWritten:

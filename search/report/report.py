@@ -164,8 +164,9 @@ def render_html(results: Results) -> str:
 @collector.paused()
 def write_html(results: Results, path: Path) -> None:
     """Write the page whole or not at all."""
+    page = render_html(results)
     with whole_file(path) as partial:
-        partial.write_text(render_html(results), encoding="utf-8")
+        partial.write_text(page, encoding="utf-8")
 
 
 def _tiles(results: Results) -> list[tuple[str, str, str]]:

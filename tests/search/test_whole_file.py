@@ -29,6 +29,22 @@ def test_a_torn_file_and_what_was_left_beside_it_are_replaced_as_a_whole(tmp_pat
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_goes_wrong_with_another_file_is_not_called_a_failure_to_write(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    with pytest.raises(FileNotFoundError) as failed, whole_file(path):
+        (tmp_path / "plotly.js").read_text()
+    assert failed.value.filename == str(tmp_path / "plotly.js")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "folder").write_text("is none")
+    with pytest.raises(NotWritten, match=r"report\.html: cannot be written: Not a directory"):
+        write(tmp_path / "folder" / "report.html")
+
+
+def write(path: Path) -> None:
+    with whole_file(path) as partial:
+        partial.write_text("ha")
+
+
 def test_what_fails_half_way_leaves_the_file_that_was_there(tmp_path: Path) -> None:
     path = tmp_path / "items.parquet"
     path.write_text("whole")
