@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from cluster import output
@@ -27,9 +28,14 @@ def _clean_directory(out: Path) -> list[str]:
     from engine.outputs.publish import clean as clean_output
     from engine.recipes.stages import stages_directory
 
-    begun = sorted(stages_directory(out).glob("*.partial"))
+    stages = stages_directory(out).absolute()
+    begun = sorted(stages.glob("*.partial"))
     places = [out, *(path.with_suffix("") for path in begun)]
-    return [str(path) for place in places for path in clean_output(place)]
+    removed = [path for place in places for path in clean_output(place)]
+    with suppress(OSError):  # it is not there, or holds stages that are made
+        stages.rmdir()
+        removed.append(stages)
+    return [str(path) for path in removed]
 
 
 def _clean_url(url: Url) -> tuple[list[str], list[str]]:

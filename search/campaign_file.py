@@ -79,7 +79,7 @@ class PublishEntry(Part):
     follows from the parents' licences.
     """
 
-    to: str | None = None
+    to: str | None = Field(default=None, min_length=1)
     public: bool = False
     license: str | None = None
 

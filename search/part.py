@@ -76,6 +76,7 @@ _WANTED: Mapping[str, str] = {
     "less_than_equal": "{le:g} or less",
     "too_short": "{min_length} or more entries",
     "too_long": "{max_length} entries or fewer",
+    "string_too_short": "text that is not empty",
     "string_too_long": "{max_length} letters or fewer",
     "string_pattern_mismatch": "text that matches {pattern}",
 }

@@ -132,7 +132,7 @@ class TaskEntry(Part):
     more of the score's metric is better, where the task does not say so itself.
     """
 
-    name: str = Field(max_length=MOST_OF_A_NAME)
+    name: str = Field(min_length=1, max_length=MOST_OF_A_NAME)
     search: str = ""
     selection: str = ""
     holdout: str = ""

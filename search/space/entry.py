@@ -101,7 +101,7 @@ class StageEntry(Part):
     `sigma` is in units of the range's width; `population` 0 means 1.5 · dimensions, at least 6 and at most 60.
     """
 
-    name: str
+    name: str = Field(min_length=1)
     by: Granularity = "global"
     blocks: int = Field(default=0, ge=0)
     knots: int = Field(default=0, ge=0)

@@ -204,6 +204,14 @@ def test_clean_removes_what_was_begun_of_stages_and_keeps_those_that_are_made(pl
     assert [path.name for path in (place / "out.stages").iterdir()] == ["first"]
 
 
+def test_clean_leaves_no_empty_folder_of_stages(place: Path) -> None:
+    (place / "out.stages" / "first.partial").mkdir(parents=True)
+    removed = [f"removed {place}/out.stages/first.partial", f"removed {place}/out.stages"]
+    assert said("clean", "out").splitlines() == removed
+    assert not (place / "out.stages").exists()
+    assert said("clean", "out") == f"nothing to remove beside {Path('out')}\n"
+
+
 def test_the_recipe_of_a_published_model_is_its_part_of_the_file(place: Path) -> None:
     write(place, STAGES)
     said("merge", "r.yml", "out")

@@ -33,6 +33,8 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("budgett", {"items": 1}, ["budgett: unknown key", "did you mean 'budget'"]),
         ("space.stages.1.block", 3, ["space.stages[1].block: unknown key", "did you mean 'blocks'"]),
         ("tasks.0.metrics", "f1", ["tasks[0].metrics: unknown key", "did you mean 'metric'"]),
+        ("tasks.0.name", "", ["tasks[0].name: got ''", "text that is not empty expected"]),
+        ("publish", {"to": ""}, ["publish.to: got ''", "text that is not empty expected"]),
         ("evaluator", {"thread": 2}, ["evaluator.thread: unknown key", "did you mean 'threads'"]),
         ("space.stages.0.by", "globl", ["space.stages[0].by", "'globl'", "global"]),
         (
