@@ -64,6 +64,9 @@ def estimates(scores: Sequence[WindowScore]) -> dict[int, float]:
     stage, each on its own items: one small window may be easy by luck, five in a row hardly. Candidates that were
     stopped early have a share in means and spread, without which a cohort of survivors would look easy; they get no
     estimate of their own.
+
+    Scores outside 0 to 1 (log-likelihoods, grades) are corrected for their windows and next to not shrunk: how noisy
+    they are, scores of items would tell; means of windows do not.
     """
     cohorts: dict[tuple[int, int], list[WindowScore]] = defaultdict(list)
     for entry in scores:
