@@ -81,7 +81,7 @@ def coordinator_pid(run: Path) -> int:
 
 def tried_although_known(run: Path) -> list[tuple[int, str]]:
     """Items that a later epoch tried again although their scores were in the rows already: a kill costs what was in
-    hand, and what came in within the last second. (A lease of a later epoch may have got the scores of an earlier try.)
+    hand, and what no commit had taken yet. (A lease of a later epoch may have got the scores of an earlier try.)
     """
     last: dict[tuple[int, str], int] = {}
     for attempt in read_attempts(run / "audit.jsonl"):

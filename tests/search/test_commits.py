@@ -1,4 +1,4 @@
-"""When changes become rows: scores within half a second in one transaction, what must not be lost at once."""
+"""When changes become rows: scores of a while in one transaction, what must not be lost at once."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@
 A process of the whole campaign is killed, another one resumes it, until one ends by itself; then the next campaign,
 until there were so many kills. Everything that a campaign leaves must be what an undisturbed one leaves (times, leases,
 attempts and epochs apart), whole; a kill may cost a further attempt at items whose scores were not in the rows yet (for
-a second at most), and at no others.
+some seconds at most), and at no others.
 
     simulated   coordinator, store and exports; the evaluator is a formula                (tests/search/test_kills.py)
     real        `run_campaign` on three tiny models: merges, evaluator, report and publishing, too
