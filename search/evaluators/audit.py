@@ -1,8 +1,8 @@
 """The audit file: every attempt at scoring items, written before it starts.
 
 One JSON object a line and block: candidate, split, attempt, pid, epoch, lease, at (seconds since 1970), items. A line
-goes out in one `write` on an O_APPEND descriptor, so lines of several processes never mix; a torn last line (a kill in
-the middle of the write) is skipped by the reader.
+goes out in one `write` on an O_APPEND descriptor, so lines of several processes never mix; a torn line (a kill in the
+middle of the write, a full disk) is skipped by the reader, and the next one begins anew.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ def record_attempt(path: Path, work: Work) -> None:
     facts: dict[str, Any] = {"candidate": work.candidate, "split": work.split, "attempt": work.attempt}
     facts |= {"pid": os.getpid(), "epoch": work.epoch, "lease": work.lease, "at": time.time()}
     line = f'{_json(facts)[:-1]},"items":{_items(work.items)}}}\n'
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(descriptor, line.encode())
+        end = os.lseek(descriptor, 0, os.SEEK_END)
+        torn = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
+        os.write(descriptor, ("\n" * torn + line).encode())
     finally:
         os.close(descriptor)
 
