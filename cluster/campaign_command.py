@@ -9,7 +9,6 @@ from cluster.output import human_seconds, print_json, print_note
 from engine.errors import InputError
 from search import ends
 from search.campaign_file import Campaign, load_campaign
-from search.results import Results
 from search.run import open_store
 from search.session import (
     ask_to_stop,
@@ -18,8 +17,9 @@ from search.session import (
     require_run,
     rules_of,
     run_directory,
-    stored_results,
+    run_so_far,
 )
+from search.so_far import SoFar
 from search.store import schema
 
 
@@ -30,8 +30,8 @@ def plan(campaign: Path, *, run_dir: Path | None, as_json: bool) -> None:
     rows = ends.forecast(rules, tuple(stage.name for stage in loaded.space.stages))
     counted, items = ends.is_counted(rules), sum(row.items for row in rows)
     found = _run_so_far(loaded, run_dir)
-    phase, done = ("search", 0) if found is None else (found.phase, found.items_spent["search"])
-    rate = None if found is None else _rate(found)
+    phase, done = ("search", 0) if found is None else (found.phase, found.spent["search"])
+    rate = None if found is None else found.items_per_s
     left = _search_left(loaded, found, items - done if counted else None, rate) if phase == "search" else 0.0
     if as_json:
         stages = [asdict(row) for row in rows]
@@ -55,9 +55,9 @@ def plan(campaign: Path, *, run_dir: Path | None, as_json: bool) -> None:
     print("selection and holdout come on top; early stopping and repeated recipes save some")
 
 
-def _search_left(campaign: Campaign, found: Results | None, items: int | None, rate: float | None) -> float | None:
+def _search_left(campaign: Campaign, found: SoFar | None, items: int | None, rate: float | None) -> float | None:
     """Seconds of search that are left, for so many items more (None: as many as there is time for); None: unknown."""
-    seconds, held = (0.0, 0.0) if found is None else (found.seconds, sum(entry.seconds for entry in found.efforts))
+    seconds, held = (0.0, 0.0) if found is None else (found.seconds, found.held_s)
     gpus = ends.devices(campaign)
     busy = held * gpus / seconds if seconds else 0.0
     allowed = ends.seconds_allowed(campaign.budget, seconds=seconds, device_seconds=held * gpus, busy=busy)
@@ -65,18 +65,12 @@ def _search_left(campaign: Campaign, found: Results | None, items: int | None, r
     return min((bound for bound in bounds if bound is not None), default=None)
 
 
-def _run_so_far(campaign: Campaign, run_dir: Path | None) -> Results | None:
+def _run_so_far(campaign: Campaign, run_dir: Path | None) -> SoFar | None:
     """The run that is there, None before the first start; wherever its store is, nothing is made."""
     directory = run_directory(campaign, run_dir)
     with open_store(campaign, directory) as store:
         found = store.find(campaign.name)
-    return None if found is None else stored_results(campaign, directory)
-
-
-def _rate(found: Results) -> float | None:
-    """Items per second so far."""
-    paid = sum(found.items_spent.values())
-    return paid / found.seconds if paid and found.seconds else None
+    return None if found is None else run_so_far(campaign, directory)
 
 
 def check_resume(campaign: Path, *, run_dir: Path | None, resume: bool, or_start: bool) -> None:

@@ -149,7 +149,7 @@ def results_of(store: Store, row: Row) -> Results:
     ledger = tuple(HoldoutAccess(**{k: v for k, v in e.items() if k != "campaign"}) for e in store.rows(schema.LEDGER))
     return Results(
         campaign=campaign,
-        phase=_phase(row, outcomes),
+        phase=phase_of(row, outcomes),
         layers=row["layers"],
         candidates=candidates,
         item_scores=told.scores,
@@ -238,7 +238,8 @@ def _windows(rows: Sequence[Row], outcomes: Mapping[tuple[int, str], Row], windo
             )
 
 
-def _phase(row: Row, outcomes: Mapping[tuple[int, str], Row]) -> Phase:
+def phase_of(row: Row, outcomes: Mapping[tuple[int, str], Row]) -> Phase:
+    """Where a campaign is, by its row and its assessments."""
     if row["verdict"] is not None:
         return "done"
     reached = {split for _, split in outcomes}

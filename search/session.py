@@ -28,6 +28,7 @@ from search.publishing.destination import Destination
 from search.publishing.sentinels import Rescorer
 from search.results import Results, read_results
 from search.run import RunDirectory, Services, has_scores, open_store, steady_clock
+from search.so_far import SoFar, read_so_far
 from search.starting import (
     check_models,
     check_start,
@@ -267,20 +268,16 @@ def ask_to_stop(path: str | Path, *, root: Path | None) -> Stopping:
     """
     campaign = load_campaign(path)
     directory = run_directory(campaign, root)
-    found = stored_results(campaign, directory)
-    winner = None if found.winner is None else found.candidate(found.winner)
-    lost = found.phase == "holdout" and winner is not None and winner.failure is not None
-    if found.phase != "search" and not lost:
+    found = run_so_far(campaign, directory)
+    if found.phase != "search" and not (found.phase == "holdout" and found.lost):
         raise CampaignError(f"campaign {campaign.name!r} is past its search: it is in phase {found.phase}")
     with open_store(campaign, directory) as store:
         store.find(campaign.name)
         store.wish(ends.STOP, now=time.time())
         sizes = Counter(str(row["split"]) for row in store.rows(schema.ITEMS))
-    baselines = sum(row.origin == "baseline" for row in found.candidates)
-    left = ends.items_after(found.phase, found.campaign, baselines=baselines, sizes=sizes)
-    paid = sum(found.items_spent.values())
-    running = _owner(campaign, directory) is not None
-    return Stopping(found.phase, running, left, left * found.seconds / paid if paid and found.seconds else None)
+    left = ends.items_after(found.phase, found.campaign, baselines=found.baselines, sizes=sizes)
+    running, rate = _owner(campaign, directory) is not None, found.items_per_s
+    return Stopping(found.phase, running, left, None if rate is None else left / rate)
 
 
 def migrate_store(place: str) -> tuple[int, Path | None]:
@@ -332,16 +329,30 @@ def conclude(
         return replace(outcome, unpublished=error)
 
 
+def run_so_far(campaign: Campaign, directory: RunDirectory) -> SoFar:
+    """How far a run has come; a large store is not read for it. CampaignError where there is none."""
+    _refuse_nothing(campaign, directory)
+    with open_store(campaign, directory) as store:
+        found = store.find(campaign.name)
+        if found is None:
+            raise CampaignError(f"{store.place}: holds no run of campaign {campaign.name!r}", name=campaign.name)
+        return read_so_far(store, found)
+
+
 def stored_results(campaign: Campaign, directory: RunDirectory) -> Results:
     """What the store of a run holds. CampaignError where there is none."""
+    _refuse_nothing(campaign, directory)
+    results = read_results(store_url(campaign.store, default=directory.database), name=campaign.name)
+    homes = at_home(campaign, directory).homes
+    return replace(results, campaign=results.campaign.model_copy(update={"homes": homes}))
+
+
+def _refuse_nothing(campaign: Campaign, directory: RunDirectory) -> None:
     if campaign.store is None and not directory.database.is_file():
         raise CampaignError(
             f"{directory.root}: there is no run of campaign {campaign.name!r} here. Start it with `mergefleet search`, "
             "or name its directory with --run-dir."
         )
-    results = read_results(store_url(campaign.store, default=directory.database), name=campaign.name)
-    homes = at_home(campaign, directory).homes
-    return replace(results, campaign=results.campaign.model_copy(update={"homes": homes}))
 
 
 def find_run(place: Path, root: Path | None = None) -> tuple[Results, RunDirectory]:

@@ -13,14 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import Connection, Dialect, Table, bindparam, delete, select, text
+from sqlalchemy import Connection, Dialect, Table, bindparam, delete, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 from engine.errors import CampaignError
@@ -129,6 +129,17 @@ def read_scores(connection: Connection, known: KnownBlocks, matching: Any) -> li
     """The rows for which an expression over `schema.BLOCK_SCORES` is true, in the order of the primary key."""
     rows = _rows(connection, matching)
     return _read_rows(connection, known.read(connection, {row.block for row in rows}), rows)
+
+
+def count_scores(connection: Connection, known: KnownBlocks, matching: Any) -> Counter[str]:
+    """How many of the rows for which an expression over `schema.BLOCK_SCORES` is true have each score key; no score is
+    read."""
+    table, found = schema.BLOCK_SCORES, Counter[str]()
+    rows = connection.execute(select(table.c.block, func.count()).where(matching).group_by(table.c.block)).all()
+    blocks = known.read(connection, {block for block, _ in rows})
+    for block, count in rows:
+        found.update(dict.fromkeys(blocks[block].score_keys, count))
+    return found
 
 
 def _rows(connection: Connection, matching: Any) -> Sequence[Any]:

@@ -39,8 +39,9 @@ from sqlalchemy.exc import ArgumentError
 from engine import failpoints
 from engine.errors import Busy, CampaignError, StaleEpoch, StoreAway
 from search.campaign_file import Campaign, campaign_to_dict
+from search.ports import SCORE
 from search.store import migration, schema, takeover
-from search.store.blocks import BlockScores, KnownBlocks, chunks, read_scores, upserting
+from search.store.blocks import BlockScores, KnownBlocks, chunks, count_scores, read_scores, upserting
 from search.store.engines import make_engine
 from search.store.failures import explain_failures, place_of, shown_url
 from search.store.takeover import ProcessIdentity
@@ -149,6 +150,13 @@ class Store:
         with self._reader.connect() as connection:
             parts = [read_scores(connection, self._known_blocks, recipe.in_(part)) for part in chunks(recipe_hashes)]
         return list(chain.from_iterable(parts))
+
+    def items_paid(self) -> Counter[str]:
+        """Score key → how often this campaign itself scored it."""
+        table = schema.BLOCK_SCORES
+        mine = (table.c.campaign == self.campaign) & (table.c.measure == SCORE)
+        with self._reader.connect() as connection:
+            return count_scores(connection, self._known_blocks, mine)
 
     def weights_digests(self, recipe_hashes: Sequence[str]) -> dict[str, str]:
         """Recipe hash → digest of the weights that were scored, as any campaign of this store noted it."""

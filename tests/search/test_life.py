@@ -121,6 +121,32 @@ def test_whoever_stops_a_search_is_told_what_still_follows(
     assert f"about {asked.items_left} item evaluations more, {human_seconds(asked.seconds_left or 0)} at" in told
 
 
+def test_how_far_a_run_has_come_is_told_without_its_scores_and_as_the_report_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "campaign.yml"
+    path.write_text(json.dumps(campaign_data(**SMALL)))
+    clock, evaluate = Clock(), SimulatedEvaluator.evaluate
+
+    def in_a_while(evaluator: SimulatedEvaluator, work: Work) -> BlockResult | Failed:
+        clock.time += 0.5
+        return evaluate(evaluator, work)
+
+    monkeypatch.setattr(SimulatedEvaluator, "evaluate", in_a_while)
+    worked(open_simulated(tmp_path, small(), now=clock), in_phase("holdout")).close()
+    expected = session.stored_results(small(), RunDirectory(tmp_path))
+    monkeypatch.setattr(Store, "shared_scores", pytest.fail)
+    found = session.run_so_far(small(), RunDirectory(tmp_path))
+    assert found.spent == expected.items_spent
+    assert min(found.spent["search"], found.spent["selection"]) > 0
+    assert (found.phase, found.seconds, found.lost) == ("holdout", expected.seconds, False)
+    assert found.held_s == pytest.approx(sum(entry.seconds for entry in expected.efforts))
+    assert found.held_s > 0
+    assert found.baselines == sum(row.origin == "baseline" for row in expected.candidates)
+    with pytest.raises(CampaignError, match="past its search"):
+        session.ask_to_stop(path, root=tmp_path)
+
+
 def test_who_says_stop_twice_may_still_extend_the_budget(tmp_path: Path) -> None:
     coordinator = worked(open_simulated(tmp_path, small()), lambda c: c.status().candidates == 25)
     for _ in range(2):  # the second one while what runs is finished
