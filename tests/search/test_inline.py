@@ -14,9 +14,11 @@ from search.inline import run_inline
 from search.ports import BlockResult, CampaignStatus, Failed, Finished, Inventory, Work
 from search.store import schema
 
+FEW = {"block_size": 40, "selection": 10, "holdout": 20}
 SMALL = {
-    "budget": {"items": 600},
-    "items": {"window": {0: 15}, "block_size": 40, "selection": 20, "holdout": 40},
+    "budget": {"items": 450},
+    "items": {"window": {0: 15}, **FEW},
+    "selection": {"top": 2, "means": 1, "soup": 2},
 }
 
 
@@ -90,7 +92,9 @@ def rows_of(coordinator: Coordinator) -> list[object]:
 def test_units_that_are_scored_ahead_change_no_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int, at_once: int
 ) -> None:
-    campaign = make_campaign(budget={"items": 70 * window}, items={"window": {0: window}, "block_size": 40})
+    campaign = make_campaign(
+        budget={"items": 50 * window}, items={"window": {0: window}, **FEW}, selection=SMALL["selection"]
+    )
     found = {}
     for ahead_s in (0.0, 10.0):
         monkeypatch.setattr(ahead, "AHEAD_S", ahead_s)
