@@ -65,11 +65,12 @@ class Ahead:
         self._coordinator, self._evaluator, self._stop = coordinator, evaluator, stop
         self._each_s = math.inf
         self._results: dict[_Asked, BlockResult | Failed] = {}
+        self._due: set[_Asked] = set()
 
     @property
     def waiting(self) -> bool:
         """Whether there are results that will be asked for next."""
-        return bool(self._results)
+        return not self._due.isdisjoint(self._results)
 
     def evaluate(self, work: Work) -> BlockResult | Failed:
         """As Evaluator.evaluate."""
@@ -77,8 +78,9 @@ class Ahead:
         if known is not None:
             return replace(known, lease=work.lease)
         foreseen = self._coordinator.foresee(int(AHEAD_S / max(self._each_s, LEAST_S)) - 1)
-        waits = {_asked(unit) for unit in foreseen}  # of a search that ended meanwhile nothing is asked for any more
-        self._results = {asked: result for asked, result in self._results.items() if asked in waits}
+        self._due = {_asked(unit) for unit in foreseen}  # nothing of a search that ended meanwhile
+        if foreseen:  # where nothing is for now (a store that was away), the last row may be asked for yet
+            self._results = {asked: result for asked, result in self._results.items() if asked in self._due}
         began, result = time.monotonic(), self._timed(work)
         latest = result
         for unit in (unit for unit in foreseen if _asked(unit) not in self._results):

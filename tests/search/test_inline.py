@@ -195,6 +195,8 @@ def test_what_nobody_asks_for_any_more_keeps_no_stop_waiting() -> None:
     row.foreseen = []
     ahead.evaluate(unit(4))
     assert not ahead.waiting
+    assert all(isinstance(ahead.evaluate(unit(number)), BlockResult) for number in (2, 3))
+    assert row.scored == [0, 1, 2, 3, 4]  # they were asked for after all, and not scored twice
 
 
 def test_an_outage_ends_the_row_and_is_no_answer_to_who_asks_later() -> None:
