@@ -58,20 +58,8 @@ class Cuts:
         """The stages that lead to "trim"."""
         ints = np.int64
         way: Reuse = "way" if self.settings else "never"
-        guesses = (
-            Stage(
-                *("guess", self._finish_guess, self._shape_high, ints, "counts"),
-                *(self._measure_guess, self._kernel_guess),
-                reuse=way,
-            ),
-            Stage(
-                *("counted", self._finish_counted, self._shape_counted, ints, "per_block"),
-                *(self._measure_counted, self._kernel_counted),
-                reuse=way,
-            ),
-        )
         return (
-            *(guesses if self.guessed else ()),
+            *(self._guesses(way) if self.guessed else ()),
             Stage(
                 *("high", self._finish_high, self._shape_high, ints, "counts", self._measure_high, self._kernel_high),
                 only=lambda facts: _unless_settled(facts, guess.HIGH),
@@ -96,6 +84,21 @@ class Cuts:
                 seldom=True,
                 reuse="source" if self.settings else "never",
                 settings=self.settings,
+            ),
+        )
+
+    def _guesses(self, way: Reuse) -> tuple[Stage, ...]:
+        """The stages that mostly settle it."""
+        return (
+            Stage(
+                *("guess", self._finish_guess, self._shape_high, np.int64, "counts"),
+                *(self._measure_guess, self._kernel_guess),
+                reuse=way,
+            ),
+            Stage(
+                *("counted", self._finish_counted, self._shape_counted, np.int64, "per_block"),
+                *(self._measure_counted, self._kernel_counted),
+                reuse=way,
             ),
         )
 

@@ -133,6 +133,11 @@ def open_checkpoint(ref: ModelRef, *, stream: bool = False) -> Checkpoint:
         from engine.models.hub import download_model
 
         directory, commit = download_model(ref)
+    return _open_directory(ref, directory, commit=commit)
+
+
+def _open_directory(ref: ModelRef, directory: Path, *, commit: str | None) -> Checkpoint:
+    """A model's directory, on disk; `commit` where it is that of a download from the Hub."""
     config = {} if ref.statistics else _read_config(directory)
     names, weight_map = find_shards(directory)
     store = TensorStore(directory / name for name in names)

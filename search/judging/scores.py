@@ -137,19 +137,11 @@ def judge(
     tasks = [task_of[item] for item in items]
     scores_CI = np.array([[entrant.scores[item] for item in items] for entrant in (winner, *comparators)])
     own, *others = _tested(scores_CI, tasks=tasks, weights=weights, seed=seed)
+    wins_C = (scores_CI[0] > scores_CI[1:]).sum(axis=1)
+    losses_C = (scores_CI[0] < scores_CI[1:]).sum(axis=1)
     comparisons = tuple(
-        Comparison(
-            comparator=entrant.number,
-            label=entrant.label,
-            score=own.observed - found.observed,
-            difference=found.observed,
-            lower=found.lower,
-            interval=found.interval,
-            flip_p=found.flip_p,
-            wins=int((scores_CI[0] > scores_I).sum()),
-            losses=int((scores_CI[0] < scores_I).sum()),
-        )
-        for entrant, scores_I, found in zip(comparators, scores_CI[1:], others, strict=True)
+        _comparison(entrant, found, own=own, wins=int(wins), losses=int(losses))
+        for entrant, found, wins, losses in zip(comparators, others, wins_C, losses_C, strict=True)
     )
     return Verdict(
         winner=winner.number,
@@ -171,6 +163,20 @@ class _Tested(NamedTuple):
     lower: float
     interval: tuple[float, float]
     flip_p: float
+
+
+def _comparison(entrant: Entrant, found: _Tested, *, own: _Tested, wins: int, losses: int) -> Comparison:
+    return Comparison(
+        comparator=entrant.number,
+        label=entrant.label,
+        score=own.observed - found.observed,
+        difference=found.observed,
+        lower=found.lower,
+        interval=found.interval,
+        flip_p=found.flip_p,
+        wins=wins,
+        losses=losses,
+    )
 
 
 def _tested(scores_CI: Floats, *, tasks: Sequence[str], weights: Mapping[str, float], seed: int) -> list[_Tested]:

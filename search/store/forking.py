@@ -37,11 +37,7 @@ def fork(
     InputsChanged (the file differs in more than MAY_DIFFER), OutputExists (the name is taken).
     """
     row = old.rows(schema.CAMPAIGNS, id=old.campaign)[0]
-    if old.holdout_opened():
-        raise CampaignError(
-            f"campaign {row['name']!r} has opened its holdout: a fork would be chosen by who knows the result, and "
-            "judged on the same items. Start a campaign whose holdout has other items."
-        )
+    _refuse_opened(old, row)
     facts = CampaignFacts(
         campaign.name, stored_config(campaign), row["eval_key"], row["items_digest"], row["layers"], row["elites"]
     )
@@ -62,6 +58,14 @@ def fork(
     # in the transaction that makes the campaign: one without its rows would be resumed as a search from nothing
     new.take_over(facts, now=now, afresh=half_made, begin=copy)
     return len(rows[schema.CANDIDATES.name])
+
+
+def _refuse_opened(old: Store, row: Row) -> None:
+    if old.holdout_opened():
+        raise CampaignError(
+            f"campaign {row['name']!r} has opened its holdout: a fork would be chosen by who knows the result, and "
+            "judged on the same items. Start a campaign whose holdout has other items."
+        )
 
 
 def _refuse_others(row: Row, facts: CampaignFacts, *, origin: str) -> None:
