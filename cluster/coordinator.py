@@ -198,6 +198,22 @@ def answered(method: Any, *arguments: Any) -> Any:
         pause_s = min(2 * pause_s, 5.0)
 
 
+def report_of(call: Any) -> Report | None:
+    """The answer of a call of `report`; None where the coordinator cannot be reached just now.
+
+    Raises ClusterError where it is gone, as when the Ray of the driver's own node has ended.
+    """
+    from ray.exceptions import ActorUnavailableError, RayActorError
+
+    try:
+        found: Report = answer_of(call)
+    except ActorUnavailableError:
+        return None
+    except RayActorError as failure:
+        raise _gone(failure) from None
+    return found
+
+
 def answer_of(call: Any) -> Any:
     """`ray.get`, but errors that were raised on purpose come as they were raised."""
     import ray
@@ -213,4 +229,7 @@ def answer_of(call: Any) -> Any:
 
 def _gone(failure: Exception) -> ClusterError:
     said = str(failure).strip().splitlines()
-    return ClusterError(f"the campaign's coordinator is gone: {said[0] if said else 'Ray does not say why'}")
+    return ClusterError(
+        f"the campaign's coordinator is gone: {said[0] if said else 'Ray does not say why'} What was scored is in the "
+        "store: once Ray is there again, go on with --resume."
+    )

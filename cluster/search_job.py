@@ -18,7 +18,7 @@ from typing import Any
 
 from cluster import ray_session
 from cluster.address import check_address
-from cluster.coordinator import CoordinatorActor, Report, answer_of, answered, keep_inventory
+from cluster.coordinator import CoordinatorActor, Report, answered, keep_inventory, report_of
 from cluster.crew import Crew, Wanted
 from cluster.evaluator_worker import SearchTask
 from search.campaign_file import campaign_to_dict
@@ -169,8 +169,7 @@ class _Drive:
         call, since = self._asked
         if ray.wait([call], timeout=0)[0]:
             self._asked = None
-            report: Report = answer_of(call)
-            return report
+            return report_of(call)
         process = self._process
         if process is not None and (
             now - since > UNANSWERED_S or (now - since > STOPPED_S and _is_stopped(process.pid))

@@ -297,9 +297,6 @@ def _places(claim: _Claim, given: Mapping[str, str]) -> dict[str, ModelRef]:
     """Where every model and adapter of the recipe is, by its path there."""
     refs = [part for ref in claim.recipe.opened for part in (ref.bare, ref.lora) if part is not None]
     known = {ref.path for ref in refs}
-    for name in given:
-        if name not in known:
-            raise InputError(f"--sources: {claim.name} names no model {name!r}; {did_you_mean(name, known)}")
     identities = claim.identities
     places, missing = {}, []
     for ref in refs:
@@ -308,6 +305,9 @@ def _places(claim: _Claim, given: Mapping[str, str]) -> dict[str, ModelRef]:
             missing.append(ref.path)
         else:
             places[ref.path] = place
+    unknown = next((name for name in given if name not in known), None)
+    if missing and unknown is not None:  # else it is a source of the campaign that this recipe leaves out
+        raise InputError(f"--sources: {claim.name} names no model {unknown!r}; {did_you_mean(unknown, known)}")
     if missing:
         wanted = " ".join(f"--sources {name}=PATH" for name in dict.fromkeys(missing))
         raise SourceError(

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 from engine.errors import CampaignError, InputError
@@ -72,6 +73,7 @@ def refuse_read_only(directory: RunDirectory) -> None:
 def refuse_senseless(campaign: Campaign) -> None:
     """CampaignError for what would run to its end and come to nothing."""
     _refuse_base_as_source(campaign)
+    _refuse_endless_stage(campaign)
     if campaign.objectives and all(entry.of in _COSTS and entry.sign < 0 for entry in campaign.objectives):
         raise CampaignError(
             f"{campaign.origin}: objectives: got costs alone ({', '.join(e.title for e in campaign.objectives)}): the "
@@ -89,6 +91,16 @@ def refuse_senseless(campaign: Campaign) -> None:
             "candidate published whatever it beats, say `mergefleet publish RUN --anyway` at the end.",
             key="comparators",
         )
+
+
+def _refuse_endless_stage(campaign: Campaign) -> None:
+    for index, (stage, after) in enumerate(pairwise(campaign.space.stages)):
+        if stage.candidates is None:
+            where = KeyPath(campaign.origin, "space", CampaignError).key("stages").item(index)
+            raise where.error(
+                f"stage {stage.name!r} has no `candidates`, so it never ends and stage {after.name!r} never begins. "
+                "Say after how many candidates it ends."
+            )
 
 
 def _refuse_base_as_source(campaign: Campaign) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.errors import PlanError
@@ -29,17 +29,32 @@ Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 class Held(NamedTuple):
-    """What a module `holds` under a name: a submodule, or a value that lies at an `address`."""
+    """What the modules of a model hold by name: submodules, and the address of every value.
 
-    holds: Mapping[str, Any]
-    name: str
-    what: Any
-    address: int | None
+    Asked before and after every block, so these are plain tuples.
+    """
+
+    modules: tuple[tuple[Mapping[str, Any], str, Any], ...] = ()
+    addresses: tuple[tuple[Mapping[str, Any], str, int], ...] = ()
+
+    @classmethod
+    def by(cls, model: nn.Module) -> Held:
+        """Modules, parameters, persistent buffers; what no checkpoint holds may be made anew (the frequencies of
+        rope)."""
+        modules, addresses = list[tuple[Mapping[str, Any], str, Any]](), list[tuple[Mapping[str, Any], str, int]]()
+        for module in model.modules():
+            modules += [(module._modules, name, child) for name, child in module._modules.items()]
+            for holds in (module._parameters, module._buffers):
+                saved = {name: value for name, value in holds.items() if name not in module._non_persistent_buffers_set}
+                addresses += [(holds, name, value.data_ptr()) for name, value in saved.items() if value is not None]
+        return cls(tuple(modules), tuple(addresses))
 
     @property
     def still(self) -> bool:
-        now = self.holds.get(self.name)
-        return now is self.what if self.address is None else now is not None and now.data_ptr() == self.address
+        """Whether they do."""
+        others = [name for holds, name, child in self.modules if holds.get(name) is not child]
+        values = [(holds.get(name), address) for holds, name, address in self.addresses]
+        return not others and not [0 for value, address in values if value is None or value.data_ptr() != address]
 
 
 class Binding:
@@ -51,11 +66,11 @@ class Binding:
         *,
         shapes: Shapes,
         live: Sequence[Tensor] = (),
-        held: Sequence[Held] = (),
+        held: Held | None = None,
     ) -> None:
         """`parts`: of every output tensor the live memory that it fills; `shapes`: their names and shapes; `live`: all
         of that memory, each value once; `held`: where the model has it."""
-        self._parts, self._held = parts, held
+        self._parts, self._held = parts, held or Held()
         self._shapes = shapes
         self._memory = [_memory(part) for part in parts]
         self._checksums = Checksums(live)
@@ -89,13 +104,13 @@ class Binding:
             _check_shape(tensor, chosen[tensor.name])
         _check_coverage(live, chosen)
         once = {value.data_ptr(): value for value in live.values()}  # tied parameters are one memory
-        return cls(tuple(chosen.values()), shapes=_shapes(plan), live=tuple(once.values()), held=tuple(_held(model)))
+        return cls(tuple(chosen.values()), shapes=_shapes(plan), live=tuple(once.values()), held=Held.by(model))
 
     @property
     def in_use(self) -> bool:
         """Whether the model computes with the bound memory still: a cast (`model.half()`), a move or another parameter
         gives it memory of its own."""
-        return all(entry.still for entry in self._held)
+        return self._held.still
 
     def fits(self, plan: Plan) -> bool:
         """Whether `plan` makes the same tensors in the same order and shapes as the bound one."""
@@ -145,16 +160,6 @@ class Binding:
                 _copy_into(part, start, values[:count])
                 values = values[count:]
             start = max(0, start - part.numel())
-
-
-def _held(model: nn.Module) -> Iterator[Held]:
-    """Modules, parameters, persistent buffers; what no checkpoint holds may be made anew (the frequencies of rope)."""
-    for module in model.modules():
-        for holds in (module._parameters, module._buffers):
-            for name, value in holds.items():
-                if value is not None and name not in module._non_persistent_buffers_set:
-                    yield Held(holds, name, None, value.data_ptr())
-        yield from (Held(module._modules, name, child, None) for name, child in module._modules.items())
 
 
 def _memory(parts: Sequence[Tensor]) -> tuple[str, Array | None]:

@@ -67,6 +67,7 @@ class PythonScorer:
         self._places = places or Places()
         self._counts_forwards = counts_forwards
         self._measures: frozenset[str] | None = None
+        self._random: dict[str, str] = {}  # functions that scored otherwise when they were called again
         self._called = {entry.name: entry.metrics[0] for entry in entries}
         self._functions = {entry.name: load_function(entry, self._places) for entry in entries}
         self._rows: dict[str, tuple[str, dict[str, Any]]] = {}
@@ -92,7 +93,7 @@ class PythonScorer:
         return self._measures
 
     def rehearse(self, subject: Subject) -> None:
-        """Call every function once, with the first search rows of its task.
+        """Call every function twice, with the first search rows of its task: `notes` tell which scores otherwise then.
 
         Raises CampaignError where it fails or returns something else than was asked for. What goes wrong later says
         something of one candidate (or of the rows of one block) and fails that.
@@ -101,9 +102,13 @@ class PythonScorer:
         for name in self._functions:
             keys = [item.key for item in self._items["search"] if item.task == name][:REHEARSED]
             try:
-                found |= self.score(subject, keys).measures.keys()
+                first, again = self.score(subject, keys), self.score(subject, keys)
             except (EvaluationError, OSError) as error:
                 raise self._rehearsal_failed(name, str(error)) from error
+            found |= first.measures.keys()
+            changed = [key for key in keys if first.scores[key] != again.scores[key]]
+            if changed:
+                self._random[name] = f"{first.scores[changed[0]]:g}, then {again.scores[changed[0]]:g}"
         self._measures = frozenset(found)
 
     def _rehearsal_failed(self, name: str, cause: str) -> CampaignError:
@@ -114,7 +119,12 @@ class PythonScorer:
         )
 
     def notes(self) -> Sequence[str]:
-        return []
+        return [
+            f"task {name!r}: {self._called[name]} scores the same rows of the same model otherwise when it is called "
+            f"again ({what}): results cannot be made again, and publishing, which does so, refuses. Let it sample "
+            "nothing (do_sample=False), or set seeds."
+            for name, what in self._random.items()
+        ]
 
     def score(self, subject: Subject, keys: Sequence[str]) -> Scored:
         """One call of each function concerned, with its rows of the block in the order of their keys."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine import digest
 from engine.execution.binding import Binding
@@ -22,6 +23,33 @@ from search.evaluators.entries import EvaluatorEntry
 from search.evaluators.loading import filled_views, load_tokenizer, make_skeleton
 from search.evaluators.plans import Planned, Plans
 
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Unsaved:
+    """The buffers of a model that no checkpoint holds (the frequencies of rope), as they were when it was made.
+
+    Some models make them anew while they run, and functions of users may write into them: no candidate is to feel what
+    was done with the one before it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._kept = [
+            (module._buffers, name, module._buffers[name], module._buffers[name].detach().clone())
+            for module in model.modules()
+            for name in sorted(module._non_persistent_buffers_set)
+            if module._buffers.get(name) is not None
+        ]
+
+    def restore(self) -> None:
+        """Put them back, object and contents."""
+        import torch
+
+        with torch.no_grad():
+            for holds, name, value, contents in self._kept:
+                holds[name] = value.copy_(contents)
+
 
 @dataclass(frozen=True)
 class Skeleton:
@@ -29,6 +57,7 @@ class Skeleton:
 
     subject: Subject
     binding: Binding
+    unsaved: Unsaved
     contents: str
 
 
@@ -42,10 +71,13 @@ class Skeletons:
         self.current: Skeleton | None = None
 
     def serving(self, planned: Planned) -> Skeleton | None:
-        """The present one, if it does for this plan, and nobody has given its model other memory."""
+        """The present one as it was made, if it does for this plan, and nobody has given its model other memory."""
         if self.current is not None and not self.current.binding.in_use:
             self.current = None
-        if self.current is None or (planned.outline is not None and planned.outline is self._fits):
+        if self.current is None:
+            return None
+        self.current.unsaved.restore()
+        if planned.outline is not None and planned.outline is self._fits:
             return self.current
         if self.current.contents != self._contents(planned.plan) or not self.current.binding.fits(planned.plan):
             return None
@@ -61,7 +93,7 @@ class Skeletons:
         tokenizer = load_tokenizer(self._plans.open(plan.tokenizer).tokenizer_directory)
         tokenizer.chat_template = plan.chat_template or tokenizer.chat_template
         binding = Binding.build(model, plan, views=filled_views(model, [tensor.name for tensor in plan.tensors]))
-        self.current = Skeleton(Subject(model, tokenizer), binding, self._contents(plan))
+        self.current = Skeleton(Subject(model, tokenizer), binding, Unsaved(model), self._contents(plan))
         return self.current
 
     def close(self) -> None:

@@ -93,6 +93,7 @@ def check(sentinels: Sentinels, rescorer: Rescorer, directory: Path) -> None:
         item = different[0]
         raise EvaluationError(
             f"{len(different)} of {len(sentinels.scores)} sentinel items score otherwise from the finished files "
-            f"({item}: {again.get(item)}, it was {sentinels.scores[item]}): nothing is published.",
+            f"({item}: {again.get(item)}, it was {sentinels.scores[item]}): nothing is published. "
+            "Does a function of yours sample, or change the model that it measures?",
             items=different,
         )

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from simulated import SimulatedEvaluator, make_campaign, make_inventory, open_simulated
 
-from cluster.coordinator import CoordinatorActor, keep_inventory, kept_inventory
+from cluster import coordinator as module
+from cluster.coordinator import CoordinatorActor, keep_inventory, kept_inventory, report_of
 from cluster.evaluator_worker import SearchTask
+from engine.errors import ClusterError
 from search.ports import Inventory, Work
 from search.store import schema
 
@@ -36,3 +38,20 @@ def test_a_repeated_exchange_hands_in_and_gives_out_once(tmp_path: Path) -> None
     states = [row["state"] for row in coordinator.run.store.rows(schema.LEASES)]
     assert states == ["done", "running"]
     coordinator.close()
+
+
+def test_a_coordinator_that_is_gone_with_its_node_is_told_of_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.exceptions import ActorDiedError, ActorUnavailableError
+
+    def raises(failure: Exception) -> None:
+        def ask(call: object) -> None:
+            raise failure
+
+        monkeypatch.setattr(module, "answer_of", ask)
+
+    raises(ActorUnavailableError("away", b"1" * 16))
+    assert report_of(None) is None
+    raises(ActorDiedError())
+    with pytest.raises(ClusterError, match=r"coordinator is gone: .*go on with --resume") as caught:
+        report_of(None)
+    assert "\n" not in str(caught.value)

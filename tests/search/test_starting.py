@@ -101,6 +101,10 @@ def test_what_headers_show_is_refused_at_the_start(facts: dict[str, Any], says: 
         ({"sources": ["a", "base/"]}, r"sources\[1\]: .*base/ is the base_model: task_arithmetic would merge its diff"),
         ({"trackers": [{"mlflow": {"uri": "file:runs"}}]}, r"trackers\[0\]\.mlflow\.uri: got 'file:runs', a folder: "),
         ({"publish": {"to": "a/config.json/out"}}, r"publish\.to: .*/out: cannot be made: .*config\.json: Not a dir"),
+        (
+            {"space": {**SPACE, "stages": [{"name": "g"}, {"name": "m", "by": "module"}]}},
+            r"space\.stages\[0\]: stage 'g' has no `candidates`, so it never ends and stage 'm' never begins",
+        ),
         ({"publish": {"to": "hub:org"}}, r"publish\.to: hub:org: is no place on the Hub"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 import sys
 from pathlib import Path
 
@@ -19,6 +20,10 @@ SUBJECT = Subject("model", "tokenizer")
 def half_of(model, tokenizer, rows):
     assert (model, tokenizer) == ("model", "tokenizer")
     return [row["n"] / 2 for row in rows]
+
+
+def at_random(model, tokenizer, rows):
+    return [random.random() for _ in rows]
 
 
 def writes_into_rows(model, tokenizer, rows):
@@ -151,6 +156,13 @@ def test_a_rehearsal_tells_what_a_function_measures(folder):
     assert scorer.measures() is None
     scorer.rehearse(SUBJECT)
     assert scorer.measures() == {"seconds", "odd"}
+
+
+def test_a_function_that_samples_is_told_of_at_the_start(folder):
+    scorer = PythonScorer([entry("half_of"), entry("at_random", name="dice")], Places(str(folder)))
+    scorer.rehearse(SUBJECT)
+    (note,) = scorer.notes()
+    assert note.startswith("task 'dice': user_scores:at_random scores the same rows of the same model otherwise")
 
 
 @pytest.mark.parametrize(

@@ -416,6 +416,20 @@ def test_another_depth_or_an_untied_head_gets_another_skeleton_and_back(family, 
     assert evaluator.evaluate(a) == first
 
 
+def test_a_candidate_feels_nothing_of_what_was_written_into_buffers_that_no_checkpoint_holds(family, evaluator):
+    first, other = (work(family.recipe_of(name), family.keys()) for name in ("a", "b"))
+    alone = evaluator.evaluate(first)
+    evaluator.evaluate(other)
+    rope = evaluator.resident.subject.model.model.rotary_emb
+    frequencies = rope.inv_freq
+    rope.inv_freq.mul_(3.0)
+    assert evaluator.evaluate(first) == alone
+    rope.register_buffer("inv_freq", torch.ones(3), persistent=False)
+    evaluator.evaluate(other)
+    assert rope.inv_freq is frequencies
+    assert evaluator.evaluate(first) == alone
+
+
 def test_torch_threads_are_set_for_every_block(family, evaluator):
     torch.set_num_threads(2)
     evaluator.evaluate(work(family.recipe_of("a"), family.keys()))

@@ -502,6 +502,11 @@ def test_sources_that_are_missing_are_all_named(published: Path) -> None:
         reproduce(str(published), {"bete": "x"})
 
 
+def test_sources_of_the_campaign_that_the_recipe_leaves_out_may_be_given(run: FinishedRun, published: Path) -> None:
+    given = {name: str(path) for name, path in run.models.items()}
+    assert reproduce(str(published), {**given, "gamma": "x"}) == reproduce(str(published), given)
+
+
 def test_a_model_on_the_items_of_a_campaign_scores_what_the_campaign_gave_it(run: FinishedRun, published: Path) -> None:
     found = evaluate(str(published), run.results.campaign, split="selection", rescorer=run.evaluator)
     mine = [e.score for e in run.results.item_scores if e.candidate == 1 and e.split == "selection"]
