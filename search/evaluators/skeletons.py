@@ -36,10 +36,10 @@ class Unsaved:
 
     def __init__(self, model: nn.Module) -> None:
         self._kept = [
-            (module._buffers, name, module._buffers[name], module._buffers[name].detach().clone())
+            (module._buffers, name, value, value.detach().clone())
             for module in model.modules()
-            for name in sorted(module._non_persistent_buffers_set)
-            if module._buffers.get(name) is not None
+            for name, value in module._buffers.items()
+            if name in module._non_persistent_buffers_set and value is not None
         ]
 
     def restore(self) -> None:
