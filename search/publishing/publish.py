@@ -26,6 +26,7 @@ from engine.errors import (
     Refused,
 )
 from engine.merging import merge
+from engine.models.checkpoint import open_checkpoint
 from engine.models.places import local_path
 from engine.outputs.hub_upload import HubRepo, Upload, read_json, upload
 from engine.outputs.naming import Names, unlike
@@ -182,10 +183,17 @@ def publish(
     )
     inspect = None
     if found is not None:
+        _check_models(results.campaign)
         evaluator = rescorer()
         sentinel_items.check_key(evaluator, results.eval_key)
         inspect = partial(sentinel_items.check, found, evaluator)
     return replace(done, commit=_make(published, directory, order, inspect))
+
+
+def _check_models(campaign: Campaign) -> None:
+    """InputError for a model that is not where it was: what lies beside each of them is part of the evaluation key."""
+    for name in (campaign.base_model, *(source.model for source in campaign.sources)):
+        open_checkpoint(parse_model(name, KeyPath(campaign.origin))).close()
 
 
 def chosen(results: Results, order: Order) -> tuple[CandidateRow, str]:

@@ -65,9 +65,10 @@ def check_key(rescorer: Rescorer, eval_key: str) -> None:
     key = inventory.key
     if key != inventory.present_key(eval_key):
         raise Refused(
-            f"the evaluation key here is {key[:12]}, the campaign's is {eval_key[:12]}: task files, versions or the "
-            "CPU differ, so its scores cannot be repeated here. Publish where it ran, or give --no-rescore: the card "
-            "then says so.",
+            f"the evaluation key here is {key[:12]}, the campaign's is {eval_key[:12]}: task files, versions, "
+            "the CPU, or a model's config.json, tokenizer or template differ, so its scores cannot be repeated here. "
+            "Publish where and of what it ran. --no-rescore publishes what nobody scored if a model was altered; the "
+            "card then says that it was not scored again.",
             got=key,
             expected=eval_key,
         )

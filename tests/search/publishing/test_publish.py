@@ -502,6 +502,16 @@ def test_sources_that_are_missing_are_all_named(published: Path) -> None:
         reproduce(str(published), {"bete": "x"})
 
 
+def test_a_model_that_is_gone_is_named_and_not_a_key_that_goes_over_it(run: FinishedRun, tmp_path: Path) -> None:
+    first, *others = run.results.campaign.sources
+    gone = first.model_copy(update={"model": str(tmp_path / "gone")})
+    campaign = run.results.campaign.model_copy(update={"sources": (gone, *others)})
+    order = Order(tmp_path / "out", candidate=1)
+    with pytest.raises(InputError, match="gone: there is no such"):
+        publish(replace(run.results, campaign=campaign), run.directory, order, rescorer=lambda: run.evaluator)
+    assert not (tmp_path / "out").exists()
+
+
 def test_sources_of_the_campaign_that_the_recipe_leaves_out_may_be_given(run: FinishedRun, published: Path) -> None:
     given = {name: str(path) for name, path in run.models.items()}
     assert reproduce(str(published), {**given, "gamma": "x"}) == reproduce(str(published), given)
