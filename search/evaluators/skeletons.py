@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine import digest
 from engine.execution.binding import Binding
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
 
 class Unsaved:
-    """The buffers of a model that no checkpoint holds (the frequencies of rope), as they were when it was made.
+    """The buffers of a model that no checkpoint holds (the frequencies of rope), as they were when it was made, with
+    what the modules that have them know beside.
 
-    Some models make them anew while they run, and functions of users may write into them: no candidate is to feel what
-    was done with the one before it.
+    Some models make them anew while they run (dynamic rope: for the longest text so far, whose length it keeps), and
+    functions of users may write into them: no candidate is to feel what was done with the one before it.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -41,14 +42,24 @@ class Unsaved:
             for name, value in module._buffers.items()
             if name in module._non_persistent_buffers_set and value is not None
         ]
+        self._known = [(module, _public(module)) for module in model.modules() if module._non_persistent_buffers_set]
 
     def restore(self) -> None:
         """Put them back, object and contents."""
         import torch
 
+        for module, known in self._known:
+            for name in _public(module).keys() - known.keys():
+                delattr(module, name)
+            vars(module).update(known)
         with torch.no_grad():
             for holds, name, value, contents in self._kept:
                 holds[name] = value.copy_(contents)
+
+
+def _public(module: nn.Module) -> dict[str, Any]:
+    """A module's own attributes, but for torch's."""
+    return {name: value for name, value in vars(module).items() if not name.startswith("_")}
 
 
 @dataclass(frozen=True)
