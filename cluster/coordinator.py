@@ -78,9 +78,17 @@ class CoordinatorActor:
             self._opened().submit(worker, result)
 
     def exchange(self, worker: str, result: BlockResult | Failed) -> Work | Wait | Finished:
-        """`submit` and `next_work` in one call."""
-        self.submit(worker, result)
-        return self.next_work(worker)
+        """`submit` and `next_work` in one call, and one commit."""
+        held = self._out.get(worker)
+        if self._closed or (held is not None and held.lease != result.lease):  # over, or asked again
+            self.submit(worker, result)
+            return self.next_work(worker)
+        self._heard[worker] = time.monotonic()
+        self._out.pop(worker, None)
+        answer = self._opened().exchange(worker, result)
+        if isinstance(answer, Work):
+            self._out[worker] = answer
+        return answer
 
     def heartbeat(self, worker: str) -> None:
         self._heard[worker] = time.monotonic()

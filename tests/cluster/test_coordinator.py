@@ -14,6 +14,7 @@ from cluster.evaluator_worker import SearchTask
 from engine.errors import ClusterError
 from search.ports import Inventory, Work
 from search.store import schema
+from search.store.store import Store
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,18 @@ def test_a_repeated_exchange_hands_in_and_gives_out_once(tmp_path: Path) -> None
     assert actor.exchange("w", result) == actor.next_work("w") == second
     states = [row["state"] for row in coordinator.run.store.rows(schema.LEASES)]
     assert states == ["done", "running"]
+    coordinator.close()
+
+
+def test_an_exchange_is_one_transaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    actor = CoordinatorActor(SearchTask({}, "c.yml", str(tmp_path), tmp_path, "", 30.0), tmp_path, False)
+    actor._coordinator = coordinator = open_simulated(tmp_path, make_campaign())  # type: ignore[assignment]
+    work, made, real = actor.next_work("w"), list[int](), Store.transaction
+    monkeypatch.setattr(Store, "transaction", lambda store: made.append(1) or real(store))
+    for count in (1, 2, 3):
+        assert isinstance(work, Work)
+        work = actor.exchange("w", SimulatedEvaluator().evaluate(work))
+        assert len(made) == count
     coordinator.close()
 
 
