@@ -24,7 +24,7 @@ from search.evaluators.loading import filled_views, load_tokenizer, make_skeleto
 from search.evaluators.plans import Planned, Plans
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 class Unsaved:
@@ -40,7 +40,7 @@ class Unsaved:
             (module._buffers, name, value, value.detach().clone())
             for module in model.modules()
             for name, value in module._buffers.items()
-            if name in module._non_persistent_buffers_set and value is not None
+            if name in module._non_persistent_buffers_set and value is not None and _can_be_written(value)
         ]
         self._known = [(module, _public(module)) for module in model.modules() if module._non_persistent_buffers_set]
 
@@ -60,6 +60,11 @@ class Unsaved:
 def _public(module: nn.Module) -> dict[str, Any]:
     """A module's own attributes, but for torch's."""
     return {name: value for name, value in vars(module).items() if not name.startswith("_")}
+
+
+def _can_be_written(value: Tensor) -> bool:
+    """Not where one place in memory is several elements (positions that were expanded)."""
+    return all(size == 1 or stride != 0 for size, stride in zip(value.shape, value.stride(), strict=True))
 
 
 @dataclass(frozen=True)

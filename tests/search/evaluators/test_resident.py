@@ -32,6 +32,7 @@ from search.evaluators.lm_eval import LmEvalScorer
 from search.evaluators.loading import load_from_disk
 from search.evaluators.plans import Plans
 from search.evaluators.resident import ResidentEvaluator, ResidentModel
+from search.evaluators.skeletons import Unsaved
 from search.ports import BlockResult, Failed, Work
 
 ENTRY = EvaluatorEntry(threads=1, batch_size=60, device=DEVICE)
@@ -541,3 +542,14 @@ def test_the_floor_is_no_part_of_the_evaluation_key_and_can_be_left_out(family, 
     made = ResidentEvaluator(family.scorer, entry, audit=tmp_path / "audit.jsonl")
     assert made.inventory().key == ResidentEvaluator(family.scorer, ENTRY, audit=tmp_path / "a.jsonl").inventory().key
     assert isinstance(made.evaluate(work(family.recipe(0.0, 0.0), family.keys())), BlockResult)
+
+
+def test_buffers_whose_elements_share_their_memory_are_left_alone():
+    module = torch.nn.Module()
+    for name, value in (("shared", torch.arange(3.0).expand(2, 3)), ("own", torch.arange(3.0).expand(1, 3))):
+        module.register_buffer(name, value, persistent=False)
+    unsaved = Unsaved(module)
+    module.own.add_(1)
+    unsaved.restore()
+    assert module.own.tolist() == [[0, 1, 2]]
+    assert module.shared.tolist() == [[0, 1, 2]] * 2
