@@ -125,9 +125,12 @@ class Binding:
         return memory if known == dtype else None
 
     def checksum(self) -> bytes:
-        """By what to know again all that is in the live memory (engine.execution.checksum); b"" where the model has
-        another."""
-        return self._checksums.now() if self.in_use else b""
+        """By what to know again all that is in the live memory (engine.execution.checksum)."""
+        return self._checksums.now()
+
+    def is_intact(self, checksum: bytes) -> bool:
+        """Whether the live memory is still that of this checksum, and the model computes with it."""
+        return self.in_use and self.checksum() == checksum
 
     def first(self, index: int, count: int) -> Tensor | None:
         """The first `count` live elements (or all) of output tensor `index`; None where there are none."""

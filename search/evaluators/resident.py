@@ -163,7 +163,7 @@ class ResidentModel:
     def is_intact(self) -> bool:
         """Whether the live parameters still hold, bit for bit, what `load` merged into them."""
         loaded, skeleton = self.loaded, self._skeletons.current
-        return loaded is not None and skeleton is not None and skeleton.binding.checksum() == loaded.checksum
+        return loaded is not None and skeleton is not None and skeleton.binding.is_intact(loaded.checksum)
 
     def blown_up(self) -> str | None:
         """Why the loaded candidate's weights are out of all range, or None (search.evaluators.norms)."""
