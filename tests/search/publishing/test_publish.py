@@ -262,7 +262,7 @@ def test_where_the_campaigns_scores_cannot_be_repeated_it_takes_a_word_to_publis
     run: FinishedRun, tmp_path: Path
 ) -> None:
     elsewhere = replace(run.results, eval_key="0" * 64)
-    with pytest.raises(Refused, match="give --no-rescore") as caught:
+    with pytest.raises(Refused, match=r"or template differ.* --no-rescore publishes") as caught:
         publish(elsewhere, run.directory, Order(tmp_path / "out"), rescorer=lambda: run.evaluator)
     assert caught.value.exit_code == 3
     publish(elsewhere, run.directory, Order(tmp_path / "out", rescore=False), rescorer=pytest.fail)
