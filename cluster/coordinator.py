@@ -65,10 +65,7 @@ class CoordinatorActor:
             return Finished("done")
         if worker in self._out:  # it asks again: the answer was lost on its way
             return self._out[worker]
-        answer = self._opened().next_work(worker)
-        if isinstance(answer, Work):
-            self._out[worker] = answer
-        return answer
+        return self._given(worker, self._opened().next_work(worker))
 
     def submit(self, worker: str, result: BlockResult | Failed) -> None:
         self._heard[worker] = time.monotonic()
@@ -85,7 +82,9 @@ class CoordinatorActor:
             return self.next_work(worker)
         self._heard[worker] = time.monotonic()
         self._out.pop(worker, None)
-        answer = self._opened().exchange(worker, result)
+        return self._given(worker, self._opened().exchange(worker, result))
+
+    def _given(self, worker: str, answer: Work | Wait | Finished) -> Work | Wait | Finished:
         if isinstance(answer, Work):
             self._out[worker] = answer
         return answer

@@ -20,7 +20,7 @@ from engine import digest
 from engine.errors import InputError
 from engine.models.checkpoint import Checkpoint
 from engine.models.tokenizer import small_files
-from engine.planning.beside import CONFIG, digest_of
+from engine.planning.beside import digest_of
 from engine.recipes.keypath import KeyPath
 from engine.recipes.model_ref import parse_model
 from search.campaign_file import Campaign
@@ -43,19 +43,13 @@ def beside_models(campaign: Campaign, plans: Plans) -> dict[str, Any]:
     return {"files": found if len({*found}) > 1 else found[:1], "tokenizer": owner}
 
 
-def listed(tokenizer: Path, donor: Path) -> list[list[str]]:
-    """Name and digest of what a model gets beside its weights that has tokenizer and other files from these places, and
-    of the config beside the tokenizer, which may decide its class."""
-    files = [*small_files(tokenizer, donor), *filter(Path.is_file, [tokenizer / CONFIG])]
-    return [[file.name, digest_of(file.read_bytes())] for file in files]
-
-
 def _contents(name: str, origin: str, plans: Plans) -> Iterator[str]:
     try:
-        model = plans.open(parse_model(name, KeyPath(origin)))
+        model = parse_model(name, KeyPath(origin))
+        plans.open(model)
     except InputError:
         return
-    yield contents(model, model)
+    yield plans.beside(model, model)
 
 
 def contents(donor: Checkpoint, tokenizer: Checkpoint) -> str:

@@ -126,6 +126,11 @@ class Plans:
             self._beside[donor, tokenizer] = contents(self.open(donor), self.open(tokenizer))
         return self._beside[donor, tokenizer]
 
+    def made_of(self, plan: Plan) -> str:
+        """Digest of all that a live model of this plan is made of, but for its weights."""
+        config = {**plan.config, "dtype": None, "torch_dtype": None}  # the entry says in which format it computes
+        return of_json([config, self.beside(plan.donor, plan.tokenizer), plan.chat_template])
+
     def expected(self, recipe: Mapping[str, Any], wanted: str | None) -> Planned:
         """The plan of a recipe that a campaign calls `wanted` (None: whatever it is called), under that name.
 

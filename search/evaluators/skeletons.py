@@ -8,16 +8,11 @@ the candidates' place without a new model.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine import digest
 from engine.execution.binding import Binding
-from engine.models.checkpoint import Checkpoint
 from engine.planning.outline import Outline
-from engine.planning.plan import Plan
 from search import collector
-from search.evaluators.beside import listed
 from search.evaluators.contract import Subject
 from search.evaluators.entries import EvaluatorEntry
 from search.evaluators.loading import filled_views, load_tokenizer, make_skeleton
@@ -83,7 +78,6 @@ class Skeletons:
     def __init__(self, entry: EvaluatorEntry, plans: Plans) -> None:
         self._entry, self._plans = entry, plans
         self._fits: Outline | None = None  # plans of one outline differ in numbers alone: what fits one fits all
-        self._read: dict[tuple[Path, Path], list[list[str]]] = {}
         self.current: Skeleton | None = None
 
     def serving(self, planned: Planned) -> Skeleton | None:
@@ -95,7 +89,7 @@ class Skeletons:
         self.current.unsaved.restore()
         if planned.outline is not None and planned.outline is self._fits:
             return self.current
-        if self.current.contents != self._contents(planned.plan) or not self.current.binding.fits(planned.plan):
+        if self.current.contents != self._plans.made_of(planned.plan) or not self.current.binding.fits(planned.plan):
             return None
         self._fits = planned.outline
         return self.current
@@ -109,20 +103,8 @@ class Skeletons:
         tokenizer = load_tokenizer(self._plans.open(plan.tokenizer).tokenizer_directory)
         tokenizer.chat_template = plan.chat_template or tokenizer.chat_template
         binding = Binding.build(model, plan, views=filled_views(model, [tensor.name for tensor in plan.tensors]))
-        self.current = Skeleton(Subject(model, tokenizer), binding, Unsaved(model), self._contents(plan))
+        self.current = Skeleton(Subject(model, tokenizer), binding, Unsaved(model), self._plans.made_of(plan))
         return self.current
 
     def close(self) -> None:
         self.current = self._fits = None
-
-    def _contents(self, plan: Plan) -> str:
-        config = {**plan.config, "dtype": None, "torch_dtype": None}  # the entry says in which format it computes
-        files = self._small_files(self._plans.open(plan.donor), self._plans.open(plan.tokenizer))
-        return digest.of_json([config, files, plan.chat_template])
-
-    def _small_files(self, donor: Checkpoint, tokenizer: Checkpoint) -> list[list[str]]:
-        """See `beside.listed`; read once."""
-        places = tokenizer.tokenizer_directory, donor.directory
-        if places not in self._read:
-            self._read[places] = listed(*places)
-        return self._read[places]

@@ -218,8 +218,7 @@ class VllmModel:
 
     def _engine_for(self, planned: Planned) -> tuple[Opened, Client]:
         plan = planned.plan
-        config = {**plan.config, "dtype": None, "torch_dtype": None}
-        shape = digest.of_json([config, self._plans.beside(plan.donor, plan.tokenizer), plan.chat_template])
+        shape = self._plans.made_of(plan)
         if self._engine is None:
             clients: list[Client] = []
             opened = self._open(self._entry, self._folder(plan), self._source, lambda llm: _kept(clients, llm))
