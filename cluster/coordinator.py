@@ -13,7 +13,7 @@ import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster.evaluator_worker import SearchTask
 from engine.errors import ClusterError, MergefleetError
@@ -38,6 +38,13 @@ class Report:
     cordon: Cordon
 
 
+class Hired(NamedTuple):
+    """Evaluators that get ready, and those that were sent to work; none that is known to be gone."""
+
+    preparing: tuple[str, ...] = ()
+    working: tuple[str, ...] = ()
+
+
 class CoordinatorActor:
     """The one writer. Nothing happens in the constructor: an exception there would arrive without its type.
 
@@ -53,11 +60,6 @@ class CoordinatorActor:
         self._closed = False
         self._out: dict[str, Work] = {}
         self._heard: dict[str, float] = {}
-
-    def open(self) -> ProcessIdentity:
-        """Open the run. Raises what `search.opening.open_coordinator` raises."""
-        self._opened()
-        return this_process()
 
     def next_work(self, worker: str) -> Work | Wait | Finished:
         self._heard[worker] = time.monotonic()
@@ -102,10 +104,18 @@ class CoordinatorActor:
             cause = f"worker {worker} died while it scored this"
             self._opened().submit(worker, Failed(work.lease, cause, retryable=True, blameless=True))
 
-    def report(self) -> Report:
-        now = time.monotonic()
+    def report(self, hired: Hired) -> Report:
+        """How it stands, and who is hired now; the first one opens the run.
+
+        Raises what `search.opening.open_coordinator` raises.
+        """
+        now, coordinator = time.monotonic(), self._opened()
+        coordinator.expect({*hired.preparing, *hired.working})
+        self._heard |= dict.fromkeys(hired.preparing, now)
+        for worker in hired.working:
+            self._heard.setdefault(worker, now)  # a coordinator that was restarted has yet to hear of it
         silent = {worker: now - heard for worker, heard in self._heard.items()}
-        return Report(self._opened().status(), this_process(), silent, self._opened().cordon())
+        return Report(coordinator.status(), this_process(), silent, coordinator.cordon())
 
     def pause(self) -> None:
         self._opened().pause()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster import ray_session
-from cluster.coordinator import answer_of
+from cluster.coordinator import Hired, answer_of
 from cluster.evaluator_worker import PREEMPTED, EvaluatorWorker, Ready, SearchTask
 from cluster.placement import Post, Request, posts, without
 from cluster.ray_session import Session
@@ -82,6 +82,14 @@ class Crew:
         """Somebody was told that there is nothing left to do, and nobody is still at work."""
         working = any(member.ready and member.reason is None for member in self._members.values())
         return not working and any(member.reason for member in self._members.values())
+
+    @property
+    def hired(self) -> Hired:
+        """Who gets ready (but who takes too long for it may never be), and who is at work."""
+        there = {name: member for name, member in self._members.items() if member.reason is None}
+        working = tuple(name for name, member in there.items() if member.ready is not None and member.call is not None)
+        late = time.monotonic() - START_S
+        return Hired(tuple(n for n, member in there.items() if n not in working and member.since > late), working)
 
     def hire(self) -> None:
         """Start evaluators where some are missing: at first, after losses, and where nodes have joined."""

@@ -123,7 +123,7 @@ class _Drive:
             if report is not None:
                 self._heed(report)
                 on_progress(report.status)
-        ended: CampaignStatus = answered(self._coordinator.report).status
+        ended: CampaignStatus = answered(self._coordinator.report, self._crew.hired).status
         on_progress(ended)
         answered(self._coordinator.close)
         return ended
@@ -155,7 +155,8 @@ class _Drive:
         items = self._crew.task.root / INVENTORY
         keep_inventory(items, inventory)
         self._coordinator = actor.remote(self._crew.task, items, self._resume)
-        self._process = answered(self._coordinator.open)
+        # before anybody asks: what the first one fails is for those to try who are not ready yet
+        self._process = answered(self._coordinator.report, self._crew.hired).process
         self._crew.coordinator = self._coordinator
         self._crew.send_to_work()
 
@@ -165,7 +166,7 @@ class _Drive:
 
         now = time.monotonic()
         if self._asked is None:
-            self._asked = self._coordinator.report.remote(), now
+            self._asked = self._coordinator.report.remote(self._crew.hired), now
         call, since = self._asked
         if ray.wait([call], timeout=0)[0]:
             self._asked = None

@@ -13,7 +13,7 @@ disk) leaves memory ahead of the rows, so such a coordinator answers nothing mor
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,6 @@ from search.queue import Lease, Unit, lease_key
 from search.refusal import refusal
 from search.run import Run, Services
 from search.store import schema
-from search.store.store import stored_config
 from search.store.transaction import Row
 from search.trackers.contract import Ended
 from search.trackers.newsroom import Newsroom
@@ -107,6 +106,10 @@ class Coordinator:
         now = self._services.now()
         found = self._progress.status(self._desk, paused=self._paused, now=now)
         return replace(found, outage=self._outages.sentence(now=now), gave_up=self._gave_up)
+
+    def expect(self, workers: Collection[str]) -> None:
+        """Who works for this campaign or is about to: what one worker fails, these are to try before it is given up."""
+        self._progress.expect(workers)
 
     def cordon(self) -> Cordon:
         """Nodes and workers that get no further work."""
@@ -343,17 +346,6 @@ class Coordinator:
         self._asked_for_wishes = now
         return steps.is_stopped(self.run.store)
 
-    def _reopen(self) -> None:
-        """Note what this start may change; a larger budget opens a search again that had ended."""
-        config, state = stored_config(self.run.campaign), self._desk.live.state
-        if config == self.run.stored_config:
-            return
-        self._desk.pending.change(schema.CAMPAIGNS, {"config": config})
-        further = ends.reaches_further(self.run.campaign.budget, self.run.stored_config.get("budget", {}))
-        if further and (state.phase == "selection" or (state.phase == "search" and state.ended)):
-            self._desk.note(machine.Reopened())
-            self._desk.pending.empty(schema.WISHES)  # a second stop came when the first had ended the search already
-
     # ---------------------------------------------------------------------------------------------------------- restart
 
     def _restore(self) -> None:
@@ -366,7 +358,7 @@ class Coordinator:
         for sequence, event, point in stored_events(store):
             desk.live.apply(event, point=point)
             desk.sequence = max(desk.sequence, sequence)
-        self._reopen()
+        steps.reopen(desk)
         self._restore_queue(store.rows(schema.LEASES), again=again)
         verdict = store.rows(schema.CAMPAIGNS, id=store.campaign)[0]["verdict"]
         if verdict is not None:

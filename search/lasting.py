@@ -10,7 +10,7 @@ Outage.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -58,6 +58,7 @@ class LastingCoordinator:
         self._now: Coordinator | None = None
         self._away: _Away | None = None
         self._again = self._paused = self._failed = False
+        self._expected: Collection[str] = ()
         self._kept: list[BlockResult] = []  # came in, but no commit is known to hold it
         self._late: dict[tuple[str, frozenset[str]], BlockResult] = {}  # of leases that another coordinator gave
         self._name, self._status = name, _unknown(name)
@@ -109,6 +110,12 @@ class LastingCoordinator:
         if self._away is not None:
             self._status = replace(self._status, outage=self._sentence())
         return self._status
+
+    def expect(self, workers: Collection[str]) -> None:
+        """As Coordinator.expect."""
+        self._expected = workers
+        if self._now is not None:
+            self._now.expect(workers)
 
     def cordon(self) -> Cordon:
         """As Coordinator.cordon; nobody while the database is away."""
@@ -190,6 +197,7 @@ class LastingCoordinator:
             self._failed = not isinstance(failure, StoreAway)
             raise
         self._now, self._away = coordinator, None
+        coordinator.expect(self._expected)
         if self._paused:
             coordinator.pause()
 

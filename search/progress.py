@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 
 from search import campaign as machine
 from search.desk import Desk
@@ -23,6 +24,7 @@ class Progress:
         self._recent: deque[tuple[float, int]] = deque()
         self._items = 0  # of all in `_recent`
         self._workers: dict[str, float] = {}
+        self._expected: frozenset[str] = frozenset()
         self._searching = True
         self.lease_seconds = 0.0  # for which workers held work, over the campaign's life
 
@@ -30,11 +32,16 @@ class Progress:
         """A worker was heard of."""
         self._workers[worker] = now
 
+    def expect(self, workers: Collection[str]) -> None:
+        """These are there or on their way; any that were expected before are not."""
+        self._expected = frozenset(workers)
+
     def others(self, worker: str, *, now: float) -> set[str]:
-        """Other workers heard of in the last minute; who was not is forgotten, for on spot machines they are many."""
+        """Other workers that are expected or were heard of in the last minute; the rest is forgotten, for on spot
+        machines they are many."""
         for name in [name for name, seen in self._workers.items() if seen <= now - RECENT_S]:
             del self._workers[name]
-        return self._workers.keys() - {worker}
+        return (self._workers.keys() | self._expected) - {worker}
 
     def count(self, items: int, *, now: float) -> None:
         """So many item scores came in."""

@@ -21,7 +21,7 @@ from search.samplers.points import sobol_point
 from search.select import Nominee, nominate
 from search.space import Params
 from search.store import schema
-from search.store.store import Store
+from search.store.store import Store, stored_config
 from search.visits import day_of, visit_of
 
 _OPEN_AGAIN = {"state": "open", "cause": None, "finished": None}
@@ -151,6 +151,19 @@ def tried_again_at(store: Store) -> float:
     """When that was; attempts up to then are not held against a unit. −Inf: it was not."""
     events = store.rows(schema.EVENTS, kind=EVENT_KINDS[machine.LostTriedAgain])
     return max((float(row["at"]) for row in events), default=-math.inf)
+
+
+def reopen(desk: Desk) -> None:
+    """Note what this start may change; a larger budget opens a search again that had ended."""
+    run, state = desk.run, desk.live.state
+    config = stored_config(run.campaign)
+    if config == run.stored_config:
+        return
+    desk.pending.change(schema.CAMPAIGNS, {"config": config})
+    further = ends.reaches_further(run.campaign.budget, run.stored_config.get("budget", {}))
+    if further and (state.phase == "selection" or (state.phase == "search" and state.ended)):
+        desk.note(machine.Reopened())
+        desk.pending.empty(schema.WISHES)  # a second stop came when the first had ended the search already
 
 
 def is_stopped(store: Store) -> bool:

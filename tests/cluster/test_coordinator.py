@@ -9,7 +9,7 @@ import pytest
 from simulated import SimulatedEvaluator, make_campaign, make_inventory, open_simulated
 
 from cluster import coordinator as module
-from cluster.coordinator import CoordinatorActor, keep_inventory, kept_inventory, report_of
+from cluster.coordinator import CoordinatorActor, Hired, keep_inventory, kept_inventory, report_of
 from cluster.evaluator_worker import SearchTask
 from engine.errors import ClusterError
 from search.ports import Inventory, Work
@@ -38,6 +38,22 @@ def test_a_repeated_exchange_hands_in_and_gives_out_once(tmp_path: Path) -> None
     assert actor.exchange("w", result) == actor.next_work("w") == second
     states = [row["state"] for row in coordinator.run.store.rows(schema.LEASES)]
     assert states == ["done", "running"]
+    coordinator.close()
+
+
+def test_who_gets_ready_is_not_silent_and_who_works_is_once_it_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    actor = CoordinatorActor(SearchTask({}, "c.yml", str(tmp_path), tmp_path, "", 30.0), tmp_path, False)
+    actor._coordinator = coordinator = open_simulated(tmp_path, make_campaign())  # type: ignore[assignment]
+    for _ in range(2):  # `stopped` was sent to work before this coordinator was restarted, and never asks
+        silent = actor.report(Hired(("loading",), ("stopped",))).silent
+        now[0] += 50.0
+    assert silent == {"loading": 0.0, "stopped": 50.0}
+    actor.lost("stopped")
+    assert set(actor.report(Hired(("loading",), ())).silent) == {"loading"}
     coordinator.close()
 
 

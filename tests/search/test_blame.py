@@ -162,6 +162,40 @@ def test_a_bad_worker_gets_no_further_work_is_named_and_costs_no_candidate(tmp_p
     assert list(again.cordon().workers) == ["bad"]
 
 
+def test_what_the_first_one_fails_is_kept_for_those_who_are_expected(tmp_path: Path) -> None:
+    coordinator = opened(tmp_path)
+    coordinator.expect(["bad", "late"])
+    for _ in range(3):
+        work = coordinator.next_work("bad")
+        assert isinstance(work, Work)
+        coordinator.submit("bad", Failed(work.lease, "CUDA error", retryable=False))
+    assert isinstance(coordinator.next_work("bad"), Wait)  # three are enough until somebody else has tried
+    crew(coordinator, ("late", "bad"), lambda worker, work: (
+        Failed(work.lease, "CUDA error", retryable=False) if worker == "bad" else None
+    ))  # fmt: skip
+    assert not [row for row in results(coordinator).candidates if row.failure]
+    assert list(coordinator.cordon().workers) == ["bad"]
+
+
+def test_what_somebody_fails_who_is_alone_after_all_is_lost(tmp_path: Path) -> None:
+    coordinator = opened(tmp_path)
+    coordinator.expect(["w", "never ready"])
+    first = coordinator.next_work("w")
+    assert isinstance(first, Work)
+    coordinator.submit("w", Failed(first.lease, "no good", retryable=False))
+    coordinator.expect(["w"])
+    attempts: list[int] = []
+
+    def fail_the_first(worker: str, work: Work) -> Failed | None:
+        if (work.candidate, work.split) != (first.candidate, "search"):
+            return None
+        attempts.append(work.attempt)
+        return Failed(work.lease, "no good", retryable=False)
+
+    crew(coordinator, ("w",), fail_the_first)
+    assert attempts == [2]
+
+
 # ---------------------------------------------------------------------------------------------------------------- nodes
 
 

@@ -73,17 +73,25 @@ class OtherWorker(SimulatedWorker):
 
 
 class BadGpu(SlowEvaluator):
-    """Fails whatever it is given."""
+    """Fails whatever it is given, and leaves a file where it did."""
 
     def evaluate(self, work: Work) -> BlockResult | Failed:
+        if self.audit is not None:
+            self.audit.with_name("failed").touch()
         return Failed(work.lease, "CUDA error: an illegal memory access", retryable=False)
 
 
 class UnequalWorker(SimulatedWorker):
-    """The second one that is hired can score nothing."""
+    """The second one that is hired can score nothing, and has tried before the others are ready."""
 
     def _open(self) -> Evaluator:
-        return BadGpu() if self._name.endswith("-2") else super()._open()
+        audit, deadline = RunDirectory(self._task.root).audit, time.monotonic() + 60.0
+        if self._name.endswith("-2"):
+            return BadGpu(audit=audit)
+        while not audit.with_name("failed").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return super()._open()
 
 
 class Preempted(SlowEvaluator):
