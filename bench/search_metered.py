@@ -11,7 +11,7 @@ from typing import Any
 from bench.ledger import Ledger
 from cluster.coordinator import CoordinatorActor
 from cluster.evaluator_worker import EvaluatorWorker, Ready
-from search.store.takeover import ProcessIdentity
+from search.lasting import LastingCoordinator
 
 SCORING, MERGING, FLOOR = "forward passes and scoring", "merge arithmetic", "floor: norms and logits"
 PUBLISHING, AGAIN = "publishing", "sentinel items scored again from the published files"
@@ -78,9 +78,9 @@ class MeteredEvaluator(EvaluatorWorker):
 class MeteredCoordinator(CoordinatorActor):
     """Start-up ends where the run is open."""
 
-    def open(self) -> ProcessIdentity:
+    def _open(self, *, resume: bool, patient: bool) -> LastingCoordinator:
         self._ledger = Ledger(START_UP, within=WITHIN)
-        found = super().open()
+        found = super()._open(resume=resume, patient=patient)
         self._charges = self._ledger.charge(places())
         self._charges.__enter__()
         self._ledger.become("coordinator: Ray, queue and loop")
