@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.judging.objectives import Bound, Facts, Goals, Reference
-from search.judging.scores import task_means
+from search.judging.scores import ROUNDING, task_means
 from search.ports import LEVEL, BoundKept, FrontMember
 
 RESAMPLES = 2000
@@ -117,11 +117,13 @@ def _kept(draws: Draws, bound: Bound, winner: int) -> BoundKept:
         best = max(known, key=lambda index: bound.sign * draws.value(index, bound.of)[0])
         label, (level, levels) = draws.models[best].label, draws.value(best, bound.of)
     margins_B = bound.sign * (drawn - levels - bound.offset)
+    margin = float(bound.sign * (value - level - bound.offset))
+    at_the_bound = abs(margin) <= ROUNDING * max(1.0, abs(value))  # .78 - .80 + .02 is below 0 in floating point
     return BoundKept(
         title=bound.title,
         value=float(value),
         reference=label,
-        margin=float(bound.sign * (value - level - bound.offset)),
+        margin=0.0 if at_the_bound else margin,
         interval=_interval(margins_B),
     )
 

@@ -82,6 +82,19 @@ def test_a_bound_names_its_best_parent_and_what_is_left_to_it() -> None:
     assert cheap.margin == pytest.approx(40, abs=1)
 
 
+@pytest.mark.parametrize(("right", "kept"), [(156, True), (155, False)])
+def test_who_loses_just_what_a_bound_allows_keeps_it_whatever_rounding_says(right: int, kept: bool) -> None:
+    scores = {n: {item: float(int(item[-3:]) < n) for item in ITEMS} for n in (right, 160)}
+    models = [
+        Model(0, "winner", "h0", Facts(scores[right])),
+        Model(1, "parent", "h1", Facts(scores[160]), "best_parent"),
+    ]
+    made = make_goals([], [ConstraintEntry(relative_to="best_parent")], task_of=TASK_OF, weights=WEIGHTS)
+    bounds = judge_bounds(make_draws(made, models, seed=0), 0)
+    assert [bound.kept for bound in bounds] == [kept, kept]  # 4 of 200 items are .02
+    assert [bound.margin for bound in bounds] == [pytest.approx(0 if kept else -0.005)] * 2
+
+
 def test_what_the_holdout_says_is_what_the_goals_say_where_only_some_tasks_have_the_measure() -> None:
     whole = model(0, 0.6)
     tokens = {item: value for item, value in whole.facts.measures["tokens"].items() if TASK_OF[item] == "letters"}
