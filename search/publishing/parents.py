@@ -11,7 +11,7 @@ import yaml
 from engine.errors import SourceError
 from engine.models.places import local_path
 from engine.recipes.model_ref import ModelRef
-from search.publishing.licences import Licence
+from search.publishing.licences import OTHER, Licence
 
 _CARD = "README.md"
 
@@ -25,13 +25,16 @@ class Parent:
 
     @property
     def licence(self) -> Licence | None:
-        """As its card states it."""
+        """As its card states it; what goes by `other` by its name and link, too. A link to the text of a licence that
+        has an identifier (many cards have one) makes it no other licence."""
         stated = self.card.get("license")
         if isinstance(stated, list):  # an old form
             stated = stated[0] if len(stated) == 1 else None
         if not isinstance(stated, str):
             return None
-        return Licence(stated.lower(), _text(self.card.get("license_name")), _text(self.card.get("license_link")))
+        if stated.lower() != OTHER:
+            return Licence(stated.lower())
+        return Licence(OTHER, _text(self.card.get("license_name")), _text(self.card.get("license_link")))
 
     @property
     def languages(self) -> tuple[str, ...]:

@@ -44,6 +44,13 @@ def test_two_licences_called_other_are_one_only_where_name_and_link_are_the_same
     assert merged_licence([("a", named), ("b", Licence("other", "trade"))]).licence == Licence("other")
 
 
+def test_a_link_to_the_text_of_a_known_licence_makes_it_no_other_licence() -> None:
+    linked = Parent("base", {"license": "apache-2.0", "license_link": "https://a.example/LICENSE"})
+    plain, own = Parent("source", {"license": "apache-2.0"}), {"license": "other", "license_name": "research"}
+    assert merged_licence([(p.name, p.licence) for p in (linked, plain)]).licence == Licence("apache-2.0")
+    assert Parent("a", {**own, "license_link": "LICENSE"}).licence == Licence("other", "research", "LICENSE")
+
+
 def test_a_parents_card_is_read_as_far_as_it_can_be() -> None:
     assert Parent("a", front_matter("---\nlicense: MIT\nlanguage: en\n---\n# a")).licence == Licence("mit")
     assert Parent("a", front_matter("---\nlicense: [mit]\nlanguage: [en, de]\n---\n")).languages == ("en", "de")
