@@ -13,11 +13,13 @@ from typing import Any
 
 from engine.outputs.card import Extras, fenced, table
 from engine.outputs.naming import Names
+from search.evaluators.entries import TaskEntry
 from search.publishing.licences import Licence, merged_licence
 from search.publishing.parents import Parent, agreed
 from search.publishing.public import public_text
 from search.publishing.sentinels import Sentinels
 from search.report.tables import (
+    Interval,
     Table,
     comparison_table,
     count_text,
@@ -30,6 +32,8 @@ from search.report.tables import (
 from search.results import CandidateRow, Results
 
 PIPELINE = "text-generation"  # what every evaluator here loads a model as
+_OF_TEXT = {"perplexity": "nats_per_token", "bits_per_byte": "bits_per_byte"}
+"""Metric of a text task → what its score is the negative of (perplexity.py)."""
 
 
 @dataclass(frozen=True)
@@ -108,14 +112,14 @@ def _model_index(published: Published) -> list[dict[str, Any]]:
     made = []
     for task in results.campaign.tasks:
         if task.name in met:
-            mean, ends = mean_and_interval(met[task.name])
+            kind, mean, ends = _stated(task, *mean_and_interval(met[task.name]))
             made.append(
                 EvalResult(
                     task_type=PIPELINE,
                     dataset_type=public_text(task.task_of("holdout")).removeprefix("…/"),
                     dataset_name=task.name,
                     dataset_split="holdout",
-                    **_metric(task.metrics[0], mean, ends, items=len(met[task.name])),
+                    **_metric(kind, mean, ends, items=len(met[task.name])),
                 )
             )
     verdict = results.verdict
@@ -124,6 +128,19 @@ def _model_index(published: Published) -> list[dict[str, Any]]:
         metric = _metric("weighted_mean", verdict.score, verdict.interval, items=verdict.holdout_items)
         made.append(EvalResult(PIPELINE, results.campaign.name, name, dataset_split="holdout", **metric))
     return eval_results_to_model_index(published.name, made) if made else []
+
+
+def _stated(task: TaskEntry, mean: float, ends: Interval) -> tuple[str, float, Interval]:
+    """What a task's score is called where others read it, who take a metric's name at its word, and its value there.
+
+    Scores of text are negative, because less is better. So are those of such metrics of lm-eval; which they are is not
+    stored. A judge's grade is no metric of the task."""
+    metric = task.metrics[0]
+    if task.kind == "text":
+        return _OF_TEXT[metric], -mean, (-ends[1], -ends[0])
+    if task.kind == "judge":
+        return "judge_grade", mean, ends
+    return (f"score_by_{metric}" if mean < 0 and task.kind == "lm_eval" else metric), mean, ends
 
 
 def _metric(kind: str, value: float, interval: tuple[float, float], *, items: int) -> dict[str, Any]:

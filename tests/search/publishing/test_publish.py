@@ -35,9 +35,11 @@ from engine.planning.made import PROVENANCE
 from engine.planning.plan import Plan
 from engine.recipes.model_ref import ModelRef
 from engine.reproducing import held_digests, reproduce
+from search.campaign_file import campaign_to_dict, parse_campaign
 from search.evaluating import evaluate
 from search.evaluators.contract import Unreachable
-from search.matrix import Matrix
+from search.matrix import ItemScore, Matrix
+from search.publishing.model_card import Published, card_extras
 from search.publishing.publish import Order, Publication, publish
 from search.publishing.sentinels import choose
 
@@ -373,6 +375,33 @@ def test_the_card_is_one_the_hub_reads_with_results_and_their_intervals(run: Fin
     assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
     assert "beats all 1 comparators** on 8 sealed holdout items" in card.text
     assert "mergefleet reproduce published --sources beta=PATH --sources alpha=PATH" in card.text
+
+
+JUDGE = {"base_url": "http://localhost/v1", "model": "some", "prompt": "{answer}"}
+CUT = {"search": 1, "selection": 1, "holdout": 2}
+STATED: dict[str, tuple[dict[str, Any], float, str, float]] = {
+    "text": ({"text": "a.txt"}, -2.5, "nats_per_token", 2.5),
+    "bytes": ({"text": "a.txt", "metric": "bits_per_byte"}, -1.5, "bits_per_byte", 1.5),
+    "judge": ({"task": "advice", "judge": JUDGE}, 0.5, "judge_grade", 0.5),
+    "less is better": ({"task": "exam", "metric": "brier_score"}, -0.25, "score_by_brier_score", -0.25),
+    "more is better": ({"task": "exam", "metric": "acc"}, 0.5, "acc", 0.5),
+    "function": ({"task": "rows.jsonl", "metric": "my.module:loss"}, -3.0, "my.module:loss", -3.0),
+}
+
+
+@pytest.mark.parametrize("name", STATED)
+def test_a_result_that_others_read_has_the_name_of_what_its_number_is(run: FinishedRun, name: str) -> None:
+    entry, score, kind, value = STATED[name]
+    data = campaign_to_dict(run.results.campaign) | {"tasks": [{"name": "skill", "split": CUT, **entry}]}
+    scores = Matrix.of(ItemScore(1, "holdout", "skill", f"{n}", score + d) for n, d in enumerate((-0.125, 0.125)))
+    results = replace(run.results, campaign=parse_campaign(data, origin="c.yml"), item_scores=scores)
+    row = results.candidate(1)
+    found = card_extras(Published(results, row, "winner", {}, [], None, None, "out")).metadata["model-index"]
+    (metric,) = found[0]["results"][0]["metrics"]
+    low, high = metric["args"]["interval"]
+    assert (metric["type"], metric["value"]) == (kind, value)
+    assert low < value < high
+    assert metric["name"].startswith(kind)
 
 
 def test_nothing_that_is_published_names_a_path_of_this_machine_or_the_stores_password(
