@@ -241,9 +241,10 @@ def local_names(campaign: Campaign) -> dict[str, str]:
 
 
 def read_parents(campaign: Campaign, names: Names) -> list[Parent]:
-    """Base and sources, each once."""
-    refs = dict.fromkeys(_ref(campaign, text) for text in (campaign.base_model, *(s.model for s in campaign.sources)))
-    return [read_parent(names.get(ref.path, str(ref)), ref) for ref in refs]
+    """Base and sources, each once; of a model with an adapter both, for both have a licence."""
+    refs = [_ref(campaign, text) for text in (campaign.base_model, *(source.model for source in campaign.sources))]
+    places = dict.fromkeys(place for ref in refs for place in (ref.bare, ref.lora) if place is not None)
+    return [read_parent(names.get(place.path, str(place)), place) for place in places]
 
 
 def campaign_facts(published: Published) -> dict[str, Any]:

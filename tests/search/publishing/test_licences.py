@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from itertools import permutations
+from pathlib import Path
 
 import pytest
+from made_results import make_campaign
 
 from search.publishing.licences import Licence, merged_licence
 from search.publishing.parents import Parent, front_matter
+from search.publishing.publish import local_names, read_parents
 
 
 @pytest.mark.parametrize(
@@ -49,6 +52,22 @@ def test_a_link_to_the_text_of_a_known_licence_makes_it_no_other_licence() -> No
     plain, own = Parent("source", {"license": "apache-2.0"}), {"license": "other", "license_name": "research"}
     assert merged_licence([(p.name, p.licence) for p in (linked, plain)]).licence == Licence("apache-2.0")
     assert Parent("a", {**own, "license_link": "LICENSE"}).licence == Licence("other", "research", "LICENSE")
+
+
+def test_an_adapter_is_a_parent_with_a_licence_of_its_own(tmp_path: Path) -> None:
+    for name, stated in {"base": "mit", "poems": "cc-by-nc-4.0", "tales": "mit"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "README.md").write_text(f"---\nlicense: {stated}\n---\n")
+    base = str(tmp_path / "base")
+    changes = {"base_model": base, "sources": [f"{base}+{tmp_path / name}" for name in ("poems", "tales")]}
+    campaign = make_campaign(**changes)
+    parents = read_parents(campaign, local_names(campaign))
+    assert {parent.name: parent.licence for parent in parents} == {
+        "base": Licence("mit"),
+        campaign.source_names[0]: Licence("cc-by-nc-4.0"),
+        campaign.source_names[1]: Licence("mit"),
+    }
+    assert merged_licence([(p.name, p.licence) for p in parents]).licence.id == "cc-by-nc-4.0"
 
 
 def test_a_parents_card_is_read_as_far_as_it_can_be() -> None:
