@@ -22,6 +22,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import chdir
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from inspect import getsource
@@ -237,7 +238,8 @@ class Suite:
             mine = sorted(key for key in keys if self._owner[key] is scorer)
             if not mine:
                 continue
-            scored = scorer.score(subject, mine)
+            with chdir("."):  # functions in YAMLs of lm-eval are the user's, too
+                scored = scorer.score(subject, mine)
             scores |= self._checked(SCORE, scored.scores, mine)
             for name, values in scored.measures.items():
                 measures[name] |= self._checked(name, values, sorted(values))

@@ -9,7 +9,8 @@ the model: the next call brings other weights in the same object.
 The module is looked for on Python's path, then in the folder of the campaign file, and then in those in which the file
 lay at earlier starts (search.whereabouts): whoever has the run alone, or a fork of it, finds it too. These folders
 stand at the end of the path while the module is imported and while its function runs, and at no other time: none of
-their files can take the place of an installed package.
+their files can take the place of an installed package. Nor does a function move the run whose paths are relative: the
+working directory is put back after it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numbers
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -196,11 +197,13 @@ def _named(value: Any, task: str) -> dict[str, float]:
 
 @contextmanager
 def importable(*folders: Path) -> Iterator[None]:
-    """Within it Python also finds modules in these folders, after all other places."""
+    """Within it Python also finds modules in these folders, after all other places, and code of the user's may go to
+    another working directory."""
     places = [str(folder.resolve()) for folder in folders]
     sys.path.extend(places)
     try:
-        yield
+        with chdir("."):
+            yield
     finally:
         for place in reversed(places):
             del sys.path[len(sys.path) - 1 - sys.path[::-1].index(place)]  # the last one: ours

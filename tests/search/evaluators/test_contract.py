@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,17 @@ class Constant:
 def test_a_score_that_is_no_finite_number_is_an_error_that_names_task_and_item(bench, bad):
     with pytest.raises(EvaluationError, match=r"task '\w+': item 'c/search' has score"):
         Suite([Constant(bad)]).score(bench.a, ["c/search"])
+
+
+def test_a_scorer_that_changes_the_working_directory_does_not_move_the_run(tmp_path, monkeypatch):
+    class Moves(Constant):
+        def score(self, subject, keys):
+            os.chdir("/")
+            return super().score(subject, keys)
+
+    monkeypatch.chdir(tmp_path)
+    Suite([Moves(1.0)]).score(None, ["c/search"])
+    assert Path.cwd() == tmp_path
 
 
 def test_a_missing_score_is_an_error(bench):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import random
 import sys
 from pathlib import Path
@@ -58,6 +59,16 @@ def counts_forwards(model, tokenizer, rows):
 
 def misspells(model, tokenizer, rows):
     return [row["m"] for row in rows]  # misspells
+
+
+def goes_elsewhere(model, tokenizer, rows):
+    os.chdir("/")
+    return [row["n"] for row in rows]
+
+
+def gets_lost(model, tokenizer, rows):
+    os.chdir("/")
+    raise ValueError("lost")
 
 
 def nothing(model, tokenizer, rows):
@@ -128,6 +139,19 @@ def test_two_functions_share_a_block(folder):
     scorer = PythonScorer(entries, Places(str(folder)))
     keys = [item.key for item in scorer.items()["search"]]
     assert list(scorer.score(SUBJECT, keys).scores.values()) == [0.0, 0.5, 1.0, 1.5, 1, 2, 3, 4]
+
+
+def test_a_function_that_changes_the_working_directory_does_not_move_the_run(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "moves.py").write_text("import os\nos.chdir('/')\ndef f(model, tokenizer, rows):\n    return [0] * 4\n")
+    scorer = PythonScorer([entry("goes_elsewhere"), entry("gets_lost", name="lost"), entry(metric="moves:f", name="m")])
+    assert Path.cwd() == folder
+    of_task = {name: [i.key for i in scorer.items()["search"] if i.task == name] for name in ("numbers", "lost")}
+    scorer.score(SUBJECT, of_task["numbers"])
+    assert Path.cwd() == folder
+    with pytest.raises(EvaluationError, match="raised ValueError: lost"):
+        scorer.score(SUBJECT, of_task["lost"])
+    assert Path.cwd() == folder
 
 
 def test_a_function_that_writes_into_its_rows_scores_the_same_twice(folder):
