@@ -53,7 +53,7 @@ from search.evaluators.loading import load_from_disk
 from search.evaluators.norms import Norms
 from search.evaluators.opening import open_scorer
 from search.evaluators.plans import Planned, Plans
-from search.evaluators.skeletons import Skeletons
+from search.evaluators.skeletons import Skeletons, Unsaved
 from search.evaluators.vllm import Loaded as VllmLoaded
 from search.evaluators.vllm import VllmModel, check_vllm
 from search.ports import BlockResult, Failed, Inventory, Work
@@ -121,11 +121,13 @@ class ResidentModel:
         return self.loaded is not None and self.loaded.recipe_hash == recipe_hash
 
     def load(self, recipe: Mapping[str, Any], *, expected_hash: str | None = None) -> Loaded:
-        """Merge a recipe (mergekit's schema) into the live parameters; nothing to do where the model `holds` it.
+        """Merge a recipe (mergekit's schema) into the live parameters, if the model does not `hold` it; all else of
+        the model is as it was made.
 
         With `expected_hash`, a recipe that hashes otherwise on this machine is refused before a byte is merged.
         Raises EvaluationError then, NotFinite for NaN or Inf, InputError where recipe and sources do not fit.
         """
+        self._skeletons.restore()
         if self.loaded is not None and self.loaded.recipe_hash == expected_hash:
             return self.loaded
         return self._merge(self._plans.expected(recipe, expected_hash))
@@ -320,8 +322,9 @@ class ResidentEvaluator:
         if self._entry.engine == "vllm":
             raise EvaluationError("files are scored again by transformers, and these scores are vLLM's: --no-rescore")
         subject = load_from_disk(directory, self._entry)
-        scores: dict[str, float] = {}
+        unsaved, scores = Unsaved(subject.model), dict[str, float]()
         for block in blocks:
+            unsaved.restore()
             scores |= self._score(subject, block).scores
         return scores
 

@@ -7,6 +7,8 @@ the candidates' place without a new model.
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +25,11 @@ if TYPE_CHECKING:
 
 
 class Unsaved:
-    """The buffers of a model that no checkpoint holds (the frequencies of rope), as they were when it was made, with
-    what the modules that have them know beside.
+    """What a model is besides its weights, as it was when it was made: the buffers that no checkpoint holds (the
+    frequencies of rope), the attributes of its modules, and what its config and generation settings say.
 
-    Some models make them anew while they run (dynamic rope: for the longest text so far, whose length it keeps), and
-    functions of users may write into them: no candidate is to feel what was done with the one before it.
+    Some models change these while they run (dynamic rope: for the longest text so far, whose length it keeps), and
+    functions of users may write into them: no block is to feel what was done with the one before it.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -37,16 +39,22 @@ class Unsaved:
             for name, value in module._buffers.items()
             if name in module._non_persistent_buffers_set and value is not None and _can_be_written(value)
         ]
-        self._known = [(module, _public(module)) for module in model.modules() if module._non_persistent_buffers_set]
+        self._known = [(vars(module), _public(module), frozenset(vars(module))) for module in model.modules()]
+        self._settings = [(settings, _copied(vars(settings))) for settings in _settings_of(model)]
 
     def restore(self) -> None:
         """Put them back, object and contents."""
         import torch
 
-        for module, known in self._known:
-            for name in _public(module).keys() - known.keys():
-                delattr(module, name)
-            vars(module).update(known)
+        for own, known, names in self._known:
+            for name in own.keys() - names:
+                if not name.startswith("_"):
+                    del own[name]
+            own.update(known)
+        for settings, said in self._settings:
+            if vars(settings) != said:
+                vars(settings).clear()
+                vars(settings).update(_copied(said))
         with torch.no_grad():
             for holds, name, value, contents in self._kept:
                 holds[name] = value.copy_(contents)
@@ -55,6 +63,29 @@ class Unsaved:
 def _public(module: nn.Module) -> dict[str, Any]:
     """A module's own attributes, but for torch's."""
     return {name: value for name, value in vars(module).items() if not name.startswith("_")}
+
+
+def _settings_of(model: nn.Module) -> list[Any]:
+    """The configs and generation settings that its modules have, each once, with those within (`text_config`)."""
+    found: dict[int, Any] = {}
+    waiting = [value for module in model.modules() for value in _public(module).values()]
+    while waiting:
+        value = waiting.pop()
+        if _are_settings(value) and id(value) not in found:
+            found[id(value)] = value
+            waiting += vars(value).values()
+    return [*found.values()]
+
+
+def _are_settings(value: Any) -> bool:
+    from transformers import GenerationConfig, PreTrainedConfig
+
+    return isinstance(value, GenerationConfig | PreTrainedConfig)
+
+
+def _copied(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings within stay what they are: modules have them, too."""
+    return {name: value if _are_settings(value) else copy.deepcopy(value) for name, value in said.items()}
 
 
 def _can_be_written(value: Tensor) -> bool:
@@ -80,13 +111,17 @@ class Skeletons:
         self._fits: Outline | None = None  # plans of one outline differ in numbers alone: what fits one fits all
         self.current: Skeleton | None = None
 
+    def restore(self) -> None:
+        """Make the present one what it was when it was made, but for its weights."""
+        if self.current is not None:
+            self.current.unsaved.restore()
+
     def serving(self, planned: Planned) -> Skeleton | None:
-        """The present one as it was made, if it does for this plan, and nobody has given its model other memory."""
+        """The present one, if it does for this plan, and nobody has given its model other memory."""
         if self.current is not None and not self.current.binding.in_use:
             self.current = None
         if self.current is None:
             return None
-        self.current.unsaved.restore()
         if planned.outline is not None and planned.outline is self._fits:
             return self.current
         if self.current.contents != self._plans.made_of(planned.plan) or not self.current.binding.fits(planned.plan):

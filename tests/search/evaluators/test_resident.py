@@ -431,6 +431,51 @@ def test_a_candidate_feels_nothing_of_what_was_written_into_buffers_that_no_chec
     assert evaluator.evaluate(first) == alone
 
 
+def leave_traces(model: Any) -> None:
+    """What a careless function may do to a model beside its weights."""
+    model.generation_config.repetition_penalty = 50.0
+    model.config.name_of_mine = 1
+    model.config.rope_parameters["rope_theta"] = 3.0
+    model.model.layers[0].self_attn.scaling = 7.0
+    model.model.layers[0].train()
+
+
+@pytest.mark.parametrize("then", ["a", "b"])
+def test_a_block_feels_nothing_of_what_was_done_to_settings_before_it(family, evaluator, then):
+    """Of the same candidate (a) or of the next one (b)."""
+    block = work(family.recipe_of(then), family.keys())
+    alone = evaluator.evaluate(block)
+    evaluator.evaluate(work(family.recipe_of("a"), family.keys()))
+    model = evaluator.resident.subject.model
+    config, settings = model.config, model.generation_config
+    leave_traces(model)
+    assert evaluator.evaluate(block) == alone
+    assert not hasattr(config, "name_of_mine")
+    assert not model.model.layers[0].training
+    assert settings.repetition_penalty is None
+    assert config.rope_parameters["rope_theta"] != 3.0
+    model.config, model.generation_config = (type(each)() for each in (config, settings))
+    assert evaluator.evaluate(block) == alone
+    assert (model.config, model.generation_config) == (config, settings)
+    assert model.config is model.model.layers[0].self_attn.config is config
+
+
+def test_files_are_scored_block_by_block_as_the_live_model_was_whatever_functions_leave_behind(family, tmp_path):
+    class Careless(Suite):
+        def score(self, subject, keys):
+            scored = super().score(subject, keys)
+            leave_traces(subject.model)
+            return scored
+
+    scorer = Careless([LmEvalScorer(family.bench.entries, Places(str(family.bench.folder)))])
+    made = ResidentEvaluator(scorer, ENTRY, audit=tmp_path / "audit.jsonl")
+    publish(family.recipe(0.7, 0.3), tmp_path / "out")
+    blocks = [family.keys()[::2], family.keys()[1::2]]
+    live = [made.evaluate(work(family.recipe(0.7, 0.3), block)).scores for block in blocks]
+    assert made.rescore(tmp_path / "out", blocks[::-1]) == live[0] | live[1]
+    made.close()
+
+
 def test_torch_threads_are_set_for_every_block(family, evaluator):
     torch.set_num_threads(2)
     evaluator.evaluate(work(family.recipe_of("a"), family.keys()))
