@@ -26,7 +26,7 @@ from search.store.store import LOCK_WAIT_S, CampaignFacts, Store, store_url, sto
 from search.store.transaction import Row
 from search.trackers.outlet import forget_told
 from search.warm import Elites, elites_from_rows, elites_to_rows, read_elites
-from search.whereabouts import remember
+from search.whereabouts import models_noted, remember
 
 FREE_KEYS = frozenset({"budget", "publish", "store", "trackers"})
 """Keys of a campaign that may change between a run and its continuation (budget only while the search lasts)."""
@@ -135,7 +135,8 @@ def _take(run: Run, inventory: Inventory, *, start: Start, services: Services) -
         store.make_folder()
     store.take_over(facts, now=services.now(), afresh=afresh, again=start.again)
     start.directory.root.mkdir(parents=True, exist_ok=True)
-    remember(campaign, start.directory)
+    known = {} if found is None or afresh else models_noted(start.directory)
+    remember(campaign, start.directory, models=known or ({} if services.beside is None else services.beside()))
     if afresh:
         forget_told(start.directory.root)
     return store.rows(schema.CAMPAIGNS, name=campaign.name)[0]

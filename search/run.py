@@ -92,6 +92,7 @@ class Services:
     now           seconds; goes forward (steady_clock)
     parameters_of recipe mapping → parameters of the model that it gives (None: nobody can say)
     layers_of     recipe mapping → layers of the model that it gives (None: nobody can say)
+    beside        what lies beside the models' weights: model → file → digest (None: nobody can say)
     tell          what trackers are told, after every commit (None: nobody listens)
     lease_s       a lease without a heartbeat for this long goes to another worker; None: leases do not run out
     commit_every_s  rows may wait in memory for so long to be committed together; 0: a commit per call
@@ -103,6 +104,7 @@ class Services:
     parameters_of: Callable[[Mapping[str, Any]], int] | None = None
     layers_of: Callable[[Mapping[str, Any]], int] | None = None
     former_hash: Callable[[Mapping[str, Any]], str] | None = None
+    beside: Callable[[], Mapping[str, Mapping[str, str]]] | None = None
     tell: Tell | None = None
     commit_every_s: float = 0.0
 

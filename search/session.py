@@ -16,6 +16,7 @@ from search.baselines import make_baselines
 from search.campaign import Rules
 from search.campaign_file import Campaign, campaign_to_dict, load_campaign, parse_campaign
 from search.coordinator import Coordinator
+from search.evaluators.beside import files_of_models
 from search.evaluators.plans import Plans
 from search.evaluators.resident import open_evaluator
 from search.inline import run_inline
@@ -41,7 +42,7 @@ from search.starting import (
 from search.store import forking, schema, takeover
 from search.store.store import Store, store_url
 from search.trackers.outlet import make_outlet
-from search.whereabouts import at_home, recall, remember
+from search.whereabouts import at_home, models_noted, recall, remember
 
 _LOG = logging.getLogger(__name__)
 RUNS = Path("runs")
@@ -161,6 +162,7 @@ def open_session(
             parameters_of=plans.parameters_of,
             layers_of=plans.layers_of,
             former_hash=plans.weights_hash_of,
+            beside=lambda: files_of_models(campaign, plans),
             tell=tell,
             commit_every_s=COMMIT_EVERY_S,
         )
@@ -241,7 +243,7 @@ def fork_campaign(
     def begin() -> None:
         check_start(new, new_directory, Plans())
         forking.write_campaign(new, file)  # first: rows that no file belongs to could not be resumed
-        remember(new, new_directory)
+        remember(new, new_directory, models=models_noted(directory))
 
     with open_store(campaign, directory) as old, open_store(new, new_directory) as target:
         old.find(campaign.name)

@@ -20,7 +20,7 @@ from engine import digest
 from engine.errors import InputError
 from engine.models.checkpoint import Checkpoint
 from engine.models.tokenizer import small_files
-from engine.planning.beside import digest_of
+from engine.planning.beside import CONFIG, digest_of
 from engine.recipes.keypath import KeyPath
 from engine.recipes.model_ref import parse_model
 from search.campaign_file import Campaign
@@ -43,13 +43,29 @@ def beside_models(campaign: Campaign, plans: Plans) -> dict[str, Any]:
     return {"files": found if len({*found}) > 1 else found[:1], "tokenizer": owner}
 
 
+def files_of_models(campaign: Campaign, plans: Plans) -> dict[str, dict[str, str]]:
+    """`files_of` base and sources, by what recipes call them; of those that are there."""
+    names = dict.fromkeys((campaign.base_model, *(source.model for source in campaign.sources)))
+    return {str(model.ref): files_of(model) for name in names for model in _opened(name, campaign.origin, plans)}
+
+
+def files_of(model: Checkpoint) -> dict[str, str]:
+    """What a model has beside its weights: digests by the names of files."""
+    files = small_files(model.tokenizer_directory, model.directory)
+    return {CONFIG: digest.of_json(_telling(model.config))} | {file.name: _digest(file) for file in files}
+
+
 def _contents(name: str, origin: str, plans: Plans) -> Iterator[str]:
+    for model in _opened(name, origin, plans):
+        yield plans.beside(model.ref, model.ref)
+
+
+def _opened(name: str, origin: str, plans: Plans) -> list[Checkpoint]:
+    """The model; nothing where it is not there."""
     try:
-        model = parse_model(name, KeyPath(origin))
-        plans.open(model)
+        return [plans.open(parse_model(name, KeyPath(origin)))]
     except InputError:
-        return
-    yield plans.beside(model, model)
+        return []
 
 
 def contents(donor: Checkpoint, tokenizer: Checkpoint) -> str:

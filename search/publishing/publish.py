@@ -54,6 +54,7 @@ from search.publishing.parents import Parent, read_parent
 from search.publishing.present import refuse_altered, refuse_other
 from search.publishing.public import public_data
 from search.publishing.sentinels import Rescorer
+from search.publishing.unaltered import refuse_altered_models
 from search.publishing.versions import versions
 from search.results import CandidateRow, Results
 from search.run import RunDirectory, open_store
@@ -155,7 +156,8 @@ def publish(
 
     `rescorer` is called only where sentinel items are scored.
 
-    Raises CampaignError where there is no such candidate, Refused where it is no winner and that is not asked for,
+    Raises CampaignError where there is no such candidate, Refused where it is no winner and that is not asked for
+    or files of its models were altered,
     OutputDamaged where the bits, merged or there already, differ from those that were scored, EvaluationError where
     the files score otherwise, OutputExists where something else is in the way, InputError where that is the run itself.
     """
@@ -170,6 +172,7 @@ def publish(
         notes = refuse_other(order.to, there, wanted=wanted, recipe=parse_recipe(dict(row.recipe), origin=row.label))
         return replace(done, made=False, notes=tuple(notes))
     refuse_unwritable(order.to)
+    refuse_altered_models(row, directory)
     names = local_names(results.campaign)
     published = Published(
         results=results,

@@ -67,8 +67,8 @@ def check_key(rescorer: Rescorer, eval_key: str) -> None:
         raise Refused(
             f"the evaluation key here is {key[:12]}, the campaign's is {eval_key[:12]}: task files, versions, "
             "the CPU, or a model's config.json, tokenizer or template differ, so its scores cannot be repeated here. "
-            "Publish where and of what it ran. --no-rescore publishes what nobody scored if a model was altered; the "
-            "card then says that it was not scored again.",
+            "Publish where and of what it ran. --no-rescore publishes it if the files that it takes from models are "
+            "those of then; the card says that it was not scored again.",
             got=key,
             expected=eval_key,
         )

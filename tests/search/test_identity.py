@@ -18,6 +18,7 @@ from search.results import Results
 from search.run import RunDirectory, Services
 from search.session import open_session
 from search.store import schema
+from search.whereabouts import models_noted
 
 DEMO = Path(__file__).resolve().parents[2] / "configs" / "demo" / "models"
 STAGES = [{"name": "global", "by": "global", "population": 5}]
@@ -90,3 +91,21 @@ def test_a_run_that_went_by_weights_alone_goes_on_with_its_rows_as_they_are(camp
     results = ended(campaign, tmp_path / "run", resume=True)
     assert [row.recipe_hash for row in results.candidates][: len(begun)] == begun
     assert results.verdict is not None
+
+
+def test_a_run_notes_what_lies_beside_its_models_when_it_begins_and_goes_on_with_that(
+    campaign: Campaign, tmp_path: Path
+) -> None:
+    def opened(name: str, *, resume: bool) -> dict[str, str]:
+        directory = RunDirectory(tmp_path / name)
+        coordinator = open_session(campaign, make_inventory(), directory=directory, resume=resume)
+        work_once(coordinator, ByConfig(campaign), worker="w")
+        coordinator.close()
+        return dict(models_noted(directory)[campaign.sources[1].model])
+
+    first = opened("run", resume=False)
+    assert {"config.json", "tokenizer.json"} <= first.keys()
+    turned = Path(campaign.sources[1].model)
+    (turned / "chat_template.jinja").write_text("{{ messages }}")
+    assert opened("run", resume=True) == first
+    assert opened("other", resume=False).keys() - first.keys() == {"chat_template.jinja"}

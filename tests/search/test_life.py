@@ -36,6 +36,7 @@ from search.store import schema, takeover
 from search.store.forking import fork
 from search.store.store import Store, store_url
 from search.store.transaction import Row, Transaction
+from search.whereabouts import models_noted, remember
 
 SMALL = {
     "budget": {"items": 600},
@@ -498,7 +499,10 @@ def test_functions_beside_the_campaign_file_are_found_by_the_runs_directory_and_
     file = home / "c.yml"
     file.write_text(yaml.safe_dump(campaign_to_dict(small(tasks=tasks))))
     worked(open_simulated(tmp_path / "a", load_campaign(file)), lambda c: c.status().candidates == 20).close()
+    noted = {"base": {"config.json": "a digest"}}
+    remember(load_campaign(file), RunDirectory(tmp_path / "a"), models=noted)
     forked_file, _ = fork_campaign(file, "branch", at=5, root=tmp_path / "a", new_root=branch)
+    assert models_noted(RunDirectory(branch)) == noted
 
     def told(place: Path, root: Path | None) -> Campaign:
         sys.modules.pop("likely.of_answers", None)  # as in another process

@@ -75,6 +75,7 @@ def test_a_directory_of_no_run_and_a_damaged_note_say_what_to_give(tmp_path: Pat
         json.dumps({"campaign": 3, "store": None}),
         json.dumps({"campaign": "a", "store": 1}),
         '{"campaign": "a", "store": null, "homes": [1]}',
+        '{"campaign": "a", "store": null, "models": {"base": "x"}}',
     ):
         (tmp_path / "run.json").write_text(text)
         with pytest.raises(CampaignError, match=r"run\.json: got something else .* name the campaign's file"):
