@@ -80,9 +80,11 @@ def print_outcome(outcome: Outcome, *, as_json: bool) -> None:
     else:
         print(verdict.sentence)
         for comparison in sorted(verdict.comparisons, key=lambda c: c.difference):
+            # where the bound alone would call it beaten, what does not is said
+            flips = f", sign-flip p {comparison.flip_p:.3f}" if comparison.lower > 0 and not comparison.beaten else ""
             print(
-                f"  {comparison.difference:+.3f} over {comparison.label} (95 % lower bound {comparison.lower:+.3f}, "
-                f"holdout {verdict.score:.3f} against {comparison.score:.3f})"
+                f"  {comparison.difference:+.3f} over {comparison.label} (95 % lower bound {comparison.lower:+.3f}"
+                f"{flips}, holdout {verdict.score:.3f} against {comparison.score:.3f})"
             )
     print(f"report: {outcome.report or f'not written; `mergefleet report {outcome.directory.root}` makes it'}")
     if outcome.published is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -55,6 +56,19 @@ def test_an_output_that_is_there_already_does_not_hide_the_verdict(
     told = json.loads(capsys.readouterr().out)
     assert told["significant"]
     assert told["unpublished"] == {"error": "OutputExists", "message": in_the_way.message, "exit_code": 3}
+
+
+def test_who_is_not_beaten_by_the_flips_alone_has_them_beside_the_lower_bound(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verdict = make_results().verdict
+    assert verdict is not None
+    first, second = (replace(c, lower=0.01, flip_p=p) for c, p in zip(verdict.comparisons, (0.058, 0.04), strict=False))
+    close = replace(verdict, comparisons=(first, second))
+    search_command.print_outcome(Outcome(RunDirectory(tmp_path), close, None, None), as_json=False)
+    said = capsys.readouterr().out
+    assert f"over {first.label} (95 % lower bound +0.010, sign-flip p 0.058, holdout" in said
+    assert f"over {second.label} (95 % lower bound +0.010, holdout" in said
 
 
 def test_a_report_that_cannot_be_written_ends_nothing(
