@@ -26,7 +26,7 @@ from pydantic import Field
 from search.evaluators.entries import FIRST_WINDOW
 from search.judging.fronts import crowding, directions, sorted_ranks, worst_by_crowding, worst_by_niche
 from search.part import Part
-from search.samplers.contract import Floats, Sampler, Setup, Told
+from search.samplers.contract import FIRST_ELITES, Floats, Sampler, Setup, Told
 from search.samplers.points import Places, allowed, sobol_point
 from search.samplers.variation import CROSSOVER_RATE, crossed, drawn_anew, polynomial_mutation
 from search.space import Params, Value, crossover
@@ -57,10 +57,11 @@ class SteadyState(Sampler):
         self._places = [Places(stage) for stage in setup.space.stages]
         self._archives: list[list[Told]] = [[] for _ in setup.space.stages]
         self._lifted: dict[tuple[int, int], Params] = {}
+        self._entered: list[set[frozenset[tuple[str, Value]]]] = [set() for _ in setup.space.stages]
 
     def ask(self, stage: int, number: int) -> dict[str, Value]:
         """A child of two members, on the grid; first the elites of earlier campaigns, then Sobol points."""
-        members, elite = self.members(stage), self.setup.first(stage, number)
+        members, elite = self.members(stage), self._elite(stage, number)
         if elite is not None:
             return elite
         if len(members) < min(FIRST, self.options.population // 2):
@@ -73,6 +74,16 @@ class SteadyState(Sampler):
             if tuple(child.items()) not in known:
                 break
         return child
+
+    def enter(self, stage: int, number: int, params: Params) -> None:
+        self._entered[stage].add(frozenset(params.items()))
+
+    def _elite(self, stage: int, number: int) -> dict[str, Value] | None:
+        """Elites are the first draws of their stage; which number a later one begins with, only its draws tell."""
+        if stage == 0:
+            return self.setup.first(stage, number)
+        elites = (point for point, _ in self.setup.elites.get(stage, ())[:FIRST_ELITES])
+        return next((dict(point) for point in elites if frozenset(point.items()) not in self._entered[stage]), None)
 
     def tell(self, stage: int, results: Sequence[Told]) -> None:
         """Take results in; a lost one teaches nothing, and one that was stopped is no member, even if it was one."""

@@ -86,6 +86,17 @@ def test_samplers_without_a_distribution_score_the_best_points_again_first(earli
     coordinator.close()
 
 
+def test_a_finer_stage_without_a_distribution_begins_with_its_own_best_points(earlier: Path, tmp_path: Path) -> None:
+    budget = {"candidates": 70}
+    coordinator = open_simulated(tmp_path, make_campaign(sampler="niches", warm_start=[str(earlier)], budget=budget))
+    run_inline(coordinator, SimulatedEvaluator())
+    rows = [row for row in coordinator.run.store.rows(schema.CANDIDATES) if row["origin"] == "sampler"]
+    for stage, elites in coordinator.run.elites.items():
+        assert [row["params"] for row in rows if row["stage"] == stage][:8] == [point for point, _ in elites[:8]]
+    assert set(coordinator.run.elites) == {0, 1}
+    coordinator.close()
+
+
 def by_content(recipe: Mapping[str, Any]) -> str:
     """A hash that sees what a model holds: copies are named after it, in folders of their own; order counts, as it does
     where it rounds sums and draws masks."""
