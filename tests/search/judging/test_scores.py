@@ -84,6 +84,20 @@ def test_bootstrap_bounds_are_those_of_the_normal_approximation_on_many_items() 
     assert np.percentile(drawn[0], 5) == pytest.approx(observed[0] - 1.645 * deviation, abs=0.05 * deviation)
 
 
+def test_a_verdict_has_the_one_sided_and_the_two_sided_95_percent_bounds() -> None:
+    rng = np.random.default_rng(4)
+    count = 800
+    scores = rng.normal(0.5, 0.2, size=(2, 2 * count))
+    both = [
+        Entrant(n, f"{n}", f"h{n}", dict(zip(items(count), row.tolist(), strict=True))) for n, row in enumerate(scores)
+    ]
+    (found,) = verdict_of(*both, count=count).comparisons
+    halves = np.split(scores[0] - scores[1], 2)
+    deviation = math.sqrt(sum(0.25 * half.var() / count for half in halves))
+    for bound, expected in zip((found.lower, *found.interval), (-1.645, -1.96, 1.96), strict=True):
+        assert (bound - found.difference) / deviation == pytest.approx(expected, abs=0.09)
+
+
 def test_the_bootstrap_of_patterns_is_the_bootstrap_of_items() -> None:
     """Against the plain way: draw item numbers, look the rows up."""
     rng = np.random.default_rng(5)
