@@ -69,6 +69,7 @@ def nominate(
     found += [_promoted(entry) for entry in ranked[: rules.top]]
     if rules.soup > 1 and len(ranked) > 1:
         found.append(_soup(space, ranked[: rules.soup]))
+    found = found or [_promoted(entry) for entry in ranked[:1]]  # `top: 0`, of a sampler without means
     return _distinct([_allowed(space, nominee) for nominee in found])
 
 

@@ -12,6 +12,7 @@ from search.judging.objectives import ObjectiveEntry
 from search.select import Contender, Nominee, Searched, choose, nominate, worths
 from search.space import Space, make_space
 
+PARAMETERS = {"weight": {"low": 0, "high": 1.2, "start": 0.5}}
 SPACE: Space = make_space(make_campaign(), layers=LAYERS)
 
 
@@ -68,6 +69,14 @@ def test_a_point_is_nominated_once() -> None:
 def test_without_a_distribution_the_best_candidates_and_their_soup_stand() -> None:
     found = nominate(SPACE, CANDIDATES, means=[[], []], rules=SelectionEntry(top=2, soup=2))
     assert [nominee.origin for nominee in found] == ["sampler", "sampler", "sampler", "soup"]
+
+
+def test_somebody_is_nominated_whatever_the_rules_leave_out() -> None:
+    one_stage = make_space(
+        make_campaign(space={"parameters": PARAMETERS, "stages": [{"name": "global"}]}), layers=LAYERS
+    )
+    found = nominate(one_stage, CANDIDATES[:5], means=[[]], rules=SelectionEntry(top=0, soup=0))
+    assert [nominee.number for nominee in found] == [4]
 
 
 def test_a_search_that_ended_in_the_global_stage_nominates_its_means_only() -> None:
