@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from engine.errors import CampaignError, InputError
@@ -144,7 +145,7 @@ def check_models(campaign: Campaign, plans: Plans) -> Space:
         try:
             plans.open(parse_model(name, KeyPath(campaign.origin).key(key)))
         except InputError as error:
-            raise _said(error, campaign, key) from error
+            raise _said(error, campaign, key, more=_looked_for(error, campaign)) from error
     space = space_of(campaign, plans)
     start = space.recipe(0, space.stages[0].start())
     seen: set[str] = set()
@@ -251,8 +252,21 @@ def _check_recipe(campaign: Campaign, plans: Plans, *, key: str, recipe: Recipe)
         raise _said(error, campaign, key if len(named) > 1 else key_of.get(named[0], key)) from error
 
 
-def _said(error: InputError, campaign: Campaign, key: str) -> CampaignError:
-    told = error.flagless.removeprefix(f"{campaign.origin}: ")
+def _looked_for(error: InputError, campaign: Campaign) -> str:
+    """Where a model that is not there was looked for, and whether it is beside the campaign file."""
+    missing, file = error.facts.get("missing"), Path(campaign.origin)
+    if not isinstance(missing, str) or "://" in missing or missing.startswith(("/", "~")):
+        return ""
+    there = file.parent / missing
+    beside = file.is_file() and there.exists()
+    if not beside and error.facts.get("status", 404) not in (401, 404):  # it is on the Hub
+        return ""
+    said = f" It was looked for at {Path(missing).resolve()}: paths in a campaign file start at the working directory."
+    return f"{said} There is {there}, beside the file: write so, or start in {file.parent}." if beside else said
+
+
+def _said(error: InputError, campaign: Campaign, key: str, *, more: str = "") -> CampaignError:
+    told = error.flagless.removeprefix(f"{campaign.origin}: ") + more
     facts = {name: value for name, value in error.facts.items() if name not in ("file", "key")}
     return CampaignError(f"{campaign.origin}: {key}: {told}", file=campaign.origin, key=key, **facts)
 

@@ -15,9 +15,10 @@ from simulated import campaign_data, make_inventory
 from tiny_models import LAYER, write_model
 
 from cluster import campaign_command
-from engine.errors import CampaignError, InputError, OutputExists
+from engine.errors import CampaignError, InputError, OutputExists, SourceError
 from engine.models.checkpoint import Checkpoint
-from search.campaign_file import Campaign, PublishEntry, campaign_to_dict, parse_campaign
+from engine.recipes.model_ref import ModelRef
+from search.campaign_file import Campaign, PublishEntry, campaign_to_dict, load_campaign, parse_campaign
 from search.evaluators.entries import EvaluatorEntry
 from search.evaluators.plans import Plans
 from search.run import RunDirectory
@@ -134,6 +135,36 @@ def test_what_makes_sense_is_let_through(
     data = campaign_to_dict(campaign(tmp_path)) | changes
     check_start(parse_campaign(data, origin="c.yml"), RunDirectory(tmp_path / "run"), Plans())
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "base"}
+
+
+@pytest.mark.parametrize("base", ["models/base", "./models/base", "models/base@main", "nowhere/base", "../out/base"])
+def test_a_model_that_is_not_there_is_told_with_where_it_was_looked_for_and_where_it_is(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mine" / "c.yml"
+    a_model(tmp_path / "mine" / "models" / "base")
+    file.write_text(yaml.safe_dump(campaign_data() | {"base_model": base}))
+    monkeypatch.chdir(tmp_path)
+    place = (tmp_path / base.partition("@")[0]).resolve()
+    said = f"It was looked for at {place}: paths in a campaign file start at the working directory."
+    there = " There is mine/models/base, beside the file: write so, or start in mine."
+    with pytest.raises(CampaignError) as caught:
+        check_models(load_campaign("mine/c.yml"), Plans())
+    assert caught.value.message.startswith(f"mine/c.yml: base_model: {base}: ")
+    assert caught.value.message.endswith(said + (there if "models" in base else ""))
+
+
+@pytest.mark.parametrize(("status", "told"), [(404, True), (403, False)])
+def test_a_model_that_the_hub_has_was_looked_for_nowhere_else(
+    status: int, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: Plans, ref: ModelRef) -> Checkpoint:
+        raise SourceError(f"{ref}: the Hub's answer.", missing=ref.path, status=status)
+
+    monkeypatch.setattr(Plans, "open", refused)
+    with pytest.raises(CampaignError) as caught:
+        check_models(parse_campaign(campaign_data() | {"base_model": "org/name"}, origin="c.yml"), Plans())
+    assert ("It was looked for at" in caught.value.message) == told
 
 
 def test_a_place_with_another_runs_model_is_refused_until_this_run_has_a_verdict(tmp_path: Path) -> None:
