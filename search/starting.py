@@ -21,6 +21,7 @@ from engine.errors import CampaignError, InputError
 from engine.models.architecture import Layout
 from engine.models.chat_templates import own_template
 from engine.models.tokenizer import TOKENIZER_FILES, has_tokenizer
+from engine.outputs.hub_upload import is_hub
 from engine.planning.plan import Plan
 from engine.recipes.keypath import KeyPath
 from engine.recipes.model_ref import ModelRef, parse_model
@@ -28,6 +29,7 @@ from search.baselines import make_baselines
 from search.campaign_file import Campaign, place_of_model
 from search.evaluators.causal import why_unscorable
 from search.evaluators.opening import refuse_missing_functions
+from search.evaluators.perplexity import LONGEST_CONTEXT
 from search.evaluators.plans import Plans
 from search.live import sampler_of
 from search.opening import check_budget
@@ -50,6 +52,7 @@ def check_start(campaign: Campaign, directory: RunDirectory, plans: Plans) -> No
 
     refuse_read_only(directory)
     refuse_target(campaign, directory)
+    _warn_of_public(campaign)
     refuse_missing(campaign)
     refuse_missing_functions(campaign)
     new = not has_scores(campaign, directory)  # an earlier version may have begun it: then it goes on
@@ -75,6 +78,7 @@ def refuse_senseless(campaign: Campaign) -> None:
     """CampaignError for what would run to its end and come to nothing."""
     _refuse_base_as_source(campaign)
     _refuse_endless_stage(campaign)
+    _refuse_unheeded(campaign)
     if campaign.objectives and all(entry.of in _COSTS and entry.sign < 0 for entry in campaign.objectives):
         raise CampaignError(
             f"{campaign.origin}: objectives: got costs alone ({', '.join(e.title for e in campaign.objectives)}): the "
@@ -101,6 +105,20 @@ def _refuse_endless_stage(campaign: Campaign) -> None:
             raise where.error(
                 f"stage {stage.name!r} has no `candidates`, so it never ends and stage {after.name!r} never begins. "
                 "Say after how many candidates it ends."
+            )
+
+
+def _refuse_unheeded(campaign: Campaign) -> None:
+    """Values in whose place others would be taken: looks are sorted, and a stride is cut to less than the context."""
+    looks, where = campaign.items.looks, KeyPath(campaign.origin, error_class=CampaignError)
+    if any(first >= second for first, second in pairwise(looks)):
+        raise where.key("items").key("looks").error(f"got {list(looks)}, shares in ascending order expected.")
+    for index, task in enumerate(campaign.tasks):
+        context = task.context or LONGEST_CONTEXT
+        if task.stride is not None and task.stride >= context:
+            place = where.key("tasks").item(index).key("stride")
+            raise place.error(
+                f"got {task.stride}, less than the context expected: windows of {context} tokens overlap."
             )
 
 
@@ -137,6 +155,13 @@ def warn_of_threads(campaign: Campaign) -> None:
             processors,
             processors,
         )
+
+
+def _warn_of_public(campaign: Campaign) -> None:
+    """Say where a winner goes to a place that `public` does nothing for. No error: `publish --to hub:…` heeds it."""
+    to = campaign.publish.to or "the run's directory"
+    if campaign.publish.public and not is_hub(to):
+        _LOG.warning("%s: publish.public: is for repositories on the Hub; the winner goes to %s.", campaign.origin, to)
 
 
 def check_models(campaign: Campaign, plans: Plans) -> Space:

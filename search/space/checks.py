@@ -93,9 +93,8 @@ def _check_names(campaign: Campaign, methods: tuple[MergeMethod, ...], where: Ke
             place = where.key(key).key(name)
             if not owners:
                 known = sorted({name for method in methods for name in method.parameters})
-                raise place.error(
-                    f"{_named(methods)} has no {name}; {did_you_mean(name, known) if known else 'it has none.'}"
-                )
+                told = f"{_named(methods)} {'have' if len(methods) > 1 else 'has'} no parameter {name!r}"
+                raise place.error(f"{told}; {did_you_mean(name, known)}" if known else f"{told}, nor any other.")
             if len({method.parameters[name].scope for method in owners}) > 1:
                 told = ", ".join(f"{method.parameters[name].scope} for {method.name}" for method in owners)
                 raise place.error(f"means different things ({told}): search these methods in campaigns of their own.")
@@ -242,11 +241,12 @@ def _check_start(space: Space, where: KeyPath) -> None:
         if not method.accepts(len(space.taking_part(point))) and method is not space.methods[0]:
             continue  # it takes another number of sources than the first one, where the search starts
         if feasible.violation(space, 0, point):
-            raise where.key("parameters").error(f"{method.name} refuses the `start` values of its parameters.")
+            told, why = f"{method.name} refuses the `start` values", feasible.why_refused(space, 0, point)
+            raise where.key("parameters").error(f"{told}: {why}" if why else f"{told} of its parameters.")
         try:
             check_parameters(parse_recipe(space.recipe(0, point), origin=space.origin), {method.name: method.engine})
         except InputError as error:
-            raise CampaignError(f"{space.origin}: space: {error.message}", file=space.origin, key="space") from error
+            raise where.error(error.message.removeprefix(f"{space.origin}: ")) from error
 
 
 def check_tensors(space: Space, tensors: Collection[str]) -> None:

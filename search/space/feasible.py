@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,16 +85,29 @@ def violation(space: Space, stage: int, params: Params) -> float:
     found = values(space, stage, point, on_grid=True)
     meant = {name for parameter, full in names(space).items() if parameter in method.parameters for name in full}
     broken = [entry.violation(found) for entry in space.constraints if {*entry.names} <= meant]
-    return sum(broken) + _refused(space, stage, point, found)
+    return sum(broken) + _refused(space, point, found)
 
 
-def _refused(space: Space, stage: int, point: Params, found: dict[str, Array]) -> float:
+def why_refused(space: Space, stage: int, params: Params) -> str | None:
+    """Why the method refuses the settings of this point, of one place where it does; None where it takes them."""
+    point = space.stages[stage].rounded(params)
+    found = values(space, stage, point, on_grid=True)
+    check = space.method_at(point).engine.check
+    return next((why for call in _calls(space, point, found) if (why := check(call)) is not None), None)
+
+
+def _refused(space: Space, point: Params, found: dict[str, Array]) -> float:
     """The share of (group, layer) places whose settings the method itself refuses: weights that cancel, say."""
+    check = space.method_at(point).engine.check
+    calls = [] if check in _NO_RULE else _calls(space, point, found)
+    return sum(check(call) is not None for call in calls) / len(calls) if calls else 0.0
+
+
+def _calls(space: Space, point: Params, found: dict[str, Array]) -> list[Call]:
+    """The different settings that the method meets over all (group, layer) places."""
     method, taking_part = space.method_at(point), space.taking_part(point)
-    if method.engine.check in _NO_RULE:
-        return 0.0
     groups = max(len(array) for array in found.values()) if found else 1
-    calls, wrong = set(), 0
+    calls: dict[tuple[Any, ...], Call] = {}
     for group, layer in product(range(groups), range(space.layers)):
         at = {name: float(array[min(group, len(array) - 1), layer]) for name, array in found.items()}
         sources: dict[str, tuple[float, ...]] = {}
@@ -107,11 +120,8 @@ def _refused(space: Space, stage: int, point: Params, found: dict[str, Array]) -
                 options[name] = at.get(name, default)
         key = (tuple(sources.items()), tuple(options.items()))
         if key not in calls:
-            calls.add(key)
-            base = method.base != "none"
-            call = Call(method.name, "", (), base, tuple(taking_part), sources, options)
-            wrong += method.engine.check(call) is not None
-    return wrong / len(calls)
+            calls[key] = Call(method.name, "", (), method.base != "none", tuple(taking_part), sources, options)
+    return [*calls.values()]
 
 
 def repair(space: Space, stage: int, params: Params) -> dict[str, Value]:

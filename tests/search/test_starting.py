@@ -41,6 +41,10 @@ def a_model(
     return str(folder)
 
 
+def text(**keys: int) -> dict[str, Any]:
+    return {"name": "t", "text": "t.txt", "split": {"search": 0.5, "selection": 0.2, "holdout": 0.3}, **keys}
+
+
 def campaign(
     folder: Path, *, template: bool = False, templates: tuple[str, ...] = (), second: dict[str, Any] | None = None
 ) -> Campaign:
@@ -106,6 +110,10 @@ def test_what_headers_show_is_refused_at_the_start(facts: dict[str, Any], says: 
             {"space": {**SPACE, "stages": [{"name": "g"}, {"name": "m", "by": "module"}]}},
             r"space\.stages\[0\]: stage 'g' has no `candidates`, so it never ends and stage 'm' never begins",
         ),
+        ({"items": {"looks": [0.5, 0.25]}}, r"items\.looks: got \[0\.5, 0\.25\], shares in ascending order expected"),
+        ({"items": {"looks": [0.5, 0.5]}}, r"items\.looks: got"),
+        ({"tasks": [text(context=64, stride=64)]}, r"tasks\[0\]\.stride: got 64, less than the context expected: wind"),
+        ({"tasks": [text(stride=2048)]}, r"tasks\[0\]\.stride: got 2048, less than .*: windows of 2048 tokens"),
         ({"publish": {"to": "hub:org"}}, r"publish\.to: hub:org: is no place on the Hub"),
     ],
 )
@@ -126,6 +134,8 @@ def test_what_would_come_to_nothing_is_refused_at_the_start(
         {"objectives": [{"of": "measure:loss", "direction": "minimize"}]},
         {"trackers": ["mlflow"]},
         {"publish": {"to": "new/folder/out"}},
+        {"items": {"looks": []}},
+        {"tasks": [text(context=3, stride=2)]},
     ],
 )
 def test_what_makes_sense_is_let_through(
@@ -165,6 +175,23 @@ def test_a_model_that_the_hub_has_was_looked_for_nowhere_else(
     with pytest.raises(CampaignError) as caught:
         check_models(parse_campaign(campaign_data() | {"base_model": "org/name"}, origin="c.yml"), Plans())
     assert ("It was looked for at" in caught.value.message) == told
+
+
+@pytest.mark.parametrize(
+    ("publish", "told"),
+    [
+        ({"public": True}, "publish.public: is for repositories on the Hub; the winner goes to the run's directory."),
+        ({"public": True, "to": "out"}, "the winner goes to out."),
+        ({"to": "out"}, None),
+    ],
+)
+def test_a_public_directory_is_told_of(
+    publish: dict[str, Any], told: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = campaign_to_dict(campaign(tmp_path)) | {"publish": publish}
+    with caplog.at_level("WARNING"):
+        check_start(parse_campaign(data, origin="c.yml"), RunDirectory(tmp_path / "run"), Plans())
+    assert (told in caplog.text) if told else not caplog.text
 
 
 def test_a_place_with_another_runs_model_is_refused_until_this_run_has_a_verdict(tmp_path: Path) -> None:

@@ -22,13 +22,16 @@ BAD = [
     (entry(method="tise"), "space.method: unknown method 'tise'; did you mean 'ties'"),
     (entry(method=[]), "space.method: a method, or several different ones"),
     (entry(method=["ties", "ties"]), "space.method: a method, or several different ones"),
-    (entry(parameters=W | {"gamma": T}), "space.parameters.gamma: ties has no gamma; known: density"),
+    (entry(parameters=W | {"gamma": T}), "space.parameters.gamma: ties has no parameter 'gamma'; known: density"),
     (entry(parameters={}), "space.parameters: ties needs 'weight'"),
     (
         entry(method="model_stock", parameters={}),
         "space.parameters: there is nothing to search; model_stock has filter_",
     ),
-    (entry(method="slerp", parameters={"t": T, "weight": WEIGHT}), "space.parameters.weight: slerp has no weight"),
+    (
+        entry(method="slerp", parameters={"t": T, "weight": WEIGHT}),
+        "space.parameters.weight: slerp has no parameter 'weight'",
+    ),
     (entry(parameters=W | {"density": DENSITY | {"high": 1.5}}), "density: got 1.5; ties takes numbers from 0 to 1"),
     (
         entry(parameters={"weight": {"low": -1e308, "high": 1e308, "start": 0}, "density": DENSITY}),
@@ -57,7 +60,7 @@ BAD = [
         "space.parameters.normalize: choices: one of them is there twice",
     ),
     (entry(parameters=W | {"density": [0.5, True]}), "space.parameters.density: got True; ties takes numbers"),
-    (entry(fixed={"epsilon": 0.1}), "space.fixed.epsilon: ties has no epsilon"),
+    (entry(fixed={"epsilon": 0.1}), "space.fixed.epsilon: ties has no parameter 'epsilon'"),
     (entry(fixed={"density": 0.5}), "space.fixed.density: is searched already (space.parameters.density)"),
     (entry(fixed={"lambda": True}), "space.fixed.lambda: got True; ties takes numbers"),
     (entry(method=["della", "ram"], parameters=W | {"epsilon": T}), "epsilon: means different things (model for della"),
@@ -93,7 +96,13 @@ BAD = [
     (entry(method="tsvm", parameters={"lambda": {"low": 0, "high": 1}}), "space.parameters.lambda.start: is missing"),
     (entry(method="consensus_ta", parameters={"k": {"low": 1, "high": 3, "start": 1.5}}), "takes whole numbers from 1"),
     (entry(constraint=[]), "space.constraint: unknown key; did you mean 'constraints'"),
-    (entry(method="linear", parameters={"weight": WEIGHT | {"start": 0}}), "linear refuses the `start` values"),
+    (entry(method=["ties", "della"], parameters=W | {"gamma": T}), "ties and della have no parameter 'gamma'; known"),
+    (entry(method="linear", parameters={"weight": WEIGHT | {"start": 0}}), "linear refuses the `start` values: "),
+    (
+        entry(method="della", parameters=W | {"density": T, "epsilon": T}),
+        "della refuses the `start` values: density 0.5 and epsilon 0.5 make chances from 0 to 1, which must lie",
+    ),
+    (entry(parameters=W, tokenizer_source="m/x"), "c.yml: space: tokenizer_source: got 'm/x', which is no model"),
 ]
 
 

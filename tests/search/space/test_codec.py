@@ -81,7 +81,7 @@ def test_more_blocks_than_layers_are_refused_with_both_numbers() -> None:
 
 
 def test_a_density_for_a_method_without_one_is_refused() -> None:
-    with pytest.raises(CampaignError, match="task_arithmetic has no density"):
+    with pytest.raises(CampaignError, match="task_arithmetic has no parameter 'density'"):
         space_of("global", method="task_arithmetic")
 
 

@@ -175,6 +175,6 @@ def test_a_users_own_method_is_searched_over_its_own_parameters(
     assert (recipe["merge_method"], recipe["base_model"]) == ("my_swap", "models/base")
     assert recipe["parameters"] == {"t": 0.25, "hard": True}
     with pytest.raises(
-        CampaignError, match=r"space\.parameters\.lambda: my_swap has no lambda; known: hard, t, weight"
+        CampaignError, match=r"space\.parameters\.lambda: my_swap has no parameter 'lambda'; known: hard, t, weight"
     ):
         bound({"method": "my_swap", "parameters": {"lambda": WEIGHT}, "stages": [{"name": "s"}]})
