@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from cluster.flags import Begin
 from cluster.output import human_seconds, print_json, print_note
 from engine.errors import InputError
 from search import ends
@@ -71,6 +72,20 @@ def _run_so_far(campaign: Campaign, run_dir: Path | None) -> SoFar | None:
     with open_store(campaign, directory) as store:
         found = store.find(campaign.name)
     return None if found is None else run_so_far(campaign, directory)
+
+
+def begin(campaign: Path, how: Begin, *, run_dir: Path | None) -> tuple[Path, Path | None, bool]:
+    """The campaign file to run, its run's directory, and whether there is a run to continue: a fork's is made here.
+
+    Raises InputError where these options do not go together, or there is no run to continue.
+    """
+    if how.fork is not None:
+        made = fork(campaign, how.fork, at=how.at, run_dir=run_dir)
+        return made, made.parent, True
+    if how.at is not None:
+        raise InputError("--at: says where a fork begins; give --fork NAME too.")
+    check_resume(campaign, run_dir=run_dir, resume=how.resume, or_start=how.or_start)
+    return campaign, run_dir, how.resume
 
 
 def check_resume(campaign: Path, *, run_dir: Path | None, resume: bool, or_start: bool) -> None:

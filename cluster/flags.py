@@ -271,3 +271,19 @@ class Moot:
 @dataclass(frozen=True)
 class How(Moot, Machine, Written, Allowed):
     """All flags that a merge and its plan share."""
+
+
+@dataclass(frozen=True)
+class Begin:
+    """How a campaign's run begins: anew, where it stopped, or as a fork of another one."""
+
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run that is there.")] = False
+    or_start: Annotated[
+        bool, typer.Option("--or-start", help="With --resume: start it where there is no run yet, as a new pod does.")
+    ] = False
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what it will take; nothing is run.")] = False
+    fork: Annotated[str | None, typer.Option(help="Go on under this name, from the rows of the run there is.")] = None
+    at: Annotated[int | None, typer.Option(help="With --fork: the last candidate to take over.", min=0)] = None
+    allow_public_test_sets: Annotated[
+        bool, typer.Option("--allow-public-test-sets", help="Let the search use public test sets; the verdict tells.")
+    ] = False

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from cluster.ending import end
 from cluster.expand import expanded
-from cluster.flags import How, Look, Run, Talk
+from cluster.flags import Begin, How, Look, Run, Talk
 from engine.errors import InputError, MergefleetError
 
 
@@ -137,18 +137,10 @@ def doctor(json: Json = False) -> None:
 
 
 @app.command()
+@expanded
 def search(
     campaign: Annotated[Path, typer.Argument(help="A campaign YAML file.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run that is there.")] = False,
-    or_start: Annotated[
-        bool, typer.Option("--or-start", help="With --resume: start it where there is no run yet, as a new pod does.")
-    ] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Only say what it will take; nothing is run.")] = False,
-    fork: Annotated[str | None, typer.Option(help="Go on under this name, from the rows of the run there is.")] = None,
-    at: Annotated[int | None, typer.Option(help="With --fork: the last candidate to take over.", min=0)] = None,
-    allow_public_test_sets: Annotated[
-        bool, typer.Option("--allow-public-test-sets", help="Let the search use public test sets; the verdict tells.")
-    ] = False,
+    begin: Begin,
     run_dir: RunDir = None,
     address: Address = None,
     workers: Workers = None,
@@ -159,21 +151,15 @@ def search(
     from cluster import campaign_command, search_command
 
     _check_workers(address, workers)
-    if plan:
+    if begin.plan:
         campaign_command.plan(campaign, run_dir=run_dir, as_json=json)
         return
-    if fork is not None:
-        campaign, resume = campaign_command.fork(campaign, fork, at=at, run_dir=run_dir), True
-        run_dir = campaign.parent
-    elif at is not None:
-        raise InputError("--at: says where a fork begins; give --fork NAME too.")
-    else:
-        campaign_command.check_resume(campaign, run_dir=run_dir, resume=resume, or_start=or_start)
+    campaign, run_dir, resume = campaign_command.begin(campaign, begin, run_dir=run_dir)
     outcome = search_command.run(
         campaign,
         run_dir=run_dir,
         resume=resume,
-        allow_public_test_sets=allow_public_test_sets,
+        allow_public_test_sets=begin.allow_public_test_sets,
         address=address,
         workers=workers,
         quiet=quiet or json,

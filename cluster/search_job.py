@@ -21,7 +21,7 @@ from cluster.address import check_address
 from cluster.coordinator import CoordinatorActor, Report, answered, keep_inventory, report_of
 from cluster.crew import Crew, Wanted
 from cluster.evaluator_worker import SearchTask
-from search.campaign_file import campaign_to_dict
+from search.campaign_file import Campaign, campaign_to_dict
 from search.evaluators.plans import Plans
 from search.outage import refuse_given_up
 from search.ports import CampaignStatus
@@ -78,15 +78,7 @@ def search_on_ray(
     check_start(campaign, directory, Plans())
     wait_for_predecessor(campaign, directory, resume=resume)
     with ray_session.session(hire.address) as session, _shared(directory.root) as (place, probe):
-        task = SearchTask(
-            campaign=campaign_to_dict(campaign),
-            origin=campaign.origin,
-            directory=str(Path.cwd()),
-            root=place,
-            probe=probe,
-            lease_s=LEASE_S,
-            homes=campaign.homes,
-        )
+        task = _task(campaign, place, probe)
         crew = Crew(session, task, Wanted.of(campaign, workers=hire.workers, cpus_per_worker=hire.cpus_per_worker))
         drive = _Drive(crew, resume=resume)
         try:
@@ -96,6 +88,19 @@ def search_on_ray(
     outcome = conclude(campaign, directory)
     refuse_given_up(ended)
     return outcome
+
+
+def _task(campaign: Campaign, place: Path, probe: str) -> SearchTask:
+    """What all actors are told."""
+    return SearchTask(
+        campaign=campaign_to_dict(campaign),
+        origin=campaign.origin,
+        directory=str(Path.cwd()),
+        root=place,
+        probe=probe,
+        lease_s=LEASE_S,
+        homes=campaign.homes,
+    )
 
 
 class _Drive:

@@ -26,7 +26,7 @@ from search.store.store import LOCK_WAIT_S, CampaignFacts, Store, store_url, sto
 from search.store.transaction import Row
 from search.trackers.outlet import forget_told
 from search.warm import Elites, elites_from_rows, elites_to_rows, read_elites
-from search.whereabouts import models_noted, remember
+from search.whereabouts import Models, models_noted, remember
 
 FREE_KEYS = frozenset({"budget", "publish", "store", "trackers"})
 """Keys of a campaign that may change between a run and its continuation (budget only while the search lasts)."""
@@ -135,11 +135,16 @@ def _take(run: Run, inventory: Inventory, *, start: Start, services: Services) -
         store.make_folder()
     store.take_over(facts, now=services.now(), afresh=afresh, again=start.again)
     start.directory.root.mkdir(parents=True, exist_ok=True)
-    known = {} if found is None or afresh else models_noted(start.directory)
-    remember(campaign, start.directory, models=known or ({} if services.beside is None else services.beside()))
+    remember(campaign, start.directory, models=_beside(start, services, new=found is None or afresh))
     if afresh:
         forget_told(start.directory.root)
     return store.rows(schema.CAMPAIGNS, name=campaign.name)[0]
+
+
+def _beside(start: Start, services: Services, *, new: bool) -> Models:
+    """What lies beside the weights of the run's models: as was noted when it began, if it was."""
+    noted = {} if new else models_noted(start.directory)
+    return noted or ({} if services.beside is None else services.beside())
 
 
 def _refuse_other_models(run: Run, services: Services) -> None:

@@ -68,14 +68,18 @@ def output_config(
             _replace(part, {"dtype": dtype, "torch_dtype": dtype})
     for role, chosen in (others or {}).items():
         _set_other_layers(result, role, chosen)
-    # what a class takes these for where they are not said differs, so they are said
-    if layers is not None and count is None:
-        result["num_hidden_layers"] = len(layers)
-    if dtype is not None and not {"dtype", "torch_dtype"} & result.keys():
-        result["dtype"] = dtype
-    if tied is not None:
-        result["tie_word_embeddings"] = tied
+    _say(result, layers=None if layers is None or count is not None else len(layers), dtype=dtype, tied=tied)
     return result
+
+
+def _say(config: dict[str, Any], *, layers: int | None, dtype: str | None, tied: bool | None) -> None:
+    """What a class takes these for where they are not said differs, so they are said."""
+    if layers is not None:
+        config["num_hidden_layers"] = layers
+    if dtype is not None and not {"dtype", "torch_dtype"} & config.keys():
+        config["dtype"] = dtype
+    if tied is not None:
+        config["tie_word_embeddings"] = tied
 
 
 def _replace(config: dict[str, Any], values: Mapping[str, Any]) -> None:

@@ -52,25 +52,14 @@ def make_plan(
         PlanError: recipe and models do not fit together; names the tensor, the models, and both shapes.
     """
     options = options or Options()
-    methods = methods_for(recipe.method, recipe.origin)
-    warnings = check_parameters(recipe, methods, allow_unknown=options.allow_unknown)
-    if not options.allow_mixed:
-        refuse_mixed(recipe, checkpoints)
-    method = methods[recipe.method]
-    wanted = [module.name for module in recipe.modules]
-    models = {ref: sort_tensors(checkpoints[ref], wanted) for ref in recipe.models}
-    raw = is_raw(recipe, checkpoints)
-    if raw:
-        targets = raw_targets(recipe, method, checkpoints)
-    else:
-        targets = output_targets(recipe, method, models)
-        refuse_incomplete(recipe, targets, models)
+    method, warnings = _method(recipe, checkpoints, options)
+    models = {ref: sort_tensors(checkpoints[ref], [module.name for module in recipe.modules]) for ref in recipe.models}
     made = _Tensors(recipe, method, models, checkpoints)
+    targets = _targets(made)
     tensors, files = lay_out([made.tensor(target) for target in targets.tensors], options.shard_size or ShardSize())
     warnings += _warnings(made, targets, tensors, options)
     chat_template, said = choose_template(recipe, checkpoints)
-    config = {} if raw else config_to_write(recipe, models, targets, tensors)
-    dequantised = [] if raw else left_out_of_config(recipe, checkpoints[recipe.donor].config, config)
+    config, told = _config(made, targets, tensors)
     return Plan(
         method=method,
         sources=recipe.opened,
@@ -83,8 +72,36 @@ def make_plan(
         chat_template=chat_template,
         tile_bytes=options.tile_bytes,
         left_out=_left_out(models, tensors, recipe.models),
-        warnings=(*warnings, *said, *odd_vocabulary(recipe, config, tensors), *dequantised),
+        warnings=(*warnings, *said, *told),
     )
+
+
+def _method(recipe: Recipe, checkpoints: Mapping[ModelRef, Checkpoint], options: Options) -> tuple[Method, list[str]]:
+    """The recipe's method, and warnings, where its parameters and its models' architectures may be."""
+    methods = methods_for(recipe.method, recipe.origin)
+    warnings = check_parameters(recipe, methods, allow_unknown=options.allow_unknown)
+    if not options.allow_mixed:
+        refuse_mixed(recipe, checkpoints)
+    return methods[recipe.method], warnings
+
+
+def _targets(made: _Tensors) -> Targets:
+    """The tensors of the output, of which none may be missing where it is a model."""
+    if is_raw(made.recipe, made.checkpoints):
+        return raw_targets(made.recipe, made.method, made.checkpoints)
+    targets = output_targets(made.recipe, made.method, made.models)
+    refuse_incomplete(made.recipe, targets, made.models)
+    return targets
+
+
+def _config(made: _Tensors, targets: Targets, tensors: Sequence[OutputTensor]) -> tuple[Mapping[str, Any], list[str]]:
+    """config.json of the output (nothing where that is a file of tensors), and what the user should know of it."""
+    recipe = made.recipe
+    if is_raw(recipe, made.checkpoints):
+        return {}, odd_vocabulary(recipe, {}, tensors)
+    config = config_to_write(recipe, made.models, targets, tensors)
+    left_out = left_out_of_config(recipe, made.checkpoints[recipe.donor].config, config)
+    return config, [*odd_vocabulary(recipe, config, tensors), *left_out]
 
 
 def _warnings(made: _Tensors, targets: Targets, tensors: Sequence[OutputTensor], options: Options) -> Iterator[str]:

@@ -53,7 +53,7 @@ from search.publishing.model_card import Published, card_extras, licence_of, par
 from search.publishing.parents import Parent, read_parent
 from search.publishing.present import refuse_altered, refuse_other
 from search.publishing.public import public_data
-from search.publishing.sentinels import Rescorer
+from search.publishing.sentinels import Rescorer, Sentinels
 from search.publishing.unaltered import refuse_altered_models
 from search.publishing.versions import versions
 from search.results import CandidateRow, Results
@@ -184,13 +184,17 @@ def publish(
         sentinels=found,
         reference=order.to.name if isinstance(order.to, Path) else str(order.to),
     )
-    inspect = None
-    if found is not None:
-        _check_models(results.campaign)
-        evaluator = rescorer()
-        sentinel_items.check_key(evaluator, results.eval_key)
-        inspect = partial(sentinel_items.check, found, evaluator)
-    return replace(done, commit=_make(published, directory, order, inspect))
+    return replace(done, commit=_make(published, directory, order, _inspector(results, found, rescorer)))
+
+
+def _inspector(results: Results, found: Sentinels | None, rescorer: Callable[[], Rescorer]) -> Inspect | None:
+    """Who scores sentinel items from files; None where there are none."""
+    if found is None:
+        return None
+    _check_models(results.campaign)
+    evaluator = rescorer()
+    sentinel_items.check_key(evaluator, results.eval_key)
+    return partial(sentinel_items.check, found, evaluator)
 
 
 def _check_models(campaign: Campaign) -> None:
