@@ -24,6 +24,9 @@ from search.queue import lease_key
 AHEAD_S = 5.0
 """Units are scored together as long as they do not take longer; a kill or a second ctrl-C loses no more than that."""
 LEAST_S = 0.05  # a unit counts as no shorter: at most a hundred at once
+NO_LEASE = "ahead"
+"""In the audit file, of a unit that was scored ahead: which lease it gets shows when it is handed out. An earlier unit
+that is tried again, or the end of the search by its hours, may take the one that was foreseen."""
 _Asked = tuple[str, tuple[str, ...]]
 
 
@@ -86,7 +89,7 @@ class Ahead:
         for unit in (unit for unit in foreseen if _asked(unit) not in self._results):
             if _met_outage(latest) or time.monotonic() - began > AHEAD_S or self._stop():
                 break
-            latest = self._timed(unit)
+            latest = self._timed(replace(unit, lease=NO_LEASE))
             if not _met_outage(latest):  # that may be over when the unit is due
                 self._results[_asked(unit)] = latest
         return result

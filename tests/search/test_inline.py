@@ -114,6 +114,18 @@ def test_units_that_are_scored_ahead_change_no_row(
     assert found[0.0] == found[10.0]  # and as many units were scored
 
 
+def test_no_unit_is_scored_under_a_lease_that_another_one_gets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is tried again takes the lease that was foreseen for the one after it; the audit file names it before."""
+    monkeypatch.setattr(ahead, "AHEAD_S", 10.0)
+    coordinator, evaluator = open_simulated(tmp_path, make_campaign(**SMALL)), Shaky()
+    run_inline(coordinator, evaluator)
+    given = {row["lease"]: row["candidate"] for row in coordinator.run.store.rows(schema.LEASES)}
+    named = [(unit.lease, unit.candidate) for unit in evaluator.units if unit.lease != ahead.NO_LEASE]
+    assert [(lease, candidate) for lease, candidate in named if given[lease] != candidate] == []
+    assert 0 < len(named) < len(evaluator.units)
+    coordinator.close()
+
+
 def test_what_is_foreseen_is_what_is_handed_out(tmp_path: Path) -> None:
     coordinator, evaluator = open_simulated(tmp_path, make_campaign(**SMALL)), SimulatedEvaluator()
     work, expected, right = coordinator.next_work("w"), list[Work](), 0
