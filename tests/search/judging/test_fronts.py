@@ -81,6 +81,8 @@ def test_the_ends_of_a_front_are_never_crowded_and_the_nearest_pair_is_most_so()
     values = np.array([[0.0, 10.0], [4.9, 5.1], [5.0, 5.0], [5.2, 4.8], [10.0, 0.0]])
     alone = crowding(values)
     assert np.isinf(alone[[0, 4]]).all()
+    # the sides of the box between both neighbours, as shares of each objective's range
+    assert alone[1:4] == pytest.approx([0.5 + 0.5, 0.03 + 0.03, 0.5 + 0.5])
     assert alone.argmin() == 2
     assert worst_by_crowding(values, np.zeros(5)) == 2
     assert worst_by_crowding(values, np.array([0, 0, 0, 0, 0.1])) == 4

@@ -10,7 +10,7 @@ from simulated import LAYERS, make_campaign
 
 from search.samplers.cma import CmaOptions, StagedCma
 from search.samplers.contract import Setup, Told
-from search.samplers.points import sobol_point
+from search.samplers.points import few_blocks, sobol_point
 from search.space import Space, coordinate_blocks, make_space
 
 
@@ -252,6 +252,15 @@ def test_draws_in_blocks_leave_all_other_coordinates_at_the_mean() -> None:
     run(sampler, cohorts=10)
     run(sampler, cohorts=25, stage=1, first=60)
     assert value(sampler.space, 1, sampler.mean(1), 0.8) > value(sampler.space, 1, centre, 0.8) / 4
+
+
+def test_a_draw_in_blocks_is_as_long_as_one_in_all_coordinates_is_expected_to_be() -> None:
+    stage = space_of(blocks_at_a_time=1).stages[1]
+    centre, whole = np.full(len(stage.numeric), 0.5), np.full(len(stage.numeric), 0.51)
+    for seed in range(6):
+        step = few_blocks(stage, whole, around=centre, draw=np.random.default_rng(seed)) - centre
+        assert 0 < np.count_nonzero(step) < len(step)
+        assert np.linalg.norm(step) == pytest.approx(np.linalg.norm(whole - centre))
 
 
 def test_without_restarts_the_population_stays() -> None:
