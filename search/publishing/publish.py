@@ -10,7 +10,7 @@ the run's `outbox` first, and checked there; for an object store it is then merg
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -179,7 +179,7 @@ def publish(
         row=row,
         why=why,
         names=names,
-        parents=read_parents(results.campaign, names),
+        parents=read_parents(results.campaign, names, row.recipe),
         licence=Licence(order.licence) if order.licence else None,
         sentinels=found,
         reference=order.to.name if isinstance(order.to, Path) else str(order.to),
@@ -247,9 +247,15 @@ def local_names(campaign: Campaign) -> dict[str, str]:
     return names
 
 
-def read_parents(campaign: Campaign, names: Names) -> list[Parent]:
-    """Base and sources, each once; of a model with an adapter both, for both have a licence."""
-    refs = [_ref(campaign, text) for text in (campaign.base_model, *(source.model for source in campaign.sources))]
+def read_parents(campaign: Campaign, names: Names, recipe: Mapping[str, Any]) -> list[Parent]:
+    """Base and the sources that the recipe takes, each once; of a model with an adapter both: both have a licence.
+
+    The sources come from the base, so it is a parent of merges by methods without one, too.
+    """
+    parts = parse_recipe(dict(recipe), origin=campaign.origin).all_slices
+    taken = {str(source.model) for part in parts for source in part.sources}
+    sources = [ref for source in campaign.sources if str(ref := _ref(campaign, source.model)) in taken]
+    refs = [_ref(campaign, campaign.base_model), *sources]
     places = dict.fromkeys(place for ref in refs for place in (ref.bare, ref.lora) if place is not None)
     return [read_parent(names.get(place.path, str(place)), place) for place in places]
 

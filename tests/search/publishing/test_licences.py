@@ -61,13 +61,17 @@ def test_an_adapter_is_a_parent_with_a_licence_of_its_own(tmp_path: Path) -> Non
     base = str(tmp_path / "base")
     changes = {"base_model": base, "sources": [f"{base}+{tmp_path / name}" for name in ("poems", "tales")]}
     campaign = make_campaign(**changes)
-    parents = read_parents(campaign, local_names(campaign))
+    merged = {"merge_method": "linear", "models": [{"model": name} for name in changes["sources"]]}
+    parents = read_parents(campaign, local_names(campaign), merged)
     assert {parent.name: parent.licence for parent in parents} == {
         "base": Licence("mit"),
         campaign.source_names[0]: Licence("cc-by-nc-4.0"),
         campaign.source_names[1]: Licence("mit"),
     }
     assert merged_licence([(p.name, p.licence) for p in parents]).licence.id == "cc-by-nc-4.0"
+    merged["models"] = merged["models"][1:]  # a source that a recipe leaves out is no parent of its merge
+    without = read_parents(campaign, local_names(campaign), merged)
+    assert merged_licence([(p.name, p.licence) for p in without]).licence.id == "mit"
 
 
 def test_a_parents_card_is_read_as_far_as_it_can_be() -> None:
