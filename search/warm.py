@@ -48,6 +48,8 @@ def read_elites(
         results = _results(place, url=url, where=where)
         names = _source_names(results, baselines, hashes_of=hashes_of, where=where)
         fitting = _fitting(results, space, names=names, hashes_of=hashes_of)
+        if not any(row.params and row.estimate is not None for row in results.candidates):
+            raise CampaignError(f"{where}: no point of its search is scored yet: continue it first", place=place)
         if not fitting:
             theirs = ", ".join(stage.name for stage in results.campaign.space.stages)
             raise CampaignError(

@@ -97,6 +97,14 @@ def test_a_finer_stage_without_a_distribution_begins_with_its_own_best_points(ea
     coordinator.close()
 
 
+def test_an_earlier_campaign_that_scored_baselines_only_is_told_as_that(tmp_path: Path) -> None:
+    begun, units = open_simulated(tmp_path / "begun", make_campaign(name="begun")), iter(range(5))
+    run_inline(begun, SimulatedEvaluator(), stop=lambda: next(units, None) is None)
+    begun.close()
+    with pytest.raises(CampaignError, match=r"warm_start\[0\]: .*begun: no point of its search is scored yet"):
+        open_simulated(tmp_path / "run", make_campaign(warm_start=[str(tmp_path / "begun")]))
+
+
 def by_content(recipe: Mapping[str, Any]) -> str:
     """A hash that sees what a model holds: copies are named after it, in folders of their own; order counts, as it does
     where it rounds sums and draws masks."""
