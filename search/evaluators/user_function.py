@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,15 @@ SHOWN_CHARS = 300
 
 
 def call(function: ScoreFunction, subject: Subject, rows: list[dict[str, Any]], *, called: str) -> list[Any]:
-    """What it returns for these rows, as many values as rows; `called` is what messages call it.
+    """What it returns for these rows, as many values as rows; `called` is what messages call it. What it set on the
+    tokenizer is put back: the next block, or the published files', must not be cut otherwise.
 
     Raises Unreachable for a ConnectionError or TimeoutError of its own (what it needs does not answer), OSError for
     what another attempt may mend, EvaluationError for all else: exceptions of any class, sys.exit, wrong values.
     """
     try:
-        returned: Any = function(subject.model, subject.tokenizer, rows)
+        with _as_it_was(subject.tokenizer):
+            returned: Any = function(subject.model, subject.tokenizer, rows)
         found = None if isinstance(returned, str | Mapping) or not _iterable(returned) else list(returned)
     except (ConnectionError, TimeoutError) as error:
         raise Unreachable(_told(error, function, called)) from error
@@ -37,6 +41,20 @@ def call(function: ScoreFunction, subject: Subject, rows: list[dict[str, Any]], 
     if len(found) != len(rows):
         raise EvaluationError(f"{called} returned {len(found)} scores for {len(rows)} items ({place_of(function)})")
     return found
+
+
+@contextmanager
+def _as_it_was(tokenizer: Any) -> Iterator[None]:
+    """Lengths, sides, special tokens and templates, which Python holds; tokens that are added to the vocabulary stay."""
+    own = getattr(tokenizer, "__dict__", {})
+    said = own.get("deprecation_warnings")  # what it need not warn of again
+    held = {name: copy.copy(value) if isinstance(value, dict | list) else value for name, value in own.items()}
+    held |= {} if said is None else {"deprecation_warnings": said}
+    try:
+        yield
+    finally:
+        own.clear()
+        own.update(held)
 
 
 def _iterable(value: Any) -> bool:

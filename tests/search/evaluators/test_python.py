@@ -5,9 +5,11 @@ import math
 import os
 import random
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tiny_tasks import make_tokenizer
 
 from engine.errors import CampaignError, EvaluationError
 from search.evaluators.contract import Places, Subject, Unreachable
@@ -69,6 +71,16 @@ def goes_elsewhere(model, tokenizer, rows):
 def gets_lost(model, tokenizer, rows):
     os.chdir("/")
     raise ValueError("lost")
+
+
+def cuts_short(model, tokenizer, rows):
+    tokenizer.model_max_length, tokenizer.mine, tokenizer.chat_template = 2, 1, "{{ messages }}"
+    tokenizer.pad_token = "<unk>"
+    return [0.0] * len(rows)
+
+
+def cuts_short_and_fails(model, tokenizer, rows):
+    raise ValueError(cuts_short(model, tokenizer, rows))
 
 
 def nothing(model, tokenizer, rows):
@@ -152,6 +164,18 @@ def test_a_function_that_changes_the_working_directory_does_not_move_the_run(fol
     with pytest.raises(EvaluationError, match="raised ValueError: lost"):
         scorer.score(SUBJECT, of_task["lost"])
     assert Path.cwd() == folder
+
+
+@pytest.mark.parametrize("function", ["cuts_short", "cuts_short_and_fails"])
+def test_what_a_function_sets_on_the_tokenizer_is_put_back(folder, function):
+    tokenizer = make_tokenizer()
+    whole, pad = tokenizer("2 2 2 2")["input_ids"], tokenizer.pad_token
+    scorer = PythonScorer([entry(function)], Places(str(folder)))
+    with suppress(EvaluationError):
+        scorer.score(Subject(None, tokenizer), [item.key for item in scorer.items()["search"]])
+    assert tokenizer("2 2 2 2", truncation=True)["input_ids"] == whole
+    assert (tokenizer.pad_token, tokenizer.chat_template) == (pad, None)
+    assert not hasattr(tokenizer, "mine")
 
 
 def test_a_function_that_writes_into_its_rows_scores_the_same_twice(folder):
