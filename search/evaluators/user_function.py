@@ -45,7 +45,7 @@ def call(function: ScoreFunction, subject: Subject, rows: list[dict[str, Any]], 
 
 @contextmanager
 def _as_it_was(tokenizer: Any) -> Iterator[None]:
-    """Lengths, sides, special tokens and templates, which Python holds; tokens that are added to the vocabulary stay."""
+    """Lengths, sides, special tokens and templates, which Python holds; what is added to the vocabulary stays."""
     own = getattr(tokenizer, "__dict__", {})
     said = own.get("deprecation_warnings")  # what it need not warn of again
     held = {name: copy.copy(value) if isinstance(value, dict | list) else value for name, value in own.items()}
