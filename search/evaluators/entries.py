@@ -191,12 +191,15 @@ class TaskEntry(Part):
             "lm_eval": _TEXT_KEYS,
             "judge": _TEXT_KEYS,
             "text": _LM_EVAL_KEYS,
-            "python": (*_LM_EVAL_KEYS, *_TEXT_KEYS),
+            "python": (*_LM_EVAL_KEYS, *_TEXT_KEYS, "judge"),
         }
         given = self.model_fields_set & set(foreign[self.kind])
         at_rest = {key for key in given if getattr(self, key) == type(self).model_fields[key].default}
         if given - at_rest:
             raise ValueError(f"{min(given - at_rest)}: means nothing to a task scored by {_KINDS[self.kind]}")
+        backwards, why = _BACKWARDS.get(self.kind, (None, ""))
+        if self.direction is not None and self.direction == backwards:
+            raise ValueError(f"direction: got {backwards!r} for {_KINDS[self.kind]}; {why}")
         if self.kind == "text":
             for metric in self.metrics:
                 if metric not in TEXT_METRICS:
@@ -250,6 +253,12 @@ _KINDS: Mapping[Kind, str] = {
     "text": "the perplexity of text",
     "judge": "a judge",
 }
+_BACKWARDS: Mapping[Kind, tuple[str, str]] = {
+    "python": ("minimize", "the larger of its scores is the better one: return the negative of what should be small"),
+    "judge": ("minimize", "the higher grade is the better one: ask for a grade of the opposite in `prompt`"),
+    "text": ("maximize", "less of its metrics is better, and the score is the negative"),
+}
+"""The direction that a task of a kind cannot have: only lm-eval tasks say which way their metrics go."""
 
 
 FIRST_WINDOW = 15

@@ -11,6 +11,7 @@ from search.evaluators.entries import SplitEntry, TaskEntry
 
 CUT = {"search": 0.6, "selection": 0.15, "holdout": 0.25}
 THREE = {"search": "a", "selection": "b", "holdout": "c"}
+JUDGE = {"base_url": "http://localhost/v1", "model": "some", "prompt": "{answer}"}
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,13 @@ def test_the_kind_of_a_task_follows_from_what_it_says(keys: dict[str, Any], kind
         (THREE | {"metric": ["acc", "acc"]}, "list of different ones"),
         (THREE | {"chunk": 100}, "chunk: means nothing to a task scored by lm-eval"),
         (THREE | {"metric": "m:f", "num_fewshot": 2}, "num_fewshot: means nothing to a task scored by a Python"),
+        (THREE | {"metric": "m:f", "judge": JUDGE}, "judge: means nothing to a task scored by a Python"),
+        (
+            THREE | {"metric": "m:f", "direction": "minimize"},
+            "direction: got 'minimize' for a Python function; .*negative",
+        ),
+        (THREE | {"judge": JUDGE, "direction": "minimize"}, "direction: got 'minimize' for a judge; .*higher grade"),
+        ({"text": "a.txt", "split": CUT, "direction": "maximize"}, "direction: got 'maximize' for the perplexity of"),
         ({"text": "*.txt", "split": CUT, "metric": "perplexty"}, "did you mean 'perplexity'"),
         (THREE | {"metric": ["m:f", "m:g"]}, "one function scores a task"),
         (THREE | {"fewshot_as_multiturn": True}, "needs chat_template"),
