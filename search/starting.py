@@ -79,6 +79,7 @@ def refuse_senseless(campaign: Campaign) -> None:
     _refuse_base_as_source(campaign)
     _refuse_endless_stage(campaign)
     _refuse_unheeded(campaign)
+    _refuse_unheard(campaign)
     if campaign.objectives and all(entry.of in _COSTS and entry.sign < 0 for entry in campaign.objectives):
         raise CampaignError(
             f"{campaign.origin}: objectives: got costs alone ({', '.join(e.title for e in campaign.objectives)}): the "
@@ -119,6 +120,19 @@ def _refuse_unheeded(campaign: Campaign) -> None:
             place = where.key("tasks").item(index).key("stride")
             raise place.error(
                 f"got {task.stride}, less than the context expected: windows of {context} tokens overlap."
+            )
+
+
+def _refuse_unheard(campaign: Campaign) -> None:
+    """What a stage says that nobody would act on."""
+    in_blocks = campaign.sampler in ("cma", "quadratic") or (campaign.sampler == "auto" and not campaign.objectives[1:])
+    for index, stage in enumerate(campaign.space.stages):
+        where = KeyPath(campaign.origin, "space", CampaignError).key("stages").item(index)
+        if index and stage.sobol:
+            raise where.key("sobol").error("such points open the first stage alone. Leave it out here.")
+        if stage.blocks_at_a_time and not in_blocks:
+            raise where.key("blocks_at_a_time").error(
+                f"cma and quadratic draw in blocks, sampler {campaign.sampler} does not here. Leave it out."
             )
 
 

@@ -114,6 +114,14 @@ def test_what_headers_show_is_refused_at_the_start(facts: dict[str, Any], says: 
         ({"items": {"looks": [0.5, 0.5]}}, r"items\.looks: got"),
         ({"tasks": [text(context=64, stride=64)]}, r"tasks\[0\]\.stride: got 64, less than the context expected: wind"),
         ({"tasks": [text(stride=2048)]}, r"tasks\[0\]\.stride: got 2048, less than .*: windows of 2048 tokens"),
+        (
+            {"space": {**SPACE, "stages": [{"name": "g", "candidates": 9}, {"name": "m", "by": "module", "sobol": 4}]}},
+            r"space\.stages\[1\]\.sobol: such points open the first stage alone",
+        ),
+        (
+            {"space": {**SPACE, "stages": [{"name": "g", "blocks_at_a_time": 1}]}, "sampler": "niches"},
+            r"space\.stages\[0\]\.blocks_at_a_time: cma and quadratic draw in blocks, sampler niches does not",
+        ),
         ({"publish": {"to": "hub:org"}}, r"publish\.to: hub:org: is no place on the Hub"),
     ],
 )
@@ -133,6 +141,7 @@ def test_what_would_come_to_nothing_is_refused_at_the_start(
         {"space": {"method": ["task_arithmetic", "linear"], **SPACE}, "sources": ["a", "base"]},  # the average with it
         {"objectives": [{"of": "measure:loss", "direction": "minimize"}]},
         {"trackers": ["mlflow"]},
+        {"space": {**SPACE, "stages": [{"name": "g", "sobol": 2, "blocks_at_a_time": 1}]}},
         {"publish": {"to": "new/folder/out"}},
         {"items": {"looks": []}},
         {"tasks": [text(context=3, stride=2)]},
