@@ -288,6 +288,23 @@ def planted(space: Space, number: int, params: Any, objectives: int) -> Told:
     return Told(number, params, score, (score, -score) if objectives > 1 else (), items=items)
 
 
+def test_what_makes_no_difference_at_a_point_moves_nothing() -> None:
+    """catcma, told a cohort of a method without densities: theirs stay, and the weights follow."""
+    rule = MIXED.stages[0]
+    dense = {**rule.start(), "method": "ties"} | {n: 0.875 for n in rule.by_name if n.startswith("density")}
+    sampler = make_sampler("catcma", Setup(MIXED, seed=1), {}, origin="c.yml")
+    sampler.tell_start([Told(0, dense, 1.0)])
+    for cohort in range(3):
+        points = [
+            rule.canonical({**dense, "method": "task_arithmetic"} | {n: 1.125 for n in dense if n.startswith("weight")})
+            for _ in range(rule.population)
+        ]
+        sampler.tell(0, [Told(cohort * 12 + n, point, 0.0) for n, point in enumerate(points)])
+    mean = sampler.means()[0][-1]
+    told = {name.partition("/")[0]: {mean[n] for n in mean if n.startswith(name)} for name in ("density", "weight")}
+    assert told == {"density": {0.875}, "weight": {1.125}}
+
+
 @pytest.mark.parametrize(
     ("name", "space"),
     [
