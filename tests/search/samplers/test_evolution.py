@@ -82,9 +82,10 @@ def test_scores_below_0_have_niches_too() -> None:
     """Minus nats per token: who is far better on one item stays, and who is worse on all of them goes."""
     sampler = make_sampler("niches", Setup(SPACE), {"population": 4}, origin="c.yml")
     assert isinstance(sampler, Niches)
-    nats = [{"i0": 2.0, "i1": 2.0}, {"i0": 9.0, "i1": 1.0}, {"i0": 2.1, "i1": 2.1}, {"i0": 1.9, "i1": 2.2}]
-    for number, items in enumerate([*nats, {"i0": 9.0, "i1": 9.0}, {"i0": 8.0, "i1": 8.0}]):
-        told = {name: -value for name, value in items.items()}
+    # the fourth is worst by its sum, and best on one item; the fifth is best on none
+    nats = [(2.0, 2.0), (2.1, 2.1), (1.9, 2.2), (9.0, 1.8), (3.0, 3.0), (9.0, 9.0)]
+    for number, (first, second) in enumerate(nats):
+        told = {"i0": -first, "i1": -second}
         sampler.tell(0, [Told(number, specialist(number, set()).params, sum(told.values()) / 2, items=told)])
     assert [member.number for member in sampler.members(0)] == [0, 1, 2, 3]
 
