@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,28 @@ def test_a_constraint_keeps_the_winner_within_its_bound_and_costs_it_some_score(
     assert 0 < len(infeasible) < len(study.get_trials())
     assert [(entry.title, entry.kept) for entry in held.bounds] == [("tokens at most 18", True)]
     assert held.score < unbound.score
+
+
+def test_in_the_search_only_what_exceeds_a_standard_error_breaks_a_bound_and_on_selection_everything(
+    tmp_path: Path,
+) -> None:
+    bound = {"of": "task:letters", "at_least": 0.55}
+    budget, window = {"candidates": 25}, {"window": {0: 15}, "early_stopping": False}
+    coordinator, _ = judged(tmp_path, constraints=[bound], budget=budget, items=window)
+    pools, found = coordinator.run.pools, read_results(f"sqlite:///{tmp_path / 'campaign.sqlite'}", name="simulated")
+    seen = set()
+    for row in coordinator.run.store.rows(schema.ASSESSMENTS):
+        first_window = found.candidate(row["number"]).cohort == 0
+        if row["split"] == "holdout" or (row["split"] == "search" and not first_window):
+            continue
+        wanted = pools.window(0, 15) if row["split"] == "search" else pools.all("selection")
+        mine = found.item_scores.of_candidate(row["number"]).on(row["split"])
+        letters = [entry.score for entry in mine if entry.item in wanted and entry.task == "letters"]
+        error = statistics.stdev(letters) / len(letters) ** 0.5 if row["split"] == "search" else 0.0
+        short = 0.55 - statistics.mean(letters)
+        assert (row["violation"] or 0.0) == pytest.approx(max(0.0, short - error)), row["number"]
+        seen.add((row["split"], short > 0, short > error))
+    assert ("search", True, False) in seen  # below the bound, and within the noise
 
 
 def test_the_front_is_feasible_on_selection_and_the_holdout_says_of_every_member_what_it_breaks(tmp_path: Path) -> None:
