@@ -54,7 +54,7 @@ def test_a_warm_search_starts_from_the_best_tenth_and_keeps_it_when_the_earlier_
     coordinator = open_simulated(tmp_path / "run", campaign)
     elites = coordinator.run.elites
     assert set(elites) == {0, 1}
-    assert all(8 <= len(points) <= 200 for points in elites.values())
+    assert [len(points) for points in elites.values()] == [8, 8]  # a tenth is less
     coordinator.close()
     (place / "campaign.sqlite").unlink()
     again = open_simulated(tmp_path / "run", campaign, resume=True)
