@@ -11,9 +11,12 @@ from typing import NoReturn
 import pytest
 import typer
 from made_results import make_campaign, make_results
+from simulated import SimulatedEvaluator, open_simulated
+from simulated import make_campaign as simulated_campaign
 
 from cluster import search_command
 from engine.errors import OutputExists
+from search.inline import run_inline
 from search.results import Results
 from search.run import RunDirectory
 from search.session import Outcome, conclude
@@ -97,3 +100,12 @@ def test_the_report_is_printed_where_its_page_cannot_be_written(
     assert json.loads(said.out)["html"] is None
     assert said.err.startswith(f"mergefleet: warning: {tmp_path}/report.html: cannot be written: Is a directory. ")
     assert said.err.endswith("--html FILE writes the page elsewhere.\n")
+
+
+@pytest.mark.parametrize(("count", "noted"), [(19, 3), (20, 0)])
+def test_fewer_than_twenty_holdout_items_of_a_task_are_noted(count: int, noted: int, tmp_path: Path) -> None:
+    items = {"window": {0: 3}, "selection": 3, "holdout": count}
+    coordinator = open_simulated(tmp_path, simulated_campaign(items=items, budget={"items": 200}))
+    verdict = run_inline(coordinator, SimulatedEvaluator())
+    assert verdict is not None
+    assert sum(f"the holdout has only {count} items" in note for note in verdict.notes) == noted

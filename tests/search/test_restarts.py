@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from simulated import SimulatedEvaluator, make_campaign, open_simulated, resolved_weights
 
 from search.coordinator import Coordinator
 from search.inline import run_inline
 from search.ports import BlockResult, Finished, Work
+from search.samplers.restarts import converged
 
 CAMPAIGN: dict[str, Any] = {
     "space": {
@@ -30,6 +32,11 @@ class Valley(SimulatedEvaluator):
     def evaluate(self, work: Work) -> BlockResult:
         score = 1 - float(abs(resolved_weights(work.recipe) - 0.7).mean())
         return BlockResult(work.lease, work.recipe_hash, f"w{work.recipe_hash}", dict.fromkeys(work.items, score))
+
+
+def test_a_distribution_has_converged_where_it_is_narrow_in_every_coordinate() -> None:
+    assert converged(np.array([0.001, 0.002]), [0.01, 0.01])
+    assert not converged(np.array([0.001, 0.02]), [0.01, 0.01])
 
 
 def sizes(coordinator: Coordinator) -> list[int]:
