@@ -27,7 +27,7 @@ def front_table(verdict: Verdict) -> Table:
         rows.append((member.label, *cells, f"{100 * member.chance:.0f} %", *kept))
     note = (
         "Values on the holdout with 95 % intervals (joint bootstrap over items). The chance: the share of resamples "
-        "in which no other member is as good in everything and better in something. The first row is published."
+        "in which no other member is as good in everything and better in something. The first row is the one chosen."
     )
     columns = ("model", *verdict.objectives, "chance", *(["constraints broken"] if verdict.bounds else []))
     return Table("Front", columns, tuple(rows), note)

@@ -159,6 +159,7 @@ def test_two_objectives_give_a_front_whose_members_meet_the_holdout_beside_the_w
     assert drawn[0].data[1]["x"] == [member.values[0] for member in verdict.front]
     front = next(table for table in tables(stored(tmp_path)) if table.title == "Front")
     assert front.columns == ("model", "score", "tokens", "chance")
+    assert "published" not in front.note  # it is only if it wins
     assert [row[0] for row in front.rows] == [member.label for member in verdict.front]
     study = optuna.load_study(study_name="simulated", storage=f"sqlite:///{tmp_path}/optuna.sqlite")
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
