@@ -79,7 +79,7 @@ def refuse_senseless(campaign: Campaign) -> None:
     _refuse_base_as_source(campaign)
     _refuse_endless_stage(campaign)
     _refuse_unheeded(campaign)
-    _refuse_unheard(campaign)
+    _refuse_unheeded_of_stages(campaign)
     if campaign.objectives and all(entry.of in _COSTS and entry.sign < 0 for entry in campaign.objectives):
         raise CampaignError(
             f"{campaign.origin}: objectives: got costs alone ({', '.join(e.title for e in campaign.objectives)}): the "
@@ -123,7 +123,7 @@ def _refuse_unheeded(campaign: Campaign) -> None:
             )
 
 
-def _refuse_unheard(campaign: Campaign) -> None:
+def _refuse_unheeded_of_stages(campaign: Campaign) -> None:
     """What a stage says that nobody would act on."""
     in_blocks = campaign.sampler in ("cma", "quadratic") or (campaign.sampler == "auto" and not campaign.objectives[1:])
     for index, stage in enumerate(campaign.space.stages):
