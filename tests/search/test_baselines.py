@@ -29,6 +29,13 @@ def test_auto_is_base_parents_uniform_five_scales_ties_and_dare() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["ties", "dare_ties"])
+def test_ties_and_dare_ties_keep_half_of_every_task_vector_and_are_normalized(name: str) -> None:
+    (recipe,) = [baseline.recipe for baseline in make_baselines(make_campaign()) if baseline.label == name]
+    assert [model["parameters"] for model in recipe["models"]] == [{"weight": 1.0, "density": 0.5}] * 3
+    assert recipe["parameters"] == {"normalize": True}
+
+
 def test_base_and_parents_are_always_there_and_nothing_is_there_twice() -> None:
     assert labels(baselines=["ties", "parents", "task_arithmetic:0.4", "ties"]) == [
         "base",
