@@ -16,6 +16,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 Split = Literal["search", "selection", "holdout"]
 SPLITS: tuple[Split, ...] = ("search", "selection", "holdout")
 SCORE = "score"  # what the score is called among the measures of an item
+MOST = 1e18
+"""No score or measure may be beyond: squares of them are summed, and a verdict over such numbers is one of rounding."""
 Measures = Mapping[str, Mapping[str, float]]  # measure → item → value
 
 
@@ -132,6 +134,11 @@ class Finished:
     """Nothing to do ever again in this run: the campaign is `done`, or was `paused`."""
 
     reason: Literal["done", "paused"]
+
+
+def can_be_counted(value: float) -> bool:
+    """Whether this may be a score or a measure: neither NaN nor beyond `MOST`."""
+    return -MOST <= value <= MOST
 
 
 class Evaluator(Protocol):

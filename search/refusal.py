@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 from collections.abc import Collection, Mapping
 
-from search.ports import SCORE, BlockResult
+from search.ports import MOST, SCORE, BlockResult, can_be_counted
 from search.queue import Unit
 
 
@@ -17,9 +16,9 @@ def refusal(result: BlockResult, unit: Unit | None, digests: Mapping[str, str]) 
     if unit is not None and set(result.scores) != set(unit.items):
         return f"got scores of {len(result.scores)} items, {len(unit.items)} others were asked for"
     for measure, values in ((SCORE, result.scores), *result.measures.items()):
-        strange = () if _finite(values.values()) else [item for item, value in values.items() if not _is_number(value)]
+        strange = () if _counted(values.values()) else [item for item, value in values.items() if not _is_number(value)]
         if strange:
-            return f"{measure}: {len(strange)} values are not finite numbers, the first that of {strange[0]}"
+            return f"{measure}: {len(strange)} values are no numbers within ±{MOST:g}, the first that of {strange[0]}"
         if not values.keys() <= result.scores.keys():
             return f"{measure}: got values of items that were not scored"
     digest = digests.get(result.recipe_hash, result.weights_digest)
@@ -28,12 +27,12 @@ def refusal(result: BlockResult, unit: Unit | None, digests: Mapping[str, str]) 
     return None
 
 
-def _finite(values: Collection[float]) -> bool:
-    """Whether these are finite floats, as nearly all are: asking for each whether it is a number takes ten times as
-    long."""
-    return {*map(type, values)} <= {float} and all(map(math.isfinite, values))
+def _counted(values: Collection[float]) -> bool:
+    """Whether these are floats that can be counted, as nearly all are: asking for each whether it is a number takes
+    far longer."""
+    return {*map(type, values)} <= {float} and all(map(can_be_counted, values))
 
 
 def _is_number(value: object) -> bool:
-    """Whether this is a finite number; None is no score."""
-    return isinstance(value, numbers.Real) and math.isfinite(value)
+    """Whether this is a number that can be counted; None is no score."""
+    return isinstance(value, numbers.Real) and can_be_counted(float(value))

@@ -7,9 +7,11 @@ its best candidate too: the better of the two is the comparator that finer stage
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from itertools import islice
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -17,7 +19,7 @@ from search.campaign_file import SelectionEntry
 from search.judging.fronts import crowding, front_of, knee, thinned
 from search.judging.objectives import ObjectiveEntry
 from search.samplers.points import allowed
-from search.space import Params, Space, Value
+from search.space import Params, Space
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,9 @@ class Nominee:
     number: int | None = None
 
 
+_Point = TypeVar("_Point", Searched, Nominee)
+
+
 def nominate(
     space: Space,
     candidates: Sequence[Searched],
@@ -66,11 +71,12 @@ def nominate(
         found += [Nominee(f"mean of {names[0]}", 0, "mean", means[0][-1])] if 0 in reached[:-1] else []
         found += [_promoted(entry) for entry in ranked if entry.stage == 0][:1]
     found += [_promoted(entry) for entry in _spread_front(ranked, count=rules.front)]
-    found += [_promoted(entry) for entry in ranked[: rules.top]]
-    if rules.soup > 1 and len(ranked) > 1:
-        found.append(_soup(space, ranked[: rules.soup]))
+    best = list(islice(_different(space, ranked), max(rules.top, rules.soup)))
+    found += [_promoted(entry) for entry in best[: rules.top]]
+    if rules.soup > 1 and len(best) > 1:
+        found.append(_soup(space, best[: rules.soup]))
     found = found or [_promoted(entry) for entry in ranked[:1]]  # `top: 0`, of a sampler without means
-    return _distinct([_allowed(space, nominee) for nominee in found])
+    return list(_different(space, [_allowed(space, nominee) for nominee in found]))
 
 
 def _allowed(space: Space, nominee: Nominee) -> Nominee:
@@ -120,13 +126,14 @@ def _soup(space: Space, best: Sequence[Searched]) -> Nominee:
     return Nominee(f"soup of the best {len(best)}", stage, "soup", average)
 
 
-def _distinct(nominees: Sequence[Nominee]) -> list[Nominee]:
-    """Each point once, under its first name; a candidate of the search keeps its number."""
-    found: dict[tuple[int, tuple[tuple[str, Value], ...]], Nominee] = {}
-    for nominee in nominees:
-        key = (nominee.stage, tuple(sorted(nominee.params.items())))
-        found.setdefault(key, nominee)
-    return list(found.values())
+def _different(space: Space, points: Iterable[_Point]) -> Iterator[_Point]:
+    """Of a stage's points that make the same recipe the first: they may differ in what its method does not have."""
+    seen: set[str] = set()
+    for point in points:
+        recipe = json.dumps([point.stage, space.recipe(point.stage, point.params)], sort_keys=True)
+        if recipe not in seen:
+            seen.add(recipe)
+            yield point
 
 
 # ------------------------------------------------------------------------------------------------ several objectives

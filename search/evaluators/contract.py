@@ -31,7 +31,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from engine.errors import CampaignError, EvaluationError
 from search.evaluators.entries import EvaluatorEntry, TaskEntry
-from search.ports import SCORE, SPLITS, Item, Measures, Split
+from search.ports import MOST, SCORE, SPLITS, Item, Measures, Split, can_be_counted
 
 IDENTITY_FIELDS = ("id",)  # they name a row and are no part of its content: the same question under two ids is a leak
 ENGINES = ("torch", "transformers", "tokenizers", "lm_eval")  # packages whose version may change a score
@@ -228,7 +228,7 @@ class Suite:
         return [*self._notes, *(note for scorer in self._scorers for note in scorer.notes())]
 
     def score(self, subject: Subject, keys: Sequence[str]) -> Scored:
-        """Scores of a block. Raises EvaluationError for an unknown item, a missing score, NaN or Inf."""
+        """Scores of a block. Raises EvaluationError for an unknown item, a missing score, NaN, what is beyond MOST."""
         unknown = [key for key in keys if key not in self._owner]
         if unknown:
             raise EvaluationError(f"item {unknown[0]!r} is in no task of this evaluator", item=unknown[0])
@@ -247,12 +247,12 @@ class Suite:
 
     def _checked(self, name: str, values: Mapping[str, float], keys: Sequence[str]) -> dict[str, float]:
         for key in keys:
-            if math.isfinite(values.get(key, math.nan)):
+            if can_be_counted(values.get(key, math.nan)):
                 continue
             where = f"task {self._task_of.get(key)!r}: item {key!r}"
             if key not in values:
                 raise EvaluationError(f"{where}: no {name} came back", item=key)
-            raise EvaluationError(f"{where} has {name} {values[key]}: it must be a finite number", item=key)
+            raise EvaluationError(f"{where} has {name} {values[key]}: it must be a number within ±{MOST:g}", item=key)
         return {key: float(values[key]) for key in keys}
 
 

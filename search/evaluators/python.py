@@ -19,7 +19,6 @@ import copy
 import importlib
 import inspect
 import json
-import math
 import numbers
 import sys
 from collections import defaultdict
@@ -44,7 +43,7 @@ from search.evaluators.entries import TaskEntry
 from search.evaluators.splitting import items_of
 from search.evaluators.user_function import ScoreFunction, call, place_of
 from search.judging.forwards import FORWARDS, TOKENS
-from search.ports import SCORE, Item, Split
+from search.ports import MOST, SCORE, Item, Split, can_be_counted
 
 REHEARSED = 3
 """Rows of a rehearsal: more than one, so that a function that returns one number for all is found out."""
@@ -154,8 +153,8 @@ class PythonScorer:
     def _wrong(self, values: Mapping[str, float]) -> tuple[str, str] | None:
         """What is wrong with the numbers of one row, and what is expected."""
         for measure, number in values.items():
-            if not math.isfinite(number):
-                return f"{number} as {measure}", "a finite number expected"
+            if not can_be_counted(number):
+                return f"{number} as {measure}", f"a number within ±{MOST:g} expected"
         if self._counts_forwards and not values.keys() & {FORWARDS, TOKENS}:
             return (
                 f"neither {TOKENS!r} nor {FORWARDS!r}",

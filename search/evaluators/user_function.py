@@ -20,13 +20,13 @@ SHOWN_CHARS = 300
 
 def call(function: ScoreFunction, subject: Subject, rows: list[dict[str, Any]], *, called: str) -> list[Any]:
     """What it returns for these rows, as many values as rows; `called` is what messages call it. What it set on the
-    tokenizer is put back: the next block, or the published files', must not be cut otherwise.
+    tokenizer, and the model's mode, are put back: neither another function nor the next block is to feel them.
 
     Raises Unreachable for a ConnectionError or TimeoutError of its own (what it needs does not answer), OSError for
     what another attempt may mend, EvaluationError for all else: exceptions of any class, sys.exit, wrong values.
     """
     try:
-        with _as_it_was(subject.tokenizer):
+        with _as_it_was(subject):
             returned: Any = function(subject.model, subject.tokenizer, rows)
         found = None if isinstance(returned, str | Mapping) or not _iterable(returned) else list(returned)
     except (ConnectionError, TimeoutError) as error:
@@ -44,9 +44,10 @@ def call(function: ScoreFunction, subject: Subject, rows: list[dict[str, Any]], 
 
 
 @contextmanager
-def _as_it_was(tokenizer: Any) -> Iterator[None]:
-    """Lengths, sides, special tokens and templates, which Python holds; what is added to the vocabulary stays."""
-    own = getattr(tokenizer, "__dict__", {})
+def _as_it_was(subject: Subject) -> Iterator[None]:
+    """The tokenizer's lengths, sides, special tokens and templates, which Python holds (what is added to the vocabulary
+    stays), and the model's mode: with dropout the block's other tasks would be random."""
+    own = getattr(subject.tokenizer, "__dict__", {})
     said = own.get("deprecation_warnings")  # what it need not warn of again
     held = {name: copy.copy(value) if isinstance(value, dict | list) else value for name, value in own.items()}
     held |= {} if said is None else {"deprecation_warnings": said}
@@ -55,6 +56,8 @@ def _as_it_was(tokenizer: Any) -> Iterator[None]:
     finally:
         own.clear()
         own.update(held)
+        if hasattr(subject.model, "eval"):
+            subject.model.eval()
 
 
 def _iterable(value: Any) -> bool:

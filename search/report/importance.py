@@ -42,8 +42,8 @@ class Axis:
 
 
 def importances(axes: Mapping[str, Axis], scores: Sequence[float]) -> dict[str, float]:
-    """Parameter → share of all importance, the largest first; {} where scores do not differ."""
-    if len(set(scores)) < 2:
+    """Parameter → share of all importance, the largest first; {} where scores do not differ, or are no numbers."""
+    if len(set(scores)) < 2 or not all(map(math.isfinite, scores)):
         return {}
     bar = sorted(scores, reverse=True)[math.ceil(TOP * len(scores)) - 1]
     top_N = np.array(scores) >= bar

@@ -306,13 +306,14 @@ def with_tokens(result: BlockResult, values: dict[str, float]) -> BlockResult:
 
 
 FAULTS: dict[str, Callable[[Work, BlockResult], BlockResult | Failed]] = {
-    "not finite": lambda work, result: with_score(result, float("nan")),
-    "not  finite": lambda work, result: with_score(result, float("inf")),
-    "not finite ": lambda work, result: with_score(result, None),  # type: ignore[arg-type]
+    "no numbers": lambda work, result: with_score(result, float("nan")),
+    "no  numbers": lambda work, result: with_score(result, float("inf")),
+    "no numbers within ±1e+18": lambda work, result: with_score(result, 1e19),
+    "no numbers ": lambda work, result: with_score(result, None),  # type: ignore[arg-type]
     "NaN in the logits": lambda work, result: Failed(work.lease, "NaN in the logits", retryable=False),
     "asked for": lambda work, result: BlockResult(result.lease, "0" * 64, "w", result.scores),
     "items": lambda work, result: BlockResult(result.lease, result.recipe_hash, "w", {}),
-    "tokens: 15 values are not finite": lambda work, r: replace(
+    "tokens: 15 values are no numbers within ±1e+18": lambda work, r: replace(
         r, measures={"tokens": dict.fromkeys(work.items, math.nan)}
     ),
     "were not scored": lambda work, r: replace(r, measures={"tokens": {"elsewhere": 1.0}}),

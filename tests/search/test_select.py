@@ -79,6 +79,22 @@ def test_somebody_is_nominated_whatever_the_rules_leave_out() -> None:
     assert [nominee.number for nominee in found] == [4]
 
 
+def test_points_that_make_one_recipe_are_nominated_once_and_the_soup_is_of_different_ones() -> None:
+    both = make_campaign(
+        sources=["models/a", "models/b"],
+        space={"method": ["linear", "karcher"], "parameters": PARAMETERS, "stages": [{"name": "global"}]},
+    )
+    mixed = make_space(both, layers=LAYERS)
+    axes = [axis.name for axis in mixed.stages[0].axes if axis.kind == "float"]
+    found = [
+        Searched(number, 0, {"method": method} | dict.fromkeys(axes, number / 16), 1 - number / 100)
+        for number, method in enumerate(["karcher"] * 4 + ["linear"] * 6)  # the best four are one recipe
+    ]
+    rules = SelectionEntry(top=3, soup=3)
+    nominated = nominate(mixed, found, means=[[]], rules=rules)
+    assert [nominee.number for nominee in nominated] == [0, 4, 5, None]
+
+
 def test_a_search_that_ended_in_the_global_stage_nominates_its_means_only() -> None:
     found = nominate(SPACE, CANDIDATES[:5], means=[MEANS[0], []], rules=SelectionEntry())
     assert {nominee.stage for nominee in found} == {0}

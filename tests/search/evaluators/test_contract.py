@@ -107,7 +107,7 @@ class Constant:
         return Scored(dict.fromkeys(keys, self._score))
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1.1e18, -1e200])
 def test_a_score_that_is_no_finite_number_is_an_error_that_names_task_and_item(bench, bad):
     with pytest.raises(EvaluationError, match=r"task '\w+': item 'c/search' has score"):
         Suite([Constant(bad)]).score(bench.a, ["c/search"])

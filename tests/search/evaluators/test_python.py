@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_tasks import make_tokenizer
 
 from engine.errors import CampaignError, EvaluationError
@@ -81,6 +82,11 @@ def cuts_short(model, tokenizer, rows):
 
 def cuts_short_and_fails(model, tokenizer, rows):
     raise ValueError(cuts_short(model, tokenizer, rows))
+
+
+def trains(model, tokenizer, rows):
+    model[0].train()
+    return [0.0] * len(rows)
 
 
 def nothing(model, tokenizer, rows):
@@ -166,6 +172,13 @@ def test_a_function_that_changes_the_working_directory_does_not_move_the_run(fol
     assert Path.cwd() == folder
 
 
+def test_a_function_that_leaves_the_model_in_training_mode_leaves_it_in_none(folder):
+    model = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(2, 2)).eval()
+    scorer = PythonScorer([entry("trains")], Places(str(folder)))
+    scorer.score(Subject(model, "tokenizer"), [item.key for item in scorer.items()["search"]])
+    assert not any(module.training for module in model.modules())
+
+
 @pytest.mark.parametrize("function", ["cuts_short", "cuts_short_and_fails"])
 def test_what_a_function_sets_on_the_tokenizer_is_put_back(folder, function):
     tokenizer = make_tokenizer()
@@ -233,8 +246,8 @@ def test_a_function_that_samples_is_told_of_at_the_start(folder):
         ("says_words", "its function returned a str for 'score', a number expected"),
         (
             "no_number",
-            "user_scores:no_number returned nan as seconds of item 'ITEM' (user_scores.py:LINE), a finite number "
-            "expected",
+            "user_scores:no_number returned nan as seconds of item 'ITEM' (user_scores.py:LINE), a number "
+            "within ±1e+18 expected",
         ),
         ("misspells", "user_scores:misspells raised KeyError: 'm' (user_scores.py:LINE)"),
     ],
