@@ -139,8 +139,9 @@ def judge_once(repetition: int, *, size: Size, planted: bool, shared: float) -> 
         coordinator = make_simulated(Path(folder), size, seed=repetition)
         chance = Chance(make_inventory(size.counts), seed=repetition, shared=shared)
         state = lambda: coordinator._desk.live.state  # noqa: E731
-        if planted:
-            chance.favours = lambda work: _is_planted(state().candidates[work.candidate])
+        if planted:  # who is scored ahead (search/ahead.py) is no candidate yet, and no mean
+            known = lambda work: work.candidate < len(state().candidates)  # noqa: E731
+            chance.favours = lambda work: known(work) and _is_planted(state().candidates[work.candidate])
         verdict = run_inline(coordinator, chance)
         coordinator.run.store.close()
     assert verdict is not None
