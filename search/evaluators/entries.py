@@ -318,3 +318,10 @@ class EvaluatorEntry(Part):
     attention: Literal["eager", "sdpa"] = "eager"
     device: str = "cpu"
     floor: bool = True
+
+    @field_validator("device")
+    @classmethod
+    def _a_known_device(cls, value: str) -> str:
+        if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", value):  # what torch knows beside them was never tried
+            raise ValueError(f"got {value!r}; 'cpu', 'cuda' or 'cuda:N' expected.")
+        return value

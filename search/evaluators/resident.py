@@ -357,15 +357,15 @@ def open_evaluator(campaign: Campaign, *, audit: Path, plans: Plans | None = Non
 
 
 def check_device(campaign: Campaign) -> None:
-    """CampaignError where the campaign asks for a GPU and torch finds none."""
+    """CampaignError where the campaign asks for a GPU and torch finds none, or not that one."""
     device = campaign.evaluator.device
     if device.startswith("cuda"):
         import torch
 
-        if not torch.cuda.is_available():
-            raise CampaignError(
-                f"{campaign.origin}: evaluator.device: got {device!r}, torch finds no GPU here; use 'cpu'."
-            )
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if found <= int(device.partition(":")[2] or 0):
+            told = "no GPU here; use 'cpu'" if not found else f"{found} here, counted from 0"
+            raise CampaignError(f"{campaign.origin}: evaluator.device: got {device!r}, torch finds {told}.")
 
 
 def _kernel_errors() -> tuple[type[Exception], ...]:

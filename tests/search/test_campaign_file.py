@@ -36,6 +36,10 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("tasks.0.name", "", ["tasks[0].name: got ''", "text that is not empty expected"]),
         ("publish", {"to": ""}, ["publish.to: got ''", "text that is not empty expected"]),
         ("evaluator", {"thread": 2}, ["evaluator.thread: unknown key", "did you mean 'threads'"]),
+        ("evaluator", {"device": "gpu"}, ["evaluator.device: got 'gpu'; 'cpu', 'cuda' or 'cuda:N' expected."]),
+        ("evaluator", {"device": ""}, ["evaluator.device: got ''; 'cpu'"]),
+        ("evaluator", {"device": "meta"}, ["evaluator.device: got 'meta'; 'cpu'"]),
+        ("evaluator", {"device": "cpu:1"}, ["evaluator.device: got 'cpu:1'; 'cpu'"]),
         ("space.stages.0.by", "globl", ["space.stages[0].by", "'globl'", "global"]),
         (
             "space.parameters",
