@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import EvaluationError, SourceError
+from engine.errors import EvaluationError, MergefleetError, SourceError
 from search import collector
 from search.evaluators.contract import Subject
 from search.evaluators.entries import EvaluatorEntry
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Views = dict[str, tuple["Tensor", ...]]
+MOST_SAID = 300
+"""Letters that are told of what a library says."""
 
 
 def make_skeleton(config: Mapping[str, Any], entry: EvaluatorEntry, source: Path) -> Any:
@@ -34,8 +38,47 @@ def make_skeleton(config: Mapping[str, Any], entry: EvaluatorEntry, source: Path
 
     All goes the way of `from_pretrained`: the config, the buffers, what stays in float32, the generation settings in
     `source`; so that the live model computes and decodes as the published one will. Raises EvaluationError for an
-    architecture transformers has not.
+    architecture transformers has not, and for a config or settings that it makes nothing of.
     """
+    import torch
+
+    with _refusals_told("config.json"):
+        model = _of_config(config, entry)
+    _widen(model, getattr(torch, entry.dtype))
+    _compute_buffers(model)
+    model.tie_weights()
+    model.to(entry.device)  # only now: sines made on a GPU have other bits than those that loading moves there
+    if (source / "generation_config.json").is_file():
+        from transformers import GenerationConfig
+
+        with _refusals_told("generation_config.json"):
+            model.generation_config = GenerationConfig.from_pretrained(source, local_files_only=True)
+    return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def _refusals_told(file: str) -> Iterator[None]:
+    """Make an EvaluationError of whatever transformers raises over a file of the user's.
+
+    Its checks of fields raise bare Exceptions, and its models whatever they stumble over. What may pass, passes.
+    """
+    try:
+        yield
+    except (MergefleetError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise EvaluationError(f"transformers cannot build a model of this {file}: {in_one_line(error)}") from error
+
+
+def in_one_line(error: BaseException) -> str:
+    """What a library raised, and where: one that nobody foresaw may be a bug."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
+
+
+def _of_config(config: Mapping[str, Any], entry: EvaluatorEntry) -> Any:
+    """The model of a config, as its class makes it; nothing is initialised."""
     import torch
 
     with collector.importing():
@@ -48,16 +91,7 @@ def make_skeleton(config: Mapping[str, Any], entry: EvaluatorEntry, source: Path
             pass
     dtype = getattr(torch, entry.dtype)
     with no_init_weights():
-        model = AutoModelForCausalLM.from_config(settings, dtype=dtype, attn_implementation=entry.attention)
-    _widen(model, dtype)
-    _compute_buffers(model)
-    model.tie_weights()
-    model.to(entry.device)  # only now: sines made on a GPU have other bits than those that loading moves there
-    if (source / "generation_config.json").is_file():
-        from transformers import GenerationConfig
-
-        model.generation_config = GenerationConfig.from_pretrained(source, local_files_only=True)
-    return model.eval().requires_grad_(False)
+        return AutoModelForCausalLM.from_config(settings, dtype=dtype, attn_implementation=entry.attention)
 
 
 def _settings(config: Mapping[str, Any]) -> Any:
@@ -96,9 +130,10 @@ def load_tokenizer(directory: Path) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a broken tokenizer.json is a bare Exception
+        said = " ".join(str(error).split())[:MOST_SAID]
         raise SourceError(
-            f"{directory}: transformers cannot read its tokenizer: {error}", path=str(directory)
+            f"{directory}: transformers cannot read its tokenizer: {said}", path=str(directory)
         ) from error
 
 
@@ -124,8 +159,8 @@ def load_from_disk(directory: Path, entry: EvaluatorEntry) -> Subject:
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        said = " ".join(str(error).split())
-        raise EvaluationError(f"{directory}: transformers cannot load this model: {said[:300]}") from error
+        said = " ".join(str(error).split())[:MOST_SAID]
+        raise EvaluationError(f"{directory}: transformers cannot load this model: {said}") from error
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[what]:
             raise EvaluationError(f"{directory}: {what.replace('_', ' ')}: {sorted(map(str, report[what]))[:3]}")

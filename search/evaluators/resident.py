@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 import sys
-import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +48,7 @@ from search.evaluators.contract import (
     runtime_facts,
 )
 from search.evaluators.entries import EvaluatorEntry
-from search.evaluators.loading import load_from_disk
+from search.evaluators.loading import in_one_line, load_from_disk
 from search.evaluators.norms import Norms
 from search.evaluators.opening import open_scorer
 from search.evaluators.plans import Planned, Plans
@@ -376,12 +375,10 @@ def _kernel_errors() -> tuple[type[Exception], ...]:
 
 
 def _cause(error: BaseException) -> str:
-    """What is told of a failure. One that nobody foresaw may be a bug: it says where it was raised."""
+    """What is told of a failure."""
     if isinstance(error, MergefleetError):
         return error.flagless
     if isinstance(error, _kernel_errors()):  # a page in colours, of which the first line names the step, the second why
         lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines()]
         return f"{type(error).__name__}: {': '.join([*filter(None, lines)][:2])}"
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}"
+    return in_one_line(error)

@@ -357,6 +357,34 @@ def test_a_recipe_that_cannot_be_merged_is_a_failure_and_not_an_exception(family
     assert not result.retryable
 
 
+@pytest.mark.parametrize(
+    ("file", "changes", "says"),
+    [
+        (
+            "config.json",
+            {"num_attention_heads": 5},
+            r"transformers cannot build a model of this config\.json: .* \(5\)",
+        ),
+        ("config.json", {"hidden_size": "x"}, r"this config\.json: StrictData.*'hidden_size' expected int, got str"),
+        ("config.json", {"hidden_act": "zzz"}, r"this config\.json: KeyError: 'zzz' \(activations\.py:\d+\)"),
+        ("config.json", {"pad_token_id": 500}, r"this config\.json: AssertionError: Padding_idx must be within"),
+        ("generation_config.json", {"watermarking_config": 3}, r"this generation_config\.json: AttributeError: "),
+        ("tokenizer.json", {"model": 3}, r"/odd: transformers cannot read its tokenizer: "),
+    ],
+)
+def test_a_model_that_transformers_refuses_is_a_failure_in_one_line(
+    family, evaluator, tmp_path, file: str, changes: dict[str, Any], says: str
+):
+    odd = Path(shutil.copytree(family.folders["a"], tmp_path / "odd"))
+    (odd / file).write_text(json.dumps(json.loads((odd / file).read_text()) | changes))
+    result = evaluator.evaluate(work({"merge_method": "passthrough", "models": [{"model": str(odd)}]}, family.keys()))
+    assert isinstance(result, Failed)
+    assert not result.retryable
+    assert re.search(says, result.cause)
+    assert "\n" not in result.cause
+    assert isinstance(evaluator.evaluate(work(family.recipe_of("a"), family.keys())), BlockResult)
+
+
 def test_a_scorer_that_breaks_is_a_failure_with_its_cause(family, tmp_path):
     def divide() -> None:
         raise ZeroDivisionError("no items")
