@@ -81,7 +81,7 @@ class JudgeScorer:
         """Per item the digest of its task's settings and of what is asked of its judge."""
         asked = {name: judge.facts() for name, judge in self._judges.items()}
         answered = self._answers.settings()
-        return {key: digest(["judge", how, asked[self._task_of[key]]]) for key, how in answered.items()}
+        return {key: digest(["judge", answered[key], asked[name]]) for key, name in self._task_of.items()}
 
     def _facts(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"scorer": "judge", "tasks": self._answers.facts(), "judges": dict(sorted(asked.items()))}

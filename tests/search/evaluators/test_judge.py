@@ -70,6 +70,13 @@ def test_scores_are_shared_where_question_and_judge_are_the_same(bench: Bench, s
     assert {*settings().values()}.isdisjoint(settings(model="n").values())
 
 
+def test_items_that_no_split_takes_have_no_settings(bench: Bench, server: JudgeServer) -> None:
+    entry = JudgeEntry(base_url=server.url, model="m", prompt=PROMPT)
+    task = TaskEntry(name="spell", judge=entry, task="spell_search", split={"search": 1, "selection": 1, "holdout": 1})
+    scorer = JudgeScorer([task], LmEvalScorer([task], Places(str(bench.folder))))
+    assert scorer.settings().keys() == {item.key for items in scorer.items().values() for item in items}
+
+
 def test_a_grade_is_asked_once_and_kept_in_the_file_for_later_runs(server: JudgeServer, tmp_path: Path) -> None:
     cache = tmp_path / "grades.jsonl"
     first = judge(server, cache=str(cache)).grade(answers("a", "bb", "ccc"))
