@@ -258,6 +258,13 @@ def read_rows(path: Path, where: str) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = error.object[error.start]
+            raise CampaignError(
+                f"{where}: {path}, line {number} holds half a surrogate pair, {half!r}, which is no text: cut it out",
+                path=str(path),
+            ) from error
         except ValueError as error:
             raise CampaignError(f"{where}: {path}, line {number} is not JSON: {error}", path=str(path)) from error
         if not isinstance(row, dict):

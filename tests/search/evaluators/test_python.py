@@ -336,6 +336,7 @@ def test_a_module_beside_the_campaign_is_found_and_never_takes_the_place_of_an_i
         ({"search": "absent.jsonl"}, "cannot read .*absent.jsonl: No such file"),
         ({"search": "broken.jsonl"}, "broken.jsonl, line 2 is not JSON"),
         ({"search": "list.jsonl"}, "list.jsonl, line 1 is a list, want an object"),
+        ({"search": "half.jsonl"}, r"half.jsonl, line 3 holds half a surrogate pair, '\\ud83d', which is no text"),
         ({"search": "empty.jsonl"}, "empty.jsonl has no rows"),
         ({"metric": "wrong_syntax:f"}, "task 'numbers', metric: cannot import 'wrong_syntax'"),
         ({"search": "twice.jsonl"}, "twice.jsonl: two rows with id '1'"),
@@ -346,6 +347,7 @@ def test_what_cannot_be_used_is_refused_by_file_and_name(folder, changes, messag
     (folder / "empty.jsonl").write_text("\n")
     (folder / "wrong_syntax.py").write_text("def f(:\n")
     (folder / "list.jsonl").write_text("[1]\n")
+    (folder / "half.jsonl").write_text('{"n": "\\ud83d\\ude00"}\n\n{"n": ["cut: \\ud83d"]}\n')
     (folder / "twice.jsonl").write_text('{"id": 1, "n": 1}\n{"id": 1, "n": 2}\n')
     with pytest.raises(CampaignError, match=message):
         PythonScorer([entry(**changes)], Places(str(folder)))
