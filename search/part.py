@@ -24,6 +24,15 @@ class Part(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
+    def _no_nul(cls, value: Any) -> Any:
+        """No path, no program and no database takes one. The text is not shown: it may hold what is secret."""
+        for text in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(text, str) and "\0" in text:
+                raise ValueError("holds a NUL character, which no path and no database takes: delete it")
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
     def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         """`true` is 1 to Python, and `seed: true` a mistake."""
         if info.field_name is not None:
