@@ -19,7 +19,7 @@ from engine.recipes.yamlfile import read_yaml
 from search.baselines import check_baseline
 from search.evaluators.entries import DTYPES, EvaluatorEntry, ItemsEntry, TaskEntry
 from search.judging.objectives import ConstraintEntry, ObjectiveEntry, refuse_contradictions, refuse_unknown
-from search.part import MOST_OF_A_NAME, Part, wanted
+from search.part import MOST_OF_A_NAME, Name, Part, wanted
 from search.publishing.licences import checked_identifier
 from search.space.checks import check_entry
 from search.space.entry import SpaceEntry
@@ -39,7 +39,7 @@ class SourceEntry(Part):
     """
 
     model: str
-    name: str = ""
+    name: Name = ""
     importance: str | None = None
 
 

@@ -6,15 +6,27 @@ from collections.abc import Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from engine.recipes.check import MAX_VALUE
+from engine.recipes.keypath import shown
 
 MOST_OF_A_NAME = 200
 """Letters of the names of campaigns and tasks: what the store has room for, and files may be called."""
 
 Weight = Annotated[float, Field(ge=1 / MAX_VALUE, le=MAX_VALUE)]
 """Of a task or an objective, beside others: so that sums and products stay numbers, within the engine's bound."""
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError(f"got {shown(value)}, which holds a character that cannot be printed")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_printable)]
+"""Of a source, task or stage: stands in messages, logs and a published model's provenance as it is, and those that
+`reproduce` could not read again are refused here."""
 
 
 class Part(BaseModel):

@@ -19,7 +19,7 @@ from pydantic import Field, field_validator, model_validator
 
 from engine.errors import did_you_mean
 from search.judging.stopping import FROM_ITEMS, LOOKS, NO_LOOKS, Looks
-from search.part import MOST_OF_A_NAME, Part, Weight
+from search.part import MOST_OF_A_NAME, Name, Part, Weight
 from search.ports import SPLITS, Split
 
 DTYPES = Literal["float32", "bfloat16", "float16", "float64"]
@@ -132,7 +132,7 @@ class TaskEntry(Part):
     more of the score's metric is better, where the task does not say so itself.
     """
 
-    name: str = Field(min_length=1, max_length=MOST_OF_A_NAME)
+    name: Name = Field(min_length=1, max_length=MOST_OF_A_NAME)
     search: str = ""
     selection: str = ""
     holdout: str = ""

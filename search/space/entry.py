@@ -13,7 +13,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from engine.errors import InputError
 from engine.recipes.filters import parse_filter
 from engine.recipes.keypath import KeyPath
-from search.part import Part
+from search.part import Name, Part
 
 Granularity = Literal["global", "module", "layer_block", "module_layer", "gradient", "module_gradient", "patterns"]
 Curve = Literal["linear", "cubic"]
@@ -101,7 +101,7 @@ class StageEntry(Part):
     `sigma` is in units of the range's width; `population` 0 means 1.5 · dimensions, at least 6 and at most 60.
     """
 
-    name: str = Field(min_length=1)
+    name: Name = Field(min_length=1)
     by: Granularity = "global"
     blocks: int = Field(default=0, ge=0)
     knots: int = Field(default=0, ge=0)
