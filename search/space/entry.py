@@ -20,6 +20,8 @@ Curve = Literal["linear", "cubic"]
 BLOCKED = ("layer_block", "module_layer")
 KNOTTED = ("gradient", "module_gradient")
 RESERVED = ("all", "rest")
+MOST_PLACES = 1024
+"""Along the layers: more than any model has. Every one is an axis, and memory goes with the square of their number."""
 
 
 class Range(Part):
@@ -78,8 +80,8 @@ class LayersEntry(Part):
     what a repeated layer adds to the residual stream, so it holds for the tensors that `scaled` matches.
     """
 
-    places: int | None = Field(default=None, ge=1)
-    fewest: int | None = Field(default=None, ge=1)
+    places: int | None = Field(default=None, ge=1, le=MOST_PLACES)
+    fewest: int | None = Field(default=None, ge=1, le=MOST_PLACES)
     run: int = Field(default=1, ge=1)
     scale: Range | None = None
     scaled: tuple[str, ...] = ("o_proj", "down_proj")
@@ -103,8 +105,8 @@ class StageEntry(Part):
 
     name: Name = Field(min_length=1)
     by: Granularity = "global"
-    blocks: int = Field(default=0, ge=0)
-    knots: int = Field(default=0, ge=0)
+    blocks: int = Field(default=0, ge=0, le=MOST_PLACES)
+    knots: int = Field(default=0, ge=0, le=MOST_PLACES)
     curve: Curve = "linear"
     patterns: Mapping[str, str] = {}
     search: tuple[str, ...] = ()

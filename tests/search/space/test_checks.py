@@ -18,6 +18,8 @@ def entry(**changes: Any) -> dict[str, Any]:
     return {"method": "ties", "parameters": {"weight": WEIGHT, "density": DENSITY}, "stages": [{"name": "s"}]} | changes
 
 
+STACKED = entry(method="passthrough", parameters={})
+
 BAD = [
     (entry(method="tise"), "space.method: unknown method 'tise'; did you mean 'ties'"),
     (entry(method=[]), "space.method: a method, or several different ones"),
@@ -67,6 +69,14 @@ BAD = [
     (entry(parameters=W, fixed={"density": 0.5}, stages=[{"name": "s", "search": ["density"]}]), "stages[0].search"),
     (entry(stages=[{"name": "s", "search": ["method"]}]), "space.stages[0].search: 'method' is not a parameter"),
     (entry(stages=[{"name": "s", "by": "layer_block", "blocks": 9}]), "stages[0].blocks: got 9, the models have 8"),
+    (entry(stages=[{"name": "s", "by": "gradient", "knots": 9}]), "stages[0].knots: got 9, the models have 8 layers"),
+    (
+        entry(stages=[{"name": "s", "by": "gradient", "knots": 1025}]),
+        "stages[0].knots: got 1025, 1024 or less expected",
+    ),
+    (entry(stages=[{"name": "s", "by": "layer_block", "blocks": 1025}]), "stages[0].blocks: got 1025, 1024 or less"),
+    (STACKED | {"layers": {"places": 1025}}, "space.layers.places: got 1025, 1024 or less expected"),
+    (STACKED | {"layers": {"fewest": 1025}}, "space.layers.fewest: got 1025, 1024 or less expected"),
     (entry(stages=[{"name": "s", "by": "module", "blocks": 2}]), "space.stages[0]: by: module has no `blocks`"),
     (entry(stages=[{"name": "s", "by": "gradient", "knots": 2, "curve": "cubic"}]), "curve: cubic needs 3 knots"),
     (entry(stages=[{"name": "s", "by": "patterns"}]), "space.stages[0]: by: patterns needs `patterns`"),
