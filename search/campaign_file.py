@@ -200,7 +200,10 @@ class Campaign(Part):
 
 def place_of_model(model: str) -> str:
     """The same text for all ways to write a model's place: a directory may have a slash behind it, or links to it."""
-    return str(Path(model).resolve()) if Path(model).is_dir() else model.rstrip("/")
+    try:
+        return str(Path(model).resolve()) if Path(model).is_dir() else model.rstrip("/")
+    except OSError:  # longer than a path may be: told where it is opened
+        return model
 
 
 def load_campaign(path: str | Path, *, allow_public_test_sets: bool = False) -> Campaign:

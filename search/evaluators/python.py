@@ -164,13 +164,13 @@ class PythonScorer:
         return None
 
     def _read(self, entry: TaskEntry, place: str) -> list[Item]:
-        path = self._places.path(place)
+        path, where = self._places.path(place), self._places.where(entry, place)
         items = []
-        for index, row in enumerate(read_rows(path, self._places.where(entry, place))):
+        for index, row in enumerate(read_rows(path, where)):
             key = f"{entry.name}/{path.stem}/{row_id(row, index)}"
             if key in self._rows:
                 raise CampaignError(
-                    f"{path}: two rows with id {row_id(row, index)!r}: give every row its own", item=key
+                    f"{where}: {path}: two rows with id {row_id(row, index)!r}: give every row its own", item=key
                 )
             self._rows[key] = (entry.name, row)
             stratum = str(row.get("stratum", ""))

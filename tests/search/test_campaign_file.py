@@ -65,6 +65,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("seed", 2**70, ["c.yml: seed: got 1180591620717411303424, less than "]),
         ("sources", [], ["sources"]),
         ("sources", ["a/x", "a/x"], ["a/x", "listed twice"]),
+        ("sources", ["x" * 300, "b"], None),  # no path can be that long: refused by the key when it is opened
         ("origin", "me", ["origin: unknown key"]),
         ("space.stages.1.name", "global", ["two entries are called 'global'"]),
         ("seed", True, ["seed: got true, a number expected."]),

@@ -339,7 +339,7 @@ def test_a_module_beside_the_campaign_is_found_and_never_takes_the_place_of_an_i
         ({"search": "half.jsonl"}, r"half.jsonl, line 3 holds half a surrogate pair, '\\ud83d', which is no text"),
         ({"search": "empty.jsonl"}, "empty.jsonl has no rows"),
         ({"metric": "wrong_syntax:f"}, "task 'numbers', metric: cannot import 'wrong_syntax'"),
-        ({"search": "twice.jsonl"}, "twice.jsonl: two rows with id '1'"),
+        ({"search": "twice.jsonl"}, "^<campaign>: task 'numbers', search: .*twice.jsonl: two rows with id '1'"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_file_and_name(folder, changes, message):
