@@ -21,7 +21,7 @@ def make_space(campaign: Campaign, *, layers: int) -> Space:
     """Bind a campaign's space to models of `layers` layers.
 
     Raises CampaignError, naming file and key, for everything that can be seen without the tensors' names: a method or
-    parameter that is not there, bounds that the method refuses, a stage with more blocks or knots than layers, or one
+    parameter that is not there, bounds that the method refuses, a stage with more blocks than there are layers, or one
     that cannot hold every point of the one before it, constraints that the start breaks.
     """
     methods = checks.check_entry(campaign)

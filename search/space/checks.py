@@ -165,9 +165,8 @@ def check_space(space: Space, campaign: Campaign) -> Space:
     where = KeyPath(space.origin, "space", CampaignError)
     for index, stage in enumerate(space.stages):
         place = where.key("stages").item(index)
-        for key, given in (("blocks", stage.entry.blocks), ("knots", stage.entry.knots)):
-            if given > space.layers:
-                raise place.key(key).error(f"got {given}, the models have {space.layers} layers")
+        if stage.entry.blocks > space.layers:
+            raise place.key("blocks").error(f"got {stage.entry.blocks}, the models have {space.layers} layers")
         if not stage.axes:
             raise place.error(f"stage {stage.name!r} has nothing to search.")
     for coarse, fine in pairwise(space.stages):
