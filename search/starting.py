@@ -1,7 +1,7 @@
 """What is known of a campaign before anything is loaded or written: the file, and the headers of its models.
 
     a winner could be named · models can be read · the space fits them · every fixed recipe can be planned · all have a
-    tokenizer · budget and sampler fit · the target is free
+    tokenizer · transformers can make all · budget and sampler fit · the target is free
 
 `mergefleet search` asks all of it first, and `--plan` all that is about models. What only items tell is asked next
 (evaluators, search.opening), and what only the models' data tells (`refuse_nonfinite`), before there is a run, too.
@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from engine.errors import CampaignError, InputError
+from engine.errors import CampaignError, EvaluationError, InputError
 from engine.models.architecture import Layout
 from engine.models.chat_templates import own_template
 from engine.models.tokenizer import TOKENIZER_FILES, has_tokenizer
@@ -61,6 +61,7 @@ def check_start(campaign: Campaign, directory: RunDirectory, plans: Plans) -> No
     space, baselines = check_models(campaign, plans), make_baselines(campaign)
     if new:
         refuse_speechless(campaign, plans)
+        refuse_unmade(campaign, plans)
     check_budget(campaign, len(baselines), population=space.stages[0].population)
     sampler_of(campaign, space, baselines=len(baselines))
 
@@ -240,6 +241,26 @@ def refuse_speechless(campaign: Campaign, plans: Plans) -> None:
         "same tokens (space.tokenizer_source is for merges alone).",
         key=silent,
     )
+
+
+def refuse_unmade(campaign: Campaign, plans: Plans) -> None:
+    """CampaignError for a base or parent that the live model cannot be: they are scored as they are, and whoever is
+    lost is beaten by nobody. It imports torch and transformers' models, so a plan alone is made without."""
+    if campaign.evaluator.engine != "hf":
+        return
+    from search.evaluators.loading import check_fits
+
+    seen: set[str] = set()
+    for key, name in _models(campaign):
+        recipe = {"merge_method": "passthrough", "models": [{"model": name}]}
+        plan = _check_recipe(campaign, plans, key=key, recipe=recipe)
+        made_of = json.dumps([plan.config, [(tensor.name, tensor.shape) for tensor in plan.tensors]], sort_keys=True)
+        if made_of not in seen:  # most of a campaign's models have one config.json
+            seen.add(made_of)
+            try:
+                check_fits(plan, campaign.evaluator)
+            except EvaluationError as error:
+                raise CampaignError(f"{campaign.origin}: {key}: {name}: {error.flagless}.", key=key) from error
 
 
 def space_of(campaign: Campaign, plans: Plans) -> Space:

@@ -196,11 +196,13 @@ def _copy_into(view: Tensor, start: int, values: Tensor) -> None:
         start, values = start + count, values[count:]
 
 
+def shape_of(parts: Sequence[Tensor]) -> tuple[int, ...]:
+    """Of the tensor that fills them: several are cut along its first dimension."""
+    return (sum(part.shape[0] for part in parts), *parts[0].shape[1:]) if len(parts) > 1 else tuple(parts[0].shape)
+
+
 def _check_shape(tensor: OutputTensor, parts: Sequence[Tensor]) -> None:
-    """One part has the tensor's shape; several have its elements, cut along its first dimension."""
-    if not parts:
-        return
-    shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:]) if len(parts) > 1 else tuple(parts[0].shape)
+    shape = shape_of(parts) if parts else tensor.shape
     if shape != tensor.shape:
         raise PlanError(
             f"tensor {tensor.name!r} is {list(tensor.shape)} in the recipe's output and {list(shape)} in the live "

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import EvaluationError, MergefleetError, SourceError
+from engine.execution.binding import shape_of
 from search import collector
 from search.evaluators.contract import Subject
 from search.evaluators.entries import EvaluatorEntry
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     import torch
     from torch import Tensor
+
+    from engine.planning.plan import Plan
 
 Views = dict[str, tuple["Tensor", ...]]
 MOST_SAID = 300
@@ -92,6 +95,32 @@ def _of_config(config: Mapping[str, Any], entry: EvaluatorEntry) -> Any:
     dtype = getattr(torch, entry.dtype)
     with no_init_weights():
         return AutoModelForCausalLM.from_config(settings, dtype=dtype, attn_implementation=entry.attention)
+
+
+def check_fits(plan: Plan, entry: EvaluatorEntry) -> None:
+    """EvaluationError where transformers makes no model of this plan's config.json, or one that its tensors do not fit.
+
+    On torch's device `meta`, as from_pretrained begins: that takes no memory and reads nothing.
+    """
+    import torch
+
+    with _refusals_told("config.json"):
+        with torch.device("meta"):
+            model = _of_config(plan.config, entry)
+            model.tie_weights()
+        views = filled_views(model, [tensor.name for tensor in plan.tensors])
+    made = f"the {type(model).__name__} that transformers makes of this config.json"
+    for tensor in plan.tensors:
+        parts = views.get(tensor.name)
+        if parts is None:
+            raise EvaluationError(f"{made} has no place for tensor {tensor.name!r}")
+        if parts and shape_of(parts) != tensor.shape:
+            shapes = f"is {list(tensor.shape)}, and {list(shape_of(parts))} in {made}"
+            raise EvaluationError(f"tensor {tensor.name!r} {shapes}")
+    filled = {part.untyped_storage()._cdata for parts in views.values() for part in parts}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if value.numel() and value.untyped_storage()._cdata not in filled:
+            raise EvaluationError(f"{made} has {name!r}, which none of its tensors fills")
 
 
 def _settings(config: Mapping[str, Any]) -> Any:

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from engine.errors import EvaluationError
 from search.evaluators.entries import EvaluatorEntry
-from search.evaluators.loading import filled_views, make_skeleton
+from search.evaluators.loading import check_fits, filled_views, make_skeleton
+from search.evaluators.plans import Plans
 
 BY_NAME = {architecture.name: architecture for architecture in ARCHITECTURES}
 # kept in a form of their own: one tensor on disk for several parameters, and values in another order
@@ -55,6 +56,13 @@ def test_stacked_renamed_and_split_tensors_are_where_loading_puts_them(
     skeleton = skeleton_of(directory)
     assert tensors.keys() - skeleton.state_dict().keys(), "nothing is kept in another form"
     assert_loaded(filled(skeleton, tensors), directory)
+
+
+@pytest.mark.parametrize("name", ["Mixtral", "GPT-NeoX", "GPT-2"])
+def test_what_loading_rearranges_or_ties_fits_without_memory(name: str, tmp_path: Path) -> None:
+    directory = BY_NAME[name].save(tmp_path / "model", seed=1, dtype=torch.float32)
+    recipe = {"merge_method": "passthrough", "models": [{"model": str(directory)}]}
+    check_fits(Plans().plan_of(recipe, origin="r.yml"), EvaluatorEntry())
 
 
 def test_names_without_the_prefix_old_buffers_and_fused_experts_are_known(tmp_path: Path) -> None:
