@@ -70,7 +70,7 @@ def _near_between(runs: Mapping[Split, Mapping[str, frozenset[int]]]) -> Iterato
 def read_known(path: Path, *, origin: str) -> KnownTexts:
     """The user's list: a line is the SHA-256 of a normalised text (64 hex digits), a JSON object, or a text."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: JSON may hold U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise CampaignError(f"{origin}: contamination: cannot read {path}: {error}", path=str(path)) from error
     digests: set[str] = set()

@@ -247,7 +247,7 @@ def _where_to_put(module_name: str, places: Places) -> str:
 def read_rows(path: Path, where: str) -> list[dict[str, Any]]:
     """JSON objects, one a line; empty lines are skipped. Raises CampaignError naming file and line."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: JSON may hold U+2028 and its like
     except (OSError, UnicodeDecodeError) as error:
         raise CampaignError(
             f"{where}: cannot read {path}: {getattr(error, 'strerror', None) or error}", path=str(path)

@@ -73,6 +73,12 @@ def test_an_item_of_selection_or_holdout_that_the_list_holds_is_refused(how: str
         check(Made(**{split: "How many?"}), tmp_path / "known")
 
 
+def test_a_row_of_the_list_goes_on_behind_a_line_separator_of_unicode(tmp_path: Path) -> None:
+    (tmp_path / "known").write_text(json.dumps({"q": "one\u2028two\x85three"}, ensure_ascii=False), encoding="utf-8")
+    with pytest.raises(CampaignError, match="1 items are in the list: holdout/0"):
+        check(Made(holdout="one\u2028two\x85three"), tmp_path / "known")
+
+
 def test_search_items_in_the_list_and_near_ones_are_told(tmp_path: Path) -> None:
     (tmp_path / "known").write_text(f"How many?\nIt was said that {LONG}\n")
     assert check(Made(search="how many?", holdout=LONG), tmp_path / "known") == (

@@ -15,7 +15,7 @@ from tiny_tasks import make_tokenizer
 from engine.errors import CampaignError, EvaluationError
 from search.evaluators.contract import Places, Subject, Unreachable
 from search.evaluators.entries import TaskEntry
-from search.evaluators.python import PythonScorer
+from search.evaluators.python import PythonScorer, read_rows
 from search.ports import SPLITS
 
 SUBJECT = Subject("model", "tokenizer")
@@ -326,6 +326,12 @@ def test_a_module_beside_the_campaign_is_found_and_never_takes_the_place_of_an_i
     assert sys.path == before
     with pytest.raises(CampaignError, match="json has no function 'f'"):
         PythonScorer([entry(metric="json:f")], places)
+
+
+def test_a_line_ends_where_json_ends_it(folder):
+    rows = [{"n": 1, "text": "a\u2028b\u2029c\x85d"}, {"n": 2}]
+    (folder / "odd.jsonl").write_bytes("\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode())
+    assert read_rows(folder / "odd.jsonl", "c.yml") == rows
 
 
 @pytest.mark.parametrize(
