@@ -75,12 +75,21 @@ def read_known(path: Path, *, origin: str) -> KnownTexts:
         raise CampaignError(f"{origin}: contamination: cannot read {path}: {error}", path=str(path)) from error
     digests: set[str] = set()
     runs: set[int] = set()
-    for line in filter(None, map(str.strip, lines)):
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if not line:
+            continue
         if _DIGEST.fullmatch(line):
             digests.add(line.lower())
             continue
         text = text_of(_json_or_text(line))
-        digests.add(text_digest(text))
+        try:
+            digests.add(text_digest(text))
+        except UnicodeEncodeError:
+            raise CampaignError(
+                f"{origin}: contamination: {path}, line {number} holds half a surrogate pair, which is no text: cut it "
+                "out",
+                path=str(path),
+            ) from None
         runs |= word_runs(text)
     if not digests:
         raise CampaignError(f"{origin}: contamination: {path} lists nothing", path=str(path))

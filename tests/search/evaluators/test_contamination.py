@@ -93,7 +93,13 @@ def test_a_list_in_which_nothing_is_found_is_told_of(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [(None, "cannot read"), (b"\n", "lists nothing"), (b"\xff\xfe", "cannot read")]
+    ("content", "says"),
+    [
+        (None, "cannot read"),
+        (b"\n", "lists nothing"),
+        (b"\xff\xfe", "cannot read"),
+        (b'a text\n\n{"q": "\\ud83d"}\n', "known, line 3 holds half a surrogate pair"),
+    ],
 )
 def test_a_list_of_no_use_is_refused_by_name(content: bytes | None, says: str, tmp_path: Path) -> None:
     if content is not None:
