@@ -476,6 +476,7 @@ def test_a_refused_fork_leaves_nothing_and_the_mended_file_is_forked_under_that_
 ) -> None:
     monkeypatch.setattr("search.starting.check_models", lambda campaign, plans: make_space(campaign, layers=LAYERS))
     monkeypatch.setattr("search.starting.refuse_speechless", lambda campaign, plans: None)
+    monkeypatch.setattr("search.starting.refuse_unmade", lambda campaign, plans: None)
     worked(open_simulated(tmp_path / "a", small()), lambda c: c.status().candidates == 20).close()
     path, branch = tmp_path / "c.yml", tmp_path / "branch"
     path.write_text(yaml.safe_dump(campaign_to_dict(small(**changes))))
@@ -491,6 +492,7 @@ def test_functions_beside_the_campaign_file_are_found_by_the_runs_directory_and_
 ) -> None:
     monkeypatch.setattr("search.starting.check_models", lambda campaign, plans: make_space(campaign, layers=LAYERS))
     monkeypatch.setattr("search.starting.refuse_speechless", lambda campaign, plans: None)
+    monkeypatch.setattr("search.starting.refuse_unmade", lambda campaign, plans: None)
     home, branch = tmp_path / "home", tmp_path / "elsewhere" / "branch"
     (home / "likely").mkdir(parents=True)
     (home / "likely" / "of_answers.py").write_text("def f(model, tokenizer, rows):\n    return [1.0 for row in rows]\n")
