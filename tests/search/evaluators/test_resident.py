@@ -533,9 +533,10 @@ def test_a_directory_without_all_weights_is_refused_by_name(family, tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(SourceError, match=r"is no model: there is no config\.json in it"):
         load_from_disk(tmp_path / "none", ENTRY)
-    (tmp_path / "none" / "config.json").write_text("{}")
-    with pytest.raises(EvaluationError, match="transformers cannot load this model: "):
-        load_from_disk(tmp_path / "none", ENTRY)
+    for config in ("{}", json.dumps(json.loads((folder / "config.json").read_text()) | {"hidden_size": "x"})):
+        (tmp_path / "none" / "config.json").write_text(config)
+        with pytest.raises(EvaluationError, match="transformers cannot load this model: "):
+            load_from_disk(tmp_path / "none", ENTRY)
 
 
 def forward_passes(made: ResidentEvaluator, work: Work) -> tuple[int, BlockResult | Failed]:
