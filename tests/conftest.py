@@ -107,11 +107,13 @@ def postgres_server() -> Iterator[str]:
 
 
 @pytest.fixture
-def postgres_url(postgres_server: str) -> str:
+def postgres_url(postgres_server: str) -> Iterator[str]:
     """The URL of an empty PostgreSQL database of this test, as a campaign's `store` says it."""
-    from postgres_server import make_database
+    from postgres_server import drop_database, make_database
 
-    return make_database(postgres_server, f"db{uuid.uuid4().hex[:12]}")
+    name = f"db{uuid.uuid4().hex[:12]}"
+    yield make_database(postgres_server, name)
+    drop_database(postgres_server, name)
 
 
 def _guarded(connect: Any) -> Any:
